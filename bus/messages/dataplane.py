@@ -1,0 +1,108 @@
+"""dataplane: what one node did, has applied, and sees."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from bus.messages import Message, Part
+
+
+class Endpoint(Message, frozen=True, kw_only=True):
+    """A pod's place in the network. Subject: state.dataplane.endpoint.<node>.<namespace>.<pod>"""
+
+    node: str
+    namespace: str
+    pod: str
+    uid: str = ""
+    address: str
+    mac: str
+    interface: str
+    interface_index: int
+    identity: int  # 0 while it is not known: the pod is denied
+    state: Literal["waiting-for-identity", "waiting-for-policy", "ready"]
+
+
+class AppliedRevision(Message, frozen=True, kw_only=True):
+    """What the node's maps hold now. Subject: evt.dataplane.applied.<node>"""
+
+    node: str
+    revision: dict[str, int]  # root log ("resources", "dataplane") -> sequence, see bus/revision.py
+    at: float  # seconds since the epoch when the last map write returned
+
+
+class Flow(Part, frozen=True, kw_only=True):
+    """One packet's fate, as the kernel told it."""
+
+    at: float  # seconds since the epoch
+    type: Literal["drop", "policy-verdict"]
+    verdict: Literal["forwarded", "dropped"]
+    reason: str = ""  # public name: "Policy denied"
+    reason_code: int = 0
+    direction: Literal["ingress", "egress", ""] = ""
+    source: str  # "10.0.1.2"
+    destination: str
+    protocol: int
+    source_port: int = 0
+    destination_port: int = 0
+    source_identity: int = 0
+    destination_identity: int = 0
+    source_pod: str = ""  # "namespace/name", "" when unknown
+    destination_pod: str = ""
+    source_labels: dict[str, str] = {}
+    destination_labels: dict[str, str] = {}
+    policies: list[str] = []  # "CiliumNetworkPolicy/default/rule1": the ones that decided; for a default deny, the ones that select the pod
+    file: str = ""
+    line: int = 0
+
+
+class FlowBatch(Message, frozen=True, kw_only=True):
+    """Subject: evt.dataplane.flows.<node>"""
+
+    node: str
+    flows: list[Flow]
+    lost: int = 0  # events that the kernel or the node could not pass on since the last batch
+
+
+class Dump(Message, frozen=True, kw_only=True):
+    """Show a map. Subject: req.dataplane.dump.<node>"""
+
+    table: Literal["policy", "ipcache", "ct", "nat", "lb", "endpoints", "counters"]
+    limit: int = 100_000  # rows at most
+
+
+class DumpRows(Message, frozen=True, kw_only=True):
+    node: str
+    rows: list[dict[str, Any]] = []
+    truncated: bool = False
+    problem: str = ""
+
+
+class HealthQuestion(Message, frozen=True, kw_only=True):
+    """How are you? Subject: req.<owner>.health.<instance>"""
+
+
+class Check(Part, frozen=True, kw_only=True):
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class Health(Message, frozen=True, kw_only=True):
+    """How a service is. `reached`: the latest revisions and when each was first realised, oldest first."""
+
+    service: str
+    instance: str
+    ready: bool
+    active: bool = True  # false: a standby without the lease
+    started_at: float
+    version: str
+    checks: list[Check] = []
+    revision: dict[str, int] = {}
+    revision_at: float = 0.0
+    reached: list[ReachedRevision] = []
+    resident_bytes: int = 0
+
+
+class ReachedRevision(Part, frozen=True, kw_only=True):
+    revision: dict[str, int]
+    at: float

@@ -1,0 +1,231 @@
+"""resources: what the user asked for, already checked and defaulted. The manifest as written stays with each."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from bus.messages import Message, Part
+
+Protocol = Literal["TCP", "UDP", "SCTP", "ICMP", "ANY"]
+
+
+class Namespace(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.namespace.<name>"""
+
+    name: str
+    labels: dict[str, str] = {}
+    manifest: dict[str, Any] = {}
+
+
+class Node(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.node.<name>"""
+
+    name: str
+    addresses: list[str]  # "192.0.2.1", the address that other nodes reach it by comes first
+    labels: dict[str, str] = {}
+    pod_cidrs: list[str] = []  # spec.podCIDRs, for ipam.mode=kubernetes
+    manifest: dict[str, Any] = {}
+
+
+class ContainerPort(Part, frozen=True, kw_only=True):
+    name: str = ""
+    port: int
+    protocol: Protocol = "TCP"
+
+
+class Pod(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.pod.<namespace>.<name>"""
+
+    namespace: str
+    name: str
+    uid: str
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    service_account: str = "default"
+    node: str = ""  # "" until it is bound
+    host_network: bool = False
+    ports: list[ContainerPort] = []
+    phase: Literal["Pending", "Running", "Succeeded", "Failed"] = "Pending"
+    ready: bool = False
+    address: str = ""  # "10.0.1.2", as whoever runs the pod reported it
+    reason: str = ""  # why it is not ready, for people
+    owner: str = ""  # "deployment/default/web", "" when applied by itself
+    manifest: dict[str, Any] = {}
+
+
+class Deployment(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.deployment.<namespace>.<name>. Whoever plays its controller makes the pods."""
+
+    namespace: str
+    name: str
+    replicas: int = 1
+    selector: LabelSelector
+    template: dict[str, Any]  # a Pod's metadata and spec, checked
+    manifest: dict[str, Any] = {}
+
+
+class Requirement(Part, frozen=True, kw_only=True):
+    """One matchExpressions entry; matchLabels become `In` with one value."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: list[str] = []
+
+
+class LabelSelector(Part, frozen=True, kw_only=True):
+    """All requirements hold; none at all selects everything. Requirements are sorted by key, operator, values."""
+
+    requirements: list[Requirement] = []
+
+
+class ServicePort(Part, frozen=True, kw_only=True):
+    name: str = ""
+    port: int
+    protocol: Protocol = "TCP"
+    target_port: int | str  # a number, or the name of a container port
+    node_port: int = 0
+
+
+class Service(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.service.<namespace>.<name>"""
+
+    namespace: str
+    name: str
+    type: Literal["ClusterIP"] = "ClusterIP"
+    cluster_addresses: list[str] = []  # empty: headless
+    selector: dict[str, str] = {}  # empty: backends come from EndpointSlices
+    ports: list[ServicePort]
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    manifest: dict[str, Any] = {}
+
+
+class ClusterAddress(Message, frozen=True, kw_only=True):
+    """A ClusterIP is held by one Service; made by compare-and-set. Subject: state.resources.clusteraddress.<address>"""
+
+    address: str
+    namespace: str
+    service: str
+
+
+class EndpointPort(Part, frozen=True, kw_only=True):
+    name: str = ""
+    port: int
+    protocol: Protocol = "TCP"
+
+
+class SliceEndpoint(Part, frozen=True, kw_only=True):
+    addresses: list[str]
+    ready: bool = True
+    node: str = ""
+
+
+class EndpointSlice(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.endpointslice.<namespace>.<name>"""
+
+    namespace: str
+    name: str
+    service: str  # label kubernetes.io/service-name
+    ports: list[EndpointPort] = []
+    endpoints: list[SliceEndpoint] = []
+    manifest: dict[str, Any] = {}
+
+
+class Peer(Part, frozen=True, kw_only=True):
+    """Who may be spoken to or heard. A selector is over canonical label keys (docs/glossary.md), namespace included."""
+
+    selector: LabelSelector | None = None
+    entity: str = ""  # "world", "cluster", "host", "remote-node", "all"...; "" when `selector` is given
+
+
+class PortRange(Part, frozen=True, kw_only=True):
+    """A transport port, a range, or an ICMP type."""
+
+    protocol: Protocol = "ANY"
+    port: int = 0  # 0: every port. For ICMP the type + 1, so that 0 stays "every"
+    end_port: int = 0  # 0: just `port`
+    name: str = ""  # a named container port, resolved for the subject (ingress) or the peers (egress)
+
+
+class Rule(Part, frozen=True, kw_only=True):
+    """One ingress or egress section. No peers: everyone. No ports: every port."""
+
+    direction: Literal["ingress", "egress"]
+    peers: list[Peer] = []
+    any_peer: bool = False  # the section names no peers, so it is open to all
+    ports: list[PortRange] = []
+
+
+class Policy(Message, frozen=True, kw_only=True):
+    """A NetworkPolicy or CiliumNetworkPolicy, in one form. Subject: state.resources.policy.<kind>.<namespace>.<name>"""
+
+    kind: Literal["NetworkPolicy", "CiliumNetworkPolicy"]
+    namespace: str
+    name: str
+    subject: LabelSelector  # over canonical label keys, namespace included
+    rules: list[Rule] = []
+    deny_ingress_by_default: bool = False
+    deny_egress_by_default: bool = False
+    manifest: dict[str, Any] = {}
+
+
+class Document(Part, frozen=True, kw_only=True):
+    """A manifest as the user wrote it."""
+
+    source: str  # "star-wars.yaml, document 2"
+    manifest: dict[str, Any]
+
+
+class Apply(Message, frozen=True, kw_only=True):
+    """All documents are taken, or none. Subject: req.resources.apply"""
+
+    documents: list[Document]
+    delete: bool = False
+
+
+class Outcome(Part, frozen=True, kw_only=True):
+    """What became of one resource."""
+
+    kind: str
+    namespace: str = ""
+    name: str
+    change: Literal["created", "changed", "unchanged", "deleted", "absent"]
+
+
+class Refusal(Part, frozen=True, kw_only=True):
+    """Why a document was not taken."""
+
+    source: str  # "star-wars.yaml, document 2"
+    kind: str = ""
+    name: str = ""
+    path: str = ""  # "spec.ingress[0].toPorts[0].ports[0].port"
+    problem: str  # says what is wrong and what would be right
+
+
+class Applied(Message, frozen=True, kw_only=True):
+    """The answer to apply, bind and podstatus. With refusals nothing was changed."""
+
+    outcomes: list[Outcome] = []
+    refusals: list[Refusal] = []
+    revision: int = 0  # sequence of the resources log that holds all of it
+
+
+class Bind(Message, frozen=True, kw_only=True):
+    """The scheduler's choice. Subject: req.resources.bind"""
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+
+
+class PodStatus(Message, frozen=True, kw_only=True):
+    """What the kubelet reports. Subject: req.resources.podstatus"""
+
+    namespace: str
+    name: str
+    uid: str
+    phase: Literal["Pending", "Running", "Succeeded", "Failed"]
+    ready: bool
+    address: str = ""
+    reason: str = ""

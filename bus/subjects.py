@@ -1,0 +1,139 @@
+"""Every subject of Plexus, spelt in this one place.
+
+Three families (docs/glossary.md has the words):
+
+    state.<owner>.<noun>.<key...>   the last value of a thing; the owner's JetStream log is the truth
+    evt.<owner>.<noun>.<key...>     a fact; may be lost, losses are counted
+    req.<owner>.<verb>.<key...>     a question, answered by a queue group within a deadline
+
+A key token is escaped (`escape`), so that a node called "a.b" or an address keeps to one token.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+from urllib.parse import unquote
+
+from bus.messages import Message, dataplane, identity, ipam, lb, policy, resources
+
+M = TypeVar("M", bound=Message)
+A = TypeVar("A", bound=Message)
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_/:=-]")
+
+
+def escape(token: str) -> str:
+    """One subject token out of any text: whatever NATS reads as structure becomes %XX (UTF-8 bytes)."""
+    if not token:
+        return "%"
+    return _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), token)
+
+
+def unescape(token: str) -> str:
+    """The text that `escape` was given."""
+    return "" if token == "%" else unquote(token, errors="strict")
+
+
+@dataclass(frozen=True)
+class Subject(Generic[M]):
+    """A family of subjects: a fixed head, then one token for each name in `keys`."""
+
+    head: str
+    keys: tuple[str, ...]
+    message: type[M]
+
+    @property
+    def owner(self) -> str:
+        return self.head.split(".")[1]
+
+    @property
+    def noun(self) -> str:
+        return self.head.split(".")[2]
+
+    def of(self, *tokens: str) -> str:
+        """The subject of one thing; one token for each of `keys`, unescaped."""
+        if len(tokens) != len(self.keys):
+            raise ValueError(f"{self.head} takes {self.keys}, got {tokens}")
+        return ".".join((self.head, *map(escape, tokens)))
+
+    def all(self, *tokens: str) -> str:
+        """The pattern of every subject that starts with these tokens; with none, of the whole family."""
+        if len(tokens) == len(self.keys):
+            return self.of(*tokens)
+        return ".".join((self.head, *map(escape, tokens), ">"))
+
+    def parse(self, subject: str) -> tuple[str, ...]:
+        """The tokens of `subject`, unescaped. Raises ValueError when it is not of this family."""
+        if not self.has(subject):
+            raise ValueError(f"{subject} is not of {self.head}")
+        return tuple(map(unescape, subject[len(self.head) + 1 :].split("."))) if self.keys else ()
+
+    def has(self, subject: str) -> bool:
+        if not self.keys:
+            return subject == self.head
+        return subject.startswith(self.head + ".") and subject.count(".") == self.head.count(".") + len(self.keys)
+
+
+class State(Subject[M]):
+    """The last value of a thing. `head` is "state.<owner>.<noun>"."""
+
+
+class Event(Subject[M]):
+    """A fact. `head` is "evt.<owner>.<noun>"."""
+
+
+@dataclass(frozen=True)
+class Request(Subject[M], Generic[M, A]):
+    """A question and its answer. `head` is "req.<owner>.<verb>"."""
+
+    answer: type[A]
+
+
+# services/resources: what the user or Kubernetes wants
+NAMESPACE = State("state.resources.namespace", ("name",), resources.Namespace)
+NODE = State("state.resources.node", ("name",), resources.Node)
+POD = State("state.resources.pod", ("namespace", "name"), resources.Pod)
+SERVICE = State("state.resources.service", ("namespace", "name"), resources.Service)
+ENDPOINT_SLICE = State("state.resources.endpointslice", ("namespace", "name"), resources.EndpointSlice)
+DEPLOYMENT = State("state.resources.deployment", ("namespace", "name"), resources.Deployment)
+POLICY = State("state.resources.policy", ("kind", "namespace", "name"), resources.Policy)
+CLUSTER_ADDRESS = State("state.resources.clusteraddress", ("address",), resources.ClusterAddress)
+APPLY = Request("req.resources.apply", (), resources.Apply, resources.Applied)
+BIND = Request("req.resources.bind", (), resources.Bind, resources.Applied)
+POD_STATUS = Request("req.resources.podstatus", (), resources.PodStatus, resources.Applied)
+
+# services/identity: who is who
+IDENTITY = State("state.identity.identity", ("number",), identity.Identity)
+ADDRESS = State("state.identity.address", ("address",), identity.AddressIdentity)
+
+# services/ipam: which node holds which block
+BLOCK = State("state.ipam.block", ("cidr",), ipam.Block)
+
+# services/lb: service addresses and what stands behind them
+FRONTEND = State("state.lb.service", ("namespace", "name"), lb.LoadBalancedService)
+
+# services/policy: rules by reference, and the members of each selector
+RULES = State("state.policy.rules", ("kind", "namespace", "name"), policy.PolicyRules)
+SELECTOR = State("state.policy.selector", ("id",), policy.Selector)
+
+# services/dataplane, one per node: its endpoints, what it has applied, what it sees
+ENDPOINT = State("state.dataplane.endpoint", ("node", "namespace", "pod"), dataplane.Endpoint)
+APPLIED = Event("evt.dataplane.applied", ("node",), dataplane.AppliedRevision)
+FLOWS = Event("evt.dataplane.flows", ("node",), dataplane.FlowBatch)
+DUMP = Request("req.dataplane.dump", ("node",), dataplane.Dump, dataplane.DumpRows)
+
+# every service: how it is. The node's own instance is the last token; "control" for the services that are one per cluster
+HEALTH = {
+    owner: Request(f"req.{owner}.health", ("instance",), dataplane.HealthQuestion, dataplane.Health)
+    for owner in ("resources", "identity", "ipam", "lb", "policy", "dataplane")
+}
+
+STATES: tuple[State[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, State))
+OWNERS = tuple(dict.fromkeys(state.owner for state in STATES))
+
+
+def state_of(subject: str) -> State[Message] | None:
+    """The family that `subject` belongs to; None when nobody declared it."""
+    return next((state for state in STATES if state.has(subject)), None)

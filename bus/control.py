@@ -7,12 +7,25 @@ asks for. Outputs are written only when they differ from what the log holds, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from bus.codec import TooLarge
+from bus.interface import Batch, Bus, Conflict, Lease, Outbox, Refused
 from bus.messages import Message
+from bus.revision import Revision
 from bus.subjects import State
+from bus.telemetry import Cause, caused_by, count, logger
+
+log = logger(__name__)
+
+LEASE_SECONDS = 3.0  # how long the cluster is without a leader after one is killed
+RETRY_SECONDS = 1.0  # until a model whose `act` failed is asked again
+AT_ONCE = 256  # outputs being written at the same time
+TRIES = 10  # of one output against other writers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +45,10 @@ class Unsay:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Take `subject` if nobody has it (compare-and-set). Either way the model next hears `put(subject, holder's value)`."""
+    """Take `subject` if nobody has it (compare-and-set).
+
+    Either way the model next hears `put(subject, holder's value)`.
+    """
 
     subject: str
     message: Message
@@ -46,7 +62,9 @@ class Model(Protocol):
 
     owner: ClassVar[str]
     hears: ClassVar[tuple[State[Message], ...]]  # families; the service's own when it makes claims
-    says: ClassVar[tuple[State[Message], ...]]  # families it fills; keys there that `said` does not list are unsaid after the first sync
+    says: ClassVar[
+        tuple[State[Message], ...]
+    ]  # families it fills; keys there that `said` does not list are unsaid after the first sync
 
     def put(self, subject: str, message: Message) -> None:
         """`subject` has this value now. May be repeated."""
@@ -62,3 +80,212 @@ class Model(Protocol):
 
     def said(self) -> Iterable[str]:
         """Every subject that has a value by this model, for pruning after the first sync."""
+
+
+class Report(Protocol):
+    """Whoever wants to know how the control service is (bus/service.py shows it to the world)."""
+
+    def report(self, *, ready: bool, active: bool, revision: Revision) -> None:
+        """`ready`: every input is synced. `active`: we hold the lease. `revision`: up to where all outputs are said."""
+
+
+async def run_control(
+    bus: Bus, model: Model, *, report: Report | None = None, lease_seconds: float = LEASE_SECONDS
+) -> None:
+    """Run `model` until cancelled: hear always, act while holding the lease named after its owner.
+
+    Two replicas may run this; the other one hears everything, so that it can go on at once.
+    """
+    control = Control(bus, model, report)
+    async with asyncio.TaskGroup() as tasks:
+        own = tuple(family for family in model.hears if family.owner == model.owner)
+        others = tuple(family for family in model.hears if family.owner != model.owner)
+        if others:
+            control.waits_for.add("inputs")
+            tasks.create_task(control.hear("inputs", bus.watch_state(*others)), name="hear inputs")
+        if own:
+            control.waits_for.add("own log")
+            tasks.create_task(control.hear("own log", bus.watch_state(*own, direct=True)), name="hear own log")
+        tasks.create_task(control.lead(lease_seconds), name="act")
+
+
+class Control:
+    """What `run_control` keeps beside the model: heard and not yet acted on, said and not yet written."""
+
+    def __init__(self, bus: Bus, model: Model, report: Report | None) -> None:
+        self._bus = bus
+        self._model = model
+        self._report = report
+        self.waits_for: set[str] = set()  # inputs that are not synced yet
+        self._changed = asyncio.Event()
+        self._changed.set()
+        self._revision: dict[str, int] = {}  # of what the model has heard
+        self._cause: Cause | None = None  # of the oldest change that was not acted on
+        self._wanted: dict[str, Message | None] = {}  # what we said, to say it again after another has led
+        self._unwritten: dict[str, Action] = {}
+        self._done: dict[str, int] = {}  # up to where everything is said
+        self._active = False
+
+    # -- hearing
+
+    async def hear(self, what: str, batches: AsyncIterator[Batch]) -> None:
+        async for batch in batches:
+            self.take(what, batch)
+
+    def take(self, what: str, batch: Batch) -> None:
+        """Feed one batch to the model."""
+        for change in batch.changes:
+            self._feed(change.subject, change.message)
+        if batch.changes and batch.synced and what not in self.waits_for:
+            newest = batch.changes[-1]
+            if self._cause is None and newest.caused_at:
+                self._cause = Cause(newest.caused_at, newest.trace)
+        if batch.synced and what in self.waits_for:
+            self.waits_for.discard(what)
+            self._tell()
+        if what == "inputs":  # our own log does not count: its revision is what we say of it
+            self._revision = batch.revision
+        self._changed.set()
+
+    def _feed(self, subject: str, message: Message | None) -> None:
+        try:
+            if message is None:
+                self._model.delete(subject)
+            else:
+                self._model.put(subject, message)
+        except Exception as problem:  # noqa: BLE001  # one thing that the model cannot take must not stop the others
+            count("control_errors", owner=self._model.owner, step="hear")
+            log.error("the model failed on a change; the rest goes on", subject=subject, cause=problem)
+
+    # -- acting
+
+    async def lead(self, lease_seconds: float) -> None:
+        """Take the lease, act while it is held, and so on."""
+        while True:
+            self._tell()
+            async with self._bus.lease(self._model.owner, seconds=lease_seconds) as lease:
+                outbox = await self._bus.own(self._model.owner)
+                acting = asyncio.create_task(self._act(outbox, lease), name=f"lead {self._model.owner}")
+                losing = asyncio.create_task(lease.lost(), name=f"lease {self._model.owner}")
+                try:
+                    await asyncio.wait([acting, losing], return_when=asyncio.FIRST_COMPLETED)
+                    if acting.done():
+                        acting.result()
+                finally:
+                    self._active = False
+                    for task in (acting, losing):
+                        task.cancel()
+                    await asyncio.gather(acting, losing, return_exceptions=True)
+                    await outbox.close()
+
+    async def _act(self, outbox: Outbox, lease: Lease) -> None:
+        while self.waits_for:
+            self._changed.clear()
+            await self._changed.wait()
+        self._active = True
+        self._tell()
+        await self._begin(outbox)
+        while lease.held:
+            self._changed.clear()
+            if await self.turn(outbox):
+                self._tell()
+                await self._changed.wait()
+            else:
+                await self._changed_or_later()
+
+    async def _changed_or_later(self) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(RETRY_SECONDS):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _begin(self, outbox: Outbox) -> None:
+        """The first acts of one who leads: learn what the log holds, say again what is not so, take back strays."""
+        own = tuple(family for family in self._model.hears if family.owner == self._model.owner)
+        held = outbox.items()
+        for subject, message in held.items():
+            if any(family.has(subject) for family in own):
+                self._feed(subject, message)
+        again = {
+            subject: Unsay(subject) if message is None else Say(subject, message)
+            for subject, message in self._wanted.items()
+        }
+        self._unwritten = {**again, **self._unwritten}
+        while not await self.turn(outbox):
+            await self._changed_or_later()
+        said = set(self._model.said())
+        strays = [
+            subject
+            for subject in outbox.subjects()
+            if subject not in said and any(family.has(subject) for family in self._model.says)
+        ]
+        if strays:
+            count("control_pruned", len(strays), owner=self._model.owner)
+            log.info("taking back what nobody says any more", owner=self._model.owner, subjects=len(strays))
+        await self._carry_out(outbox, [Unsay(subject) for subject in strays])
+
+    async def turn(self, outbox: Outbox) -> bool:
+        """Let the model act until it has nothing more to do, then say how far that reaches. False: try again later."""
+        revision = self._revision
+        cause, self._cause = self._cause, None
+        with caused_by(cause.at, cause.trace) if cause else nullcontext():
+            while True:
+                try:
+                    actions = list(self._model.act())
+                except Exception as problem:  # noqa: BLE001  # the model's own state is what it is; the next turn may do better
+                    count("control_errors", owner=self._model.owner, step="act")
+                    log.error("the model failed to act; asking it again", owner=self._model.owner, cause=problem)
+                    return False
+                if not actions and not self._unwritten:
+                    break
+                if not await self._carry_out(outbox, actions):
+                    return False
+        outbox.heard(revision)
+        self._done = revision
+        return True
+
+    async def _carry_out(self, outbox: Outbox, actions: Iterable[Action]) -> bool:
+        """Write what is not so yet. Per subject the last action counts. False: some could not be written yet."""
+        for action in actions:
+            self._unwritten.pop(action.subject, None)
+            self._unwritten[action.subject] = action
+        places = asyncio.Semaphore(AT_ONCE)
+        todo = list(self._unwritten.values())
+        if len(todo) == 1:
+            await self._write(outbox, todo[0], places)
+        else:
+            async with asyncio.TaskGroup() as tasks:
+                for action in todo:
+                    tasks.create_task(self._write(outbox, action, places), name=f"write {action.subject}")
+        return not self._unwritten
+
+    async def _write(self, outbox: Outbox, action: Action, places: asyncio.Semaphore) -> None:
+        async with places:
+            for _ in range(TRIES):
+                try:
+                    match action:
+                        case Say(subject, message):
+                            await outbox.say(subject, message)
+                            self._wanted[subject] = message
+                        case Unsay(subject):
+                            await outbox.unsay(subject)
+                            self._wanted.pop(subject, None)
+                        case Claim(subject, message):
+                            winner = await outbox.claim(subject, message)
+                            self._feed(subject, winner)
+                except Conflict:
+                    count("control_conflicts", owner=self._model.owner)  # the outbox has learned; we lead, so we insist
+                    continue
+                except (TooLarge, Refused) as problem:
+                    count("control_errors", owner=self._model.owner, step="write")
+                    log.error("an output cannot be written; its old value stays", subject=action.subject, cause=problem)
+                if self._unwritten.get(action.subject) is action:
+                    del self._unwritten[action.subject]
+                return
+            log.warning("another writer keeps changing our output", subject=action.subject)
+
+    def _tell(self) -> None:
+        if self._report is not None:
+            self._report.report(ready=not self.waits_for, active=self._active, revision=self._done)

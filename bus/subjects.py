@@ -18,8 +18,8 @@ from urllib.parse import unquote
 
 from bus.messages import Message, dataplane, identity, ipam, lb, policy, resources
 
-M = TypeVar("M", bound=Message)
-A = TypeVar("A", bound=Message)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+A_co = TypeVar("A_co", bound=Message, covariant=True)
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_/:=-]")
 
@@ -37,12 +37,12 @@ def unescape(token: str) -> str:
 
 
 @dataclass(frozen=True)
-class Subject(Generic[M]):
+class Subject(Generic[M_co]):
     """A family of subjects: a fixed head, then one token for each name in `keys`."""
 
     head: str
     keys: tuple[str, ...]
-    message: type[M]
+    message: type[M_co]
 
     @property
     def owner(self) -> str:
@@ -76,19 +76,19 @@ class Subject(Generic[M]):
         return subject.startswith(self.head + ".") and subject.count(".") == self.head.count(".") + len(self.keys)
 
 
-class State(Subject[M]):
+class State(Subject[M_co]):
     """The last value of a thing. `head` is "state.<owner>.<noun>"."""
 
 
-class Event(Subject[M]):
+class Event(Subject[M_co]):
     """A fact. `head` is "evt.<owner>.<noun>"."""
 
 
 @dataclass(frozen=True)
-class Request(Subject[M], Generic[M, A]):
+class Request(Subject[M_co], Generic[M_co, A_co]):
     """A question and its answer. `head` is "req.<owner>.<verb>"."""
 
-    answer: type[A]
+    answer: type[A_co]
 
 
 # services/resources: what the user or Kubernetes wants
@@ -124,7 +124,7 @@ APPLIED = Event("evt.dataplane.applied", ("node",), dataplane.AppliedRevision)
 FLOWS = Event("evt.dataplane.flows", ("node",), dataplane.FlowBatch)
 DUMP = Request("req.dataplane.dump", ("node",), dataplane.Dump, dataplane.DumpRows)
 
-# every service: how it is. The node's own instance is the last token; "control" for the services that are one per cluster
+# every service: how it is. The last token is the node's name, or "control" for the services that are one per cluster
 HEALTH = {
     owner: Request(f"req.{owner}.health", ("instance",), dataplane.HealthQuestion, dataplane.Health)
     for owner in ("resources", "identity", "ipam", "lb", "policy", "dataplane")
@@ -137,3 +137,33 @@ OWNERS = tuple(dict.fromkeys(state.owner for state in STATES))
 def state_of(subject: str) -> State[Message] | None:
     """The family that `subject` belongs to; None when nobody declared it."""
     return next((state for state in STATES if state.has(subject)), None)
+
+
+# The bus's own subjects and streams: how an owner hands its log to those who watch it
+LEASES = "LEASES"  # the stream of leases
+JOURNAL = "JOURNAL"  # the stream that keeps a copy of every state log for longer
+
+
+def log_of(owner: str) -> str:
+    """The pattern of everything that `owner` says: the subjects of its log."""
+    return f"state.{owner}.>"
+
+
+def stream_of(owner: str) -> str:
+    """The name of the JetStream stream that is the owner's log."""
+    return f"STATE_{owner.upper()}"
+
+
+def delta_of(owner: str) -> str:
+    """Where the active owner sends what was added to its log, and its heartbeat (bus/wire.py: Delta)."""
+    return f"delta.{owner}"
+
+
+def snapshot_of(owner: str) -> str:
+    """Where the active owner answers what its log holds (bus/wire.py: SnapshotQuestion, SnapshotChunk)."""
+    return f"req.{owner}.snapshot"
+
+
+def lease_of(name: str) -> str:
+    """The subject that holds the lease called `name`."""
+    return f"lease.{escape(name)}"

@@ -50,7 +50,8 @@ class Flow(Part, frozen=True, kw_only=True):
     destination_pod: str = ""
     source_labels: dict[str, str] = {}
     destination_labels: dict[str, str] = {}
-    policies: list[str] = []  # "CiliumNetworkPolicy/default/rule1": the ones that decided; for a default deny, the ones that select the pod
+    # "CiliumNetworkPolicy/default/rule1": the ones that decided; for a default deny, the ones that select the pod
+    policies: list[str] = []
     file: str = ""
     line: int = 0
 

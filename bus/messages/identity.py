@@ -6,7 +6,10 @@ from bus.messages import Message
 
 
 class Identity(Message, frozen=True, kw_only=True):
-    """A label set's number, the same in the whole cluster; made by compare-and-set. Subject: state.identity.identity.<number>"""
+    """A label set's number, the same in the whole cluster; made by compare-and-set.
+
+    Subject: state.identity.identity.<number>
+    """
 
     number: int  # 256 .. 2**24 - 1
     labels: dict[str, str]  # canonical keys: "k8s:app", "k8s:io.kubernetes.pod.namespace"...

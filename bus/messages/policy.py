@@ -9,13 +9,15 @@ from bus.messages.resources import LabelSelector, PortRange
 
 
 class SelectorRule(Part, frozen=True, kw_only=True):
-    """One allow rule, by reference. Peers are the union of `selectors` and `entities`; `any_peer`: everyone."""
+    """One allow rule. Peers are the union of `selectors`, `entities` and `identities`; `any_peer`: everyone."""
 
     direction: Literal["ingress", "egress"]
     selectors: list[str] = []  # ids of Selector
     entities: list[str] = []
     any_peer: bool = False
     ports: list[PortRange] = []  # none: every port; named ports are already numbers
+    identities: list[int] = []  # peers by number, ascending: those that have an egress rule's named port
+    only_subjects: list[int] = []  # ascending; those governed that have an ingress rule's named port. None: all
 
 
 class PolicyRules(Message, frozen=True, kw_only=True):

@@ -1,0 +1,69 @@
+# Every command of this checkout. `make help` prints this table; CI runs the same targets (.ci/run).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+LAYERS := unit contract bus bpf lab
+C_FILES = $(shell find bench cni services -name '*.[ch]' 2>/dev/null)
+CFLAGS ?= -O2 -g -Wall -Wextra -Werror
+
+.PHONY: help setup programs demo fmt check check-python check-types check-imports check-c test bench lock clean
+.PHONY: $(LAYERS:%=test-%)
+
+help: ## what there is to type
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is needed (Debian packages, .venv by the lock, C programs); quick the second time
+	@tools/setup.sh
+
+demo: setup ## a three-node cluster on this machine: pods, a Service, a policy, and who reached whom
+	@$(BIN)/plexus demo
+
+fmt: setup ## format Python and C in place
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+	@$(if $(C_FILES),$(BIN)/clang-format -i $(C_FILES))
+
+check: setup check-python check-types check-imports check-c ## lint, format, types, import contracts, C format
+
+check-python: setup
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+check-types: setup
+	@$(BIN)/mypy
+
+check-imports: setup
+	@$(BIN)/lint-imports --no-logo --cache-dir build/imports
+
+check-c: setup
+	@$(if $(C_FILES),$(BIN)/clang-format --dry-run --Werror $(C_FILES))
+
+test: setup ## every layer of tests, in this order: unit, contract, bus, bpf, lab
+	@$(BIN)/python -m pytest
+
+$(LAYERS:%=test-%): test-%: setup
+	@$(BIN)/python -m pytest tests/$*
+
+test-%: ## one layer: make test-unit
+
+bench: setup ## what packets, pod starts and policy changes cost, beside plain Linux routing
+	@$(BIN)/python -m bench
+
+lock: ## resolve pyproject.toml into requirements.lock anew
+	@tools/lock.sh $(LOCK_OPTIONS)
+
+clean: ## remove what was built and cached; .venv stays
+	@$(MAKE) -C cni clean
+	@rm -rf build *.egg-info
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# C programs outside the kernel, rebuilt when their source is newer.
+programs: build/load
+	@$(MAKE) -C cni
+
+build/load: bench/load.c
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) -o $@.$$$$ $< && mv $@.$$$$ $@

@@ -1,0 +1,62 @@
+"""`python -m bench`: wiring, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from bench import cluster, plain
+from bench.machine import this_machine
+from bench.report import as_json, show
+from bench.run import QUICK, Part, Size, run
+
+WIDTH_CHARACTERS = 140  # of the tables, where the output is not a terminal
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+def main(
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the figures.")] = Output.TABLE,
+    quick: Annotated[bool, typer.Option("--quick", help="A first look: fewer and shorter rounds.")] = False,
+    only: Annotated[list[Part] | None, typer.Option("--only", help="Measure this part; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each traffic figure; the medians are of these.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one traffic measurement.")] = 2.0,
+) -> None:
+    """Measure what Plexus costs on this machine, and print it beside what was promised.
+
+    Exit status 0 when everything was measured, whatever the figures are; 1 when something could not be.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    plain.remove_leftovers()
+    cluster.remove_leftovers()
+    machine = this_machine()
+    progress = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        progress.print(f"bench: {text}", soft_wrap=True, highlight=False)
+
+    found = run(set(only or Part), QUICK if quick else Size(rounds, seconds), tell)
+    if output is Output.JSON:
+        print(as_json(machine, found.figures, found.problems))
+    else:
+        show(Console(width=None if sys.stdout.isatty() else WIDTH_CHARACTERS), machine, found.figures, found.problems)
+    raise typer.Exit(1 if found.problems else 0)
+
+
+def leave(number: int, _: FrameType | None) -> NoReturn:
+    """End by the usual way, so that every namespace and lab is taken down."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    typer.run(main)

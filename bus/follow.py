@@ -1,0 +1,133 @@
+"""Reading a log itself: everything, then what comes, through restarts of the server, without asking its owner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from bus.interface import BusAway
+from bus.link import Link, Mailbox
+from bus.log import RESUME_SECONDS, RETRY_SECONDS, Log, LogAbsent, LogInfo, Missed, Reader, log_config, make_stream
+from bus.telemetry import count, logger
+from bus.view import View
+from bus.wire import Entry
+
+log = logger(__name__)
+
+LOOK_SECONDS = 0.5  # how often to look whether the log grew by what is not for us
+BATCH = 1000  # messages taken before their effect is passed on
+
+
+class Sink(Protocol):
+    """Whoever reads: hears what changed; the view says how far that reaches and whether it is complete."""
+
+    def __call__(self, news: list[Entry], /) -> None: ...
+
+
+async def follow(link: Link, source: Log, view: View, sink: Sink, *, began: Callable[[], None] = lambda: None) -> None:
+    """Read the log into `view` for ever, passing on to `sink` what is news.
+
+    Resumes where `view` stands when the log is still the same, else reads everything and finds what is gone. `began` is
+    called before a full reading of another log, or of one that went back.
+    """
+    left_at = 0.0  # loop time when we last knew that nothing was missing; the first reading cannot resume by it
+    if view.complete:
+        left_at = asyncio.get_running_loop().time()
+    while True:
+        try:
+            async with Mailbox(link) as box:
+                info = await source.info()
+                start = _start(view, info, left_at, began)
+                inbox = link.client.new_inbox()
+                await box.join(inbox)
+                reader = await source.open_reader(view.interest, inbox, start)
+                try:
+                    await _read(box, reader, source, view, info, sink)
+                finally:
+                    if view.complete:
+                        left_at = asyncio.get_running_loop().time()
+                    await reader.close()
+        except LogAbsent:
+            await make_stream(link, log_config(source.owner))
+        except Missed as problem:
+            count("bus_reader_missed", owner=source.owner)
+            log.debug("reading the log again from where it was", owner=source.owner, why=str(problem))
+            continue
+        except BusAway as problem:
+            log.debug("log not readable yet", owner=source.owner, why=str(problem))
+        await link.connected()
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def _start(view: View, info: LogInfo, left_at: float, began: Callable[[], None]) -> int:
+    """The sequence to read from. Begins a full reading when `view` cannot go on from where it is."""
+    same = view.log == info.log and info.last >= view.position
+    recent = asyncio.get_running_loop().time() - left_at < RESUME_SECONDS
+    if same and recent and view.complete:
+        return view.position + 1
+    if not same:
+        began()
+        if view.log:
+            count("bus_log_replaced")
+            log.warning("a log is not the one that was read before: reading it all", log=info.log, last=info.last)
+    view.begin(info.log, went_back=not same)
+    return 1
+
+
+async def _read(box: Mailbox, reader: Reader, source: Log, view: View, info: LogInfo, sink: Sink) -> None:
+    """One consumer's life. Raises: Missed, BusAway: it has to be replaced."""
+    now = asyncio.get_running_loop().time
+    full = not view.complete
+    target = info.last
+    at_end = reader.pending == 0
+    heard = looked = now()
+    while True:
+        if at_end and (full or view.position < target):
+            sink(_arrive(view, target, full))
+            full = False
+        item = await box.get(min(heard + Reader.SILENCE_SECONDS, looked + LOOK_SECONDS))
+        news: list[Entry] = []
+        taken = 0
+        while item is not None:
+            label, message = item
+            if label == Mailbox.RECONNECTED or message is None:
+                raise Missed("the connection was made anew")
+            heard = now()
+            entry = await reader.take(message)
+            taken += 1
+            if entry is not None:
+                if change := view.record(entry):
+                    news.append(change)
+                at_end = reader.pending == 0
+            more = taken < BATCH and not (
+                box.empty and at_end
+            )  # what the server still has to send is worth waiting for
+            item = await box.get(heard + Reader.SILENCE_SECONDS) if more else None
+        if news:
+            sink(news)
+        if now() - heard >= Reader.SILENCE_SECONDS:
+            raise Missed("the consumer is silent")
+        if now() - looked >= LOOK_SECONDS:
+            looked = now()
+            last = await _look(source, view)
+            if (last > view.position or not at_end) and await reader.caught_up():
+                target, at_end = last, True
+
+
+def _arrive(view: View, target: int, full: bool) -> list[Entry]:
+    if full:
+        return view.finish(target)
+    view.position = max(view.position, target)
+    return []
+
+
+async def _look(source: Log, view: View) -> int:
+    """The last sequence of the log. Raises: BusAway; Missed: it is another log."""
+    try:
+        info = await source.info()
+    except LogAbsent:
+        raise Missed("the log is gone") from None
+    if info.log != view.log or info.last < view.position:
+        raise Missed("the log is another one")
+    return info.last

@@ -1,0 +1,170 @@
+"""What a service holds: publish, watch, ask, lease. `client.py` does it over NATS, `testing.py` in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from bus.messages import Message
+from bus.revision import Revision
+from bus.subjects import Request, State
+
+M = TypeVar("M", bound=Message)
+A = TypeVar("A", bound=Message)
+
+Family = State[Message] | tuple[State[Message], tuple[str, ...]]
+"""A whole family, or the part of it whose subjects start with these tokens: `(ENDPOINT, ("node-1",))`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key has this value now, or (None) is gone."""
+
+    subject: str
+    message: Message | None
+    sequence: int  # in the owner's log; of a deletion that was only found missing: where that was found
+    caused_at: float  # seconds since the epoch; 0.0 when nobody knows
+    trace: Mapping[str, str]  # W3C trace headers, may be empty
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a watch has heard since the last batch; per key only the latest.
+
+    `synced` turns True with the batch that completes the first full reading of every family, and stays True.
+    `revision` is bus/revision.py's merge over all owners watched; empty until synced. A batch without changes says
+    that the revision advanced.
+    """
+
+    changes: list[Change]
+    synced: bool
+    revision: dict[str, int] = field(default_factory=dict)
+
+
+class BusError(Exception):
+    """Something about the bus that its user may want to handle."""
+
+
+class Conflict(BusError):
+    """Someone else wrote this key first. `sequence` is the key's current one (0: it has none)."""
+
+    def __init__(self, subject: str, sequence: int) -> None:
+        super().__init__(f"{subject} is at sequence {sequence}")
+        self.subject = subject
+        self.sequence = sequence
+
+
+class Unanswered(BusError):
+    """A question got no usable answer; `why` is for people."""
+
+    def __init__(self, subject: str, why: str) -> None:
+        super().__init__(f"{subject}: {why}")
+        self.subject = subject
+        self.why = why
+
+
+class Refused(BusError):
+    """The server does not let this user write this subject."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"no permission to publish {subject}")
+        self.subject = subject
+
+
+class BusAway(BusError):
+    """The server cannot be reached, or did not answer in time."""
+
+
+class Lease(Protocol):
+    """A named right that one holder has at a time."""
+
+    @property
+    def held(self) -> bool:
+        """True until this holder's own deadline, which ends before anyone else can take the lease."""
+
+    async def lost(self) -> None:
+        """Returns when the lease is held no longer."""
+
+
+class Outbox(Protocol):
+    """What one active owner says: its log, and handing it to all who watch."""
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def position(self) -> int:
+        """The last sequence of the log that this outbox has seen."""
+
+    def get(self, subject: str) -> Message | None:
+        """The value of `subject` now; None when it has none (or one that does not decode)."""
+
+    def items(self) -> Mapping[str, Message]:
+        """Every subject that has a value, with it."""
+
+    def subjects(self) -> list[str]:
+        """Every subject that has a value, decodable or not."""
+
+    async def say(self, subject: str, message: Message) -> bool:
+        """Give `subject` this value. False: it has it already, nothing was written.
+
+        Raises: Conflict: another writer was first; the outbox knows its value now, so saying it again may succeed.
+        """
+
+    async def unsay(self, subject: str) -> bool:
+        """Take the value away. False: there was none. Raises: Conflict, as `say`."""
+
+    async def claim(self, subject: str, message: Message) -> Message:
+        """Take `subject` if it has no value. Returns the value that it has then: mine, or who was first."""
+
+    def heard(self, revision: Revision) -> None:
+        """All said up to now includes the roots up to `revision`; travels with the next delta."""
+
+    async def close(self) -> None:
+        """Stop handing out. Safe to repeat."""
+
+
+class Bus(Protocol):
+    """One connection. While the server is away all of it waits, unless it says otherwise."""
+
+    def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
+        """Every value of these families, then every change, merged over owners.
+
+        `direct` reads the logs themselves and never asks an owner; the log of many writers ("dataplane") always is.
+        """
+
+    async def own(self, owner: str) -> Outbox:
+        """Load the owner's log and begin to hand it out."""
+
+    async def publish_state(self, subject: str, message: Message, *, expected: int | None = None) -> int:
+        """Write one key of a log of many writers; returns its sequence.
+
+        `expected`: the key's sequence that must still be the last (0: it has no value).
+        Raises: Conflict, TooLarge, Refused.
+        """
+
+    async def compare_and_set(self, subject: str, message: Message | None, expected: int) -> int | None:
+        """As `publish_state` (None: delete), but a lost race is the value None."""
+
+    async def delete_state(self, subject: str) -> int:
+        """Take the key's value away; returns the sequence of that."""
+
+    async def publish_event(self, subject: str, message: Message) -> None:
+        """Tell a fact. While the server is away it is lost, and counted."""
+
+    def watch_events(self, pattern: str, kind: type[M]) -> AsyncIterator[tuple[str, M]]:
+        """Facts from now on, with their subjects. A reader that is too slow loses some, counted."""
+
+    async def ask(self, request: Request[M, A], *tokens: str, message: M, timeout: float = 2.0) -> A:
+        """Ask, and have the answer within `timeout` seconds. Raises: Unanswered."""
+
+    async def answer(self, request: Request[M, A], *tokens: str, handler: Callable[[M], Awaitable[A]]) -> None:
+        """Answer questions until cancelled, sharing them with others who answer the same."""
+
+    def lease(self, name: str, *, seconds: float = 3.0) -> AbstractAsyncContextManager[Lease]:
+        """Wait until the lease is ours; given back on exit."""
+
+    async def ensure_streams(self) -> None:
+        """Make every stream that is missing."""

@@ -1,0 +1,255 @@
+"""One connection to a NATS server, with the settings that survive its death, and requests that fail in our words.
+
+Settings and traps: reconnect for ever; a dead link is noticed in 2 to 4 s; nothing is buffered while the server is
+away (a buffered write could arrive long after its writer gave up); subscriptions are read by tasks of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from bus.interface import BusAway, BusError, Refused
+from bus.subjects import escape
+from bus.telemetry import count, logger
+
+log = logger(__name__)
+
+REQUEST_SECONDS = 2.0  # a JetStream answer takes about 1 ms; a server that is being restarted takes longer than this
+CONNECT_SECONDS = 2
+RECONNECT_WAIT_SECONDS = 0.05  # between attempts; nats-py adds nothing to it
+PING_SECONDS = 1  # with two unanswered pings allowed, a dead link is noticed within 4 s
+_VIOLATION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE)
+_REFUSALS_KEPT = 1000
+
+
+class NobodyAnswers(BusError):
+    """The server knows nobody who listens to this question."""
+
+
+class ApiError(BusError):
+    """JetStream refused; `number` is its own error number."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(f"{text} ({number})")
+        self.number = number
+        self.text = text
+
+
+class Link:
+    """A connected client, and who wants to know when it was connected anew."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._reconnected: set[Callable[[], None]] = set()
+        self._connected = asyncio.Event()
+        self._unauthorized = False
+        self._refused: dict[str, float] = {}  # subject -> monotonic time of the server's refusal
+
+    async def request(
+        self,
+        subject: str,
+        body: bytes = b"",
+        *,
+        timeout: float = REQUEST_SECONDS,
+        headers: Mapping[str, str] | None = None,
+    ) -> Msg:
+        """Ask. Raises: BusAway, NobodyAnswers, Refused."""
+        if not self.client.is_connected:  # nats-py would keep the reply's future for ever
+            raise BusAway(f"{subject}: not connected")
+        asked = time.monotonic()
+        try:
+            return await self.client.request(subject, body, timeout=timeout, headers=dict(headers) if headers else None)
+        except nats.errors.NoRespondersError:
+            raise NobodyAnswers(subject) from None
+        except (nats.errors.TimeoutError, TimeoutError):
+            if self._refused.get(subject, -1.0) >= asked:
+                raise Refused(subject) from None
+            raise BusAway(f"{subject}: no answer in {timeout} s") from None
+        except (nats.errors.Error, OSError) as problem:
+            raise BusAway(f"{subject}: {problem}") from problem
+
+    async def api(self, subject: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A JetStream administration call. Raises: ApiError, BusAway, NobodyAnswers, Refused."""
+        body = json.dumps(question).encode() if question is not None else b""
+        answer = await self.request(f"$JS.API.{subject}", body)
+        return parse_api(answer.data)
+
+    async def publish(
+        self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send, if there is a connection. Raises: BusAway."""
+        try:
+            await self.client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+        except (nats.errors.Error, OSError) as problem:
+            raise BusAway(f"{subject}: {problem}") from problem
+
+    async def subscribe(self, subject: str, *, queue: str = "", limit: int = 0) -> Subscription:
+        """A subscription to be read with `async for`. It survives reconnects. `limit` 0: nothing is ever dropped."""
+        return await self.client.subscribe(subject, queue=queue, pending_msgs_limit=limit, pending_bytes_limit=0)
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        try:
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError):
+            pass  # the connection is gone, and the subscription with it
+
+    async def connected(self) -> None:
+        """Returns when there is a connection."""
+        await self._connected.wait()
+
+    def on_reconnect(self, call: Callable[[], None]) -> Callable[[], None]:
+        """`call` runs after each reconnect. Returns what undoes it."""
+        self._reconnected.add(call)
+        return lambda: self._reconnected.discard(call)
+
+    # -- what nats-py reports
+
+    async def heard_connected(self) -> None:
+        self._connected.set()
+
+    async def heard_disconnected(self) -> None:
+        self._connected.clear()
+        if not self.client.is_closed:
+            count("bus_disconnected")
+            log.warning("bus connection lost, reconnecting")
+
+    async def heard_reconnected(self) -> None:
+        self._connected.set()
+        count("bus_reconnected")
+        log.info("bus connected again")
+        for call in list(self._reconnected):
+            call()
+
+    async def heard_error(self, problem: Exception) -> None:
+        if isinstance(problem, nats.errors.SlowConsumerError):
+            count("bus_dropped_slow_reader")
+        elif found := _VIOLATION.search(str(problem)):
+            count("bus_refused", kind=found[1].lower())
+            log.warning("the bus refuses a subject to this user", action=found[1].lower(), subject=found[2])
+            if len(self._refused) >= _REFUSALS_KEPT:
+                self._refused.clear()
+            self._refused[found[2]] = time.monotonic()
+        elif isinstance(problem, nats.errors.AuthorizationError):
+            count("bus_unauthorized")
+            if not self._unauthorized:
+                log.error("the bus refuses user or password: check PLEXUS_BUS_USER and PLEXUS_BUS_PASSWORD")
+            self._unauthorized = True
+        else:
+            log.debug("bus connection", problem=str(problem) or type(problem).__name__)
+
+
+def parse_api(body: bytes) -> dict[str, Any]:
+    """JetStream's JSON answer. Raises: ApiError; BusAway when it is no such answer."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        raise BusAway(f"not an answer of JetStream: {body[:80]!r}") from None
+    if not isinstance(answer, dict):
+        raise BusAway(f"not an answer of JetStream: {body[:80]!r}")
+    if error := answer.get("error"):
+        if error.get("code") == 503:
+            raise BusAway(str(error.get("description")))
+        raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))
+    return answer
+
+
+@asynccontextmanager
+async def open_link(url: str, *, name: str, user: str = "", password: str = "") -> AsyncIterator[Link]:
+    """Connect; waits as long as it takes for a server that takes this user and password."""
+    client = Client()
+    link = Link(client)
+    await client.connect(
+        url,
+        name=name,
+        user=user or None,
+        password=password or None,
+        inbox_prefix=inbox_of(user),
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # only ever slept for
+        connect_timeout=CONNECT_SECONDS,
+        ping_interval=PING_SECONDS,
+        max_outstanding_pings=2,
+        pending_size=0,
+        error_cb=link.heard_error,
+        disconnected_cb=link.heard_disconnected,
+        reconnected_cb=link.heard_reconnected,
+    )
+    await link.heard_connected()
+    try:
+        yield link
+    finally:
+        await client.close()
+
+
+def inbox_of(user: str) -> str:
+    """What the subjects of answers to this user start with: permissions keep each user to its own."""
+    return f"_INBOX.{escape(user)}" if user else "_INBOX"
+
+
+class Mailbox:
+    """One queue for all that one task waits for: several subscriptions, and news of a reconnect.
+
+    Unbounded, because a dropped message would only be read again; what is read from it must be cheap to handle.
+    """
+
+    RECONNECTED = "reconnected"
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._queue: asyncio.Queue[tuple[str, Msg | None]] = asyncio.Queue()
+        self._open: dict[str, tuple[Subscription, asyncio.Task[None]]] = {}
+        self._forget: Callable[[], None] = lambda: None
+
+    async def __aenter__(self) -> Mailbox:
+        self._forget = self._link.on_reconnect(lambda: self._queue.put_nowait((self.RECONNECTED, None)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._forget()
+        for subject in list(self._open):
+            await self.leave(subject)
+
+    async def join(self, subject: str, *, queue: str = "") -> None:
+        """Messages on `subject` come in from now on, labelled with it."""
+        subscription = await self._link.subscribe(subject, queue=queue)
+        self._open[subject] = (
+            subscription,
+            asyncio.create_task(self._pump(subject, subscription), name=f"read {subject}"),
+        )
+
+    async def leave(self, subject: str) -> None:
+        subscription, pump = self._open.pop(subject)
+        pump.cancel()
+        await self._link.unsubscribe(subscription)
+
+    async def get(self, deadline: float | None = None) -> tuple[str, Msg | None] | None:
+        """The next (subject joined, message) or (RECONNECTED, None). None: nothing until `deadline` (loop time)."""
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+    @property
+    def empty(self) -> bool:
+        return self._queue.empty()
+
+    async def _pump(self, label: str, subscription: Subscription) -> None:
+        async for message in subscription.messages:
+            self._queue.put_nowait((label, message))

@@ -1,0 +1,370 @@
+"""An owner's log: one JetStream stream that keeps the last message of every key. Writing by compare-and-set, reading by
+a consumer of our own that is made anew, from where it was, whenever something is missing.
+
+A deletion is a message without body and with a header, which the server forgets after an hour. A reader that was away
+for longer therefore reads everything and compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from bus.interface import BusAway, BusError, Conflict
+from bus.link import ApiError, Link, NobodyAnswers, parse_api
+from bus.subjects import JOURNAL, LEASES, OWNERS, log_of, stream_of
+from bus.telemetry import Cause, count, current_cause, logger
+from bus.wire import Entry, Interest
+
+log = logger(__name__)
+
+TOMBSTONE_SECONDS = 3600  # how long a deletion stays in the log
+RESUME_SECONDS = 3000.0  # a reader away for longer reads everything; less than TOMBSTONE_SECONDS by a margin
+JOURNAL_SECONDS = 7 * 24 * 3600  # how far back time travel reaches
+JOURNAL_BYTES = 1 << 30  # and what it may take on disk; the oldest goes first
+RETRY_SECONDS = 0.1  # between attempts while the server is away or its storage is not up yet
+
+CAUSED_AT = "Plexus-Caused-At"
+DELETED = "Plexus-Deleted"
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_TTL = "Nats-TTL"
+_TRACE = ("traceparent", "tracestate")
+
+_WRONG_SEQUENCE = (10071, 10164)  # JSStreamWrongLastSequenceErrF and ...ConstantErr of nats-server
+_NO_STREAM = 10059
+_NO_MESSAGE = 10037
+_NAME_IN_USE = 10058
+
+_NANOSECONDS = 1_000_000_000
+
+
+class LogAbsent(Exception):
+    """There is no such stream (yet)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogInfo:
+    """`log` tells this stream from one of the same name made earlier or later."""
+
+    log: str
+    last: int
+
+
+def entry_headers(cause: Cause) -> dict[str, str]:
+    """When, and in which trace, the change began that this message belongs to."""
+    return {CAUSED_AT: f"{cause.at:.6f}", **cause.trace}
+
+
+def cause_of(headers: Mapping[str, str] | None) -> Cause:
+    """The reverse; 0.0 when the time is missing or no number."""
+    if not headers:
+        return Cause(0.0, {})
+    try:
+        at = float(headers.get(CAUSED_AT, "0"))
+    except ValueError:
+        at = 0.0
+    return Cause(at, {name: headers[name] for name in _TRACE if name in headers})
+
+
+class Log:
+    """The log of one owner."""
+
+    def __init__(self, link: Link, owner: str) -> None:
+        self.link = link
+        self.owner = owner
+        self.stream = stream_of(owner)
+
+    async def info(self) -> LogInfo:
+        """Raises: LogAbsent, BusAway."""
+        try:
+            answer = await self.link.api(f"STREAM.INFO.{self.stream}")
+        except ApiError as problem:
+            if problem.number == _NO_STREAM:
+                raise LogAbsent(self.stream) from None
+            raise BusAway(str(problem)) from problem
+        except NobodyAnswers as problem:
+            raise BusAway("JetStream is not up") from problem
+        return LogInfo(str(answer["created"]), int(answer["state"]["last_seq"]))
+
+    async def settled_info(self, *, create: bool = True) -> LogInfo:
+        """`info`, as soon as the server answers and the stream is there; makes it when it is missing."""
+        while True:
+            try:
+                return await self.info()
+            except LogAbsent:
+                if create:
+                    await make_stream(self.link, log_config(self.owner))
+            except BusAway as problem:
+                log.debug("log not readable yet", owner=self.owner, why=str(problem))
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def last(self, subject: str) -> Entry | None:
+        """The last message of a key, a deletion included, as the stream's leader knows it. Waits for the server."""
+        while True:
+            try:
+                answer = await self.link.api(f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": subject})
+            except ApiError as problem:
+                if problem.number == _NO_MESSAGE:
+                    return None
+                if problem.number == _NO_STREAM:
+                    await self.settled_info()
+            except (BusAway, NobodyAnswers):
+                pass
+            else:
+                return stored_entry(answer["message"])
+            await self._wait()
+
+    async def write(self, subject: str, body: bytes | None, *, expected: int | None, cause: Cause | None = None) -> int:
+        """Store `body` (None: a deletion) as the key's last message; returns its sequence. Waits for the server.
+
+        With `expected` the write happens once, even when the acknowledgement is lost: an answer that did not come is
+        replaced by looking. Without, the same bytes may be stored twice.
+        Raises: Conflict, Refused.
+        """
+        headers = entry_headers(cause or current_cause())
+        if body is None:
+            headers |= {DELETED: "1", _TTL: str(TOMBSTONE_SECONDS)}
+        if expected is not None:
+            headers[_EXPECTED] = str(expected)
+        unsure = False
+        while True:
+            try:
+                answer = await self.link.request(subject, body or b"", headers=headers)
+                return int(parse_api(answer.data)["seq"])
+            except ApiError as problem:
+                if problem.number not in _WRONG_SEQUENCE:
+                    log.warning("log does not take a message", owner=self.owner, subject=subject, why=str(problem))
+                    count("bus_write_retried", owner=self.owner)
+                elif unsure and (current := await self.last(subject)) is not None and current.body == body:
+                    return current.sequence
+                else:
+                    raise Conflict(subject, await self._current(subject, problem.text)) from None
+            except NobodyAnswers:
+                await self.settled_info()  # no stream takes this subject: it is missing, or storage is not up yet
+            except BusAway as problem:
+                unsure = True
+                count("bus_write_retried", owner=self.owner)
+                log.debug("log write without answer", owner=self.owner, subject=subject, why=str(problem))
+            await self._wait()
+
+    async def open_reader(self, interest: Interest, deliver: str, start: int) -> Reader:
+        """A consumer that sends everything from sequence `start` on to the subject `deliver`, in order.
+
+        Raises: LogAbsent, BusAway.
+        """
+        name = f"read-{secrets.token_hex(8)}"
+        config: dict[str, Any] = {
+            "name": name,
+            "deliver_subject": deliver,
+            "deliver_policy": "by_start_sequence" if start > 1 else "all",
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "idle_heartbeat": Reader.HEARTBEAT_SECONDS * _NANOSECONDS,
+            "flow_control": True,
+            "inactive_threshold": 10 * _NANOSECONDS,
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        if start > 1:
+            config["opt_start_seq"] = start
+        if interest.patterns != [log_of(self.owner)]:
+            config["filter_subjects"] = interest.patterns
+        try:
+            answer = await self.link.api(
+                f"CONSUMER.CREATE.{self.stream}.{name}", {"stream_name": self.stream, "config": config}
+            )
+        except ApiError as problem:
+            if problem.number == _NO_STREAM:
+                raise LogAbsent(self.stream) from None
+            raise BusAway(str(problem)) from problem
+        except NobodyAnswers as problem:
+            raise BusAway("JetStream is not up") from problem
+        return Reader(self, name, int(answer.get("num_pending", 0)))
+
+    async def _current(self, subject: str, text: str) -> int:
+        found = re.search(r"wrong last sequence: (\d+)", text)
+        if found:
+            return int(found[1])
+        entry = await self.last(subject)
+        return entry.sequence if entry else 0
+
+    async def _wait(self) -> None:
+        await self.link.connected()
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+class Missed(Exception):
+    """A consumer did not deliver everything, or died."""
+
+
+class Reader:
+    """One consumer: checks that nothing is missing from what it delivers."""
+
+    HEARTBEAT_SECONDS = 1
+    SILENCE_SECONDS = 2.5  # without message or heartbeat for this long, the consumer is taken for dead
+
+    def __init__(self, log: Log, name: str, pending: int) -> None:
+        self._log = log
+        self.name = name
+        self.delivered = 0  # messages that this consumer has sent us
+        self.pending = pending  # what it still had to send, as of the last message
+
+    async def take(self, message: Msg) -> Entry | None:
+        """A message of the log; None for the consumer's own signs of life. Raises: Missed."""
+        status = (message.headers or {}).get("Status")
+        if status is not None:
+            await self._sign(message, status)
+            return None
+        stored = delivered_entry(message)
+        if stored is None:
+            return None  # not from a consumer: somebody wrote to our inbox
+        entry, delivered, pending = stored
+        if delivered != self.delivered + 1:
+            raise Missed(f"message {delivered} after {self.delivered}")
+        self.delivered = delivered
+        self.pending = pending
+        return entry
+
+    async def caught_up(self) -> bool:
+        """The server has nothing more for us than what we took. Raises: BusAway."""
+        try:
+            answer = await self._log.link.api(f"CONSUMER.INFO.{self._log.stream}.{self.name}")
+        except (ApiError, NobodyAnswers) as problem:
+            raise BusAway(str(problem)) from problem
+        return int(answer["num_pending"]) == 0 and int(answer["delivered"]["consumer_seq"]) == self.delivered
+
+    async def close(self) -> None:
+        """Tell the server; it would find out by itself in ten seconds."""
+        try:
+            await self._log.link.publish(f"$JS.API.CONSUMER.DELETE.{self._log.stream}.{self.name}", b"")
+        except BusAway:
+            pass
+
+    async def _sign(self, message: Msg, status: str) -> None:
+        headers = message.headers or {}
+        if status != "100":
+            raise Missed(f"status {status} {headers.get('Description', '')}")
+        if message.reply:  # flow control: the server waits for this before it sends more
+            await self._log.link.publish(message.reply, b"")
+            return
+        if stalled := headers.get("Nats-Consumer-Stalled"):
+            await self._log.link.publish(stalled, b"")
+        last = headers.get("Nats-Last-Consumer")
+        if last is not None and int(last) != self.delivered:
+            raise Missed(f"heartbeat says {last} messages, {self.delivered} came")
+
+
+def delivered_entry(message: Msg) -> tuple[Entry, int, int] | None:
+    """(entry, number in the consumer, messages pending) from what a consumer delivered; None when it is not that.
+
+    The reply subject carries it: $JS.ACK.<stream>.<consumer>.<tries>.<sequence>.<number>.<time ns>.<pending>; newer
+    servers may put domain and account hash after ACK and a token at the end.
+    """
+    tokens = message.reply.split(".") if message.reply else []
+    if len(tokens) < 9 or tokens[0] != "$JS" or tokens[1] != "ACK":
+        return None
+    at = 5 if len(tokens) == 9 else 7
+    sequence, number, stored_at, pending = (int(token) for token in tokens[at : at + 4])
+    headers = message.headers
+    body = None if not message.data and headers and DELETED in headers else bytes(message.data)
+    cause = cause_of(headers)
+    entry = Entry(sequence, message.subject, body, cause.at, dict(cause.trace), stored_at / _NANOSECONDS)
+    return entry, number, pending
+
+
+def stored_entry(message: Mapping[str, Any]) -> Entry:
+    """An entry from STREAM.MSG.GET's answer (base64 body, raw header block)."""
+    body: bytes | None = base64.b64decode(message.get("data") or "")
+    lines = base64.b64decode(message.get("hdrs") or "").decode(errors="replace").split("\r\n")[1:]
+    headers = {name: value.strip() for name, separator, value in (line.partition(":") for line in lines) if separator}
+    if not body and DELETED in headers:
+        body = None
+    cause = cause_of(headers)
+    return Entry(int(message["seq"]), str(message["subject"]), body, cause.at, dict(cause.trace))
+
+
+# -- streams
+
+
+def log_config(owner: str) -> dict[str, Any]:
+    """The stream of one owner: the last message of every key, on disk."""
+    return {
+        "name": stream_of(owner),
+        "subjects": [log_of(owner)],
+        "retention": "limits",
+        "storage": "file",
+        "max_msgs_per_subject": 1,
+        "discard": "old",
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "num_replicas": 1,
+    }
+
+
+def journal_config() -> dict[str, Any]:
+    """One stream that copies every log and keeps what the logs replace, for as long as time travel is to reach back.
+
+    The server copies as a reader does: a value that was replaced within the millisecond may not be in it.
+    """
+    return {
+        "name": JOURNAL,
+        "retention": "limits",
+        "storage": "file",
+        "sources": [{"name": stream_of(owner)} for owner in OWNERS],
+        "max_age": JOURNAL_SECONDS * _NANOSECONDS,
+        "max_bytes": JOURNAL_BYTES,
+        "discard": "old",
+        "allow_direct": True,
+        "num_replicas": 1,
+    }
+
+
+def leases_config() -> dict[str, Any]:
+    """The stream of leases: one message per lease, forgotten by the server when it is not renewed."""
+    return {
+        "name": LEASES,
+        "subjects": ["lease.>"],
+        "retention": "limits",
+        "storage": "file",
+        "max_msgs_per_subject": 1,
+        "discard": "old",
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "num_replicas": 1,
+    }
+
+
+async def make_stream(link: Link, config: Mapping[str, Any]) -> None:
+    """Make the stream if it is missing; one that is there stays as it is.
+
+    Without permission or server nothing happens. The caller looks again afterwards, so a failed attempt is only logged.
+    """
+    try:
+        await link.api(f"STREAM.CREATE.{config['name']}", config)
+    except ApiError as problem:
+        if problem.number != _NAME_IN_USE:
+            log.warning("stream could not be made", stream=config["name"], why=str(problem))
+    except BusError as problem:  # away, refused: whoever needs the stream goes on looking
+        log.debug("stream not made", stream=config["name"], why=str(problem))
+
+
+async def make_all_streams(link: Link) -> None:
+    """Every owner's log, the leases and the journal; returns when all are there."""
+    configs = [*map(log_config, OWNERS), leases_config(), journal_config()]
+    for config in configs:
+        while True:
+            await make_stream(link, config)
+            try:
+                await link.api(f"STREAM.INFO.{config['name']}")
+                break
+            except (ApiError, BusAway, NobodyAnswers):
+                await link.connected()
+                await asyncio.sleep(RETRY_SECONDS)

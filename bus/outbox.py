@@ -1,0 +1,345 @@
+"""The owner's side: its log held in memory, written by compare-and-set, handed to all who watch.
+
+What is handed out comes from reading the log, not from what we wrote, so a key that somebody else wrote (two replicas,
+for a moment, or a claim) travels like any other, and everything travels in the log's order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+from nats.aio.msg import Msg
+
+from bus import wire
+from bus.codec import Undecodable, encode
+from bus.follow import follow
+from bus.interface import BusAway, Conflict
+from bus.link import Link, Mailbox
+from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log
+from bus.messages import Message
+from bus.revision import ROOTS, Revision
+from bus.subjects import delta_of, log_of, snapshot_of
+from bus.telemetry import count, logger
+from bus.view import View
+from bus.watch import read_entry
+from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
+
+log = logger(__name__)
+
+BATCH_SECONDS = 0.010  # between deltas; the first after a pause goes at once
+HEARTBEAT_SECONDS = 1.0
+CACHED_SNAPSHOTS = 8  # nodes ask for much the same; a thousand at once must not cost a thousand compressions
+
+
+LARGE_SNAPSHOT = 1000  # entries; from here on packing goes to a thread
+
+Starter = Callable[[Coroutine[None, None, None], str], "asyncio.Task[None]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A snapshot that was made, and what it is true for."""
+
+    position: int
+    revision: dict[str, int]
+    since: int
+    chunks: list[bytes]
+
+
+class Table:
+    """The last message of every key of one log, deletions included as long as the server may still know them."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.floor = 0  # up to here deletions may have been forgotten: whoever stands before it needs everything
+
+    def put(self, entry: Entry) -> None:
+        """Take an entry unless a later one of its key is known."""
+        known = self.entries.get(entry.subject)
+        if known is None or entry.sequence >= known.sequence:
+            self.entries[entry.subject] = entry
+
+    def body(self, subject: str) -> bytes | None:
+        entry = self.entries.get(subject)
+        return entry.body if entry else None
+
+    def sequence(self, subject: str) -> int:
+        entry = self.entries.get(subject)
+        return entry.sequence if entry else 0
+
+    def forget_deletions(self, before: float) -> None:
+        """Drop deletions stored before this time (seconds since the epoch)."""
+        for entry in [entry for entry in self.entries.values() if entry.body is None and 0 < entry.stored_at < before]:
+            del self.entries[entry.subject]
+            self.floor = max(self.floor, entry.sequence)
+
+    def set_floor(self, last: int, recent: float) -> None:
+        """After a full reading up to `last`: only deletions stored after `recent` are sure to have been in it."""
+        young = [entry.sequence for entry in self.entries.values() if entry.stored_at >= recent]
+        self.floor = min(young, default=last + 1) - 1
+
+    def since(self, sequence: int, interest: Interest) -> tuple[int, list[Entry]]:
+        """(0 for everything or `sequence`, the entries after it in order)."""
+        start = sequence if sequence >= self.floor else 0
+        found = [entry for entry in self.entries.values() if entry.sequence > start and interest.has(entry.subject)]
+        if not start:
+            found = [entry for entry in found if entry.body is not None]
+        return start, sorted(found, key=lambda entry: entry.sequence)
+
+
+class NatsOutbox:
+    """`interface.Outbox` over JetStream and core NATS."""
+
+    def __init__(self, link: Link, owner: str) -> None:
+        self._link = link
+        self._owner = owner
+        self._log = Log(link, owner)
+        self._view = View(Interest([log_of(owner)]))
+        self._table = Table()
+        self._epoch = ""  # told apart from the log's own name after it went back under us
+        self._sent = 0  # position up to which deltas have gone out
+        self._news: list[Entry] = []
+        self._dirty = asyncio.Event()  # set at first: whoever reads the log directly hears at once that we are here
+        self._dirty.set()
+        self._loaded = asyncio.Event()
+        self._revision: dict[str, int] = {}
+        self._heard: deque[tuple[int, dict[str, int]]] = deque()  # (position it holds from, revision)
+        self._written = 0  # the last sequence that a write of ours was given
+        self._locks = KeyLocks()
+        self._snapshots: dict[tuple[int, tuple[str, ...]], Kept] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def owner(self) -> str:
+        return self._owner
+
+    @property
+    def position(self) -> int:
+        return self._view.position
+
+    async def open(self, start: Starter) -> None:
+        """Load the log, then hand it out until `close`. `start` runs a task that is not to fail."""
+        await self._log.settled_info()
+        reading = follow(self._link, self._log, self._view, self._take, began=self._forget)
+        self._tasks.append(start(reading, f"follow {self._owner}"))
+        await self._loaded.wait()
+        self._tasks.append(start(self._hand_out(), f"deltas of {self._owner}"))
+        self._tasks.append(start(self._answer_snapshots(), f"snapshots of {self._owner}"))
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- what it says
+
+    def get(self, subject: str) -> Message | None:
+        entry = self._table.entries.get(subject)
+        change = read_entry(entry) if entry else None
+        return change.message if change else None
+
+    def items(self) -> Mapping[str, Message]:
+        changes = (read_entry(entry) for entry in self._table.entries.values() if entry.body is not None)
+        return {change.subject: change.message for change in changes if change and change.message is not None}
+
+    def subjects(self) -> list[str]:
+        return [subject for subject, entry in self._table.entries.items() if entry.body is not None]
+
+    async def say(self, subject: str, message: Message) -> bool:
+        body = encode(message, subject=subject)
+        async with self._locks.hold(subject):
+            if self._table.body(subject) == body:
+                return False
+            await self._write(subject, body)
+            return True
+
+    async def unsay(self, subject: str) -> bool:
+        async with self._locks.hold(subject):
+            if self._table.body(subject) is None:
+                return False
+            await self._write(subject, None)
+            return True
+
+    async def claim(self, subject: str, message: Message) -> Message:
+        body = encode(message, subject=subject)
+        async with self._locks.hold(subject):
+            while True:
+                if (winner := self.get(subject)) is not None:
+                    return winner
+                try:
+                    await self._write(subject, body)
+                    return message
+                except Conflict:
+                    continue  # the table has the winner now, unless it has let go again
+
+    def heard(self, revision: Revision) -> None:
+        if self._owner not in ROOTS:
+            self._heard.append((self._written, dict(revision)))
+            self._dirty.set()
+
+    async def _write(self, subject: str, body: bytes | None) -> None:
+        """Write over the value that the table knows. Raises: Conflict, after which the table knows better."""
+        expected = self._table.sequence(subject)
+        try:
+            sequence = await self._log.write(subject, body, expected=expected)
+        except Conflict as conflict:
+            if conflict.sequence or self._table.body(subject) is not None:
+                await self._learn(subject)
+                raise
+            sequence = await self._log.write(subject, body, expected=0)  # the server forgot the deletion that we know
+        self._written = max(self._written, sequence)
+        self._table.put(Entry(sequence, subject, body, stored_at=time.time()))
+
+    async def _learn(self, subject: str) -> None:
+        entry = await self._log.last(subject)
+        if entry is None:
+            self._table.entries.pop(subject, None)
+        else:
+            self._table.entries[subject] = msgspec.structs.replace(entry, stored_at=time.time())
+
+    # -- what it hears of its own log
+
+    def _forget(self) -> None:
+        """The log is another one, or went back: nothing that we know of it holds."""
+        if self._view.log:
+            self._epoch = f"+{secrets.token_hex(4)}"
+        self._table = Table()
+        self._snapshots.clear()
+        self._heard.clear()
+        self._written = 0
+        self._loaded.clear()
+
+    def _take(self, news: list[Entry]) -> None:
+        for entry in news:
+            self._table.put(entry)
+        self._news += news
+        if self._view.complete and not self._loaded.is_set():
+            self._table.set_floor(self._view.position, time.time() - RESUME_SECONDS)
+            self._news.clear()  # whoever watches asks for all of it: it is another log to them
+            self._sent = self._view.position
+            self._loaded.set()
+        self._dirty.set()
+
+    def _log_name(self) -> str:
+        return self._view.log + self._epoch
+
+    def _advance_revision(self) -> None:
+        position = self._view.position
+        if self._owner in ROOTS:
+            self._revision = {self._owner: position}
+        while self._heard and self._heard[0][0] <= position:
+            self._revision = self._heard.popleft()[1]
+
+    # -- handing it out
+
+    async def _hand_out(self) -> None:
+        now = asyncio.get_running_loop().time
+        swept = now()
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._dirty.wait()
+            except TimeoutError:
+                pass
+            self._dirty.clear()
+            if self._view.complete and self._loaded.is_set():
+                await self._send()
+            if now() - swept > 60:
+                swept = now()
+                self._table.forget_deletions(time.time() - TOMBSTONE_SECONDS)
+            await asyncio.sleep(BATCH_SECONDS)
+
+    async def _send(self) -> None:
+        """Everything since the last time, in one delta (or as many as it fills); a heartbeat when that is nothing."""
+        self._advance_revision()
+        news, self._news = self._news, []
+        last = self._view.position
+        pieces = list(wire.in_pieces(news)) or [[]]
+        for number, piece in enumerate(pieces, 1):
+            done = number == len(pieces)
+            reach = last if done else piece[-1].sequence
+            revision = self._revision if done else {}
+            delta = Delta(wire.SCHEMA, self._log_name(), self._sent, reach, revision, piece)
+            try:
+                await self._link.publish(delta_of(self._owner), wire.pack(delta))
+            except BusAway:
+                count("bus_delta_lost", owner=self._owner)  # whoever listens finds the gap
+            self._sent = reach
+
+    async def _answer_snapshots(self) -> None:
+        async with Mailbox(self._link) as box:
+            await box.join(snapshot_of(self._owner), queue=self._owner)
+            while True:
+                item = await box.get()
+                if item is not None and item[1] is not None and item[1].reply:
+                    await self._answer(item[1])
+
+    async def _answer(self, message: Msg) -> None:
+        try:
+            question = wire.unpack(message.subject, message.data, SnapshotQuestion)
+        except Undecodable as problem:
+            count("bus_undecodable", family=message.subject)
+            log.warning("question dropped: it does not decode", subject=problem.subject, why=problem.why)
+            return
+        if not self._view.complete:
+            return
+        same = question.log == self._log_name() and question.since <= self._view.position
+        since, chunks = await self._snapshot(question.since if same else 0, question.patterns)
+        try:
+            for chunk in chunks:
+                await self._link.publish(message.reply, chunk)
+        except BusAway:
+            count("bus_snapshot_lost", owner=self._owner)
+        count("bus_snapshots", owner=self._owner, kind="rest" if since else "full")
+
+    async def _snapshot(self, since: int, patterns: list[str]) -> tuple[int, list[bytes]]:
+        """(0: everything, the messages to send). The same question about the same position is answered from memory."""
+        position = self._view.position
+        log_name = self._log_name()
+        key = (since, tuple(patterns))
+        kept = self._snapshots.get(key)
+        self._advance_revision()
+        revision = dict(self._revision)
+        if kept is not None and (kept.position, kept.revision) == (position, revision):
+            return kept.since, kept.chunks
+        start, entries = self._table.since(since, Interest(patterns))
+        pack: partial[list[bytes]] = partial(list, wire.pack_entries(entries))
+        packed = pack() if len(entries) < LARGE_SNAPSHOT else await asyncio.to_thread(pack)
+        chunks = [
+            wire.pack(SnapshotChunk(wire.SCHEMA, log_name, start, position, revision, number, len(packed), piece))
+            for number, piece in enumerate(packed)
+        ]
+        while len(self._snapshots) >= CACHED_SNAPSHOTS:
+            del self._snapshots[next(iter(self._snapshots))]
+        self._snapshots[key] = Kept(position, revision, start, chunks)
+        return start, chunks
+
+
+class KeyLocks:
+    """Writes of one key go one after the other; a lock lives as long as somebody holds or wants it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = lock, users - 1

@@ -1,0 +1,120 @@
+"""Questions and answers: a queue group, a deadline, a bound on how many are answered at once.
+
+A refusal travels as a header with its reason, so that an answer's type stays what it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from nats.aio.msg import Msg
+
+from bus.codec import TooLarge, Undecodable, decode, encode
+from bus.interface import BusAway, BusError, Unanswered
+from bus.link import Link, Mailbox, NobodyAnswers
+from bus.log import cause_of, entry_headers
+from bus.messages import Message
+from bus.subjects import Request
+from bus.telemetry import caused_by, count, current_cause, logger
+
+log = logger(__name__)
+
+M = TypeVar("M", bound=Message)
+A = TypeVar("A", bound=Message)
+
+AT_ONCE = 16  # questions in hand; further ones wait, and are dropped when their asker has given up
+LIMIT_BYTES = 4 * 1024 * 1024  # of a question or an answer, if the server takes that much
+
+REFUSED = "Plexus-Refused"
+DEADLINE = "Plexus-Deadline-Seconds"
+
+
+async def ask(link: Link, request: Request[M, A], tokens: tuple[str, ...], message: M, timeout: float) -> A:
+    """Bus.ask over NATS."""
+    subject = request.of(*tokens)
+    try:
+        body = encode(message, subject=subject, limit=min(LIMIT_BYTES, link.client.max_payload - 4096))
+        headers = {**entry_headers(current_cause()), DEADLINE: f"{timeout:.3f}"}
+        reply = await link.request(subject, body, timeout=timeout, headers=headers)
+        why = (reply.headers or {}).get(REFUSED)
+        if why is not None:
+            raise Unanswered(subject, why)
+        return decode(subject, reply.data, request.answer, limit=LIMIT_BYTES)
+    except NobodyAnswers:
+        raise Unanswered(subject, "nobody answers this; is the service running?") from None
+    except (BusAway, TooLarge, Undecodable) as problem:
+        raise Unanswered(subject, str(problem)) from problem
+    except BusError as problem:
+        raise Unanswered(subject, str(problem)) from problem
+
+
+async def answer(
+    link: Link, request: Request[M, A], tokens: tuple[str, ...], handler: Callable[[M], Awaitable[A]]
+) -> None:
+    """Bus.answer over NATS; runs until cancelled."""
+    subject = request.all(*tokens)
+    now = asyncio.get_running_loop().time
+    places = asyncio.Semaphore(AT_ONCE)
+    async with Mailbox(link) as box, asyncio.TaskGroup() as tasks:
+        await box.join(subject, queue=request.owner)
+        while True:
+            item = await box.get()
+            if item is None or item[1] is None or not item[1].reply:
+                continue
+            message = item[1]
+            until = now() + _seconds_left(message)
+            await places.acquire()
+            if now() > until:
+                places.release()
+                count("bus_question_late", subject=request.head)
+                continue
+            task = tasks.create_task(_answer_one(link, request, message, handler), name=f"answer {message.subject}")
+            task.add_done_callback(lambda _: places.release())
+
+
+def _seconds_left(message: Msg) -> float:
+    try:
+        return float((message.headers or {}).get(DEADLINE, "5"))
+    except ValueError:
+        return 5.0
+
+
+async def _answer_one(link: Link, request: Request[M, A], message: Msg, handler: Callable[[M], Awaitable[A]]) -> None:
+    body, refusal = await answer_bytes(request, message.subject, message.data, message.headers, handler)
+    headers = {REFUSED: refusal} if refusal else None
+    if len(body) > link.client.max_payload - 4096:
+        body, headers = b"", {REFUSED: f"the answer has {len(body)} bytes, more than the bus takes: ask for less"}
+        count("bus_answer_failed", subject=request.head)
+    try:
+        await link.publish(message.reply, body, headers=headers)
+    except BusAway:
+        count("bus_answer_lost", subject=request.head)
+
+
+async def answer_bytes(
+    request: Request[M, A],
+    subject: str,
+    body: bytes,
+    headers: dict[str, Any] | None,
+    handler: Callable[[M], Awaitable[A]],
+) -> tuple[bytes, str]:
+    """(the answer, "") or (nothing, why it was refused).
+
+    An error of the handler is logged and counted here, and ends nothing.
+    """
+    try:
+        question = decode(subject, body, request.message, limit=LIMIT_BYTES)
+    except Undecodable as problem:
+        count("bus_undecodable", family=request.head)
+        log.warning("question refused: it does not decode", subject=subject, why=problem.why)
+        return b"", f"the question does not decode: {problem.why}"
+    cause = cause_of(headers)
+    try:
+        with caused_by(cause.at or current_cause().at, cause.trace):
+            return encode(await handler(question), subject=subject, limit=LIMIT_BYTES), ""
+    except Exception as problem:  # noqa: BLE001  # the one place for whatever a handler gets wrong
+        count("bus_answer_failed", subject=request.head)
+        log.error("a question could not be answered; see the stack", subject=subject, cause=problem)
+        return b"", " ".join(f"{type(problem).__name__}: {problem}".split())[:500]

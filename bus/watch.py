@@ -1,0 +1,254 @@
+"""The consumer's dance: snapshot from the owner, deltas in order, and the log itself while the owner is away.
+
+For each owner one task keeps a `View` true; the reader of the watch gets, per key, what is latest. Where something is
+missing (a gap, silence, a reconnect, another log) the owner is asked again and the view finds what really changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from nats.aio.msg import Msg
+
+from bus import revision, wire
+from bus.codec import Undecodable, decode
+from bus.follow import follow
+from bus.interface import Batch, BusAway, Change, Family
+from bus.link import Link, Mailbox
+from bus.log import Log
+from bus.messages import Message
+from bus.subjects import State, delta_of, snapshot_of, state_of
+from bus.telemetry import count, logger
+from bus.view import View
+from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
+
+log = logger(__name__)
+
+MANY_WRITERS = frozenset({"dataplane"})  # logs without one owner who could hand them out
+ANSWER_SECONDS = 0.5  # an owner that has not begun to answer by then is away
+CHUNK_SECONDS = 2.0  # between the pieces of one snapshot
+SILENCE_SECONDS = 2.5  # an owner says something every second; after this long it is asked
+
+
+def interests(families: Sequence[Family]) -> dict[str, Interest]:
+    """Per owner, the subjects asked for. Raises: ValueError: no family, or one that is no state."""
+    patterns: dict[str, list[str]] = {}
+    for family in families:
+        state, tokens = family if isinstance(family, tuple) else (family, ())
+        patterns.setdefault(state.owner, []).append(state.all(*tokens))
+    if not patterns:
+        raise ValueError("watch_state needs at least one family")
+    return {owner: Interest(wanted) for owner, wanted in patterns.items()}
+
+
+def read_entry(entry: Entry, families: Iterable[State[Message]] | None = None) -> Change | None:
+    """The change that an entry stands for; None, counted and logged, when its body is not what belongs there."""
+    message: Message | None = None
+    if entry.body is not None:
+        try:
+            family = state_of(entry.subject)
+            if family is None:
+                raise Undecodable(entry.subject, "no such family of subjects")
+            message = decode(entry.subject, entry.body, family.message)
+        except Undecodable as problem:
+            count("bus_undecodable", family=".".join(entry.subject.split(".")[:3]))
+            log.warning("message dropped: it does not decode", subject=problem.subject, why=problem.why)
+            return None
+    return Change(entry.subject, message, entry.sequence, entry.caused_at, entry.trace)
+
+
+@dataclass
+class Merged:
+    """What the reader has not taken yet: per key the latest, so a slow reader costs no more than a value a key."""
+
+    views: dict[str, View]
+    changes: dict[str, Change] = field(default_factory=dict)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    synced: bool = False
+    _told: dict[str, int] = field(default_factory=dict)
+
+    def add(self, entries: list[Entry]) -> None:
+        """Take what one view found, and look whether the revision moved."""
+        for entry in entries:
+            change = read_entry(entry)
+            if change is not None:
+                self.changes.pop(change.subject, None)
+                self.changes[change.subject] = change
+        if entries or not self.synced or self.revision() != self._told:
+            self.news.set()
+
+    def take(self) -> Batch | None:
+        """Everything since the last call; None when that is nothing."""
+        self.news.clear()
+        first = not self.synced and all(view.complete for view in self.views.values())
+        self.synced = self.synced or first
+        now = self.revision()
+        if not self.changes and not first and now == self._told:
+            return None
+        batch = Batch(list(self.changes.values()), self.synced, dict(now))
+        self.changes = {}
+        self._told = now
+        return batch
+
+    def revision(self) -> dict[str, int]:
+        """The merge over all owners; what is not known of one counts as nothing heard."""
+        if not self.synced:
+            return {}
+        return revision.merge(_revision_of(owner, view) for owner, view in self.views.items())
+
+
+def _revision_of(owner: str, view: View) -> revision.Revision:
+    if owner in revision.ROOTS:
+        return {owner: view.position}
+    return view.revision or dict.fromkeys(revision.ROOTS, 0)
+
+
+async def watch(link: Link, families: Sequence[Family], *, direct: bool) -> AsyncIterator[Batch]:
+    """Bus.watch_state over NATS."""
+    views = {owner: View(interest) for owner, interest in interests(families).items()}
+    merged = Merged(views)
+    tasks = [
+        asyncio.create_task(_watch_owner(link, owner, view, merged, direct), name=f"watch {owner}")
+        for owner, view in views.items()
+    ]
+    for task in tasks:
+        task.add_done_callback(lambda _: merged.news.set())
+    try:
+        while True:
+            await merged.news.wait()
+            for task in tasks:
+                if task.done():
+                    task.result()  # a task here ends only by failing: the reader is to know
+            batch = merged.take()
+            if batch is not None:
+                yield batch
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _watch_owner(link: Link, owner: str, view: View, merged: Merged, direct: bool) -> None:
+    if direct or owner in MANY_WRITERS:
+        await follow(link, Log(link, owner), view, merged.add)
+    else:
+        await OwnerWatch(link, owner, view, merged).run()
+
+
+class OwnerWatch:
+    """One owner's deltas, as long as it speaks; its log, as long as it does not."""
+
+    def __init__(self, link: Link, owner: str, view: View, merged: Merged) -> None:
+        self._link = link
+        self._owner = owner
+        self._view = view
+        self._merged = merged
+        self._deltas = delta_of(owner)
+
+    async def run(self) -> None:
+        while True:
+            async with Mailbox(self._link) as box:
+                await box.join(self._deltas)
+                while await self._ask(box):
+                    why = await self._hear(box)
+                    count("bus_resync", owner=self._owner, why=why)
+                    log.debug("asking the owner again", owner=self._owner, why=why)
+                await self._read_log(box)
+
+    async def _ask(self, box: Mailbox) -> bool:
+        """Bring the view up to date with the owner's snapshot. False: the owner is away, or behind what we know."""
+        view = self._view
+        question = SnapshotQuestion(wire.SCHEMA, view.log, view.since(view.log), view.interest.patterns)
+        inbox = self._link.client.new_inbox()
+        async with Mailbox(self._link) as answers:
+            try:
+                await answers.join(inbox)
+                await self._link.publish(snapshot_of(self._owner), wire.pack(question), reply=inbox)
+                chunks = await _collect(answers)
+            except BusAway:
+                return False
+            except Undecodable as problem:
+                count("bus_undecodable", family=problem.subject)
+                log.warning("snapshot dropped: it does not decode", subject=problem.subject, why=problem.why)
+                return False
+        if chunks is None:
+            return False
+        first = chunks[0][0]
+        entries = (entry for _, piece in chunks for entry in piece)
+        news = view.snapshot(first.log, first.since, first.last, first.revision, entries)
+        if news is None:
+            return False
+        self._merged.add(news)
+        return True
+
+    async def _hear(self, box: Mailbox) -> str:
+        """Apply deltas in order; returns why the owner has to be asked again."""
+        now = asyncio.get_running_loop().time
+        while True:
+            item = await box.get(now() + SILENCE_SECONDS)
+            if item is None:
+                return "silence"
+            label, message = item
+            if label == Mailbox.RECONNECTED or message is None:
+                return "reconnect"
+            delta = self._delta(message)
+            if delta is None:
+                continue
+            if delta.log != self._view.log:
+                return "another log"
+            news = self._view.delta(delta)
+            if news is None:
+                return "gap"
+            self._merged.add(news)
+
+    async def _read_log(self, box: Mailbox) -> None:
+        """Read the log itself until the owner is heard."""
+        count("bus_direct", owner=self._owner)
+        log.info("reading the log itself until its owner is heard", owner=self._owner)
+        reading = asyncio.create_task(
+            follow(self._link, Log(self._link, self._owner), self._view, self._merged.add), name=f"follow {self._owner}"
+        )
+        hearing = asyncio.create_task(self._heartbeat(box), name=f"hear {self._owner}")
+        try:
+            await asyncio.wait([reading, hearing], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+        finally:
+            for task in (reading, hearing):
+                task.cancel()
+            await asyncio.gather(reading, hearing, return_exceptions=True)
+
+    async def _heartbeat(self, box: Mailbox) -> None:
+        while True:
+            item = await box.get()
+            if item is not None and item[1] is not None and self._delta(item[1]) is not None:
+                return
+
+    def _delta(self, message: Msg) -> Delta | None:
+        try:
+            return wire.unpack(message.subject, message.data, Delta)
+        except Undecodable as problem:
+            count("bus_undecodable", family=message.subject)
+            log.warning("delta dropped: it does not decode", subject=problem.subject, why=problem.why)
+            return None
+
+
+async def _collect(answers: Mailbox) -> list[tuple[SnapshotChunk, list[Entry]]] | None:
+    """All pieces of a snapshot; None when they do not come. Raises: Undecodable."""
+    now = asyncio.get_running_loop().time
+    chunks: list[tuple[SnapshotChunk, list[Entry]]] = []
+    wait = ANSWER_SECONDS
+    while True:
+        item = await answers.get(now() + wait)
+        if item is None or item[1] is None or (item[1].headers or {}).get("Status") == "503":
+            return None
+        message = item[1]
+        chunk = wire.unpack("snapshot", message.data, SnapshotChunk)
+        if chunk.number != len(chunks):
+            return None
+        chunks.append((chunk, wire.unpack_entries("snapshot", chunk.packed)))
+        if len(chunks) == chunk.of:
+            return chunks
+        wait = CHUNK_SECONDS

@@ -1,0 +1,136 @@
+"""plexus bpf: what the nodes' BPF maps hold now, read by the nodes themselves, with names where they are known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+
+from bus.messages.dataplane import Dump, DumpRows
+from bus.subjects import ADDRESS, DUMP, FRONTEND, IDENTITY, NODE
+from cli.errors import Failed
+from cli.lists import identity_name
+from cli.output import Column, Format, Output, Row, show, text
+from cli.session import Name, run
+from cli.state import Picture, picture
+
+if TYPE_CHECKING:
+    from bus.interface import Bus
+
+Table = Literal["policy", "ipcache", "ct", "nat", "lb", "endpoints", "counters"]
+HELP = {
+    "policy": "Policy entries: who may reach whom, on which port.",
+    "ipcache": "Addresses and their identities.",
+    "ct": "Connections.",
+    "nat": "Translations of addresses.",
+    "lb": "Service frontends and backends.",
+    "endpoints": "Local pods.",
+    "counters": "Packets and bytes by reason.",
+}
+SECONDS = 10.0  # a full connection table takes its time
+
+app = typer.Typer(help="What the nodes' BPF maps hold.", no_args_is_help=True, rich_markup_mode=None)
+
+NodeName = Annotated[str, typer.Option("--node", metavar="NODE", help="Of this node only.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Rows of each node at most.")]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What numbers and addresses are called."""
+
+    identities: Mapping[int, str]
+    addresses: Mapping[str, str]
+
+    def of(self, key: str, value: Any) -> str:
+        """The name of what stands under `key` in a row; "" when it has none."""
+        if isinstance(value, bool):
+            return ""
+        if isinstance(value, int) and key.rsplit("_", maxsplit=1)[-1] == "identity":
+            return self.identities.get(value) or identity_name(value, {})
+        return self.addresses.get(value.removesuffix("/32"), "") if isinstance(value, str) else ""
+
+
+def command(table: Table) -> None:
+    """Add `plexus bpf <table> list`."""
+    group = typer.Typer(help=HELP[table], no_args_is_help=True, rich_markup_mode=None)
+
+    @group.callback()
+    def keep() -> None:
+        """Keeps `list` a word of its own."""
+
+    @group.command("list", help=HELP[table])
+    def listing(node: NodeName = "", limit: Limit = 100_000, name: Name = "", output: Output = Format.TABLE) -> None:
+        rows, problems = run(lambda session: dump(session.bus, table, node, limit), name)
+        show(rows, columns_of(rows), output, empty=f"no entries in {table}")
+        if problems:
+            raise Failed(*problems)
+
+    app.add_typer(group, name=table)
+
+
+for _table in get_args(Table):
+    command(_table)
+
+
+async def dump(bus: Bus, table: Table, node: str, limit: int) -> tuple[Sequence[Row], list[str]]:
+    """A map's rows on one node or all, with names added; and what went wrong, a line for each node.
+
+    Raises: Failed: there is no such node, or none at all.
+    """
+    from bus.interface import Unanswered
+
+    seen = await picture(bus, NODE, ADDRESS, IDENTITY, FRONTEND)
+    known = [name for (name,) in seen.of(NODE)]
+    if node and node not in known:
+        raise Failed(f"there is no node {node}; there are {', '.join(known) or 'none'}")
+    names = names_of(seen)
+
+    async def ask(each: str) -> DumpRows:
+        try:
+            return await bus.ask(DUMP, each, message=Dump(table=table, limit=limit), timeout=SECONDS)
+        except Unanswered as error:
+            return DumpRows(node=each, problem=f"no answer ({error}); look at plexus status")
+
+    answers = await asyncio.gather(*(ask(each) for each in ([node] if node else known)))
+    rows = [{"node": answer.node, **named(row, names)} for answer in answers for row in answer.rows]
+    problems = [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]
+    problems += [
+        f"{a.node}: there are more than {limit} rows; ask for more with --limit" for a in answers if a.truncated
+    ]
+    return rows, problems
+
+
+def names_of(seen: Picture) -> Names:
+    """Pods, nodes and Services by address; labels by identity number."""
+    addresses = {each.address: each.pod or each.node for each in seen.of(ADDRESS).values()}
+    for service in seen.of(FRONTEND).values():
+        addresses.update({front.address: f"{service.namespace}/{service.name}" for front in service.frontends})
+    identities = {each.number: identity_name(each.number, each.labels) for each in seen.of(IDENTITY).values()}
+    return Names(identities, addresses)
+
+
+def named(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """The row, and for each value that has a name `<key>_name`, unless the node already gave one."""
+    added = {f"{key}_name": found for key, value in row.items() if (found := names.of(key, value))}
+    return {**row, **{key: value for key, value in added.items() if key not in row}}
+
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """A column for each key in order of appearance; a name stands in brackets behind its value."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    shown = [key for key in keys if not (key.endswith("_name") and key.removesuffix("_name") in keys)]
+    return [Column(key.upper().replace("_", " "), with_name(key) if f"{key}_name" in keys else key) for key in shown]
+
+
+def with_name(key: str) -> Any:
+    """A column's function: "10.0.1.2 (default/web)"."""
+
+    def cell(row: Row) -> str:
+        name = row.get(f"{key}_name")
+        return f"{text(row.get(key))} ({name})" if name else text(row.get(key))
+
+    return cell

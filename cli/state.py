@@ -1,0 +1,87 @@
+"""What the services say at this moment, indexed for the commands that show it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from bus.messages import Message
+from bus.messages.dataplane import Health, HealthQuestion
+from bus.subjects import HEALTH, State, state_of
+from cli.errors import Failed
+
+if TYPE_CHECKING:
+    from bus.interface import Bus
+
+M = TypeVar("M", bound=Message)
+
+CONTROL = "control"  # the instance of a service that is one per cluster
+SECONDS = 10.0  # for a first complete picture; a healthy lab needs milliseconds
+
+
+@dataclass
+class Picture:
+    """The last value of every key of some families, and how far the root logs had come."""
+
+    values: dict[str, Message] = field(default_factory=dict)  # by subject
+    sequences: dict[str, int] = field(default_factory=dict)  # by subject: its own sequence in the owner's log
+    caused_at: dict[str, float] = field(default_factory=dict)  # by subject: seconds since the epoch
+    revision: dict[str, int] = field(default_factory=dict)
+
+    def take(self, batch: Any) -> None:
+        """Include one batch of `watch_state`."""
+        for change in batch.changes:
+            if change.message is None:
+                self.values.pop(change.subject, None)
+            else:
+                self.values[change.subject] = change.message
+            self.sequences[change.subject] = change.sequence
+            self.caused_at[change.subject] = change.caused_at
+        self.revision = dict(batch.revision)
+
+    def of(self, family: State[M]) -> dict[tuple[str, ...], M]:
+        """The family's values by their key tokens, sorted."""
+        found = {family.parse(subject): value for subject, value in self.values.items() if state_of(subject) is family}
+        return cast("dict[tuple[str, ...], M]", dict(sorted(found.items())))
+
+
+async def picture(bus: Bus, *families: State[Any], seconds: float = SECONDS) -> Picture:
+    """A complete picture of these families, read from the logs themselves, so it needs no service to be up.
+
+    Raises: Failed: it was not complete within `seconds`.
+    """
+    seen = Picture()
+    try:
+        async with asyncio.timeout(seconds):
+            async for batch in bus.watch_state(*families, direct=True):
+                seen.take(batch)
+                if batch.synced:
+                    return seen
+    except TimeoutError:
+        pass
+    names = ", ".join(dict.fromkeys(family.owner for family in families))
+    raise Failed(f"the bus did not hand over what {names} said within {seconds:.0f} s; look at plexus status")
+
+
+async def settled(bus: Bus) -> None:
+    """Returns when the server knows every subscription that our tasks began: a question went there and back."""
+    await asyncio.sleep(0)
+    await healths(bus, [("resources", CONTROL)])
+
+
+async def healths(
+    bus: Bus, instances: Iterable[tuple[str, str]], seconds: float = 1.0
+) -> dict[tuple[str, str], Health | str]:
+    """How these (owner, instance) are, all asked at once; for one that does not answer, why."""
+    from bus.interface import Unanswered
+
+    async def one(owner: str, instance: str) -> Health | str:
+        try:
+            return await bus.ask(HEALTH[owner], instance, message=HealthQuestion(), timeout=seconds)
+        except Unanswered as error:
+            return f"no answer ({error})"
+
+    asked = list(instances)
+    return dict(zip(asked, await asyncio.gather(*(one(*each) for each in asked)), strict=True))

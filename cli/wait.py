@@ -1,0 +1,243 @@
+"""plexus wait: until everything applied is realised on every node, and how long the last change took to get there.
+
+Two steps. First every pod is ready and has a ready endpoint. Then the last sequences of both root logs are noted
+(bus/revision.py), and every node must have applied them. Both are driven by events; a slow question to each node is
+only for what an event might have missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bus.messages.dataplane import AppliedRevision, Endpoint, Health, HealthQuestion
+from bus.messages.resources import Deployment, Pod
+from bus.revision import ROOTS, Revision, includes
+from bus.subjects import APPLIED, DEPLOYMENT, ENDPOINT, HEALTH, NODE, POD, STATES
+from cli.errors import Failed
+from cli.output import Format, Output, duration, parse_duration, show_value
+from cli.session import Name, Session, run
+from cli.state import CONTROL, Picture, healths
+
+if TYPE_CHECKING:
+    from bus.interface import Bus
+
+ASK_AGAIN_SECONDS = 1.0  # the backstop: a node that said nothing is asked this often
+ROOT_FAMILIES = tuple(family for family in STATES if family.owner in ROOTS)
+
+
+def wait(
+    timeout: Annotated[str, typer.Option(help="30s, 500ms, 2m.")] = "30s",
+    name: Name = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Wait until everything applied so far is realised on every node.
+
+    With -o json: the revision, and the seconds from its commit until each node's maps held it.
+    """
+    seconds = parse_duration(timeout)
+
+    async def main(session: Session) -> Realised:
+        return await realised(session.bus, seconds)
+
+    result = run(main, name)
+    if output is Format.TABLE:
+        nodes = ", ".join(f"{node} {duration(took)}" for node, took in result.nodes.items())
+        after = duration(result.seconds)
+        print(f"revision {result.revision} is realised on every node after {after} ({nodes or 'no nodes'})")
+    else:
+        show_value({"revision": result.revision, "nodes": result.nodes, "seconds": result.seconds}, output)
+
+
+@dataclass(frozen=True)
+class Realised:
+    """The last revision of the resources log, and the seconds from its commit to each node's maps."""
+
+    revision: int
+    nodes: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return max(self.nodes.values(), default=0.0)
+
+
+@dataclass
+class Progress:
+    """How far the nodes are; what to say when time is up."""
+
+    wanted: dict[str, int] | None = None  # None: pods are not ready yet
+    pods: list[str] = field(default_factory=list)  # what each pod waits for
+    reached_at: dict[str, float] = field(default_factory=dict)  # by node: when it had `wanted`, seconds since the epoch
+    behind: dict[str, str] = field(default_factory=dict)  # by node: why it is not there
+
+    def heard(self, node: str, revisions: Iterable[tuple[Revision, float]]) -> bool:
+        """A node had these revisions at these times, oldest first. True when that includes what is wanted."""
+        if self.wanted is None or node not in self.behind:
+            return False
+        for revision, at in revisions:
+            if includes(revision, self.wanted):
+                self.reached_at[node] = at
+                del self.behind[node]
+                return True
+            self.behind[node] = lag(revision, self.wanted)
+        return False
+
+    def problem(self) -> str:
+        """Who is behind and why, on one line."""
+        if self.wanted is None:
+            return "; ".join(some(self.pods)) or "the bus did not hand over what was applied"
+        return "; ".join(some([f"{node}: {why}" for node, why in sorted(self.behind.items())]))
+
+
+def some(lines: list[str], most: int = 3) -> list[str]:
+    """The first few, and how many more."""
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
+
+
+def lag(have: Revision, wanted: Revision) -> str:
+    """Why `have` does not include `wanted`: "applied resources 41 of 44"."""
+    short = [root for root, sequence in wanted.items() if have.get(root, -1) < sequence]
+    return ", ".join(f"applied {root} {have.get(root, 'nothing')} of {wanted[root]}" for root in short)
+
+
+def unready(
+    pods: Mapping[tuple[str, ...], Pod],
+    endpoints: Mapping[tuple[str, ...], Endpoint],
+    deployments: Mapping[tuple[str, ...], Deployment],
+) -> list[str]:
+    """What is missing until every pod is ready and has its place in the network, a line for each pod or Deployment.
+
+    Args:
+        pods, deployments: by (namespace, name).  endpoints: by (node, namespace, pod).
+    """
+    missing: list[str] = []
+    for (namespace, name), deployment in deployments.items():
+        owner = f"deployment/{namespace}/{name}"
+        have = sum(pod.owner == owner for pod in pods.values())
+        if have != deployment.replicas:
+            missing.append(f"deployment {namespace}/{name}: {have} of {deployment.replicas} pods exist")
+    for (namespace, name), pod in pods.items():
+        if pod.phase == "Succeeded":
+            continue
+        endpoint = endpoints.get((pod.node, namespace, name))
+        why = ""
+        if not pod.node:
+            why = "not bound to a node"
+        elif not pod.ready:
+            why = pod.reason or f"{pod.phase}, not ready on {pod.node}"
+        elif pod.host_network:
+            pass
+        elif endpoint is None or (endpoint.uid and pod.uid and endpoint.uid != pod.uid):
+            why = f"no endpoint on {pod.node}"
+        elif endpoint.state != "ready":
+            why = f"its endpoint on {pod.node} is {endpoint.state}"
+        if why:
+            missing.append(f"pod {namespace}/{name}: {why}")
+    return missing
+
+
+async def realised(bus: Bus, seconds: float) -> Realised:
+    """Wait. Raises Failed when `seconds` are over, naming the nodes or pods that are behind and why."""
+    progress = Progress()
+    try:
+        async with asyncio.timeout(seconds):
+            seen = await pods_ready(bus, progress)
+            nodes = [name for (name,) in seen.of(NODE)]
+            progress.wanted = {root: seen.revision[root] for root in ROOTS if seen.revision.get(root, 0) > 0}
+            progress.behind = dict.fromkeys(nodes, "does not answer")
+            await nodes_there(bus, progress)
+    except TimeoutError:
+        raise Failed(f"not realised within {duration(seconds)}: {progress.problem()}") from None
+    revision = seen.revision.get("resources", 0)
+    sequence, caused_at = committed_at(seen, revision)
+    if sequence < revision:
+        caused_at = await told_by_resources(bus, revision) or caused_at
+    took = {node: max(0.0, at - caused_at) if caused_at else 0.0 for node, at in sorted(progress.reached_at.items())}
+    return Realised(revision=revision, nodes=took)
+
+
+def committed_at(seen: Picture, revision: int) -> tuple[int, float]:
+    """The last change up to that revision of the resources log that is known, and when it was committed, or (0, 0.0).
+
+    A key that was deleted before the picture was read leaves no trace in it.
+    """
+    known = [
+        (sequence, seen.caused_at[subject])
+        for subject, sequence in seen.sequences.items()
+        if subject.startswith("state.resources.") and sequence <= revision and seen.caused_at[subject]
+    ]
+    return max(known, default=(0, 0.0))
+
+
+async def told_by_resources(bus: Bus, revision: int) -> float:
+    """When the resources service first had that revision of its own log; 0.0 when it cannot tell."""
+    answer = (await healths(bus, [("resources", CONTROL)]))["resources", CONTROL]
+    if isinstance(answer, str):
+        return 0.0
+    return next((each.at for each in answer.reached if each.revision.get("resources", -1) >= revision), 0.0)
+
+
+async def pods_ready(bus: Bus, progress: Progress) -> Picture:
+    """Everything in both root logs, once every pod in it is ready."""
+    seen = Picture()
+    async for batch in bus.watch_state(*ROOT_FAMILIES, direct=True):
+        seen.take(batch)
+        if not batch.synced:
+            continue
+        progress.pods = unready(seen.of(POD), seen.of(ENDPOINT), seen.of(DEPLOYMENT))
+        if not progress.pods:
+            return seen
+    raise Failed("the bus ended while waiting; look at plexus status")
+
+
+async def nodes_there(bus: Bus, progress: Progress) -> None:
+    """Return when no node is behind."""
+    done = asyncio.Event()
+    if not progress.behind:
+        return
+
+    def check() -> None:
+        if not progress.behind:
+            done.set()
+
+    async def listen() -> None:
+        async for _, applied in bus.watch_events(APPLIED.all(), AppliedRevision):
+            progress.heard(applied.node, [(applied.revision, applied.at)])
+            check()
+
+    async def ask(node: str) -> None:
+        while node in progress.behind:
+            await one_question(bus, node, progress)
+            check()
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(listen(), name="listen")]
+        running += [tasks.create_task(ask(node), name=f"ask {node}") for node in list(progress.behind)]
+        await done.wait()
+        for task in running:
+            task.cancel()
+
+
+async def one_question(bus: Bus, node: str, progress: Progress) -> None:
+    """Ask a node what it has applied; its history tells when."""
+    from bus.interface import Unanswered
+
+    try:
+        health: Any = await bus.ask(HEALTH["dataplane"], node, message=HealthQuestion())
+    except Unanswered as error:
+        if node in progress.behind:
+            progress.behind[node] = f"does not answer ({error})"
+        return
+    if not progress.heard(node, history(health)) and node in progress.behind:
+        bad = [f"{check.name}: {check.detail or 'not ok'}" for check in health.checks if not check.ok]
+        progress.behind[node] = ", ".join([progress.behind[node], *bad])
+
+
+def history(health: Health) -> list[tuple[Revision, float]]:
+    """What a node realised and when, oldest first, ending with what it has now."""
+    return [*((each.revision, each.at) for each in health.reached), (health.revision, health.revision_at)]

@@ -1,0 +1,151 @@
+"""The part of Kubernetes that a lab needs: hears pods, nodes and Deployments; schedules, replicates, runs.
+
+Everything goes over the bus, as it would from a real cluster's controllers. While the bus is away nothing happens here,
+and pods go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bus.interface import Batch, Bus, BusError, Change
+from bus.messages.resources import Applied, Apply, Bind, Deployment, Document, Node, Pod
+from bus.subjects import APPLY, BIND, DEPLOYMENT, NODE, POD, State
+from bus.telemetry import logger
+from lab import deployments, scheduler
+from lab.kubelet import Kubelet
+from lab.state import Record
+
+log = logger("lab.cluster")
+
+RETRY_SECONDS = 0.1
+
+
+class Cluster:
+    """What was heard, by name."""
+
+    def __init__(self) -> None:
+        self.pods: dict[tuple[str, ...], Pod] = {}
+        self.nodes: dict[tuple[str, ...], Node] = {}
+        self.deployments: dict[tuple[str, ...], Deployment] = {}
+        self.assumed: dict[str, str] = {}  # uid -> node of pods whose binding was asked for and not heard of yet
+
+    def take(self, batch: Batch) -> None:
+        for change in batch.changes:
+            self._take(change)
+        known = {pod.uid: pod for pod in self.pods.values()}
+        self.assumed = {uid: node for uid, node in self.assumed.items() if uid in known and not known[uid].node}
+
+    def _take(self, change: Change) -> None:
+        families: tuple[tuple[State[Any], dict[tuple[str, ...], Any]], ...] = (
+            (POD, self.pods),
+            (NODE, self.nodes),
+            (DEPLOYMENT, self.deployments),
+        )
+        for family, known in families:
+            if not family.has(change.subject):
+                continue
+            if change.message is None:
+                known.pop(family.parse(change.subject), None)
+            else:
+                known[family.parse(change.subject)] = change.message
+
+
+async def run(lab: Record, bus: Bus) -> None:
+    """Play Kubernetes until cancelled."""
+    cluster = Cluster()
+    async with asyncio.TaskGroup() as tasks:
+        kubelet = Kubelet(lab, bus, tasks)
+        schedule, replicate = asyncio.Event(), asyncio.Event()
+        tasks.create_task(publish_nodes(lab, bus), name="nodes")
+        tasks.create_task(loop("scheduler", schedule, lambda: bind_pods(cluster, bus)), name="scheduler")
+        tasks.create_task(loop("deployments", replicate, lambda: keep_replicas(cluster, bus)), name="deployments")
+        async for batch in bus.watch_state(POD, NODE, DEPLOYMENT):
+            cluster.take(batch)
+            if batch.synced:
+                kubelet.hear(cluster.pods.values())
+                schedule.set()
+                replicate.set()
+
+
+async def loop(name: str, changed: asyncio.Event, step: Callable[[], Awaitable[None]]) -> None:
+    """One visit for any number of changes; again a little later when nobody answered."""
+    while True:
+        await changed.wait()
+        changed.clear()
+        try:
+            await step()
+        except BusError as error:
+            log.warning("will try again", controller=name, why=str(error))
+            await asyncio.sleep(RETRY_SECONDS)
+            changed.set()
+
+
+async def publish_nodes(lab: Record, bus: Bus) -> None:
+    """Write the nodes' manifests, as each kubelet registers its own."""
+    documents = [Document(source=f"lab {lab.name}, {node}", manifest=node_manifest(lab, node)) for node in lab.nodes]
+    while True:
+        try:
+            report(await bus.ask(APPLY, message=Apply(documents=documents)))
+            return
+        except BusError:
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+def node_manifest(lab: Record, node: str) -> dict[str, Any]:
+    """A Node as a kubelet writes it."""
+    address = str(lab.plan.node(lab.nodes.index(node) + 1).ip)
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node, "labels": {"kubernetes.io/hostname": node, "kubernetes.io/os": "linux"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": node}]},
+    }
+
+
+async def bind_pods(cluster: Cluster, bus: Bus) -> None:
+    """Bind what is unbound, in the order it was heard."""
+    nodes = list(cluster.nodes.values())
+    load = scheduler.load(cluster.pods.values(), cluster.assumed.values())
+    asked = []
+    for pod in cluster.pods.values():
+        if pod.node or pod.uid in cluster.assumed:
+            continue
+        node = scheduler.choose(pod, nodes, load)
+        if node is not None:
+            load[node] += 1
+            cluster.assumed[pod.uid] = node
+            asked.append(bind(cluster, bus, pod, node))
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def bind(cluster: Cluster, bus: Bus, pod: Pod, node: str) -> None:
+    """Ask for one binding; forget the choice when it was not heard or not taken."""
+    bound = False
+    try:
+        message = Bind(namespace=pod.namespace, name=pod.name, uid=pod.uid, node=node)
+        bound = report(await bus.ask(BIND, message=message))
+    finally:
+        if not bound:
+            cluster.assumed.pop(pod.uid, None)
+
+
+async def keep_replicas(cluster: Cluster, bus: Bus) -> None:
+    """Make and remove pods of Deployments."""
+    apply, delete = deployments.reconcile(cluster.deployments.values(), cluster.pods.values())
+    for manifests, is_delete in ((apply, False), (delete, True)):
+        if manifests:
+            documents = [Document(source="the lab's Deployment controller", manifest=each) for each in manifests]
+            report(await bus.ask(APPLY, message=Apply(documents=documents, delete=is_delete)))
+
+
+def report(answer: Applied) -> bool:
+    """Log what was refused. True: nothing was."""
+    for refusal in answer.refusals:
+        log.warning("refused", kind=refusal.kind, resource=refusal.name, path=refusal.path, why=refusal.problem)
+    return not answer.refusals

@@ -1,0 +1,107 @@
+"""Which processes a lab consists of. Pure.
+
+The bus and the control services run on the control host, a dataplane on each node. All of them are the product:
+what differs from a real cluster is only who starts them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bus.server import ServerSettings, find_binary
+from lab import names
+from lab.errors import LabError
+from lab.plan import BUS_PORT, DEVICE
+from lab.state import Record
+
+BUS = "bus"
+CONTROL_SERVICES = ("resources", "identity", "ipam", "lb", "policy")
+NODE_SERVICES = ("dataplane",)
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout: `python -m services.x` is found from here
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process that the supervisor keeps alive."""
+
+    name: str  # "bus", "identity", "node1.dataplane"; names its log and its record too
+    service: str  # "bus", "identity", "dataplane"
+    host: str  # whose namespace and cgroup it runs in: "control", "node1"
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def instance(self) -> str:
+        """The last token of its health subject."""
+        return "control" if self.host == names.CONTROL else self.host
+
+
+def programs(lab: Record) -> dict[str, Program]:
+    """Every process of a lab, by name; the bus first."""
+    found = [bus(lab), *(control_service(lab, service) for service in CONTROL_SERVICES)]
+    found += [dataplane(lab, node) for node in lab.nodes]
+    return {program.name: program for program in found}
+
+
+def bus(lab: Record) -> Program:
+    return Program(BUS, BUS, names.CONTROL, (find_binary(), "-c", str(lab.directory.bus / "nats-server.conf")))
+
+
+def bus_settings(lab: Record) -> ServerSettings:
+    """The bus listens in the control host's namespace, for the LAN and for the management network."""
+    return ServerSettings(store=lab.directory.bus / "store", host="0.0.0.0", port=BUS_PORT)
+
+
+def control_service(lab: Record, service: str) -> Program:
+    environment = common(lab, service, "control") | lab.settings.environment(lab.plan, service)
+    return Program(service, service, names.CONTROL, (sys.executable, "-m", f"services.{service}"), environment)
+
+
+def dataplane(lab: Record, node: str) -> Program:
+    name = f"{node}.dataplane"
+    environment = common(lab, name, node) | lab.settings.environment(lab.plan, "dataplane")
+    environment |= {
+        "PLEXUS_NODE": node,
+        "PLEXUS_STATE_DIR": str(lab.directory.node(node)),
+        "PLEXUS_PIN_DIR": str(lab.pins(node)),
+        "PLEXUS_CGROUP": str(lab.node_cgroup(node)),
+        "PLEXUS_DEVICE": DEVICE,
+        "PLEXUS_CNI_SOCKET": str(lab.directory.cni_socket(node)),
+    }
+    return Program(name, "dataplane", node, (sys.executable, "-m", "services.dataplane"), environment)
+
+
+def common(lab: Record, name: str, instance: str) -> dict[str, str]:
+    """What every service is told."""
+    return {
+        "PLEXUS_BUS_URL": lab.plan.bus_url,
+        "PLEXUS_INSTANCE": instance,
+        "PLEXUS_HTTP": f"unix:{lab.directory.path}/http/{name}.sock",
+    }
+
+
+def choose(lab: Record, *, node: str = "", service: str = "", control: str = "", bus: bool = False) -> str:
+    """The name of the process that the options of `lab kill` and `lab start` mean. Raises LabError."""
+    if sum(map(bool, (node, control, bus))) != 1:
+        raise LabError("say which process: --node NODE [SERVICE], --control SERVICE or --bus")
+    if bus:
+        return BUS
+    if control:
+        if control not in CONTROL_SERVICES:
+            raise LabError(f"there is no control service {control!r}; there is {', '.join(CONTROL_SERVICES)}")
+        return control
+    check_node(lab, node)
+    service = service or NODE_SERVICES[0]
+    if service not in NODE_SERVICES:
+        raise LabError(f"no service {service!r} runs on a node; there is {', '.join(NODE_SERVICES)}")
+    return f"{node}.{service}"
+
+
+def check_node(lab: Record, node: str) -> str:
+    """`node`, when the lab has it. Raises LabError."""
+    if node not in lab.nodes:
+        raise LabError(f"lab {lab.name} has no node {node!r}; it has {', '.join(lab.nodes)}")
+    return node

@@ -1,0 +1,42 @@
+"""Which node a pod goes to. Pure.
+
+As even as may be: the node with the fewest pods among those that fit, the first by number when several have as few. The
+same cluster and the same pods in the same order always give the same places.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bus.messages.resources import Node, Pod
+
+
+def choose(pod: Pod, nodes: Iterable[Node], load: Mapping[str, int]) -> str | None:
+    """The node for an unbound pod.
+
+    Args:
+        load: pods by node, bound or about to be.
+    Returns: None when no node fits.
+    """
+    fitting = [node.name for node in nodes if fits(pod, node)]
+    return min(fitting, key=lambda name: (load.get(name, 0), natural(name)), default=None)
+
+
+def fits(pod: Pod, node: Node) -> bool:
+    """The node has every label that the pod's nodeSelector asks for; its name counts as kubernetes.io/hostname."""
+    wanted: Mapping[str, Any] = pod.manifest.get("spec", {}).get("nodeSelector") or {}
+    labels = {"kubernetes.io/hostname": node.name} | node.labels
+    return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def load(pods: Iterable[Pod], assumed: Iterable[str]) -> Counter[str]:
+    """Pods by node: those bound, and the nodes of those about to be."""
+    return Counter([pod.node for pod in pods if pod.node]) + Counter(assumed)
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Sorts node2 before node10."""
+    return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))

@@ -1,0 +1,253 @@
+"""A lab for tests and benches: up in a `with`, driven by the real command line, down with a check at its end.
+
+    with Lab("t", values={"routingMode": "native"}) as lab:
+        lab.apply(manifests)
+        lab.wait()
+        lab.exec("default/xwing", "curl", "-s", address)
+
+It ends by failing on any drop reason that was not expected and on any line that a service logged at error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bus.client import connect
+from bus.messages.dataplane import Dump
+from bus.subjects import DUMP
+from lab import cleanup, execute, names, state
+from lab.capture import Capture
+from lab.programs import ROOT, choose
+from lab.state import Record
+from lab.up import up
+
+Done = subprocess.CompletedProcess[str]
+
+COMMAND_SECONDS = 60.0
+
+
+class Unexpected(AssertionError):
+    """The lab went through its tests, but not clean."""
+
+
+class Lab:
+    """A running lab.
+
+    Args:
+        values: Helm values by full key.
+        expected_drops: public names of drop reasons that its tests cause.
+        expected_errors: parts of error log lines that its tests cause.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        nodes: int = 3,
+        values: Mapping[str, Any] | None = None,
+        expected_drops: Iterable[str] = (),
+        expected_errors: Iterable[str] = (),
+    ) -> None:
+        self.name = name
+        self._nodes = nodes
+        self._values = dict(values or {})
+        self.expected_drops = set(expected_drops)
+        self.expected_errors = set(expected_errors)
+        self.record: Record
+
+    def __enter__(self) -> Lab:
+        cleanup.clean(self.name)
+        self.record, _ = up(self.name, self._nodes, self._values)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.check_clean()
+        finally:
+            self.down()
+
+    @property
+    def nodes(self) -> list[str]:
+        return self.record.nodes
+
+    def down(self) -> None:
+        """Remove it. Safe to repeat."""
+        cleanup.clean(self.name)
+
+    def node_address(self, node: str) -> str:
+        return str(self.record.plan.node(self.nodes.index(node) + 1).ip)
+
+    @property
+    def outside_address(self) -> str:
+        return str(self.record.plan.outside_host.ip)
+
+    def plexus(self, *arguments: str, text: str | None = None, check: bool = True) -> Done:
+        """Run the command line as a user does. Raises AssertionError with what it said, unless `check` is False."""
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", state.ENVIRONMENT_NAME: self.name},
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"plexus {' '.join(arguments)}: status {done.returncode}: {done.stderr}{done.stdout}")
+        return done
+
+    def apply(self, manifests: str | Path) -> None:
+        """Apply manifests: text, or a file or folder."""
+        self._manifests("apply", manifests)
+
+    def delete(self, manifests: str | Path) -> None:
+        """Delete what the manifests name."""
+        self._manifests("delete", manifests)
+
+    def _manifests(self, command: str, manifests: str | Path) -> None:
+        if isinstance(manifests, Path):
+            self.plexus(command, "-f", str(manifests))
+        else:
+            self.plexus(command, "-f", "-", text=manifests)
+
+    def wait(self, timeout: str = "30s") -> dict[str, Any]:
+        """Until all that was applied is realised on every node. The answer of `plexus wait -o json`."""
+        answer: dict[str, Any] = json.loads(self.plexus("wait", "--timeout", timeout, "-o", "json").stdout)
+        return answer
+
+    def get(self, kind: str, namespace: str = "default") -> list[dict[str, Any]]:
+        """The answer of `plexus get KIND -n NAMESPACE -o json`."""
+        rows: list[dict[str, Any]] = json.loads(self.plexus("get", kind, "-n", namespace, "-o", "json").stdout)
+        return rows
+
+    def address(self, pod: str) -> str:
+        """A pod's address; the pod by "namespace/name", or "name" in default."""
+        namespace, _, name = pod.rpartition("/")
+        wanted = (namespace or "default", name)
+        return next(box.address for box in self.record.directory.sandboxes() if (box.namespace, box.name) == wanted)
+
+    def exec(self, pod: str, *command: str, timeout: float = COMMAND_SECONDS) -> Done:
+        """Run a program in a pod."""
+        return self._run(execute.pod(self.record, pod), command, timeout)
+
+    def exec_node(self, node: str, *command: str, timeout: float = COMMAND_SECONDS) -> Done:
+        """Run a program on a node."""
+        return self._run(execute.node(self.record, node), command, timeout)
+
+    def exec_outside(self, *command: str, timeout: float = COMMAND_SECONDS) -> Done:
+        """Run a program on the host beyond the router."""
+        return self._run(execute.own_host(self.record, names.OUTSIDE), command, timeout)
+
+    def exec_lan(self, *command: str, timeout: float = COMMAND_SECONDS) -> Done:
+        """Run a program on the host in the nodes' LAN."""
+        return self._run(execute.own_host(self.record, names.LAN), command, timeout)
+
+    def _run(self, place: execute.Place, command: Iterable[str], timeout: float) -> Done:
+        return subprocess.run(
+            execute.command(place, list(command)),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def start(self, place: execute.Place, *command: str) -> subprocess.Popen[str]:
+        """Start a program and go on; its output is a pipe. Whoever starts it ends it."""
+        return subprocess.Popen(
+            execute.command(place, list(command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def start_in(self, pod: str, *command: str) -> subprocess.Popen[str]:
+        """As `start`, in a pod."""
+        return self.start(execute.pod(self.record, pod), *command)
+
+    def kill(self, *, node: str = "", service: str = "", control: str = "", bus: bool = False) -> None:
+        """kill -9 a process; it stays dead."""
+        execute.kill(self.record, choose(self.record, node=node, service=service, control=control, bus=bus))
+
+    def revive(self, *, node: str = "", service: str = "", control: str = "", bus: bool = False) -> None:
+        """Start what was killed, and wait until it is ready."""
+        execute.start(self.record, choose(self.record, node=node, service=service, control=control, bus=bus))
+
+    def capture(self, host: str, expression: str = "", device: str = "eth0") -> Capture:
+        """Packets at a node's or another host's device ("node1", "outside", "router")."""
+        return Capture(names.namespace(self.name, host), device, expression)
+
+    def dump(self, node: str, table: str) -> list[dict[str, Any]]:
+        """The rows of a node's BPF map, as `plexus bpf` shows them."""
+
+        async def ask() -> list[dict[str, Any]]:
+            async with connect(self.record.bus_url, name="lab-testing") as bus:
+                answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)  # type: ignore[arg-type]
+                if answer.problem:
+                    raise Unexpected(f"{node} does not show {table}: {answer.problem}")
+                return answer.rows
+
+        return asyncio.run(ask())
+
+    def drops(self) -> Counter[str]:
+        """Packets dropped on all nodes since the start, by the reason's public name."""
+        found: Counter[str] = Counter()
+        for node in self.nodes:
+            for row in self.dump(node, "counters"):
+                if row.get("verdict", "dropped") == "dropped" and row.get("reason"):
+                    found[str(row["reason"])] += int(row["packets"])
+        return +found
+
+    def errors(self) -> list[str]:
+        """Every line that a service logged at error, with the log's name."""
+        return [
+            f"{path.stem}: {line}"
+            for path in sorted(self.record.directory.logs.glob("*.log"))
+            for line in path.read_text(errors="replace").splitlines()
+            if is_error(line) and not any(part in line for part in self.expected_errors)
+        ]
+
+    def check_clean(self) -> None:
+        """Raises Unexpected on unexpected drops and on errors in the logs."""
+        problems = self.errors()
+        problems += [
+            f"{count} packets dropped: {reason}"
+            for reason, count in self.drops().items()
+            if reason not in self.expected_drops
+        ]
+        if problems:
+            raise Unexpected("\n".join(problems))
+
+
+def is_error(line: str) -> bool:
+    """A structured line at error, or the end of a traceback that nobody caught."""
+    if line.startswith("{"):
+        try:
+            return json.loads(line).get("level") in ("error", "critical")
+        except ValueError:
+            return False
+    return line.startswith("Traceback ")
+
+
+def eventually(claim: Callable[[], bool], seconds: float = 5.0, every: float = 0.05) -> bool:
+    """Whether `claim` becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True

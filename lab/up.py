@@ -1,0 +1,129 @@
+"""`plexus lab up`: namespaces and links, then the supervisor, then wait until every node is ready. Effects."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from bus.server import configuration
+from lab import cleanup, dialogue, host, names, processes, state, supervisor, topology
+from lab.errors import LabError
+from lab.plan import MOST_NODES
+from lab.programs import BUS, bus_settings
+from lab.settings import Settings, check_plan, settings
+from lab.state import Record
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.03
+
+Progress = Callable[[str], None]
+
+
+def up(name: str, nodes: int, values: Mapping[str, Any], progress: Progress = lambda _: None) -> tuple[Record, bool]:
+    """Bring a lab up and wait until it is ready. When that fails or is interrupted, nothing of it is left.
+
+    Args:
+        values: Helm values by full key ("bpf.masquerade").
+        progress: is told in a few words what is waited for.
+    Returns: the lab, and whether it was made now; False: it was up already, with the same settings.
+    Raises: LabError.
+    """
+    names.check(name)
+    if not 1 <= nodes <= MOST_NODES:
+        raise LabError(f"a lab has 1 to {MOST_NODES} nodes, not {nodes}")
+    if os.geteuid():
+        raise LabError("a lab needs namespaces and BPF: run as root")
+    wanted = settings(values)
+    known = state.record(name)
+    if known is not None:
+        return already(known, names.nodes(nodes), wanted, progress), False
+    with interruptible():
+        try:
+            return make(name, nodes, wanted, progress), True
+        except BaseException:
+            progress("cleaning up")
+            cleanup.clean(name)
+            raise
+
+
+def make(name: str, nodes: int, wanted: Settings, progress: Progress) -> Record:
+    """Make a lab of which nothing is there."""
+    host.bpf_file_system()
+    root = host.cgroup_root()
+    if rests := cleanup.left(name):
+        progress(f"removing what an earlier lab left: {', '.join(rests)}")
+        cleanup.clean(name)
+    lab = state.claim(name, names.nodes(nodes), wanted, root)
+    me = processes.identify(os.getpid())
+    if me is not None:
+        state.write(lab.directory.up, me)
+    check_plan(wanted, lab.plan)
+    progress("links and namespaces")
+    topology.build(lab)
+    lab.directory.topology.touch()
+    (lab.directory.bus / "nats-server.conf").write_text(configuration(bus_settings(lab)))
+    supervisor.spawn(lab)
+    wait_ready(lab, progress)
+    lab.directory.up.unlink(missing_ok=True)
+    return lab
+
+
+def already(lab: Record, nodes: list[str], wanted: Settings, progress: Progress) -> Record:
+    """The lab is there: fine when it is the one that is wanted and healthy. Raises LabError saying what to do."""
+    again = f"plexus lab down --name {lab.name}"
+    if lab.nodes != nodes or dict(lab.values) != dict(wanted.values):
+        raise LabError(f"lab {lab.name} is up with other settings; {again} first, or take another --name")
+    working = state.read(lab.directory.up, state.ProcessId)
+    if working is not None and processes.is_alive(working):
+        raise LabError(f"lab {lab.name} is being brought up by process {working.pid}; wait for it, or {again}")
+    if not lab.directory.topology.exists():
+        raise LabError(f"lab {lab.name} was left half made; {again} first")
+    if not supervisor.is_alive(lab):
+        progress("the supervisor is gone; starting another")
+        supervisor.spawn(lab)
+    try:
+        wait_ready(lab, progress)
+    except LabError as error:
+        raise LabError(f"lab {lab.name} is there but {error}; or {again} and start anew") from None
+    return lab
+
+
+def wait_ready(lab: Record, progress: Progress) -> None:
+    """Wait until the supervisor says that all is ready. Raises LabError with what is not."""
+    deadline = time.monotonic() + READY_SECONDS
+    waiting: list[str] = []
+    while time.monotonic() < deadline:
+        try:
+            answer = dialogue.ask(lab.directory.socket, {"do": "status"})
+        except dialogue.SupervisorGone:
+            if not supervisor.is_alive(lab):
+                raise LabError(f"its supervisor ended; look at {lab.directory.log('supervisor')}") from None
+            waiting = ["supervisor: starts"]
+        else:
+            if answer["ready"]:
+                return
+            waiting = answer["waiting"]
+            if not any(line.startswith(f"{BUS}:") for line in waiting):
+                progress(f"waiting for {', '.join(line.partition(':')[0] for line in waiting)}")
+        time.sleep(POLL_SECONDS)
+    raise LabError(f"not ready after {READY_SECONDS:.0f} s: {'; '.join(waiting)}; look at {lab.directory.logs}")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end us as Ctrl-C does, so that everything made is removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,20 @@
+"""dataplane, one per node: turns desired state into BPF maps, programs and links. Start with node.py.
+
+Owns    its endpoints (state.dataplane.endpoint.<node>.>), what it has applied, the flows it sees
+Hears   namespaces, nodes, pods, identities, addresses, blocks, services, rules, selectors
+Says    state.dataplane.endpoint.<node>.<namespace>.<pod>; evt.dataplane.applied.<node>; evt.dataplane.flows.<node>
+Asked   req.dataplane.dump.<node>, req.dataplane.health.<node>, and CNI over a unix socket
+
+When it stops, packets go on: maps, programs and links are pinned or attached in the kernel and stay. New pods wait
+for it, and changes of policy reach this node when it is back.
+
+    __main__  wiring              node      hears, writes, says         pods     what the container runtime asks
+    model     what maps should hold (pure), with policy, services, tables
+    layouts   bytes               effects   maps and hooks              links    veths, routes, tunnels (netlink)
+    loader    compiles by way of compiler, in a process of its own      bpf/     the C
+    ring, flows                   events out of the kernel, with names
+    cni, endpoints, addresses, journal                                  a pod's life on this node
+
+Capabilities: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON (programs, maps, links), CAP_SYS_ADMIN (entering a pod's network
+namespace); effects.py, links.py, netlink.py and compiler.py are the files that need them.
+"""

@@ -1,0 +1,187 @@
+/* Connections: found, judged when new or when policy has changed, kept, forgotten.
+ *
+ * One entry serves both directions of a connection on this node, also between two pods of the node: one look-up a
+ * packet, one insertion a connection. */
+#ifndef PLEXUS_FLOW_H
+#define PLEXUS_FLOW_H
+
+#undef THIS_FILE
+#define THIS_FILE FILE_FLOW
+
+/* The key of a pair of ends. Returns whether the source is the low end. */
+static __always_inline bool key_of(struct connection_key *key, __be32 source, __be16 source_port, __be32 destination,
+				   __be16 destination_port, __u8 protocol)
+{
+	bool source_is_low =
+		source < destination || (source == destination && source_port <= destination_port);
+
+	key->protocol = protocol;
+	key->pad[0] = 0;
+	key->pad[1] = 0;
+	key->pad[2] = 0;
+	if (source_is_low) {
+		key->low_address = source;
+		key->low_port = source_port;
+		key->high_address = destination;
+		key->high_port = destination_port;
+	} else {
+		key->low_address = destination;
+		key->low_port = destination_port;
+		key->high_address = source;
+		key->high_port = source_port;
+	}
+	return source_is_low;
+}
+
+/* A packet's place in its connection. */
+struct flow {
+	struct connection_key key;
+	struct connection *connection; /* NULL: none that is alive */
+	bool source_is_low;
+	__u32 from_origin; /* 1: this packet goes the way of the first one. Not bool: the verifier wants to see `& 1` */
+};
+
+static __always_inline bool is_alive(struct connection *c, struct packet *p)
+{
+	if (c->expires < p->now)
+		return false;
+	/* The same ports are used again: a new connection, to be judged as one. */
+	return !((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+		 c->flags & (CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN));
+}
+
+static __always_inline void find(struct flow *f, struct packet *p)
+{
+	f->source_is_low =
+		key_of(&f->key, p->source, p->source_port, p->destination, p->destination_port, p->protocol);
+	f->connection = connections.lookup(&f->key);
+	if (f->connection && !is_alive(f->connection, p))
+		f->connection = NULL;
+	f->from_origin = !f->connection || f->source_is_low == !!(f->connection->flags & CT_ORIGIN_LOW);
+}
+
+static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
+{
+	if (protocol != IPPROTO_TCP)
+		return LIFETIME_OTHER;
+	if (flags & CT_RESET || (flags & (CT_ORIGIN_FIN | CT_REPLY_FIN)) == (CT_ORIGIN_FIN | CT_REPLY_FIN))
+		return LIFETIME_TCP_CLOSING;
+	return flags & CT_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
+}
+
+/* A packet of the connection has passed. Writes only what changes: most packets write nothing. */
+static __always_inline void touch(struct flow *f, struct packet *p)
+{
+	struct connection *c = f->connection;
+	__u8 flags = c->flags;
+	__u32 expires;
+
+	if (!f->from_origin)
+		flags |= CT_REPLIED;
+	if (p->tcp_flags & (TCP_FIN | TCP_RST)) {
+		if (p->tcp_flags & TCP_RST)
+			flags |= CT_RESET;
+		else
+			flags |= f->from_origin ? CT_ORIGIN_FIN : CT_REPLY_FIN;
+	}
+	if (flags != c->flags)
+		c->flags = flags;
+	expires = p->now + lifetime(p->protocol, flags);
+	if (expires != c->expires)
+		c->expires = expires;
+}
+
+/* Egress policy of the pod that began, ingress policy of the pod that was called, whichever of them live here.
+ *
+ * `port` is the called one's. `origin_identity` 0: look it up. */
+static __always_inline bool judge(struct packet *p, struct endpoint *origin, __be32 origin_address,
+				  __u32 origin_identity, struct endpoint *called, __be32 called_address, __be16 port)
+{
+	if (origin && origin->flags & ENDPOINT_ENFORCE_EGRESS) {
+		p->destination_identity = identity_of(called_address, called);
+		if (!policy_allows(p, origin->policy, EGRESS, p->destination_identity, port))
+			return false;
+	}
+	if (called && called->flags & ENDPOINT_ENFORCE_INGRESS) {
+		if (!origin_identity)
+			origin_identity = identity_of(origin_address, origin);
+		p->source_identity = origin_identity;
+		/* The node itself may always reach its pods: it is who starts, probes and stops them. */
+		if (origin_identity != IDENTITY_HOST &&
+		    !policy_allows(p, called->policy, INGRESS, origin_identity, port))
+			return false;
+	}
+	return true;
+}
+
+/* The port by which policy knows this packet, were it the first of a connection. */
+static __always_inline __be16 policy_port(struct packet *p)
+{
+	return p->protocol == IPPROTO_ICMP ? bpf_htons(p->icmp_type + 1) : p->destination_port;
+}
+
+/* An ICMP error may pass where the packet that it is about has passed. */
+static __always_inline bool admit_error(struct packet *p)
+{
+	struct connection_key key;
+	struct connection *c;
+
+	key_of(&key, p->about.source, p->about.source_port, p->about.destination, p->about.destination_port,
+	       p->about.protocol);
+	c = connections.lookup(&key);
+	if (!c || c->expires < p->now)
+		return REFUSE(p, DROP_UNKNOWN_CT);
+	return true;
+}
+
+/* Judge the packet if its connection is new or was last judged under an older policy; keep the connection.
+ *
+ * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up.
+ * A connection that is translated keeps the service's address in `service` (address 0: none). */
+static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from,
+				  struct endpoint *to, __u32 source_identity, __be32 service_address,
+				  __be16 service_port)
+{
+	struct connection fresh = {};
+	bool allowed;
+
+	if (f->connection && f->connection->epoch == p->epoch) {
+		touch(f, p);
+		return true;
+	}
+	if (f->from_origin)
+		allowed = judge(p, from, p->source, source_identity, to, p->destination, policy_port(p));
+	else /* ICMP: only an echo has replies with its identifier, and the echo is what was judged */
+		allowed = judge(p, to, p->destination, 0, from, p->source,
+				p->protocol == IPPROTO_ICMP ? bpf_htons(ICMP_ECHO + 1) : p->source_port);
+	if (!allowed) {
+		if (f->connection)
+			connections.delete(&f->key);
+		return false;
+	}
+	if (f->connection) {
+		f->connection->way[0] = WAY_UNKNOWN;
+		f->connection->way[1] = WAY_UNKNOWN;
+		f->connection->epoch = p->epoch;
+		touch(f, p);
+		return true;
+	}
+	fresh.epoch = p->epoch;
+	fresh.flags = f->source_is_low ? CT_ORIGIN_LOW : 0;
+	if (p->tcp_flags & TCP_RST)
+		fresh.flags |= CT_RESET;
+	if (service_address)
+		fresh.flags |= CT_TRANSLATED;
+	fresh.service_address = service_address;
+	fresh.service_port = service_port;
+	fresh.expires = p->now + lifetime(p->protocol, fresh.flags);
+	if (connections.update(&f->key, &fresh))
+		return REFUSE(p, DROP_CT_INSERT);
+	f->connection = connections.lookup(&f->key);
+	if (!f->connection) /* evicted by another CPU in this very moment */
+		return REFUSE(p, DROP_CT_INSERT);
+	p->judged_new = p->policy != 0;
+	return true;
+}
+
+#endif

@@ -1,0 +1,69 @@
+/* Sizes, times and switches. Each has its unit and what changing it costs.
+ *
+ * Whatever the node's configuration decides arrives as -D from loader.py; a default here is for reading and for tests.
+ */
+#ifndef PLEXUS_LIMITS_H
+#define PLEXUS_LIMITS_H
+
+#ifndef PIN_DIR
+#define PIN_DIR "/sys/fs/bpf/plexus" /* one directory a node; maps are PIN_DIR/maps/<name> */
+#endif
+
+/* Entries. Memory is taken when the map is made for the LRU maps, as it fills for the others. */
+#ifndef CT_MAX
+#define CT_MAX 524288 /* 104 bytes an entry; a full map evicts the connection used longest ago */
+#endif
+#ifndef NAT_MAX
+#define NAT_MAX 524288
+#endif
+#ifndef SOCK_REVERSE_MAX
+#define SOCK_REVERSE_MAX 262144
+#endif
+#define ENDPOINTS_MAX 65536
+#define IPCACHE_MAX 512000
+#define POLICY_MAX 1048576 /* over all pods of the node; 16384 a pod is kept by policy.py */
+#define SERVICES_MAX 65536
+#define BACKENDS_MAX 262144
+#define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 11000 events */
+
+/* The node. Addresses are in network byte order. */
+#ifndef NODE_ADDRESS
+#define NODE_ADDRESS 0
+#endif
+#ifndef DEVICE_INDEX
+#define DEVICE_INDEX 0 /* the device that leads to the other nodes and to the outside */
+#endif
+#ifndef TUNNEL_INDEX
+#define TUNNEL_INDEX 0 /* the VXLAN device; 0: native routing */
+#endif
+#ifndef DIRECT_ROUTES
+#define DIRECT_ROUTES 1 /* native routing: other nodes are neighbours on DEVICE_INDEX, no route look-up needed */
+#endif
+#ifndef MASQUERADE
+#define MASQUERADE 1 /* pods leave the cluster with NODE_ADDRESS */
+#endif
+#ifndef NATIVE_CIDR
+#define NATIVE_CIDR 0 /* destinations that know pod addresses and need no masquerade; mask 0xffffffff: none */
+#define NATIVE_MASK 0xffffffff
+#endif
+
+/* Masqueraded connections take their port here: above what Linux gives to the node's own connections (32768-60999),
+ * so the two never meet and packets of the node itself need no look-up. */
+#define NAT_PORT_MIN 61000
+#define NAT_PORT_MAX 65535
+#define NAT_TRIES 16 /* free ports looked for before a connection is dropped; each costs one map update */
+
+/* Time is counted in ticks of 2^30 ns (1.07 s): a shift instead of a division for every packet. */
+#define TICK_SHIFT 30
+#define SECONDS(s) ((__u32)(((__u64)(s) * 1000000000ull) >> TICK_SHIFT) + 1)
+#define LIFETIME_TCP SECONDS(8000)
+#define LIFETIME_TCP_SYN SECONDS(60)
+#define LIFETIME_TCP_CLOSING SECONDS(10)
+#define LIFETIME_OTHER SECONDS(60)
+
+/* Events: at most this many of a type for each CPU and window; what is over is counted as lost. */
+#define EVENT_WINDOW_SHIFT 27 /* 134 ms */
+#define EVENTS_PER_WINDOW 128
+#define EVENT_WAKE_SHIFT 26 /* the reader is woken at most every 67 ms by each CPU, never once an event */
+
+#endif

@@ -1,0 +1,77 @@
+/* Masquerade: a pod leaves the cluster with the node's address and a port of a range kept for that. */
+#ifndef PLEXUS_NAT_H
+#define PLEXUS_NAT_H
+
+#undef THIS_FILE
+#define THIS_FILE FILE_NAT
+
+#define NAT_STEP 283 /* a prime, so that tries spread over the range */
+#define NAT_PORTS (NAT_PORT_MAX - NAT_PORT_MIN + 1)
+
+static __always_inline void nat_key_of(struct nat_key *key, __be32 remote, __be16 remote_port, __be16 node_port,
+				       __u8 protocol)
+{
+	key->remote_address = remote;
+	key->node_address = NODE_ADDRESS;
+	key->remote_port = protocol == IPPROTO_ICMP ? 0 : remote_port;
+	key->node_port = node_port;
+	key->protocol = protocol;
+	key->pad[0] = 0;
+	key->pad[1] = 0;
+	key->pad[2] = 0;
+}
+
+/* Rewrite the source of a packet that leaves, with the port that its connection holds, or a free one. */
+static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, struct connection *c)
+{
+	struct nat_entry mine = { .pod_address = p->source, .pod_port = p->source_port };
+	struct nat_entry *entry;
+	struct nat_key key;
+	__u32 start = bpf_get_prandom_u32();
+
+	if (!c->nat_port) {
+		for (__u32 i = 0; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
+			__be16 port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
+
+			nat_key_of(&key, p->destination, p->destination_port, port, p->protocol);
+			if (nat.insert(&key, &mine) == 0) {
+				c->nat_port = port;
+				break;
+			}
+		}
+		if (!c->nat_port)
+			return REFUSE(p, DROP_NO_NAT_MAPPING);
+	} else {
+		nat_key_of(&key, p->destination, p->destination_port, c->nat_port, p->protocol);
+		entry = nat.lookup(&key);
+		if (!entry) /* evicted: take it back if nobody has it */
+			nat.insert(&key, &mine);
+		else if (entry->pod_address != mine.pod_address || entry->pod_port != mine.pod_port)
+			return REFUSE(p, DROP_NO_NAT_MAPPING);
+	}
+	return rewrite_source(skb, p, NODE_ADDRESS, c->nat_port);
+}
+
+/* A packet to the node: if it answers a masqueraded one, send it on to the pod. */
+static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p)
+{
+	struct nat_entry *entry;
+	struct nat_key key;
+	__be16 port = p->destination_port;
+
+	if (bpf_ntohs(port) < NAT_PORT_MIN)
+		return true;
+	nat_key_of(&key, p->source, p->source_port, port, p->protocol);
+	entry = nat.lookup(&key);
+	if (!entry)
+		return true;
+	if (p->protocol == IPPROTO_ICMP && p->icmp_type != ICMP_ECHOREPLY)
+		return true;
+	if (!rewrite_destination(skb, p, entry->pod_address, entry->pod_port))
+		return false;
+	if (p->protocol == IPPROTO_ICMP)
+		p->source_port = entry->pod_port;
+	return true;
+}
+
+#endif

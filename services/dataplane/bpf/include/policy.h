@@ -1,0 +1,87 @@
+/* May these two speak? Policy is looked up by identity, for the first packet of a connection and again after a change. */
+#ifndef PLEXUS_POLICY_H
+#define PLEXUS_POLICY_H
+
+#undef THIS_FILE
+#define THIS_FILE FILE_POLICY
+
+#define IDENTITY_HOST 1
+#define IDENTITY_WORLD 2
+#define IDENTITY_REMOTE_NODE 6
+#define IDENTITY_KUBE_APISERVER 7
+#define IDENTITY_CLUSTER_MIN 256
+#define IDENTITY_LOCAL_MIN (1u << 24) /* CIDR identities of this node: parts of the world */
+
+/* Entries for whole groups: one instead of thousands. Never the identity of anything. */
+#define AGGREGATE_CLUSTER 11
+#define AGGREGATE_WORLD 13
+#define AGGREGATE_REMOTE_NODE 14
+
+#define POLICY_KEY_BITS 96
+
+static __always_inline __u32 aggregate(__u32 identity)
+{
+	if (identity == IDENTITY_WORLD || identity >= IDENTITY_LOCAL_MIN)
+		return AGGREGATE_WORLD;
+	if (identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER)
+		return AGGREGATE_REMOTE_NODE;
+	return AGGREGATE_CLUSTER;
+}
+
+static __always_inline struct ipcache_entry *who_is(__be32 address)
+{
+	struct ipcache_key key = { .prefix_bits = 32, .address = address };
+
+	return ipcache.lookup(&key);
+}
+
+static __always_inline __u32 identity_of(__be32 address, struct endpoint *local)
+{
+	struct ipcache_entry *entry;
+
+	if (local)
+		return local->identity;
+	entry = who_is(address);
+	return entry ? entry->identity : IDENTITY_WORLD;
+}
+
+/* The better of two entries: precedence, then the narrower port, then the specific identity. */
+static __always_inline struct policy_entry *better(struct policy_entry *specific, struct policy_entry *group)
+{
+	if (!specific)
+		return group;
+	if (!group || specific->precedence > group->precedence)
+		return specific;
+	if (specific->precedence < group->precedence || specific->l4_bits < group->l4_bits)
+		return group;
+	return specific;
+}
+
+/* One direction of one pod's policy. `port` is the destination port of the connection's first packet. */
+static __always_inline bool policy_allows(struct packet *p, __u32 pod_policy, __u8 direction, __u32 peer, __be16 port)
+{
+	struct policy_key key = {
+		.prefix_bits = POLICY_KEY_BITS,
+		.policy = pod_policy,
+		.identity = peer,
+		.direction = direction,
+		.protocol = p->protocol,
+		.port = port,
+	};
+	struct policy_entry *specific, *entry;
+
+	specific = policy.lookup(&key);
+	key.identity = aggregate(peer);
+	entry = better(specific, policy.lookup(&key));
+	p->direction = direction;
+	p->policy = pod_policy;
+	p->cookie = 0;
+	if (!entry)
+		return REFUSE(p, DROP_POLICY);
+	p->cookie = entry->cookie;
+	if (entry->deny)
+		return REFUSE(p, DROP_POLICY_DENY);
+	return true;
+}
+
+#endif

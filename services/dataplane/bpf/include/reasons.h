@@ -1,0 +1,40 @@
+/* Every reason to drop a packet. Numbers and names are the public ones (flow API); they never change meaning.
+ * reasons.py is read from this file. */
+#ifndef PLEXUS_REASONS_H
+#define PLEXUS_REASONS_H
+
+enum drop_reason {
+	FORWARDED = 0,
+	DROP_INVALID_SOURCE = 132,        /* Invalid source ip */
+	DROP_POLICY = 133,                /* Policy denied */
+	DROP_INVALID = 134,               /* Invalid packet dropped */
+	DROP_UNKNOWN_L4 = 137,            /* CT: Unknown L4 protocol */
+	DROP_UNSUPPORTED_L3 = 139,        /* Unsupported L3 protocol */
+	DROP_WRITE_ERROR = 141,           /* Error writing to packet */
+	DROP_NO_TUNNEL_KEY = 147,         /* Error retrieving tunnel key */
+	DROP_UNKNOWN_L3_TARGET = 150,     /* Unknown L3 target address */
+	DROP_UNROUTABLE = 151,            /* Stale or unroutable IP */
+	DROP_CT_INSERT = 155,             /* CT: Map insertion failed */
+	DROP_FRAGMENT = 157,              /* IP fragmentation not supported */
+	DROP_NO_BACKEND = 158,            /* Service backend not found */
+	DROP_UNKNOWN_CT = 163,            /* Unknown connection tracking state */
+	DROP_NO_NAT_MAPPING = 167,        /* No mapping for NAT masquerade */
+	DROP_FIB = 169,                   /* FIB lookup failed */
+	DROP_POLICY_DENY = 181,           /* Policy denied by denylist */
+	DROP_TTL = 196,                   /* TTL exceeded */
+};
+
+/* Which file a drop was decided in; reasons.py has the names. */
+enum source_file {
+	FILE_POD = 1,      /* pod.bpf.c */
+	FILE_NETDEV = 2,   /* netdev.bpf.c */
+	FILE_OVERLAY = 3,  /* overlay.bpf.c */
+	FILE_PARSE = 4,    /* parse.h */
+	FILE_FLOW = 5,     /* flow.h */
+	FILE_POLICY = 6,   /* policy.h */
+	FILE_SERVICE = 7,  /* service.h */
+	FILE_NAT = 8,      /* nat.h */
+	FILE_FORWARD = 9,  /* forward.h */
+};
+
+#endif

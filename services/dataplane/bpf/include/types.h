@@ -1,0 +1,195 @@
+/* What Python and the kernel share: keys and values of maps, and events. maps.py holds the same shapes; a test
+ * compares every size and offset. Sized fields, named padding, __be for network byte order. */
+#ifndef PLEXUS_TYPES_H
+#define PLEXUS_TYPES_H
+
+/* endpoints: the pods of this node, by address. */
+struct endpoint_key {
+	__be32 address;
+};
+
+#define ENDPOINT_ENFORCE_INGRESS 1u /* without it everything may come in */
+#define ENDPOINT_ENFORCE_EGRESS 2u  /* without it everything may leave */
+
+struct endpoint {
+	__u32 interface;     /* index of the host side of its veth */
+	__u32 identity;      /* 5 (init) until it is known */
+	__u32 policy;        /* first part of the policy key; pods of one identity share it. 0 has no entries */
+	__u16 flags;         /* ENDPOINT_* */
+	__u8 mac[6];         /* the pod's */
+	__u8 gateway_mac[6]; /* of the host side, which plays the gateway */
+	__u16 pad;
+};
+
+/* ipcache: who an address is and where it lives. Longest prefix; 0.0.0.0/0 is never stored: no entry is the world. */
+struct ipcache_key {
+	__u32 prefix_bits;
+	__be32 address;
+};
+
+struct ipcache_entry {
+	__u32 identity;
+	__be32 node; /* the node that it lives on; 0: this node or outside the cluster */
+};
+
+/* policy: see policy.h. Longest prefix over all fields after prefix_bits. */
+#define INGRESS 0
+#define EGRESS 1
+
+struct policy_key {
+	__u32 prefix_bits; /* 72 + 0, 8 (protocol) or 9..24 (protocol and the first bits of the port) */
+	__u32 policy;
+	__u32 identity; /* of the peer, or its aggregate */
+	__u8 direction;
+	__u8 protocol;
+	__be16 port; /* destination port; for ICMP the type + 1 */
+};
+
+struct policy_entry {
+	__u32 precedence; /* higher wins over longer */
+	__u32 cookie;     /* names the policies that this entry comes from */
+	__be16 proxy_port;
+	__u8 deny;
+	__u8 l4_bits; /* prefix_bits - 72 */
+};
+
+/* connections: one entry for both directions. Low and high are the two ends ordered by address, then port. */
+struct connection_key {
+	__be32 low_address;
+	__be32 high_address;
+	__be16 low_port; /* ICMP echo: the identifier on both sides */
+	__be16 high_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+#define CT_ORIGIN_LOW 0x01  /* the low end sent the first packet */
+#define CT_REPLIED 0x02     /* the other end has answered */
+#define CT_ORIGIN_FIN 0x04  /* the end that began has finished sending */
+#define CT_REPLY_FIN 0x08   /* the other end has */
+#define CT_RESET 0x10
+#define CT_TRANSLATED 0x20  /* replies bear service_address:service_port */
+#define CT_MASQUERADED 0x40 /* leaves the node as NODE_ADDRESS:nat_port */
+#define CT_CHOICE 0x80      /* not a connection: client to service, and the backend chosen in service_address:service_port */
+
+/* Where packets of one direction go next. */
+#define WAY_UNKNOWN 0
+#define WAY_LOCAL 1 /* a pod of this node */
+#define WAY_HOST 2  /* this node itself */
+#define WAY_POD 3   /* a pod of another node, which is in `hop` */
+#define WAY_OUT 4   /* another node itself, or outside the cluster: the node's routes decide */
+
+struct connection {
+	__u32 expires; /* tick after which the entry is as good as absent */
+	__u32 epoch;   /* policy and identities as of this epoch allow it */
+	__u8 flags;    /* CT_* */
+	__u8 way[2];   /* WAY_* of the replies, of the origin's packets */
+	__u8 pad;
+	__be32 hop[2];
+	__be32 service_address;
+	__be16 service_port;
+	__be16 nat_port;
+};
+
+/* nat: what comes back to a masqueraded port, and to whom it belongs. */
+struct nat_key {
+	__be32 remote_address;
+	__be32 node_address;
+	__be16 remote_port;
+	__be16 node_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct nat_entry {
+	__be32 pod_address;
+	__be16 pod_port;
+	__u16 pad;
+};
+
+/* services and backends. */
+struct service_key {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct service {
+	__u32 number;
+	__u32 backends; /* how many; backends are numbered from 0 */
+};
+
+struct backend_key {
+	__u32 service;
+	__u32 slot;
+};
+
+struct backend {
+	__be32 address;
+	__be16 port;
+	__u16 pad;
+};
+
+/* sock_reverse: what a socket believes to be talking to. */
+struct sock_reverse_key {
+	__u64 cookie;
+	__be32 address; /* backend */
+	__be16 port;
+	__u16 pad;
+};
+
+struct sock_reverse {
+	__be32 address; /* service */
+	__be16 port;
+	__u16 pad;
+};
+
+/* node_state: the one thing that changes while programs run. */
+struct node_state {
+	__u32 epoch; /* raised after any change of policy, endpoints or ipcache: connections are judged again */
+	__u32 pad;
+};
+
+/* counters: by reason * 2 + direction, for each CPU. Reason 0 is "forwarded". */
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+#define COUNTERS_MAX 512
+
+/* event_rate: for each CPU, by event type. */
+struct event_rate {
+	__u64 window; /* coarse time >> EVENT_WINDOW_SHIFT */
+	__u64 woken;  /* coarse time >> EVENT_WAKE_SHIFT of the last wake-up */
+	__u64 lost;   /* events over the rate, or refused by a full buffer, since load */
+	__u32 sent;   /* in this window */
+	__u32 pad;
+};
+
+#define EVENT_DROP 1
+#define EVENT_POLICY_VERDICT 5
+#define EVENT_TYPES 8
+
+struct event {
+	__u64 at; /* CLOCK_MONOTONIC, coarse, ns */
+	__u32 source_identity;
+	__u32 destination_identity;
+	__be32 source;
+	__be32 destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 type;      /* EVENT_* */
+	__u8 reason;    /* enum drop_reason, 0: forwarded */
+	__u8 direction; /* INGRESS, EGRESS: of the policy that decided */
+	__u32 policy;   /* of the pod whose policy decided; 0: none */
+	__u32 cookie;   /* of the policy entry that decided; 0: none matched */
+	__u32 length;   /* bytes of the packet */
+	__u16 line;
+	__u8 file; /* enum source_file */
+	__u8 pad;
+};
+
+#endif

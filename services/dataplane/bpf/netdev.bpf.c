@@ -1,0 +1,67 @@
+/* The node's outward device, tc ingress: packets for pods of this node, and replies to masqueraded connections. */
+#include "plexus.h"
+#include "parse.h"
+#include "events.h"
+#include "policy.h"
+#include "flow.h"
+#include "rewrite.h"
+#include "nat.h"
+#include "forward.h"
+#include "deliver.h"
+
+#undef THIS_FILE
+#define THIS_FILE FILE_NETDEV
+
+/* Nobody out there is this node or one of its pods; and with a tunnel, pods come through it and not here. */
+static __always_inline bool identify(struct packet *p)
+{
+	struct ipcache_entry *sender = who_is(p->source);
+
+	p->source_identity = sender ? sender->identity : IDENTITY_WORLD;
+	if (p->source_identity == IDENTITY_HOST || endpoint_at(p->source))
+		return REFUSE(p, DROP_INVALID_SOURCE);
+	if (TUNNEL_INDEX && sender && sender->node)
+		return REFUSE(p, DROP_INVALID_SOURCE);
+	return true;
+}
+
+/* For the node itself: if it answers a masqueraded connection, it goes on to the pod. */
+static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p)
+{
+	struct endpoint *to;
+
+	/* What does not parse is the node's own affair: its stack takes fragments and the rest. */
+	if (!MASQUERADE || !parse_ip4(skb, p) || p->is_error)
+		return TC_ACT_UNSPEC;
+	if (!unmasquerade(skb, p))
+		return TC_ACT_SHOT;
+	if (p->destination == NODE_ADDRESS)
+		return TC_ACT_UNSPEC;
+	to = endpoint_at(p->destination);
+	return to ? deliver(skb, p, to) : DROP(p, DROP_UNROUTABLE);
+}
+
+int from_netdev(struct __sk_buff *skb)
+{
+	struct packet p = { .direction = INGRESS };
+	struct endpoint *to = NULL;
+	struct iphdr *ip;
+	int action;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || !can_read(skb, ETH_HLEN + sizeof(*ip)))
+		return TC_ACT_UNSPEC;
+	ip = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_UNSPEC;
+	if (ip->daddr != NODE_ADDRESS) {
+		to = endpoint_at(ip->daddr);
+		if (!to) /* for another address of the node, or to be routed by it */
+			return TC_ACT_UNSPEC;
+	}
+	read_clock(&p);
+	if (to)
+		action = parse_ip4(skb, &p) ? deliver(skb, &p, to) : TC_ACT_SHOT;
+	else
+		action = node_receives(skb, &p);
+	return action == TC_ACT_UNSPEC ? action : finish(skb, &p, action);
+}

@@ -1,0 +1,60 @@
+/* The tunnel device, tc ingress: what other nodes send to pods of this node, with the sender's identity in the key. */
+#include "plexus.h"
+#include "parse.h"
+#include "events.h"
+#include "policy.h"
+#include "flow.h"
+#include "rewrite.h"
+#include "forward.h"
+#include "deliver.h"
+
+#undef THIS_FILE
+#define THIS_FILE FILE_OVERLAY
+
+/* Only the node that an address lives on may speak for it: a stranger's tunnel packet is not believed.
+ * A node's own traffic bears no pod's identity; a pod's may be newer in the tunnel key than in the map. */
+static __always_inline bool identify(struct packet *p)
+{
+	struct ipcache_entry *sender = who_is(p->source);
+
+	if (!sender || !sender->node || sender->node != p->tunnel_from)
+		return REFUSE(p, DROP_INVALID_SOURCE);
+	p->source_identity = p->tunnel_identity;
+	if (sender->identity == IDENTITY_REMOTE_NODE || p->tunnel_identity < IDENTITY_CLUSTER_MIN ||
+	    p->tunnel_identity >= IDENTITY_LOCAL_MIN)
+		p->source_identity = sender->identity;
+	return true;
+}
+
+static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_tunnel_key key = {};
+	struct ipcache_entry *entry;
+	struct endpoint *to;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return DROP(p, DROP_UNSUPPORTED_L3);
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		return DROP(p, DROP_NO_TUNNEL_KEY);
+	if (!parse_ip4(skb, p))
+		return TC_ACT_SHOT;
+	p->tunnel_identity = key.tunnel_id;
+	p->tunnel_from = bpf_htonl(key.remote_ipv4);
+	/* The frame's addresses meant the other node's veth: without this the stack takes it for someone else's. */
+	bpf_skb_change_type(skb, PACKET_HOST);
+	to = endpoint_at(p->destination);
+	if (to)
+		return deliver(skb, p, to);
+	entry = who_is(p->destination);
+	if (!entry || entry->identity != IDENTITY_HOST)
+		return DROP(p, DROP_UNROUTABLE);
+	return identify(p) ? TC_ACT_OK : TC_ACT_SHOT;
+}
+
+int from_overlay(struct __sk_buff *skb)
+{
+	struct packet p = { .direction = INGRESS };
+
+	read_clock(&p);
+	return finish(skb, &p, tunnel_delivers(skb, &p));
+}

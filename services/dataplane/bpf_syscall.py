@@ -1,0 +1,264 @@
+"""bpf(2), as far as this node needs it: maps, pins, links, test runs. No compiler, so it costs no memory to speak of.
+
+bcc does the same and more, but importing it takes 65 MB; it lives in the compiler's short-lived process only.
+Every function blocks for as long as the kernel takes (microseconds; milliseconds for large batches) and needs CAP_BPF
+or CAP_SYS_ADMIN. Errors are OSError with the kernel's errno.
+
+Source: kernel include/uapi/linux/bpf.h (union bpf_attr)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+
+MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
+OBJ_PIN, OBJ_GET = 6, 7
+PROG_TEST_RUN = 10
+OBJ_GET_INFO = 15
+MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
+LINK_CREATE, LINK_UPDATE = 28, 29
+
+_ATTR_BYTES = 128
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _bpf(command: int, attr: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attr, _ATTR_BYTES)
+    return _call(command, buffer)
+
+
+def _call(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    result: int = _libc.syscall(_SYSCALL_BPF, command, ctypes.byref(buffer), _ATTR_BYTES)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.addressof(buffer)
+
+
+def possible_cpus() -> int:
+    """How many CPUs a per-CPU value has room for. Source: /sys/devices/system/cpu/possible ("0-3")."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1]
+    return int(last.split("-")[-1]) + 1
+
+
+def open_pinned(path: Path) -> int:
+    """A file descriptor of the map, program or link pinned at `path`; the caller closes it."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(OBJ_GET, struct.pack("=QII", _address(name), 0, 0))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin `fd` at `path`, replacing what is pinned there in one step."""
+    fresh = path.with_name(path.name + "_new")  # this file system allows no dots
+    fresh.unlink(missing_ok=True)
+    name = ctypes.create_string_buffer(os.fsencode(fresh))
+    _bpf(OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))
+    fresh.rename(path)
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    type: int
+    id: int
+    key_bytes: int
+    value_bytes: int
+    max_entries: int
+
+
+def map_info(fd: int) -> MapInfo:
+    """What the kernel says of a map. Source: struct bpf_map_info."""
+    info = ctypes.create_string_buffer(256)
+    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
+    return MapInfo(*struct.unpack_from("=IIIII", info.raw))
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number of a program. Source: struct bpf_prog_info."""
+    info = ctypes.create_string_buffer(256)
+    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
+    return int(struct.unpack_from("=II", info.raw)[1])
+
+
+class Map:
+    """One map: keys and values are bytes of the sizes that the kernel states."""
+
+    __slots__ = ("fd", "info", "value_bytes", "_lookup")
+
+    PER_CPU = frozenset({5, 6, 10, 21})  # BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH, _PERCPU_CGROUP_STORAGE
+    BATCH = 4096  # entries a system call; bounds how long one call holds the interpreter
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.info = map_info(fd)
+        self.value_bytes = self.info.value_bytes
+        if self.info.type in self.PER_CPU:
+            self.value_bytes = (self.info.value_bytes + 7) // 8 * 8 * possible_cpus()
+
+    @classmethod
+    def open(cls, path: Path) -> Map:
+        return cls(open_pinned(path))
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, None when there is none. Per-CPU maps: all values, each padded to 8 bytes."""
+        k = ctypes.create_string_buffer(key, self.info.key_bytes)
+        value = ctypes.create_string_buffer(self.value_bytes)
+        try:
+            _bpf(MAP_LOOKUP, struct.pack("=I4xQQQ", self.fd, _address(k), _address(value), 0))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return value.raw
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Raises OSError E2BIG or ENOSPC when the map is full."""
+        k = ctypes.create_string_buffer(key, self.info.key_bytes)
+        v = ctypes.create_string_buffer(value, self.value_bytes)
+        _bpf(MAP_UPDATE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(v), 0))
+
+    def remove(self, key: bytes) -> bool:
+        """Whether it was there."""
+        k = ctypes.create_string_buffer(key, self.info.key_bytes)
+        try:
+            _bpf(MAP_DELETE, struct.pack("=I4xQQQ", self.fd, _address(k), 0, 0))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
+        """How many were written: all, or as many as there was room for."""
+        return sum(self._set_batch(batch) for batch in _batches(entries, self.BATCH))
+
+    def _set_batch(self, batch: Sequence[tuple[bytes, bytes]]) -> int:
+        keys = ctypes.create_string_buffer(b"".join(key for key, _ in batch), len(batch) * self.info.key_bytes)
+        values = ctypes.create_string_buffer(b"".join(value for _, value in batch), len(batch) * self.value_bytes)
+        attr = ctypes.create_string_buffer(
+            struct.pack("=QQQQIIQQ", 0, 0, _address(keys), _address(values), len(batch), self.fd, 0, 0), _ATTR_BYTES
+        )
+        try:
+            _call(MAP_UPDATE_BATCH, attr)
+        except OSError as error:
+            if error.errno in (errno.E2BIG, errno.ENOSPC):
+                return int(struct.unpack_from("=I", attr.raw, 32)[0])
+            raise
+        return len(batch)
+
+    def remove_many(self, keys: Iterable[bytes]) -> int:
+        """How many of `keys` were there."""
+        return sum(map(self.remove, keys))
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every entry, in no order. An entry written or removed meanwhile may be seen or not."""
+        key = ctypes.create_string_buffer(self.info.key_bytes)
+        following = ctypes.create_string_buffer(self.info.key_bytes)
+        seen = self.info.max_entries  # an entry removed meanwhile starts the walk again: never walk for ever
+        at = 0
+        while seen >= 0:
+            try:
+                _bpf(MAP_NEXT_KEY, struct.pack("=I4xQQ", self.fd, at, _address(following)))
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return
+                raise
+            value = self.get(following.raw)
+            if value is not None:
+                yield following.raw, value
+            key.raw = following.raw
+            at = _address(key)
+            seen -= 1
+
+
+def _batches(entries: Iterable[tuple[bytes, bytes]], size: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    batch: list[tuple[bytes, bytes]] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def attach_cgroup(program_fd: int, cgroup: Path, attach_type: int, pinned: Path) -> None:
+    """Attach a program to a cgroup by a link pinned at `pinned`; when the link is there, replace its program in one step.
+
+    Raises: OSError EINVAL: the pinned link belongs to a cgroup that was removed; it is replaced by a new one.
+    """
+    if pinned.exists():
+        link = open_pinned(pinned)
+        try:
+            _bpf(LINK_UPDATE, struct.pack("=III", link, program_fd, 0))
+            return
+        except OSError as error:
+            if error.errno != errno.ENOLINK and error.errno != errno.EINVAL:
+                raise
+            pinned.unlink()
+        finally:
+            os.close(link)
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        link = _bpf(LINK_CREATE, struct.pack("=IIII", program_fd, directory, attach_type, 0))
+    finally:
+        os.close(directory)
+    try:
+        pin(link, pinned)
+    finally:
+        os.close(link)
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What a program did to a packet. `duration_ns` is the mean of the repeats."""
+
+    result: int
+    packet: bytes
+    duration_ns: int
+
+
+def test_run(program_fd: int, packet: bytes, *, repeat: int = 1, context: bytes = b"") -> TestRun:
+    """Run a tc program on `packet` (Ethernet first). `context`: a struct __sk_buff to start from (ifindex at byte 40).
+
+    Source: kernel Documentation/bpf/bpf_prog_run.rst
+    """
+    data = ctypes.create_string_buffer(packet, len(packet))
+    out = ctypes.create_string_buffer(len(packet) + 256)
+    ctx = ctypes.create_string_buffer(context, len(context)) if context else None
+    attr = ctypes.create_string_buffer(
+        struct.pack(
+            "=IIIIQQIIIIQQ",
+            program_fd,
+            0,
+            len(packet),
+            len(out),
+            _address(data),
+            _address(out),
+            repeat,
+            0,
+            len(context),
+            0,
+            _address(ctx) if ctx else 0,
+            0,
+        ),
+        _ATTR_BYTES,
+    )
+    _call(PROG_TEST_RUN, attr)
+    _, result, _, size = struct.unpack_from("=IIII", attr.raw)
+    duration = struct.unpack_from("=I", attr.raw, 36)[0]
+    return TestRun(result, out.raw[:size], duration)

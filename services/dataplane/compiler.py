@@ -1,0 +1,85 @@
+"""The compiler's own process: C in, pinned programs out. Started by loader.py, ends when done, so its memory goes back.
+
+Reads a JSON request from stdin, {"pin_dir": ..., "defines": {...}, "units": {unit: [function...]}}, and writes a JSON
+answer to stdout: {"programs": {function: instructions}}. On failure it exits 1 with the compiler's or the verifier's
+words on stderr.
+
+Needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON or root, bcc (Debian python3-bpfcc) and the C library's headers; no kernel
+headers: `kernel/` holds the little that bcc expects of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCES = HERE / "bpf"
+_INCLUDE = re.compile(r'^#include "([^"]+)"\s*$')
+
+# Source: enum bpf_attach_type
+ATTACH_TYPES = {"connect4": 10, "sendmsg4": 14, "recvmsg4": 19, "getpeername4": 29}
+
+FLAGS = [
+    "-isystem", "/usr/include",
+    "-isystem", f"/usr/include/{os.uname().machine}-linux-gnu",
+    "-Werror=implicit-function-declaration",
+    "-Wno-unused-function",
+    "-Wno-constant-logical-operand",
+]  # fmt: skip
+
+
+def flatten(source: Path, seen: set[str] | None = None) -> str:
+    """`source` with every quoted include in its place, once, and #line markers so that messages name the right file.
+
+    bcc rewrites map calls in the main file only; this makes one file of all.
+    """
+    seen = set() if seen is None else seen
+    name = source.relative_to(SOURCES)
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate(source.read_text().splitlines(), 1):
+        found = _INCLUDE.match(line)
+        if not found:
+            lines.append(line)
+            continue
+        if found[1] not in seen:
+            seen.add(found[1])
+            lines.append(flatten(SOURCES / "include" / found[1], seen))
+        lines.append(f'#line {number + 1} "{name}"')
+    return "\n".join(lines)
+
+
+def compile_and_pin(pin_dir: Path, defines: dict[str, str], units: dict[str, list[str]]) -> dict[str, int]:
+    """Load each function of each unit and pin it as `pin_dir`/programs/<function>, replacing the one before.
+
+    Maps are made and pinned on first use under `pin_dir`/maps. Returns instructions by function.
+    """
+    os.environ["BCC_KERNEL_SOURCE"] = str(HERE / "kernel")
+    from bcc import BPF
+
+    from services.dataplane import bpf_syscall
+
+    flags = [*FLAGS, f'-DPIN_DIR="{pin_dir}"', *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
+    instructions: dict[str, int] = {}
+    for unit, functions in units.items():
+        module = BPF(text=flatten(SOURCES / f"{unit}.bpf.c"), cflags=flags)
+        for function in functions:
+            attach_type = ATTACH_TYPES.get(function, -1)
+            kind = BPF.SCHED_CLS if attach_type < 0 else BPF.CGROUP_SOCK_ADDR
+            loaded = module.load_func(function, kind, attach_type=attach_type)
+            bpf_syscall.pin(loaded.fd, pin_dir / "programs" / function)
+            instructions[function] = len(module.dump_func(function)) // 8
+    return instructions
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    programs = compile_and_pin(Path(request["pin_dir"]), request["defines"], request["units"])
+    json.dump({"programs": programs}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Everything of the dataplane that writes to the kernel's BPF side: maps, hooks. Decides nothing.
+
+Needs CAP_BPF and CAP_NET_ADMIN (maps, programs), CAP_SYS_ADMIN on kernels before 5.8, and the bpf file system at
+`pin_dir`. links.py holds what needs netlink only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from bus.telemetry import count, logger
+from services.dataplane import bpf_syscall, layouts, loader
+from services.dataplane.bpf_syscall import Map
+from services.dataplane.tables import Table
+
+log = logger(__name__)
+
+WRITE_ORDER = ("ipcache", "policy", "backends", "services", "endpoints")
+"""A pod's entry comes last: what it refers to is there before it opens anything."""
+DELETE_ORDER = ("endpoints", "services", "backends", "policy", "ipcache")
+INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
+
+
+class Maps:
+    """The pinned maps of this node, open."""
+
+    def __init__(self, pin_dir: Path) -> None:
+        self._maps = {name: Map.open(pin_dir / "maps" / name) for name in layouts.MAPS}
+        state = self._maps["node_state"].get(bytes(4)) or bytes(8)
+        self._epoch: int = struct.unpack_from("=I", state)[0]
+
+    def close(self) -> None:
+        for each in self._maps.values():
+            each.close()
+
+    def __getitem__(self, name: str) -> Map:
+        return self._maps[name]
+
+    def dump(self, name: str) -> dict[bytes, bytes]:
+        return dict(self._maps[name].items())
+
+    async def write(self, tables: tuple[Table, ...]) -> int:
+        """Write what is owed, in the order that never opens or breaks anything in between. Returns entries written.
+
+        What a full map had no room for stays owed, is counted, and logged with what to do; the rest is written.
+        """
+        owed = {table.name: (table, *table.take()) for table in tables if table.is_dirty}
+        if not owed:
+            return 0
+        size = sum(len(upserts) + len(gone) for _, upserts, gone in owed.values())
+        work: Callable[[], None] = lambda: self._write(owed)
+        try:
+            if size <= INLINE_ENTRIES:
+                work()
+            else:
+                await asyncio.to_thread(work)
+        except BaseException:
+            for table, upserts, gone in owed.values():
+                table.owe([*upserts, *gone])
+            raise
+        return size
+
+    def _write(self, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
+        for name in WRITE_ORDER:
+            if name in owed:
+                table, upserts, _ = owed[name]
+                written = self._maps[name].set_many(upserts.items())
+                if written < len(upserts):
+                    table.owe(list(upserts)[written:])
+                    count("plexus_map_full_total", len(upserts) - written, map=name)
+                    log.error("map full: raise its limit or use less", map=name, missing=len(upserts) - written)
+        for name in DELETE_ORDER:
+            if name in owed:
+                self._maps[name].remove_many(owed[name][2])
+        self._raise_epoch()
+
+    def _raise_epoch(self) -> None:
+        """Connections are judged again, under what is written now."""
+        self._epoch = (self._epoch + 1) & 0xFFFFFFFF
+        self._maps["node_state"].set(bytes(4), struct.pack("=II", self._epoch, 0))
+
+    def counters(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(reason, direction) -> (packets, bytes), over all CPUs, of what was ever counted."""
+        found: dict[tuple[int, int], tuple[int, int]] = {}
+        for key, raw in self._maps["counters"].items():
+            each = layouts.Counter.layout.iter_unpack(raw)
+            packets, octets = map(sum, zip(*each, strict=True))
+            if packets:
+                index = int.from_bytes(key, "little")
+                found[index // 2, index % 2] = (packets, octets)
+        return found
+
+    def events_lost(self) -> int:
+        """Events that the kernel did not pass on since the maps were made: over the rate, or no room."""
+        return sum(
+            row[2]
+            for key in (layouts.EVENT_DROP, layouts.EVENT_POLICY_VERDICT)
+            for row in layouts.EventRate.layout.iter_unpack(self._maps["event_rate"].get(key.to_bytes(4, "little")) or b"")
+        )
+
+
+def attach_socket_programs(pin_dir: Path, cgroup: Path) -> None:
+    """Socket load balancing for every process in `cgroup`; programs that are attached already are replaced in one step."""
+    for name, attach_type in loader.SOCKET_PROGRAMS.items():
+        program = loader.open_program(pin_dir, name)
+        try:
+            bpf_syscall.attach_cgroup(program, cgroup, attach_type, pin_dir / "links" / name)
+        finally:
+            os.close(program)

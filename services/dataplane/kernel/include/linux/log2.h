@@ -1,0 +1,1 @@
+/* bcc's stack-trace macro names this file; nothing of it is used here. */

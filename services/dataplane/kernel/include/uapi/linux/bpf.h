@@ -1,0 +1,1 @@
+/* Empty on purpose: bcc brings its own. */

@@ -1,0 +1,379 @@
+"""The shapes of map keys, values and events in Python: the other half of bpf/include/types.h.
+
+Each type says how it looks as bytes. `services.dataplane.compiler` compares every size with what the compiler made of the
+C, and refuses to load when one differs; tests/bpf compares every offset. Addresses are text outside and network byte
+order inside; ports are plain numbers outside.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+FLAG_ENFORCE_INGRESS = 1
+FLAG_ENFORCE_EGRESS = 2
+
+CT_FLAGS = {
+    0x01: "origin-low",
+    0x02: "replied",
+    0x04: "origin-fin",
+    0x08: "reply-fin",
+    0x10: "reset",
+    0x20: "translated",
+    0x40: "masqueraded",
+    0x80: "choice",
+}
+WAYS = ("unknown", "local", "host", "pod", "out")
+TICK_NS = 1 << 30  # the unit of `Connection.expires`
+DIRECTIONS = ("ingress", "egress")
+
+
+def pack_address(address: str) -> bytes:
+    return socket.inet_aton(address)
+
+
+def text(address: bytes) -> str:
+    return socket.inet_ntoa(address)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointEntry:
+    """Value of `endpoints`, whose key is the pod's address."""
+
+    interface: int
+    identity: int
+    policy: int
+    flags: int
+    mac: bytes
+    gateway_mac: bytes
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIIH6s6s2x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            self.interface, self.identity, self.policy, self.flags, self.mac, self.gateway_mac
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> EndpointEntry:
+        return cls(*cls.layout.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheKey:
+    address: str
+    bits: int = 32
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=I4s")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.bits, pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> IpcacheKey:
+        bits, address = cls.layout.unpack(raw)
+        return cls(text(address), bits)
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheEntry:
+    identity: int
+    node: str = "0.0.0.0"  # "0.0.0.0": this node, or not behind a node
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=I4s")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.identity, pack_address(self.node))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> IpcacheEntry:
+        identity, node = cls.layout.unpack(raw)
+        return cls(identity, text(node))
+
+
+POLICY_STATIC_BITS = 72  # policy, identity, direction; then protocol and port
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMapKey:
+    policy: int
+    identity: int
+    direction: int
+    protocol: int
+    port: int
+    l4_bits: int  # 0, 8, or 9 to 24
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIIBB2s")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            POLICY_STATIC_BITS + self.l4_bits,
+            self.policy,
+            self.identity,
+            self.direction,
+            self.protocol,
+            self.port.to_bytes(2, "big"),
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> PolicyMapKey:
+        bits, policy, identity, direction, protocol, port = cls.layout.unpack(raw)
+        return cls(policy, identity, direction, protocol, int.from_bytes(port, "big"), bits - POLICY_STATIC_BITS)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMapEntry:
+    precedence: int
+    cookie: int
+    proxy_port: int
+    deny: int
+    l4_bits: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=II2sBB")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            self.precedence, self.cookie, self.proxy_port.to_bytes(2, "big"), self.deny, self.l4_bits
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> PolicyMapEntry:
+        precedence, cookie, proxy_port, deny, bits = cls.layout.unpack(raw)
+        return cls(precedence, cookie, int.from_bytes(proxy_port, "big"), deny, bits)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionKey:
+    low: str
+    high: str
+    low_port: int
+    high_port: int
+    protocol: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=4s4sHHB3x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            pack_address(self.low),
+            pack_address(self.high),
+            socket.htons(self.low_port),
+            socket.htons(self.high_port),
+            self.protocol,
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> ConnectionKey:
+        low, high, low_port, high_port, protocol = cls.layout.unpack(raw)
+        return cls(text(low), text(high), socket.ntohs(low_port), socket.ntohs(high_port), protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    expires: int  # tick
+    epoch: int
+    flags: int
+    reply_way: int
+    origin_way: int
+    reply_hop: str
+    origin_hop: str
+    service: str
+    service_port: int
+    nat_port: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIBBBx4s4s4sHH")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Connection:
+        expires, epoch, flags, reply_way, origin_way, reply, origin, service, port, nat = cls.layout.unpack(raw)
+        return cls(
+            expires,
+            epoch,
+            flags,
+            reply_way,
+            origin_way,
+            text(reply),
+            text(origin),
+            text(service),
+            socket.ntohs(port),
+            socket.ntohs(nat),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NatKey:
+    remote: str
+    node: str
+    remote_port: int
+    node_port: int
+    protocol: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=4s4sHHB3x")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> NatKey:
+        remote, node, remote_port, node_port, protocol = cls.layout.unpack(raw)
+        return cls(text(remote), text(node), socket.ntohs(remote_port), socket.ntohs(node_port), protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class NatEntry:
+    pod: str
+    pod_port: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=4sH2x")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> NatEntry:
+        pod, port = cls.layout.unpack(raw)
+        return cls(text(pod), socket.ntohs(port))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    address: str
+    port: int
+    protocol: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=4s2sBx")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"), self.protocol)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> ServiceKey:
+        address, port, protocol = cls.layout.unpack(raw)
+        return cls(text(address), int.from_bytes(port, "big"), protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntry:
+    number: int
+    backends: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=II")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.number, self.backends)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> ServiceEntry:
+        return cls(*cls.layout.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class BackendKey:
+    service: int
+    slot: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=II")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.service, self.slot)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> BackendKey:
+        return cls(*cls.layout.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEntry:
+    address: str
+    port: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=4s2s2x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> BackendEntry:
+        address, port = cls.layout.unpack(raw)
+        return cls(text(address), int.from_bytes(port, "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    packets: int
+    bytes: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class EventRate:
+    window: int
+    woken: int
+    lost: int
+    sent: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=QQQI4x")
+
+
+EVENT_DROP = 1
+EVENT_POLICY_VERDICT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the ring buffer holds. `at` is CLOCK_MONOTONIC in ns."""
+
+    at: int
+    source_identity: int
+    destination_identity: int
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+    protocol: int
+    type: int
+    reason: int
+    direction: int
+    policy: int
+    cookie: int
+    length: int
+    line: int
+    file: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=QII4s4s2s2sBBBBIIIHBx")
+
+    @classmethod
+    def unpack(cls, raw: bytes | memoryview) -> Event:
+        at, source_id, destination_id, source, destination, source_port, destination_port, *rest = cls.layout.unpack(
+            raw[: cls.layout.size]
+        )
+        return cls(
+            at,
+            source_id,
+            destination_id,
+            text(source),
+            text(destination),
+            int.from_bytes(source_port, "big"),
+            int.from_bytes(destination_port, "big"),
+            *rest,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MapShape:
+    """What a pinned map must look like. Names are those of bpf/include/maps.h."""
+
+    key_bytes: int
+    value_bytes: int
+
+
+MAPS: dict[str, MapShape] = {
+    "endpoints": MapShape(4, EndpointEntry.layout.size),
+    "ipcache": MapShape(IpcacheKey.layout.size, IpcacheEntry.layout.size),
+    "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size),
+    "connections": MapShape(ConnectionKey.layout.size, Connection.layout.size),
+    "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
+    "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
+    "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
+    "sock_reverse": MapShape(16, 8),
+    "node_state": MapShape(4, 8),
+    "counters": MapShape(4, Counter.layout.size),
+    "event_rate": MapShape(4, EventRate.layout.size),
+    "events": MapShape(0, 0),
+}

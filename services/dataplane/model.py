@@ -1,0 +1,349 @@
+"""What this node's maps should hold, as a function of what was heard and of the pods that live here. Pure.
+
+`put` and `delete` take what the bus says, `add_pod` and `remove_pod` what the container runtime asks. `settle` brings
+the tables up to date with all of it: a burst of changes on one identity is one expansion of its policy.
+
+A pod whose identity or policy is not known is denied: its entry enforces both directions with the policy 0, which has
+no entries.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from bus import subjects
+from bus.labels import RESERVED, canonical_labels, labels_text
+from bus.messages import Message
+from bus.messages.identity import AddressIdentity, Identity
+from bus.messages.ipam import Block
+from bus.messages.lb import LoadBalancedService
+from bus.messages.policy import PolicyRules, Selector
+from bus.messages.resources import Namespace, Node, Pod
+from bus.subjects import State
+from services.dataplane.layouts import (
+    FLAG_ENFORCE_EGRESS,
+    FLAG_ENFORCE_INGRESS,
+    EndpointEntry,
+    IpcacheEntry,
+    IpcacheKey,
+    PolicyMapEntry,
+    PolicyMapKey,
+    pack_address,
+)
+from services.dataplane.policy import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
+from services.dataplane.services import ServiceTables
+from services.dataplane.tables import Table
+
+EndpointState = Literal["waiting-for-identity", "waiting-for-policy", "ready"]
+
+NO_POLICY = 0
+"""The policy id that has no entries: with it an enforced direction is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPod:
+    """A pod of this node, as its link was made."""
+
+    namespace: str
+    name: str
+    address: str
+    interface: str
+    interface_index: int
+    mac: str
+    gateway_mac: str
+    uid: str = ""
+
+
+class NodeModel:
+    """See the module. `tables` are written in the order of effects.WRITE_ORDER."""
+
+    HEARS: tuple[State[Message], ...] = (
+        subjects.NAMESPACE,
+        subjects.NODE,
+        subjects.POD,
+        subjects.IDENTITY,
+        subjects.ADDRESS,
+        subjects.BLOCK,
+        subjects.FRONTEND,
+        subjects.RULES,
+        subjects.SELECTOR,
+    )
+
+    def __init__(self, node: str, own_addresses: frozenset[str] = frozenset()) -> None:
+        self.node = node
+        self.services = ServiceTables()
+        self.endpoints = Table("endpoints")
+        self.ipcache = Table("ipcache")
+        self.policy = Table("policy")
+        self.policies = PolicyStore()
+        self.pods: dict[str, LocalPod] = {}  # by address
+        self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
+        self.own_blocks: dict[str, Block] = {}
+        self.identities: dict[int, Identity] = {}
+        self.addresses: dict[str, AddressIdentity] = {}
+        self._numbers: dict[str, int] = {}  # label set as text -> identity
+        self._namespaces: dict[str, Namespace] = {}
+        self._resources: dict[tuple[str, str], Pod] = {}  # pods bound to this node
+        self._nodes: dict[str, Node] = {}
+        self._blocks: dict[str, Block] = {}
+        self._identity: dict[str, int] = {}  # by address of a pod here
+        self._living: Counter[int] = Counter()  # pods here, by identity
+        self._expanded: dict[int, EndpointPolicy] = {}  # by local identity: what the policy table holds
+        self._stale_identities: set[int] = set()
+        self._stale_pods: set[str] = set()
+        self._own_addresses = own_addresses
+        self._network_keys: set[bytes] = set()
+        self._synced = False
+        self._is_network_stale = True
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return (self.ipcache, self.policy, self.endpoints, self.services.services, self.services.backends)
+
+    # What the bus says
+
+    def put(self, subject: str, message: Message) -> None:
+        match message:
+            case Namespace():
+                self._namespaces[message.name] = message
+                self._touch_pods(message.name)
+            case Node():
+                self._nodes[message.name] = message
+                self._is_network_stale = True
+            case Pod():
+                self._put_pod(message)
+            case Identity():
+                self.identities[message.number] = message
+                self._numbers[labels_text(message.labels)] = message.number
+                self._stale_pods.update(address for address in self.pods if address not in self._identity)
+            case AddressIdentity():
+                self.addresses[message.address] = message
+                self._put_address(message)
+            case Block():
+                self._blocks[message.cidr] = message
+                self._is_network_stale = True
+            case LoadBalancedService():
+                self.services.put(message)
+            case PolicyRules():
+                self._stale_identities |= self.policies.put_rules(message)
+            case Selector():
+                self._stale_identities |= self.policies.put_selector(message)
+
+    def delete(self, subject: str) -> None:
+        family = subjects.state_of(subject)
+        if family is None:
+            return
+        tokens = family.parse(subject)
+        if family is subjects.NAMESPACE:
+            self._namespaces.pop(tokens[0], None)
+        elif family is subjects.NODE:
+            self._is_network_stale |= self._nodes.pop(tokens[0], None) is not None
+        elif family is subjects.POD:
+            self._resources.pop((tokens[0], tokens[1]), None)
+            self._touch_pods(tokens[0])
+        elif family is subjects.IDENTITY:
+            gone = self.identities.pop(int(tokens[0]), None)
+            if gone is not None:
+                self._numbers.pop(labels_text(gone.labels), None)
+                self._stale_pods.update(address for address, number in self._identity.items() if number == gone.number)
+        elif family is subjects.ADDRESS:
+            if self.addresses.pop(tokens[0], None) is not None:
+                self.ipcache.delete(IpcacheKey(tokens[0]).pack())
+                self._is_network_stale = True  # the address may be a node's or a router's as well
+        elif family is subjects.BLOCK:
+            self._is_network_stale |= self._blocks.pop(tokens[0], None) is not None
+        elif family is subjects.FRONTEND:
+            self.services.delete(tokens[0], tokens[1])
+        elif family is subjects.RULES:
+            self._stale_identities |= self.policies.delete_rules(tokens[0], tokens[1], tokens[2])
+        elif family is subjects.SELECTOR:
+            self._stale_identities |= self.policies.delete_selector(tokens[0])
+
+    def synced(self) -> None:
+        """All that there is has been heard once: from here on "no policy" may mean "open"."""
+        if not self._synced:
+            self._synced = True
+            self._stale_pods.update(self.pods)
+
+    # What the container runtime asks
+
+    def add_pod(self, pod: LocalPod) -> None:
+        self.pods[pod.address] = pod
+        self._stale_pods.add(pod.address)
+
+    def restore_pod(self, pod: LocalPod) -> None:
+        """It was here before a restart: what the kernel holds of it stays until all has been heard (`synced`)."""
+        self.pods[pod.address] = pod
+        if self._synced:
+            self._stale_pods.add(pod.address)
+
+    def remove_pod(self, address: str) -> None:
+        if self.pods.pop(address, None) is not None:
+            self._stale_pods.add(address)
+
+    # What follows from it
+
+    def settle(self) -> list[LocalPod]:
+        """Bring the tables up to date. Returns the pods of this node of which something may have changed."""
+        if self._is_network_stale:
+            self._is_network_stale = False
+            self._settle_network()
+        for address in self._stale_pods:
+            self._settle_identity(address)
+        for identity in self._stale_identities:
+            self._expand(identity)
+        self._stale_identities.clear()
+        settled, self._stale_pods = self._stale_pods, set()
+        for address in settled:
+            self._settle_entry(address)
+        return [self.pods[address] for address in settled if address in self.pods]
+
+    def identity_of(self, address: str) -> int:
+        """The identity of the pod at `address`, as of the last `settle`; 0 while its labels or number are not known."""
+        return self._identity.get(address, 0)
+
+    def state_of(self, address: str) -> EndpointState:
+        """How far the pod at `address` has come, as of the last `settle`."""
+        if not self.identity_of(address):
+            return "waiting-for-identity"
+        return "ready" if self._synced else "waiting-for-policy"
+
+    def policy_of(self, identity: int) -> EndpointPolicy | None:
+        """What the policy table holds for a local identity."""
+        return self._expanded.get(identity)
+
+    def _put_pod(self, pod: Pod) -> None:
+        key = (pod.namespace, pod.name)
+        before = self._resources.get(key)
+        if pod.node != self.node:
+            if before is None:
+                return
+            del self._resources[key]
+        else:
+            self._resources[key] = pod
+            if before is not None and (before.labels, before.uid) == (pod.labels, pod.uid):
+                return
+        self._touch_pods(pod.namespace)
+
+    def _touch_pods(self, namespace: str) -> None:
+        self._stale_pods.update(address for address, pod in self.pods.items() if pod.namespace == namespace)
+
+    def _put_address(self, entry: AddressIdentity) -> None:
+        if entry.address in self._own_addresses:
+            return
+        # A node's own address is reached by the fabric's routes; a pod's by way of its node.
+        behind = entry.node_address if entry.pod else "0.0.0.0"
+        self.ipcache.put(IpcacheKey(entry.address).pack(), IpcacheEntry(entry.identity, behind).pack())
+
+    def _settle_network(self) -> None:
+        """Blocks, routers and nodes: what of the ipcache and the routes is not one pod's."""
+        wanted: dict[bytes, bytes] = {}
+        routes: dict[str, str] = {}
+        self.own_blocks = {cidr: block for cidr, block in self._blocks.items() if block.node == self.node}
+        own = self._nodes.get(self.node)
+        own_address = own.addresses[0] if own and own.addresses else "0.0.0.0"
+        for cidr, block in self._blocks.items():
+            owner = self._nodes.get(block.node)
+            if owner is None or not owner.addresses:
+                continue
+            network = ipaddress.ip_network(cidr)
+            unknown = IpcacheEntry(RESERVED["unmanaged"], owner.addresses[0])
+            wanted[IpcacheKey(str(network.network_address), network.prefixlen).pack()] = unknown.pack()
+            router = RESERVED["host"] if block.node == self.node else RESERVED["remote-node"]
+            behind = "0.0.0.0" if block.node == self.node else owner.addresses[0]
+            wanted[IpcacheKey(router_address(cidr)).pack()] = IpcacheEntry(router, behind).pack()
+            if block.node != self.node:
+                routes[cidr] = owner.addresses[0]
+        for address in {*self._own_addresses, own_address} - {"0.0.0.0"}:
+            wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
+        for key in self._network_keys - wanted.keys():
+            self.ipcache.delete(key)
+        for key, value in wanted.items():
+            self.ipcache.put(key, value)
+        for key in self._network_keys - wanted.keys():
+            known = self.addresses.get(IpcacheKey.unpack(key).address)
+            if known is not None:
+                self._put_address(known)
+        self._network_keys = set(wanted)
+        self.wanted_routes = routes
+
+    def _settle_identity(self, address: str) -> None:
+        """Follow which identities live here, and in how many pods."""
+        before = self._identity.pop(address, 0)
+        pod = self.pods.get(address)
+        after = self._number_of(pod) if pod else 0
+        if after:
+            self._identity[address] = after
+        if before == after:
+            return
+        if after:
+            self._living[after] += 1
+            self._stale_identities |= self.policies.add_identity(after)
+        if before:
+            self._living[before] -= 1
+            if not self._living[before]:
+                del self._living[before]
+                self._stale_identities |= self.policies.remove_identity(before)
+
+    def _number_of(self, pod: LocalPod) -> int:
+        resource = self._resources.get((pod.namespace, pod.name))
+        namespace = self._namespaces.get(pod.namespace)
+        if resource is None or namespace is None or (pod.uid and resource.uid and pod.uid != resource.uid):
+            return 0
+        return self._numbers.get(labels_text(canonical_labels(resource, namespace)), 0)
+
+    def _expand(self, identity: int) -> None:
+        before = self._expanded.get(identity)
+        after = self.policies.policy_of(identity) if identity in self.policies.identities else None
+        upserts, gone = diff(before.entries if before else {}, after.entries if after else {})
+        for key, entry in upserts.items():
+            self.policy.put(_map_key(identity, key), _map_entry(key, entry))
+        for key in gone:
+            self.policy.delete(_map_key(identity, key))
+        if after is None:
+            self._expanded.pop(identity, None)
+        else:
+            self._expanded[identity] = after
+        if before is None or after is None or _flags(before) != _flags(after):
+            self._stale_pods.update(address for address, number in self._identity.items() if number == identity)
+
+    def _settle_entry(self, address: str) -> None:
+        key = pack_address(address)
+        pod = self.pods.get(address)
+        if pod is None:
+            self.endpoints.delete(key)
+            return
+        identity = self.identity_of(address)
+        policy = self._expanded.get(identity) if self._synced else None
+        self.endpoints.put(
+            key,
+            EndpointEntry(
+                interface=pod.interface_index,
+                identity=identity or RESERVED["init"],
+                policy=identity if policy else NO_POLICY,
+                flags=_flags(policy) if policy else FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS,
+                mac=bytes.fromhex(pod.mac.replace(":", "")),
+                gateway_mac=bytes.fromhex(pod.gateway_mac.replace(":", "")),
+            ).pack(),
+        )
+
+
+def router_address(cidr: str) -> str:
+    """The address of a block that stands for its node: gateway of its pods, source of the node's own traffic to pods."""
+    return str(ipaddress.ip_network(cidr).network_address + 1)
+
+
+def _flags(policy: EndpointPolicy) -> int:
+    return FLAG_ENFORCE_INGRESS * policy.ingress_enforced | FLAG_ENFORCE_EGRESS * policy.egress_enforced
+
+
+def _map_key(identity: int, key: PolicyKey) -> bytes:
+    return PolicyMapKey(identity, key.identity, key.direction, key.protocol, key.port, key.l4_bits).pack()
+
+
+def _map_entry(key: PolicyKey, entry: PolicyEntry) -> bytes:
+    return PolicyMapEntry(entry.precedence, entry.cookie, entry.proxy_port, int(entry.deny), key.l4_bits).pack()
+

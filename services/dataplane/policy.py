@@ -1,0 +1,455 @@
+"""From rules and selectors to the entries of the kernel's policy map, and what the map then answers. Pure: no I/O.
+
+`entries_for` expands everything that governs one local identity; `verdict` is the twin in Python of what
+bpf/include/policy.h does with the entries; `PolicyStore` knows which local identities a change concerns.
+
+Nothing here opens anything by mistake: a rule that names a selector not heard, a port still called by name, or an
+entity nobody knows, allows nothing; a policy whose subject is not heard denies, by its defaults, everyone; a direction
+with more entries than its endpoint may have is denied as a whole. `EndpointPolicy.missing` and `.full` say so.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal, NamedTuple
+
+from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED
+from bus.messages.policy import PolicyRules, Selector, SelectorRule
+from bus.messages.resources import PortRange
+
+INGRESS = 0
+EGRESS = 1
+DIRECTIONS: tuple[Literal["ingress"], Literal["egress"]] = ("ingress", "egress")
+
+HOST = RESERVED["host"]
+AGGREGATE_CLUSTER = 11
+AGGREGATE_WORLD = 13
+AGGREGATE_REMOTE_NODE = 14
+AGGREGATES = (AGGREGATE_CLUSTER, AGGREGATE_WORLD, AGGREGATE_REMOTE_NODE)
+"""Identities of the map alone: one entry for a whole group. Everyone belongs to exactly one (see `aggregate`)."""
+
+ENTITIES: Mapping[str, tuple[int, ...]] = {
+    "all": AGGREGATES,
+    "world": (AGGREGATE_WORLD,),
+    "cluster": (AGGREGATE_CLUSTER, AGGREGATE_REMOTE_NODE),
+    "remote-node": (AGGREGATE_REMOTE_NODE,),
+    **{name: (RESERVED[name],) for name in ("host", "init", "health", "unmanaged", "kube-apiserver")},
+}
+
+PROTOCOLS: Mapping[str, tuple[int, ...]] = {
+    "TCP": (6,),
+    "UDP": (17,),
+    "SCTP": (132,),
+    "ICMP": (1,),
+    "ANY": (6, 17, 132),
+}
+"""IANA numbers. "ANY" with a port means those that have ports; without one it means every protocol there is."""
+
+ENTRIES_MAX = 16384
+"""Entries of one identity, both directions together; 64 such identities fill the node's map."""
+
+POLICY_DENIED = "Policy denied"
+POLICY_DENIED_BY_RULE = "Policy denied by denylist"
+
+PROTOCOL_BITS = 8
+FULL_BITS = 24
+"""Bits of a key after the fixed part: none (any protocol), 8 (any port) or 9 to 24 (the first bits of the port)."""
+
+
+def precedence(kind: Literal["allow", "deny"], priority: int = 0) -> int:
+    """What decides between two entries, whatever their length: a lower priority wins, and on one level deny does."""
+    return (0xFFFFFF - priority) << 8 | {"allow": 1, "deny": 255}[kind]
+
+
+class PolicyKey(NamedTuple):
+    """A key of the map without its first field, the policy id. Bits of protocol and port beyond `l4_bits` are 0."""
+
+    identity: int
+    direction: int  # INGRESS or EGRESS
+    protocol: int
+    port: int  # host byte order; for ICMP the type + 1
+    l4_bits: int  # 0, 8, or 9 to 24
+
+
+class PolicyEntry(NamedTuple):
+    precedence: int
+    cookie: int  # names the policies, see EndpointPolicy.cookies; 0: no policy, the node's own right
+    deny: bool = False
+    proxy_port: int = 0
+
+
+ALLOW = precedence("allow")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPolicy:
+    """What holds for the pods of one local identity."""
+
+    identity: int
+    ingress_enforced: bool
+    egress_enforced: bool
+    entries: Mapping[PolicyKey, PolicyEntry] = field(default_factory=dict)
+    cookies: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # "CiliumNetworkPolicy/default/rule1"
+    ingress_deciders: tuple[str, ...] = ()  # the policies that make ingress default to deny
+    egress_deciders: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()  # directions denied because their entries are too many
+    missing: frozenset[str] = frozenset()  # selectors that rules name and nobody said
+
+    def enforced(self, direction: int) -> bool:
+        return self.egress_enforced if direction == EGRESS else self.ingress_enforced
+
+    def deciders(self, direction: int) -> tuple[str, ...]:
+        return self.egress_deciders if direction == EGRESS else self.ingress_deciders
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    allowed: bool
+    reason: str = ""  # public name of the drop reason
+    cookie: int = 0  # of the entry that decided
+
+
+def aggregate(identity: int) -> int:
+    """The group that an identity is of. Must match `aggregate` in bpf/include/policy.h."""
+    if identity == RESERVED["world"] or identity > IDENTITY_MAX:
+        return AGGREGATE_WORLD
+    if identity in (RESERVED["remote-node"], RESERVED["kube-apiserver"]):
+        return AGGREGATE_REMOTE_NODE
+    return AGGREGATE_CLUSTER
+
+
+def name_of(policy: PolicyRules) -> str:
+    """ "CiliumNetworkPolicy/default/rule1", as events and people call it."""
+    return f"{policy.kind}/{policy.namespace}/{policy.name}"
+
+
+def prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The fewest (port, bits) whose prefixes cover exactly `first` to `last`; 0 <= first <= last <= 65535."""
+    while first <= last:
+        size = 1 << 16 if first == 0 else first & -first
+        while first + size - 1 > last:
+            size >>= 1
+        yield first, 17 - size.bit_length()
+        first += size
+
+
+def l4_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, int]]:
+    """(protocol, port, l4_bits) of all that a rule's ports allow. No ports: everything. A bad range: nothing."""
+    if not ports:
+        return frozenset({(0, 0, 0)})
+    parts: set[tuple[int, int, int]] = set()
+    for each in ports:
+        last = each.end_port or each.port
+        if each.name or not 0 <= each.port <= last <= 65535:
+            continue
+        if last == 0:
+            parts |= (
+                {(0, 0, 0)} if each.protocol == "ANY" else {(p, 0, PROTOCOL_BITS) for p in PROTOCOLS[each.protocol]}
+            )
+        else:
+            for protocol in PROTOCOLS[each.protocol]:
+                parts |= {(protocol, port, PROTOCOL_BITS + bits) for port, bits in prefixes(each.port, last)}
+    return frozenset(parts)
+
+
+def governs(policy: PolicyRules, identity: int, selectors: Mapping[str, Selector]) -> bool:
+    """The policy is for pods of this identity. One whose subject is not heard counts as for all: it may well be."""
+    subject = selectors.get(policy.subject)
+    return subject is None or _has(subject.members, identity)
+
+
+def entries_for(
+    identity: int, policies: Iterable[PolicyRules], selectors: Mapping[str, Selector], *, limit: int = ENTRIES_MAX
+) -> EndpointPolicy:
+    """Expand all that governs one local identity.
+
+    Args:
+        policies: any; those that do not govern `identity` are passed over.
+        selectors: by id.
+        limit: entries at most; over it the larger direction is denied, and if need be the other as well.
+    Returns: entries by key. Where two keys overlap, the longer one's cookie also names the policies of the shorter,
+        so whichever the look-up finds names all that allow the packet by the same peer.
+    """
+    mine = sorted((each for each in policies if governs(each, identity, selectors)), key=name_of)
+    missing: set[str] = set()
+    deciders: list[list[str]] = [[], []]
+    sources: list[dict[PolicyKey, set[str]]] = [{}, {}]
+    for policy in mine:
+        name = name_of(policy)
+        if policy.deny_ingress_by_default:
+            deciders[INGRESS].append(name)
+        if policy.deny_egress_by_default:
+            deciders[EGRESS].append(name)
+        if policy.subject not in selectors:
+            missing.add(policy.subject)
+            continue
+        for rule in policy.rules:
+            if rule.only_subjects and not _has(rule.only_subjects, identity):
+                continue
+            missing.update(key for key in rule.selectors if key not in selectors)
+            direction = DIRECTIONS.index(rule.direction)
+            parts = l4_parts(rule.ports)
+            for peer in _peers(rule, selectors):
+                for protocol, port, bits in parts:
+                    sources[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
+    enforced = [bool(names) for names in deciders]
+    full = _drop_what_is_too_much(sources, enforced, limit)
+    entries, cookies = _named([part for part, on in zip(sources, enforced, strict=True) if on])
+    if enforced[INGRESS]:
+        entries.setdefault(PolicyKey(HOST, INGRESS, 0, 0, 0), PolicyEntry(ALLOW, 0))
+    return EndpointPolicy(
+        identity=identity,
+        ingress_enforced=enforced[INGRESS],
+        egress_enforced=enforced[EGRESS],
+        entries=entries,
+        cookies=cookies,
+        ingress_deciders=tuple(deciders[INGRESS]),
+        egress_deciders=tuple(deciders[EGRESS]),
+        full=tuple(DIRECTIONS[direction] for direction in sorted(full)),
+        missing=frozenset(missing),
+    )
+
+
+def denied(identity: int) -> EndpointPolicy:
+    """Both directions closed but for the node itself: what holds before anything is known, as for `init`."""
+    host = {PolicyKey(HOST, INGRESS, 0, 0, 0): PolicyEntry(ALLOW, 0)}
+    return EndpointPolicy(identity=identity, ingress_enforced=True, egress_enforced=True, entries=host)
+
+
+def verdict(policy: EndpointPolicy, peer: int, direction: int, protocol: int, port: int) -> Verdict:
+    """What the BPF program answers for the first packet of a connection.
+
+    Args:
+        peer: the identity at the other end.
+        protocol, port: IANA number; destination port, for ICMP the type + 1.
+    Source: bpf/include/policy.h
+    """
+    if not policy.enforced(direction):
+        return Verdict(allowed=True)
+    found = [
+        match
+        for identity in (peer, aggregate(peer))  # on a tie the first, so the specific one, stays
+        if (match := _longest(policy.entries, identity, direction, protocol, port)) is not None
+    ]
+    if not found:
+        return Verdict(allowed=False, reason=POLICY_DENIED)
+    _, entry = max(found, key=lambda match: (match[1].precedence, match[0]))
+    if entry.deny:
+        return Verdict(allowed=False, reason=POLICY_DENIED_BY_RULE, cookie=entry.cookie)
+    return Verdict(allowed=True, cookie=entry.cookie)
+
+
+def diff(
+    old: Mapping[PolicyKey, PolicyEntry], new: Mapping[PolicyKey, PolicyEntry]
+) -> tuple[dict[PolicyKey, PolicyEntry], set[PolicyKey]]:
+    """What to write (new or with another value), and what to delete afterwards, to get from `old` to `new`."""
+    return {key: entry for key, entry in new.items() if old.get(key) != entry}, set(old.keys() - new.keys())
+
+
+PolicyName = tuple[str, str, str]  # kind, namespace, name
+
+
+class PolicyStore:
+    """Rules and selectors as heard, and the local identities that each concerns.
+
+    Every change returns the local identities whose `policy_of` may be another now, and looks only at those.
+    """
+
+    def __init__(self) -> None:
+        self._rules: dict[PolicyName, PolicyRules] = {}
+        self._selectors: dict[str, Selector] = {}
+        self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
+        self._by_peer: dict[str, set[PolicyName]] = defaultdict(set)
+        self._governing: dict[int, set[PolicyName]] = {}  # by local identity
+        self._governed: dict[PolicyName, set[int]] = defaultdict(set)
+
+    @property
+    def identities(self) -> frozenset[int]:
+        """The local identities."""
+        return frozenset(self._governing)
+
+    def add_identity(self, identity: int) -> set[int]:
+        """A pod of this identity lives here."""
+        if identity in self._governing:
+            return set()
+        self._governing[identity] = set()
+        for subject, names in self._by_subject.items():
+            selector = self._selectors.get(subject)
+            if selector is None or _has(selector.members, identity):
+                for name in names:
+                    self._bind(name, identity)
+        return {identity}
+
+    def remove_identity(self, identity: int) -> set[int]:
+        """The last pod of this identity is gone."""
+        if identity not in self._governing:
+            return set()
+        for name in self._governing.pop(identity):
+            self._governed[name].discard(identity)
+        return {identity}
+
+    def put_rules(self, rules: PolicyRules) -> set[int]:
+        name = (rules.kind, rules.namespace, rules.name)
+        if self._rules.get(name) == rules:
+            return set()
+        touched = self.delete_rules(*name)
+        self._rules[name] = rules
+        self._by_subject[rules.subject].add(name)
+        for rule in rules.rules:
+            for key in rule.selectors:
+                self._by_peer[key].add(name)
+        for identity in self._governing:
+            if governs(rules, identity, self._selectors):
+                self._bind(name, identity)
+        return touched | self._governed[name]
+
+    def delete_rules(self, kind: str, namespace: str, name: str) -> set[int]:
+        key = (kind, namespace, name)
+        rules = self._rules.pop(key, None)
+        if rules is None:
+            return set()
+        _forget(self._by_subject, rules.subject, key)
+        for rule in rules.rules:
+            for selector in rule.selectors:
+                _forget(self._by_peer, selector, key)
+        touched = self._governed.pop(key, set())
+        for identity in touched:
+            self._governing[identity].discard(key)
+        return touched
+
+    def put_selector(self, selector: Selector) -> set[int]:
+        before = self._selectors.get(selector.id)
+        self._selectors[selector.id] = selector
+        if before is not None and before.members == selector.members:
+            return set()
+        return self._reselect(selector.id, appeared=before is None)
+
+    def delete_selector(self, key: str) -> set[int]:
+        """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
+        return set() if self._selectors.pop(key, None) is None else self._reselect(key, appeared=True)
+
+    def policy_of(self, identity: int) -> EndpointPolicy:
+        """All that holds for a local identity; for one that is not local, `denied`."""
+        names = self._governing.get(identity)
+        if names is None:
+            return denied(identity)
+        return entries_for(identity, [self._rules[name] for name in names], self._selectors)
+
+    def _reselect(self, key: str, *, appeared: bool) -> set[int]:
+        """Judge anew who is governed through this selector. `appeared`: it came or went as a whole, so that what the
+        policies for it say changed also for those whom they govern before and after."""
+        touched: set[int] = set()
+        for name in self._by_peer.get(key, ()):
+            touched |= self._governed[name]
+        names = self._by_subject.get(key, ())
+        selector = self._selectors.get(key)
+        for identity in self._governing if names else ():
+            now = selector is None or _has(selector.members, identity)
+            for name in names:
+                before = identity in self._governed[name]
+                if now != before or (appeared and now):
+                    touched.add(identity)
+                    (self._bind if now else self._unbind)(name, identity)
+        return touched
+
+    def _bind(self, name: PolicyName, identity: int) -> None:
+        self._governed[name].add(identity)
+        self._governing[identity].add(name)
+
+    def _unbind(self, name: PolicyName, identity: int) -> None:
+        self._governed[name].discard(identity)
+        self._governing[identity].discard(name)
+
+
+def _forget(index: dict[str, set[PolicyName]], key: str, name: PolicyName) -> None:
+    names = index.get(key)
+    if names is not None:
+        names.discard(name)
+        if not names:
+            del index[key]
+
+
+def _has(ascending: Sequence[int], number: int) -> bool:
+    at = bisect_left(ascending, number)
+    return at < len(ascending) and ascending[at] == number
+
+
+def _peers(rule: SelectorRule, selectors: Mapping[str, Selector]) -> set[int]:
+    """The map identities that a rule is about."""
+    peers: set[int] = set(AGGREGATES) if rule.any_peer else set()
+    for entity in rule.entities:
+        peers.update(ENTITIES.get(entity, ()))
+    numbers = set(rule.identities)
+    for key in rule.selectors:
+        if key in selectors:
+            numbers.update(selectors[key].members)
+    peers.update(number for number in numbers if IDENTITY_MIN <= number <= IDENTITY_MAX)
+    return peers
+
+
+def _drop_what_is_too_much(sources: list[dict[PolicyKey, set[str]]], enforced: list[bool], limit: int) -> list[int]:
+    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied."""
+    emptied: list[int] = []
+    counted = [direction for direction in (INGRESS, EGRESS) if enforced[direction]]
+    for direction in sorted(counted, key=lambda each: -len(sources[each])):
+        if sum(len(sources[each]) for each in counted) + 1 > limit and sources[direction]:  # 1: the node's own
+            sources[direction] = {}
+            emptied.append(direction)
+    return emptied
+
+
+def _named(
+    sources: Iterable[Mapping[PolicyKey, set[str]]],
+) -> tuple[dict[PolicyKey, PolicyEntry], dict[int, tuple[str, ...]]]:
+    """Entries with their cookies, each of which names the policies of its own key and of all keys that cover it."""
+    entries: dict[PolicyKey, PolicyEntry] = {}
+    cookies: dict[int, tuple[str, ...]] = {}
+    known: dict[frozenset[str], int] = {}
+    for part in sources:
+        lengths = sorted({key.l4_bits for key in part}, reverse=True)
+        for key, own in part.items():
+            names = set(own)
+            for identity in _covering(key.identity):
+                for bits in lengths:
+                    if bits <= key.l4_bits:
+                        names |= part.get(_cut(identity, key.direction, key.protocol, key.port, bits), set())
+            together = frozenset(names)
+            if together not in known:
+                known[together] = _cookie(tuple(sorted(together)), cookies)
+            entries[key] = PolicyEntry(ALLOW, known[together])
+    return entries, cookies
+
+
+def _covering(identity: int) -> tuple[int, ...]:
+    """The identities whose entries may also answer for this one."""
+    return (identity,) if identity in AGGREGATES else (identity, aggregate(identity))
+
+
+def _cookie(names: tuple[str, ...], cookies: dict[int, tuple[str, ...]]) -> int:
+    """A number for a set of policies, the same after a restart; 1 to 2^32 - 1."""
+    number = int.from_bytes(sha256("\n".join(names).encode()).digest()[:4], "big") or 1
+    while cookies.setdefault(number, names) != names:
+        number = number % 0xFFFFFFFF + 1
+    return number
+
+
+def _cut(identity: int, direction: int, protocol: int, port: int, bits: int) -> PolicyKey:
+    """The key of this length that covers the given protocol and port."""
+    if bits < PROTOCOL_BITS:
+        return PolicyKey(identity, direction, 0, 0, 0)
+    return PolicyKey(identity, direction, protocol, port & (0xFFFF << FULL_BITS - bits) & 0xFFFF, bits)
+
+
+def _longest(
+    entries: Mapping[PolicyKey, PolicyEntry], identity: int, direction: int, protocol: int, port: int
+) -> tuple[int, PolicyEntry] | None:
+    """One look-up by longest prefix: (its bits, the entry)."""
+    for bits in (*range(FULL_BITS, PROTOCOL_BITS - 1, -1), 0):
+        entry = entries.get(_cut(identity, direction, protocol, port, bits))
+        if entry is not None:
+            return bits, entry
+    return None

@@ -1,0 +1,49 @@
+"""Wiring: block allocation on the bus, and telling who goes without a block."""
+
+from __future__ import annotations
+
+import sys
+
+from bus.control import run_control
+from bus.revision import Revision
+from bus.service import REFUSED, BadSettings, Service, run_service
+from bus.telemetry import logger
+from services.ipam.model import BlockAllocation, Pools
+from services.ipam.settings import from_environment
+
+log = logger(__name__)
+
+
+class Reporter:
+    """`bus.control.Report`: passes on how the model does, with the nodes that it could give no block."""
+
+    def __init__(self, service: Service, model: BlockAllocation) -> None:
+        self._service = service
+        self._model = model
+        self._short: list[str] = []
+
+    def report(self, *, ready: bool, active: bool, revision: Revision) -> None:
+        self._service.report(ready=ready, active=active, revision=revision)
+        short = self._model.short
+        self._service.check("pool", not short, f"no block is left for {', '.join(short)}" if short else "")
+        if short and short != self._short:
+            log.error("the pools are exhausted; widen PLEXUS_CLUSTER_POOL_CIDRS or remove nodes", nodes=short)
+        self._short = short
+
+
+def main() -> None:
+    try:
+        pools = from_environment()
+    except BadSettings as problem:
+        sys.stderr.write(f"ipam: {problem}\n")
+        sys.exit(REFUSED)
+    run_service("ipam", lambda service: body(service, pools))
+
+
+async def body(service: Service, pools: Pools) -> None:
+    model = BlockAllocation(pools)
+    await run_control(service.bus, model, report=Reporter(service, model))
+
+
+if __name__ == "__main__":
+    main()

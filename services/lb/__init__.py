@@ -1,0 +1,16 @@
+"""lb: which addresses and ports stand for a Service, and which pods are behind them.
+
+Owns    state.lb.service.<namespace>.<name>
+Hears   Services, Pods and EndpointSlices (resources), endpoints (dataplane).
+Says    for each Service with an address its frontends, each with its backends, sorted, so that the same state is
+        always the same bytes.
+
+A Service with a selector has the pods that it selects: those that are ready and whose node has their endpoint in
+operation; pods on the host's network are reached at the address that the kubelet reported. A Service without a
+selector has what its EndpointSlices say. A headless Service has no frontend, and nothing is said of it.
+
+Two replicas may run, one is active by the lease "lb" (bus/control.py). It keeps no other truth than what it hears.
+When it stops, the last backends stay; nodes keep balancing over them.
+
+Read `model.py`: all of it is there, without I/O.
+"""

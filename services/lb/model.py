@@ -1,0 +1,234 @@
+"""Services, pods, slices and endpoints -> frontends with backends. Pure; recomputes only what a change touches.
+
+Source: Kubernetes, "Service" (target ports, Services without selectors) and "EndpointSlices" (conditions, port names).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import ClassVar
+
+from bus.control import Action, Say, Unsay
+from bus.messages import Message
+from bus.messages.dataplane import Endpoint
+from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from bus.messages.resources import EndpointSlice, Pod, Service, ServicePort
+from bus.subjects import ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE, State
+
+Name = tuple[str, str]  # (namespace, name)
+Label = tuple[str, str, str]  # (namespace, key, value)
+
+
+class LoadBalancing:
+    """`bus.control.Model`."""
+
+    owner: ClassVar[str] = "lb"
+    hears: ClassVar[tuple[State[Message], ...]] = (SERVICE, POD, ENDPOINT_SLICE, ENDPOINT)
+    says: ClassVar[tuple[State[Message], ...]] = (FRONTEND,)
+
+    def __init__(self) -> None:
+        self._services: dict[Name, Service] = {}
+        self._pods: dict[Name, Pod] = {}
+        self._slices: dict[Name, EndpointSlice] = {}
+        self._endpoints: dict[Name, dict[str, Endpoint]] = defaultdict(dict)  # pod -> node -> its endpoint there
+        self._pods_by_label: dict[Label, set[Name]] = defaultdict(set)
+        self._services_by_label: dict[Label, set[Name]] = defaultdict(set)  # by the first label of the selector
+        self._slices_by_service: dict[Name, set[Name]] = defaultdict(set)
+        self._dirty: set[Name] = set()
+        self._said: dict[Name, LoadBalancedService] = {}
+
+    def put(self, subject: str, message: Message) -> None:
+        match message:
+            case Service():
+                self._set_service((message.namespace, message.name), message)
+            case Pod():
+                self._set_pod((message.namespace, message.name), message)
+            case EndpointSlice():
+                self._set_slice((message.namespace, message.name), message)
+            case Endpoint():
+                pod = (message.namespace, message.pod)
+                self._endpoints[pod][message.node] = message
+                self._touch_services_of(pod)
+
+    def delete(self, subject: str) -> None:
+        if SERVICE.has(subject):
+            self._set_service(_name(SERVICE.parse(subject)), None)
+        elif POD.has(subject):
+            self._set_pod(_name(POD.parse(subject)), None)
+        elif ENDPOINT_SLICE.has(subject):
+            self._set_slice(_name(ENDPOINT_SLICE.parse(subject)), None)
+        elif ENDPOINT.has(subject):
+            node, *rest = ENDPOINT.parse(subject)
+            pod = _name(rest)
+            if self._endpoints.get(pod, {}).pop(node, None) is not None:
+                self._touch_services_of(pod)
+            if not self._endpoints.get(pod):
+                self._endpoints.pop(pod, None)
+
+    def act(self) -> Iterable[Action]:
+        """Say each Service that was touched and came out different."""
+        dirty, self._dirty = sorted(self._dirty), set()
+        actions: list[Action] = []
+        for name in dirty:
+            service = self._services.get(name)
+            balanced = self._balanced(service) if service is not None else None
+            if balanced is None and self._said.pop(name, None) is not None:
+                actions.append(Unsay(FRONTEND.of(*name)))
+            elif balanced is not None and self._said.get(name) != balanced:
+                self._said[name] = balanced
+                actions.append(Say(FRONTEND.of(*name), balanced))
+        return actions
+
+    def said(self) -> Iterable[str]:
+        return [FRONTEND.of(*name) for name in self._said]
+
+    # -- what is known
+
+    def _set_service(self, name: Name, service: Service | None) -> None:
+        old = self._services.pop(name, None)
+        if old is not None and old.selector:
+            _discard(self._services_by_label, _label_of(old), name)
+        if service is not None:
+            self._services[name] = service
+            if service.selector:
+                self._services_by_label[_label_of(service)].add(name)
+        self._dirty.add(name)
+
+    def _set_pod(self, name: Name, pod: Pod | None) -> None:
+        self._touch_services_of(name)
+        old = self._pods.pop(name, None)
+        for label in _labels_of(old):
+            _discard(self._pods_by_label, label, name)
+        if pod is not None:
+            self._pods[name] = pod
+            for label in _labels_of(pod):
+                self._pods_by_label[label].add(name)
+            self._touch_services_of(name)
+
+    def _set_slice(self, name: Name, new: EndpointSlice | None) -> None:
+        old = self._slices.pop(name, None)
+        if old is not None:
+            _discard(self._slices_by_service, (old.namespace, old.service), name)
+            self._dirty.add((old.namespace, old.service))
+        if new is not None:
+            self._slices[name] = new
+            self._slices_by_service[new.namespace, new.service].add(name)
+            self._dirty.add((new.namespace, new.service))
+
+    def _touch_services_of(self, pod: Name) -> None:
+        """The Services that select the pod, as it is known now."""
+        known = self._pods.get(pod)
+        for label in _labels_of(known):
+            for name in self._services_by_label.get(label, ()):
+                if known is not None and _is_selected_by(known, self._services[name].selector):
+                    self._dirty.add(name)
+
+    # -- what follows from it
+
+    def _balanced(self, service: Service) -> LoadBalancedService | None:
+        """None for a headless Service."""
+        frontends = [
+            Frontend(
+                address=address,
+                port=port.port,
+                protocol=port.protocol,
+                port_name=port.name,
+                backends=sorted(set(self._backends(service, port)), key=_backend_order),
+            )
+            for address in service.cluster_addresses
+            for port in service.ports
+        ]
+        frontends.sort(key=lambda each: (_number(each.address), each.port, each.protocol))
+        if not frontends:
+            return None
+        return LoadBalancedService(namespace=service.namespace, name=service.name, frontends=frontends)
+
+    def _backends(self, service: Service, port: ServicePort) -> Iterator[Backend]:
+        if not service.selector:
+            yield from self._slice_backends(service, port)
+            return
+        for pod in self._pods_selected_by(service):
+            target = _target_port(pod, port)
+            place = self._place_of(pod)
+            if target is not None and place is not None:
+                yield Backend(address=place, port=target, node=pod.node)
+
+    def _slice_backends(self, service: Service, port: ServicePort) -> Iterator[Backend]:
+        """A slice's port belongs to the Service's port of the same name and protocol; its number is the backends'."""
+        for name in self._slices_by_service.get((service.namespace, service.name), ()):
+            known = self._slices[name]
+            for offered in known.ports:
+                if (offered.name, offered.protocol) != (port.name, port.protocol):
+                    continue
+                for endpoint in known.endpoints:
+                    for address in endpoint.addresses if endpoint.ready else ():
+                        yield Backend(address=address, port=offered.port, node=endpoint.node)
+
+    def _pods_selected_by(self, service: Service) -> Iterator[Pod]:
+        """Through the selector's label that the fewest pods have."""
+        labels = [(service.namespace, key, value) for key, value in service.selector.items()]
+        nobody: set[Name] = set()
+        candidates = min((self._pods_by_label.get(label, nobody) for label in labels), key=len)
+        for name in candidates:
+            if _is_selected_by(self._pods[name], service.selector):
+                yield self._pods[name]
+
+    def _place_of(self, pod: Pod) -> str | None:
+        """Where the pod takes connections now; None: it does not."""
+        if not pod.ready or pod.phase != "Running":
+            return None
+        if pod.host_network:
+            return pod.address or None
+        endpoint = self._endpoints.get((pod.namespace, pod.name), {}).get(pod.node)
+        if endpoint is None or endpoint.state != "ready" or endpoint.uid not in ("", pod.uid):
+            return None
+        return endpoint.address
+
+
+def _target_port(pod: Pod, port: ServicePort) -> int | None:
+    """The number behind the target port; None when it is a name that the pod has not, for this protocol."""
+    if isinstance(port.target_port, int):
+        return port.target_port
+    named = (each.port for each in pod.ports if each.name == port.target_port and each.protocol == port.protocol)
+    return next(named, None)
+
+
+def _is_selected_by(pod: Pod, selector: dict[str, str]) -> bool:
+    return all(pod.labels.get(key) == value for key, value in selector.items())
+
+
+def _label_of(service: Service) -> Label:
+    """The label under which a Service with a selector is found; a pod that it selects has it."""
+    key = min(service.selector)
+    return service.namespace, key, service.selector[key]
+
+
+def _labels_of(pod: Pod | None) -> list[Label]:
+    return [(pod.namespace, key, value) for key, value in pod.labels.items()] if pod is not None else []
+
+
+def _discard(index: dict[Label, set[Name]] | dict[Name, set[Name]], key: tuple[str, ...], name: Name) -> None:
+    """Take `name` out, and the set with it when it was the last: an index does not grow with what has gone."""
+    names: dict[tuple[str, ...], set[Name]] = index  # type: ignore[assignment]
+    names[key].discard(name)
+    if not names[key]:
+        del names[key]
+
+
+def _backend_order(backend: Backend) -> tuple[tuple[int, int], int, str]:
+    return _number(backend.address), backend.port, backend.node
+
+
+@lru_cache(maxsize=1 << 16)
+def _number(address: str) -> tuple[int, int]:
+    """(family, value): the order in which people expect addresses."""
+    parsed = ip_address(address)
+    return parsed.version, int(parsed)
+
+
+def _name(tokens: Iterable[str]) -> Name:
+    namespace, name = tokens
+    return namespace, name

@@ -1,0 +1,333 @@
+"""Policies become rules that name selectors; selectors name their members. Pure: no I/O, no clock.
+
+A new identity is matched against the selectors once and changes only those that select it, so it is one small delta
+each and no rule is said again (a rule with a named port excepted: that is resolved here, see `_named`).
+
+A policy that cannot be compiled is said as nothing but the default deny that it asks for: it never becomes "no rule
+applies". It stays so, in `failed`, until the policy is changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bus import labels
+from bus.control import Action, Say, Unsay
+from bus.messages import Message
+from bus.messages.identity import Identity
+from bus.messages.policy import PolicyRules, Selector, SelectorRule
+from bus.messages.resources import LabelSelector, Namespace, Pod, Policy, PortRange, Protocol, Requirement, Rule
+from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR, State
+from services.policy.store import Identities, NamedPorts, Selectors
+
+ENTITIES = frozenset({*labels.RESERVED, "all", "cluster", "none"})
+POD_ENTITIES = frozenset({"all", "cluster"})
+"""Entities among which every pod is, and so whoever has a named port."""
+
+Report = Callable[[str, dict[str, str]], None]
+"""Told about each policy that does not compile: why, and the facts."""
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A policy as it was taken: its selectors are referred to, by place."""
+
+    policy: Policy
+    subject: str
+    peers: list[list[str]]  # for each of `policy.rules`
+    failed: bool
+
+
+def _quiet(reason: str, facts: dict[str, str]) -> None:
+    pass
+
+
+class PolicyModel:
+    """What `run_control` runs. `failed` says, by subject, why a policy does not compile; `failures` counts them."""
+
+    owner: ClassVar[str] = "policy"
+    hears: ClassVar[tuple[State[Message], ...]] = (POLICY, IDENTITY, POD, NAMESPACE)
+    says: ClassVar[tuple[State[Message], ...]] = (RULES, SELECTOR)
+
+    def __init__(self, report: Report = _quiet) -> None:
+        self._report = report
+        self._identities = Identities()
+        self._selectors = Selectors(self._identities)
+        self._ports = NamedPorts()
+        self._policies: dict[str, Policy] = {}
+        self._compiled: dict[str, _Compiled] = {}
+        self._said_rules: dict[str, PolicyRules] = {}
+        self._said_selectors: dict[str, Selector] = {}
+        self._naming: dict[str, set[str]] = {}  # selector id -> policies with named ports that depend on its members
+        self._naming_any: set[str] = set()  # policies with named ports that depend on every identity
+        self._dirty_policies: set[str] = set()
+        self._dirty_rules: set[str] = set()
+        self._dirty_selectors: set[str] = set()
+        self._released: set[str] = set()  # selectors that lost a reference and may have none left
+        self.failed: dict[str, str] = {}
+        self.failures: Counter[str] = Counter()
+
+    # hearing
+
+    def put(self, subject: str, message: Message) -> None:
+        match message:
+            case Policy():
+                if self._policies.get(subject) != message:
+                    self._policies[subject] = message
+                    self._dirty_policies.add(subject)
+            case Identity():
+                if self._identities.labels_of(message.number) != message.labels:
+                    self._moved(self._selectors.put_identity(message.number, message.labels))
+            case Pod():
+                self._renamed(self._ports.put_pod(message))
+            case Namespace():
+                self._renamed(self._ports.put_namespace(message))
+            case _:
+                raise TypeError(f"{subject} is not heard by policy")
+
+    def delete(self, subject: str) -> None:
+        if POLICY.has(subject):
+            if self._policies.pop(subject, None) is not None:
+                self._dirty_policies.add(subject)
+        elif IDENTITY.has(subject):
+            number = IDENTITY.parse(subject)[0]
+            if number.isdecimal():
+                self._moved(self._selectors.delete_identity(int(number)))
+        elif POD.has(subject):
+            namespace, name = POD.parse(subject)
+            self._renamed(self._ports.delete_pod((namespace, name)))
+        elif NAMESPACE.has(subject):
+            self._renamed(self._ports.delete_namespace(*NAMESPACE.parse(subject)))
+        else:
+            raise ValueError(f"{subject} is not heard by policy")
+
+    def _moved(self, selectors: set[str]) -> None:
+        """The members of these changed."""
+        self._dirty_selectors |= selectors
+        for key in selectors:
+            self._dirty_rules |= self._naming.get(key, set())
+        self._dirty_rules |= self._naming_any
+
+    def _renamed(self, texts: set[str]) -> None:
+        """The named ports of these label sets changed."""
+        for text in texts:
+            for number in self._identities.with_text(text):
+                found = self._identities.labels_of(number)
+                for key in self._selectors.selecting(found or {}):
+                    self._dirty_rules |= self._naming.get(key, set())
+                self._dirty_rules |= self._naming_any
+
+    # acting
+
+    def act(self) -> Iterable[Action]:
+        """One stage of what is to be done; the next call, made when this one is written, goes on.
+
+        Rules wait for selectors never said before, and selectors named no more for the rules that named them: so at
+        every moment all that rules name is there, in whatever order the writes of one stage arrive.
+        """
+        for subject in sorted(self._dirty_policies):
+            self._dirty_rules.add(subject)
+            before = self._take(subject)
+            for key in before:
+                self._selectors.release(key)
+            self._released.update(before)
+        self._dirty_policies.clear()
+        known = set(self._said_selectors)
+        selectors = list(self._changed_selectors())
+        if any(say.message.id not in known for say in selectors if isinstance(say.message, Selector)):
+            return selectors
+        return [*selectors, *self._changed_rules()] or list(self._gone_selectors())
+
+    def said(self) -> Iterable[str]:
+        yield from self._said_rules
+        for key in self._said_selectors:
+            yield SELECTOR.of(key)
+
+    def _changed_selectors(self) -> Iterator[Say]:
+        for key in sorted(self._dirty_selectors):
+            if key in self._selectors:
+                message = self._selectors.message(key)
+                if self._said_selectors.get(key) != message:
+                    self._said_selectors[key] = message
+                    yield Say(SELECTOR.of(key), message)
+        self._dirty_selectors.clear()
+
+    def _gone_selectors(self) -> Iterator[Unsay]:
+        for key in sorted(self._released):
+            if key not in self._selectors and self._said_selectors.pop(key, None) is not None:
+                yield Unsay(SELECTOR.of(key))
+        self._released.clear()
+
+    def _changed_rules(self) -> Iterator[Say | Unsay]:
+        for subject in sorted(self._dirty_rules):
+            compiled = self._compiled.get(subject)
+            said = RULES.of(*POLICY.parse(subject))
+            if compiled is not None:
+                message = self._rules(compiled)
+                if self._said_rules.get(said) != message:
+                    self._said_rules[said] = message
+                    yield Say(said, message)
+            elif self._said_rules.pop(said, None) is not None:
+                yield Unsay(said)
+        self._dirty_rules.clear()
+
+    # compiling
+
+    def _take(self, subject: str) -> list[str]:
+        """Refer to the selectors of the policy as it is now. Returns those referred to before, to be released."""
+        before = self._compiled.pop(subject, None)
+        held = [] if before is None else [before.subject, *(key for keys in before.peers for key in keys)]
+        for key in held:
+            naming = self._naming.get(key)
+            if naming is not None:
+                naming.discard(subject)
+                if not naming:
+                    del self._naming[key]
+        self._naming_any.discard(subject)
+        self.failed.pop(subject, None)
+        policy = self._policies.get(subject)
+        if policy is not None:
+            self._compiled[subject] = self._compile(subject, policy)
+        return held
+
+    def _compile(self, subject: str, policy: Policy) -> _Compiled:
+        wrong = _problem(policy)
+        if wrong is not None:
+            self.failed[subject] = wrong
+            self.failures[wrong] += 1
+            facts = {"kind": policy.kind, "namespace": policy.namespace, "policy": policy.name}
+            self._report(wrong, facts)
+            return _Compiled(policy, self._acquire(_governed(policy)), [], failed=True)
+        compiled = _Compiled(policy, self._acquire(policy.subject), [], failed=False)
+        for rule in policy.rules:
+            keys = [self._acquire(peer.selector) for peer in rule.peers if peer.selector is not None]
+            compiled.peers.append(keys)
+            if any(port.name for port in rule.ports):
+                for key in [compiled.subject] if rule.direction == "ingress" else keys:
+                    self._naming.setdefault(key, set()).add(subject)
+                if rule.direction == "egress" and _reaches_every_pod(rule):
+                    self._naming_any.add(subject)
+        return compiled
+
+    def _acquire(self, selector: LabelSelector) -> str:
+        key = self._selectors.acquire(selector)
+        if key not in self._said_selectors:
+            self._dirty_selectors.add(key)
+        return key
+
+    def _rules(self, compiled: _Compiled) -> PolicyRules:
+        policy = compiled.policy
+        deny_ingress, deny_egress = policy.deny_ingress_by_default, policy.deny_egress_by_default
+        rules: list[SelectorRule] = []
+        if compiled.failed:
+            deny_ingress |= any(rule.direction == "ingress" for rule in policy.rules)
+            deny_egress |= any(rule.direction == "egress" for rule in policy.rules)
+            if not deny_ingress and not deny_egress:
+                deny_ingress = deny_egress = True
+        else:
+            for rule, keys in zip(policy.rules, compiled.peers, strict=True):
+                rules += self._rule(rule, keys, compiled.subject)
+        return PolicyRules(
+            kind=policy.kind,
+            namespace=policy.namespace,
+            name=policy.name,
+            subject=compiled.subject,
+            rules=rules,
+            deny_ingress_by_default=deny_ingress,
+            deny_egress_by_default=deny_egress,
+        )
+
+    def _rule(self, rule: Rule, keys: list[str], subject: str) -> Iterator[SelectorRule]:
+        """One section. None at all when it is for named ports that nobody has: no ports would mean every port."""
+        numbered = [port for port in rule.ports if not port.name]
+        entities = sorted({peer.entity for peer in rule.peers if peer.entity})
+        selectors = sorted(set(keys))
+        if numbered or not rule.ports:
+            yield SelectorRule(
+                direction=rule.direction,
+                selectors=selectors,
+                entities=entities,
+                any_peer=rule.any_peer,
+                ports=numbered,
+            )
+        if rule.direction == "ingress":
+            for port, having in self._named(rule, self._selectors.members(subject)):
+                yield SelectorRule(
+                    direction="ingress",
+                    selectors=selectors,
+                    entities=entities,
+                    any_peer=rule.any_peer,
+                    ports=[port],
+                    only_subjects=having,
+                )
+        else:
+            peers: Iterable[int] = self._identities.all()
+            if not _reaches_every_pod(rule):
+                peers = set[int]().union(*map(self._selectors.members, keys))
+            for port, having in self._named(rule, peers):
+                yield SelectorRule(direction="egress", ports=[port], identities=having)
+
+    def _named(self, rule: Rule, identities: Iterable[int]) -> list[tuple[PortRange, list[int]]]:
+        """What the rule's port names stand for: each number, with those of `identities` whose pods call it so.
+
+        A number is open for exactly the identities that give it the name: another pod that the policy governs cannot
+        open a port here by calling a port of its own so.
+        """
+        wanted = [port for port in rule.ports if port.name]
+        found: dict[tuple[Protocol, int], set[int]] = {}
+        if wanted:
+            for identity in identities:
+                text = labels.labels_text(self._identities.labels_of(identity) or {})
+                for port in wanted:
+                    for number in self._ports.numbers(text, port.name, port.protocol):
+                        found.setdefault(number, set()).add(identity)
+        return [
+            (PortRange(protocol=protocol, port=number), sorted(having))
+            for (protocol, number), having in sorted(found.items())
+        ]
+
+
+def _reaches_every_pod(rule: Rule) -> bool:
+    return rule.any_peer or any(peer.entity in POD_ENTITIES for peer in rule.peers)
+
+
+def _governed(policy: Policy) -> LabelSelector:
+    """Whom a policy that does not compile denies: those that it selects, or, where that is unclear, its namespace."""
+    if _selector_problem(policy.subject) is None:
+        return policy.subject
+    return LabelSelector(requirements=[Requirement(key=labels.NAMESPACE, operator="In", values=[policy.namespace])])
+
+
+def _problem(policy: Policy) -> str | None:
+    """Why the policy has no meaning; None when it has one."""
+    wrong = _selector_problem(policy.subject)
+    if wrong is not None:
+        return wrong
+    for rule in policy.rules:
+        for peer in rule.peers:
+            if peer.selector is None and peer.entity not in ENTITIES:
+                return "unknown entity"
+            if peer.selector is not None and (wrong := _selector_problem(peer.selector)) is not None:
+                return wrong
+        for port in rule.ports:
+            if (wrong := _port_problem(port)) is not None:
+                return wrong
+    return None
+
+
+def _selector_problem(selector: LabelSelector) -> str | None:
+    for requirement in selector.requirements:
+        if (requirement.operator in ("In", "NotIn")) != bool(requirement.values):
+            return "an expression's values do not fit its operator"
+    return None
+
+
+def _port_problem(port: PortRange) -> str | None:
+    if port.name:
+        return "a named port has a number as well" if port.port or port.end_port else None
+    if not 0 <= port.port <= 65535 or (port.end_port and not max(port.port, 1) <= port.end_port <= 65535):
+        return "not a port range"
+    return None

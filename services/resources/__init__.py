@@ -1,0 +1,20 @@
+"""resources: what the user wants, checked, numbered and kept. The root of everything else on the bus.
+
+Owns    state.resources.*: Namespace, Node, Pod, Service, EndpointSlice, Deployment, Policy, ClusterAddress.
+Hears   nothing: people and controllers ask it. `req.resources.apply` brings manifests, `req.resources.bind` a
+        scheduler's choice, `req.resources.podstatus` what a kubelet sees.
+Says    each resource as a message that needs no further checking, with the manifest as it was written.
+
+Two replicas may run. The one that holds the lease "resources" answers; the other waits. Nothing is kept but the log, so
+a replica that takes over reads the log, takes away what an interrupted request left (`plan_tidy`) and goes on. A
+request is all or nothing as far as checking goes; one that was cut off by a death is finished by asking again.
+
+When it stops: nothing new is learned. Packets, policies, Services and pods that are there go on; nodes and all other
+services keep what they have heard, and newcomers read the log itself.
+
+Read in this order:
+    manifests/    a document -> messages, or refusals that name the place. One module for each group of kinds.
+    model.py      (what is there, what is asked) -> steps: addresses of Services, what goes with what, what is fixed.
+    store.py      what is there, indexed.
+    handlers.py   requests -> model -> log, one at a time.
+"""

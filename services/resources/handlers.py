@@ -1,0 +1,183 @@
+"""Requests -> plan -> the log. One request at a time: what a plan was made from is still so when it is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+from bus.control import Action, Claim, Report, Say
+from bus.interface import Bus, Conflict, Lease, Outbox
+from bus.messages.resources import Applied, Apply, Bind, Document, PodStatus, Refusal
+from bus.subjects import APPLY, BIND, POD_STATUS
+from bus.telemetry import logger
+from services.resources.manifests import Resource, read_document
+from services.resources.model import Plan, plan_apply, plan_bind, plan_delete, plan_release, plan_status, plan_tidy
+from services.resources.settings import Settings
+from services.resources.store import Store
+
+log = logger(__name__)
+
+LEASE = "resources"
+REPORT_SECONDS = 1.0  # how old the revision in our health may be
+ATTEMPTS = 8  # plans for one request; a second writer exists only for a moment, at a takeover
+
+
+class Overtaken(Exception):
+    """Another replica keeps writing what this one wants to write: it is the active one now."""
+
+
+class Handlers:
+    """What the active replica answers with. It holds the log's values, and writes each change there first."""
+
+    def __init__(self, outbox: Outbox, settings: Settings, new_uid: Callable[[], str] = lambda: str(uuid4())) -> None:
+        self._outbox = outbox
+        self._settings = settings
+        self._new_uid = new_uid
+        self._store = Store()
+        self._is_current = False  # the store holds what the log does
+        self._seen = 0  # the log's position at the last look
+        self._written = 0  # its sequence counted from our own writes: each is at least one more
+        self._one_at_a_time = asyncio.Lock()
+
+    async def catch_up(self) -> None:
+        """Read the log if it may differ from the store, and tidy it: before the first answer, after a write of which we
+        do not know how it ended, and after the log went back."""
+        if self._is_current and self._outbox.position >= self._seen:
+            self._seen = self._outbox.position
+            return
+        self._store = Store(self._outbox.items())
+        self._seen = self._written = self._outbox.position
+        self._is_current = True
+        await self._do(lambda: plan_tidy(self._store))
+
+    @property
+    def revision(self) -> int:
+        """A sequence of the log that includes all that we wrote; the log may not have been read back so far yet."""
+        self._written = max(self._written, self._outbox.position)
+        return self._written
+
+    async def apply(self, apply: Apply) -> Applied:
+        """All documents, or none. Repeating it, also after a death half-way, ends in the same state."""
+        resources, refusals = _read(apply.documents, apply.delete)
+        if refusals:
+            return Applied(refusals=refusals, revision=self.revision)
+        async with self._turn():
+            if apply.delete:
+                return await self._do(lambda: plan_delete(self._store, resources))
+            network = self._settings.service_network
+            return await self._do(lambda: plan_apply(self._store, resources, network, self._new_uid))
+
+    async def bind(self, bind: Bind) -> Applied:
+        async with self._turn():
+            return await self._do(lambda: plan_bind(self._store, bind))
+
+    async def pod_status(self, status: PodStatus) -> Applied:
+        async with self._turn():
+            return await self._do(lambda: plan_status(self._store, status))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One request at a time. What ends in an exception may have been written or not: then the log is read again."""
+        async with self._one_at_a_time:
+            try:
+                await self.catch_up()
+                yield
+            except BaseException:
+                self._is_current = False
+                raise
+
+    async def _do(self, make_plan: Callable[[], Plan]) -> Applied:
+        """Carry a plan out; when another replica was faster anywhere, learn what it wrote and plan again.
+
+        Raises: Overtaken: after ATTEMPTS plans.
+        """
+        claimed: set[str] = set()
+        first: Plan | None = None
+        for _ in range(ATTEMPTS):
+            plan = make_plan()
+            first = first or plan
+            if plan.refusals:
+                await self._carry_out(plan_release(self._store, claimed).steps, set())
+                return Applied(refusals=list(plan.refusals), revision=self.revision)
+            if await self._carry_out(plan.steps, claimed):
+                return Applied(outcomes=list(first.outcomes), revision=self.revision)
+        raise Overtaken(f"planned {ATTEMPTS} times, and each time another replica had written first")
+
+    async def _carry_out(self, steps: Sequence[Action], claimed: set[str]) -> bool:
+        """False: somebody else's write was in the way; the store knows it now. `claimed` collects what was claimed."""
+        for step in steps:
+            try:
+                if isinstance(step, Claim):
+                    holder = await self._outbox.claim(step.subject, step.message)
+                    self._store.put(step.subject, holder)
+                    if holder != step.message:
+                        return False
+                    self._written += 1
+                    claimed.add(step.subject)
+                elif isinstance(step, Say):
+                    self._written += await self._outbox.say(step.subject, step.message)
+                    self._store.put(step.subject, step.message)
+                else:
+                    self._written += await self._outbox.unsay(step.subject)
+                    self._store.delete(step.subject)
+            except Conflict:
+                self._relearn(step.subject)
+                return False
+        return True
+
+    def _relearn(self, subject: str) -> None:
+        value = self._outbox.get(subject)
+        if value is None:
+            self._store.delete(subject)
+        else:
+            self._store.put(subject, value)
+
+
+async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> None:
+    """Answer while the lease is held. Returns when it is lost; a standby answers nothing."""
+    outbox = await bus.own("resources")
+    try:
+        handlers = Handlers(outbox, settings)
+        await handlers.catch_up()
+        async with asyncio.TaskGroup() as tasks:
+            answering = [
+                tasks.create_task(bus.answer(APPLY, handler=handlers.apply), name="answer apply"),
+                tasks.create_task(bus.answer(BIND, handler=handlers.bind), name="answer bind"),
+                tasks.create_task(bus.answer(POD_STATUS, handler=handlers.pod_status), name="answer podstatus"),
+                tasks.create_task(_keep_reporting(handlers, report), name="report"),
+            ]
+            log.info("active", revision=handlers.revision)
+            await lease.lost()
+            for task in answering:
+                task.cancel()
+    finally:
+        await outbox.close()
+    log.warning("the lease was lost; this replica stands by")
+
+
+async def run(bus: Bus, settings: Settings, report: Report) -> None:
+    """Stand by, be active, and stand by again, until cancelled."""
+    while True:
+        report.report(ready=True, active=False, revision={})
+        async with bus.lease(LEASE) as lease:
+            await serve(bus, lease, settings, report)
+
+
+async def _keep_reporting(handlers: Handlers, report: Report) -> None:
+    while True:
+        report.report(ready=True, active=True, revision={"resources": handlers.revision})
+        await asyncio.sleep(REPORT_SECONDS)
+
+
+def _read(documents: Sequence[Document], to_delete: bool) -> tuple[list[Resource], list[Refusal]]:
+    resources: list[Resource] = []
+    refusals: list[Refusal] = []
+    for document in documents:
+        found = read_document(document, to_delete)
+        if isinstance(found, Resource):
+            resources.append(found)
+        else:
+            refusals += found
+    return resources, refusals

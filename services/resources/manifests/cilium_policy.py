@@ -1,0 +1,360 @@
+"""cilium.io/v2 CiliumNetworkPolicy -> `Policy`, one for each rule (`spec`, and every entry of `specs`).
+
+What it means, from Cilium's documentation ("Policy Enforcement Modes", "Layer 3/4 policies", "Kubernetes constructs in
+policy") and the behaviour of its rule checks (pkg/policy/api, pkg/k8s/apis/cilium.io/utils):
+- `endpointSelector` is within the policy's namespace; `{}` selects every pod there.
+- A direction is denied by default for the selected pods when its list has an entry: `ingress: []` changes nothing,
+  `ingress: [{}]` denies all, for an entry without peers and ports allows nothing. `enableDefaultDeny` overrides.
+- An entry allows its peers on its ports. No peers named: everyone, on the ports. No ports: every port, for the peers.
+- A list of peers that is there but empty (`fromEndpoints: []`) selects nobody: the entry allows nothing.
+- A selector in from/toEndpoints means the policy's namespace, unless it names one (k8s:io.kubernetes.pod.namespace) or
+  namespaces by their labels. `{}` is every pod of the policy's namespace.
+- Different kinds of peers are not combined in one entry; ports and ICMP types neither.
+- Port "0" is every port of the protocol. Protocol ANY, the default, is TCP, UDP and SCTP.
+
+Stricter than Cilium, which corrects in silence or takes without effect: an endpointSelector that names another
+namespace, an entry of toPorts without ports, and one of icmps without fields are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from bus.labels import NAMESPACE, selects
+from bus.messages import Message
+from bus.messages.resources import Peer, Policy, PortRange, Requirement, Rule
+from bus.subjects import POLICY
+from services.resources.manifests import words
+from services.resources.manifests.cilium_schema import (
+    CIDRRule,
+    CiliumNetworkPolicy,
+    EgressSection,
+    ICMPField,
+    ICMPRule,
+    IngressSection,
+    PortProtocol,
+    PortRule,
+    RuleSpec,
+)
+from services.resources.manifests.meta import Key, Resource
+from services.resources.manifests.selectors import (
+    CiliumSelector,
+    is_in,
+    names_a_namespace,
+    read_cilium_selector,
+    selector_of,
+)
+from services.resources.manifests.strict import Problems, joined, nearest
+
+ENTITIES = ("all", "cluster", "health", "host", "init", "kube-apiserver", "remote-node", "unmanaged", "world")
+LATER_ENTITIES = ("cluster-mesh", "ingress", "none", "world-ipv4", "world-ipv6")
+PROTOCOLS = ("TCP", "UDP", "SCTP", "ANY")
+LATER_PROTOCOLS = ("IGMP", "VRRP")
+MOST_PORTS = 40  # in one entry of toPorts or icmps
+
+ICMP_TYPES = {
+    "EchoReply": 0,
+    "DestinationUnreachable": 3,
+    "Redirect": 5,
+    "Echo": 8,
+    "EchoRequest": 8,
+    "RouterAdvertisement": 9,
+    "RouterSelection": 10,
+    "TimeExceeded": 11,
+    "ParameterProblem": 12,
+    "Timestamp": 13,
+    "TimestampReply": 14,
+    "Photuris": 40,
+    "ExtendedEchoRequest": 42,
+    "ExtendedEchoReply": 43,
+}  # IANA, "Internet Control Message Protocol (ICMP) Parameters"
+
+
+def read_cilium_policy(
+    manifest: CiliumNetworkPolicy, raw: dict[str, Any], key: Key, source: str, problems: Problems
+) -> Resource:
+    """The first rule is said under the policy's name and carries the manifest, the others under "name/specs[1]"."""
+    rules = [("spec", manifest.spec)] if manifest.spec is not None else []
+    rules += [(f"specs[{index}]", each) for index, each in enumerate(manifest.specs)]
+    if not rules:
+        problems.add("spec", "is required, and missing; give spec or specs")
+    messages: list[tuple[str, Message]] = []
+    for path, spec in rules:
+        name = f"{key.name}/{path}" if messages else key.name
+        policy = _policy(spec, path, replace(key, name=name), {} if messages else raw, problems)
+        messages.append((POLICY.of(key.kind, key.namespace, name), policy))
+    return Resource(key, source, tuple(messages))
+
+
+def _policy(spec: RuleSpec, path: str, key: Key, raw: dict[str, Any], problems: Problems) -> Policy:
+    _refuse_unsupported(spec, path, problems)
+    deny = spec.enable_default_deny
+    rules = [_ingress(each, key.namespace, f"{path}.ingress[{at}]", problems) for at, each in enumerate(spec.ingress)]
+    rules += [_egress(each, key.namespace, f"{path}.egress[{at}]", problems) for at, each in enumerate(spec.egress)]
+    return Policy(
+        kind="CiliumNetworkPolicy",
+        namespace=key.namespace,
+        name=key.name,
+        subject=selector_of(_subject(spec, path, key.namespace, problems)),
+        rules=[rule for rule in rules if rule is not None],
+        deny_ingress_by_default=bool(spec.ingress) if deny.ingress is None else deny.ingress,
+        deny_egress_by_default=bool(spec.egress) if deny.egress is None else deny.egress,
+        manifest=raw,
+    )
+
+
+def _subject(spec: RuleSpec, path: str, namespace: str, problems: Problems) -> list[Requirement]:
+    if spec.endpoint_selector is None:
+        if spec.node_selector is None:
+            problems.add(f"{path}.endpointSelector", "is required, and missing; {} selects every pod of the namespace")
+        return []
+    requirements = read_cilium_selector(spec.endpoint_selector, f"{path}.endpointSelector", problems)
+    by_name = [each for each in requirements if each.key == NAMESPACE]
+    if not selects(selector_of(by_name), {NAMESPACE: namespace}):
+        problems.add(
+            f"{path}.endpointSelector",
+            f'names another namespace; the policy governs pods of its own, "{namespace}", only',
+        )
+    return [*requirements, is_in(NAMESPACE, namespace)]
+
+
+def _refuse_unsupported(spec: RuleSpec, path: str, problems: Problems) -> None:
+    if spec.node_selector is not None:
+        problems.add(f"{path}.nodeSelector", "policies on nodes are not supported yet; use endpointSelector")
+        read_cilium_selector(spec.node_selector, f"{path}.nodeSelector", problems)
+    for field, section in (("ingressDeny", spec.ingress_deny), ("egressDeny", spec.egress_deny)):
+        if section:
+            problems.add(
+                f"{path}.{field}", "deny rules are not supported yet; what is not allowed is denied by default"
+            )
+    if spec.log is not None:
+        problems.add(f"{path}.log", "a log value on policies is not supported yet; remove the field")
+
+
+def _ingress(section: IngressSection, namespace: str, path: str, problems: Problems) -> Rule | None:
+    peers = _Peers(
+        "from", section.from_endpoints, section.from_entities, section.from_cidr, section.from_cidr_set,
+        {"fromGroups": section.from_groups, "fromNodes": section.from_nodes}, section.from_requires,
+    )  # fmt: skip
+    return _rule("ingress", section, peers, namespace, path, problems)
+
+
+def _egress(section: EgressSection, namespace: str, path: str, problems: Problems) -> Rule | None:
+    later = {
+        "toFQDNs": section.to_fqdns,
+        "toGroups": section.to_groups,
+        "toNodes": section.to_nodes,
+        "toServices": section.to_services,
+    }
+    peers = _Peers(
+        "to",
+        section.to_endpoints,
+        section.to_entities,
+        section.to_cidr,
+        section.to_cidr_set,
+        later,
+        section.to_requires,
+    )
+    return _rule("egress", section, peers, namespace, path, problems)
+
+
+class _Peers(NamedTuple):
+    """One entry's peers of either direction. None: not named; an empty list: named, and nobody."""
+
+    prefix: str  # "from" or "to"
+    endpoints: list[CiliumSelector] | None
+    entities: list[str] | None
+    cidr: list[str] | None
+    cidr_set: list[CIDRRule] | None
+    later: Mapping[str, Sequence[Any] | None]
+    requires: list[CiliumSelector] | None
+
+    def named(self) -> dict[str, Sequence[Any]]:
+        """Field -> entries, of the fields that are there."""
+        fields: dict[str, Sequence[Any] | None] = {
+            self.prefix + "Endpoints": self.endpoints,
+            self.prefix + "Entities": self.entities,
+            self.prefix + "CIDR": self.cidr,
+            self.prefix + "CIDRSet": self.cidr_set,
+        }
+        return {field: entries for field, entries in fields.items() if entries is not None}
+
+
+def _rule(
+    direction: Any,
+    section: IngressSection | EgressSection,
+    peers: _Peers,
+    namespace: str,
+    path: str,
+    problems: Problems,
+) -> Rule | None:
+    """The entry as a rule; None when it allows nothing."""
+    named = peers.named()
+    _check_peers(peers, named, path, problems)
+    selected = [
+        _endpoint_peer(each, namespace, f"{path}.{peers.prefix}Endpoints[{at}]", problems)
+        for at, each in enumerate(peers.endpoints or ())
+    ]
+    selected += [Peer(entity=each) for each in peers.entities or ()]
+    ports = _ports(section.to_ports, f"{path}.toPorts", problems) + _icmp_types(
+        section.icmps, f"{path}.icmps", problems
+    )
+    if section.to_ports and section.icmps:
+        problems.add(f"{path}.icmps", "stands beside toPorts; make it an entry of its own")
+    if section.authentication is not None:
+        problems.add(f"{path}.authentication", "authentication is not supported yet; remove the field")
+    somebody_is_empty = any(not entries for entries in named.values())
+    if somebody_is_empty or (not named and not ports):
+        return None
+    return Rule(direction=direction, peers=selected, any_peer=not named, ports=ports)
+
+
+def _check_peers(peers: _Peers, named: dict[str, Sequence[Any]], path: str, problems: Problems) -> None:
+    filled = [field for field, entries in named.items() if entries]
+    if len(filled) > 1:
+        problems.add(joined(path, filled[1]), f"stands beside {filled[0]}; make it an entry of its own")
+    for at, entity in enumerate(peers.entities or ()):
+        problems.add_if(f"{path}.{peers.prefix}Entities[{at}]", _entity(entity))
+    before = len(problems)
+    for at, text in enumerate(peers.cidr or ()):
+        problems.add_if(f"{path}.{peers.prefix}CIDR[{at}]", words.cidr(text, bare_address=True))
+    for at, rule in enumerate(peers.cidr_set or ()):
+        _check_cidr_rule(rule, f"{path}.{peers.prefix}CIDRSet[{at}]", problems)
+    if len(problems) == before and (peers.cidr or peers.cidr_set):
+        problems.add(f"{path}.{peers.prefix}CIDR{'' if peers.cidr else 'Set'}", "CIDR peers are not supported yet")
+    for field, entries in peers.later.items():
+        if entries is not None:
+            problems.add(joined(path, field), "is not supported yet; remove it")
+    for at, each in enumerate(peers.requires or ()):
+        where = f"{path}.{peers.prefix}Requires"
+        read_cilium_selector(each, f"{where}[{at}]", problems)
+        if at == 0:
+            problems.add(where, "is not supported yet; put the requirement into each selector")
+
+
+def _entity(entity: str) -> str | None:
+    if entity in ENTITIES:
+        return None
+    if entity in LATER_ENTITIES:
+        return f'the entity "{entity}" is not supported yet'
+    return f'"{entity}" is not an entity; use one of {", ".join(ENTITIES)}{nearest(entity, ENTITIES)}'
+
+
+def _check_cidr_rule(rule: CIDRRule, path: str, problems: Problems) -> None:
+    if rule.cidr_group_ref or rule.cidr_group_selector is not None:
+        problems.add(path, "CIDR groups are not supported yet")
+        return
+    wrong = words.cidr(rule.cidr)
+    problems.add_if(joined(path, "cidr"), wrong)
+    for at, text in enumerate(rule.except_):
+        problems.add_if(f"{path}.except[{at}]", words.cidr(text) if wrong else words.excluded_cidr(text, rule.cidr))
+
+
+def _endpoint_peer(selector: CiliumSelector, namespace: str, path: str, problems: Problems) -> Peer:
+    requirements = read_cilium_selector(selector, path, problems)
+    if not names_a_namespace(requirements):
+        requirements.append(is_in(NAMESPACE, namespace))
+    return Peer(selector=selector_of(requirements))
+
+
+def _ports(rules: list[PortRule], path: str, problems: Problems) -> list[PortRange]:
+    ports = []
+    for index, rule in enumerate(rules):
+        where = f"{path}[{index}]"
+        _refuse_above_transport(rule, where, problems)
+        if not rule.ports:
+            problems.add(joined(where, "ports"), "is empty; list ports, or leave toPorts out for every port")
+        if len(rule.ports) > MOST_PORTS:
+            problems.add(joined(where, "ports"), f"has {len(rule.ports)} entries; at most {MOST_PORTS} are allowed")
+        ports += [_port(each, f"{where}.ports[{at}]", problems) for at, each in enumerate(rule.ports)]
+    return ports
+
+
+def _refuse_above_transport(rule: PortRule, path: str, problems: Problems) -> None:
+    """`rules: {}` asks for nothing and is taken."""
+    l7 = rule.rules
+    if l7 is not None:
+        for field, entries in (("http", l7.http), ("dns", l7.dns), ("kafka", l7.kafka), ("l7", l7.l7)):
+            if entries is not None:
+                problems.add(f"{path}.rules.{field}", f"L7 rules ({field}) are not supported yet")
+        if l7.l7proto:
+            problems.add(f"{path}.rules.l7proto", "L7 rules are not supported yet")
+    later = {
+        "serverNames": rule.server_names,
+        "terminatingTLS": rule.terminating_tls,
+        "originatingTLS": rule.originating_tls,
+        "listener": rule.listener,
+    }
+    for field, value in later.items():
+        if value or isinstance(value, dict):
+            problems.add(joined(path, field), "is not supported yet; remove it")
+
+
+def _port(port: PortProtocol, path: str, problems: Problems) -> PortRange:
+    protocol: Any = port.protocol.upper() or "ANY"
+    if protocol in ("ICMP", "ICMPV6"):
+        problems.add(joined(path, "protocol"), f"{port.protocol} has no ports; use icmps")
+    elif protocol in LATER_PROTOCOLS:
+        problems.add(joined(path, "protocol"), f"{port.protocol} is not supported yet")
+    elif protocol not in PROTOCOLS:
+        hint = nearest(protocol, PROTOCOLS)
+        problems.add(joined(path, "protocol"), f'"{port.protocol}" is not a protocol; use {", ".join(PROTOCOLS)}{hint}')
+    if protocol not in PROTOCOLS:
+        return PortRange()
+    text = str(port.port)
+    if re.fullmatch(r"-?(0|[1-9][0-9]*)", text) is None:
+        problems.add_if(joined(path, "port"), words.port_name(text.lower()))
+        if port.end_port:
+            problems.add(joined(path, "endPort"), "needs a port number to start from; give port as a number")
+        return PortRange(protocol=protocol, name=text.lower())
+    number = int(text)
+    wrong = None if number == 0 else words.port_number(number)
+    if wrong is None and isinstance(port.port, int):
+        wrong = f'must be text, got the number {number}; write "{number}"'
+    problems.add_if(joined(path, "port"), wrong)
+    if not port.end_port:
+        return PortRange(protocol=protocol, port=number)
+    wrong = words.port_number(port.end_port)
+    if wrong is None and number == 0:
+        wrong = 'stands beside port "0", which is every port; remove it'
+    elif wrong is None and port.end_port < number:
+        wrong = f"{port.end_port} is below port {number}"
+    problems.add_if(joined(path, "endPort"), wrong)
+    return PortRange(protocol=protocol, port=number, end_port=port.end_port if port.end_port > number else 0)
+
+
+def _icmp_types(rules: list[ICMPRule], path: str, problems: Problems) -> list[PortRange]:
+    types = []
+    for index, rule in enumerate(rules):
+        where = f"{path}[{index}].fields"
+        if not rule.fields:
+            problems.add(where, "is empty; list ICMP types, or leave icmps out")
+        if len(rule.fields) > MOST_PORTS:
+            problems.add(where, f"has {len(rule.fields)} entries; at most {MOST_PORTS} are allowed")
+        types += [_icmp_type(each, f"{where}[{at}]", problems) for at, each in enumerate(rule.fields)]
+    return types
+
+
+def _icmp_type(field: ICMPField, path: str, problems: Problems) -> PortRange:
+    """The type as a port: type + 1, so that 0 stays "every"."""
+    if field.family == "IPv6":
+        problems.add(joined(path, "family"), "IPv6 is not supported yet; use IPv4")
+        return PortRange()
+    if field.family != "IPv4":
+        problems.add(joined(path, "family"), f'"{field.family}" is not a family; use IPv4')
+        return PortRange()
+    number = field.type
+    if isinstance(number, str):
+        if number not in ICMP_TYPES:
+            hint = nearest(number, ICMP_TYPES)
+            problems.add(
+                joined(path, "type"), f'"{number}" is not an ICMP type; use 0 to 255, or a name as EchoRequest{hint}'
+            )
+            return PortRange()
+        number = ICMP_TYPES[number]
+    if not 0 <= number <= 255:
+        problems.add(joined(path, "type"), f"{number} is not an ICMP type; use 0 to 255")
+    return PortRange(protocol="ICMP", port=number + 1)

@@ -1,0 +1,121 @@
+"""cilium.io/v2 CiliumNetworkPolicy: the fields, all of them, also those that are refused as not supported yet.
+
+Source: Cilium's documentation, "Network Policy", and its CRD of the kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.resources.manifests.meta import Manifest
+from services.resources.manifests.selectors import CiliumSelector
+from services.resources.manifests.strict import Schema, names
+
+
+class CiliumSchema(Schema, frozen=True, kw_only=True):
+    """A custom resource: an API server refuses null where a value belongs, and so do we. It matters in policy, where an
+    absent list of peers means everyone and an empty one nobody."""
+
+    NULL_IS_ABSENT = False
+
+
+class CIDRRule(CiliumSchema, frozen=True, kw_only=True):
+    cidr: str = ""
+    cidr_group_ref: str = ""
+    cidr_group_selector: Any = None
+    except_: list[str] = []
+
+
+class PortProtocol(CiliumSchema, frozen=True, kw_only=True):
+    port: str | int
+    end_port: int = 0
+    protocol: str = "ANY"
+
+
+class PortRule(CiliumSchema, frozen=True, kw_only=True):
+    ports: list[PortProtocol] = []
+    rules: L7Rules | None = None
+    server_names: list[str] = []
+    terminating_tls: Any = None
+    originating_tls: Any = None
+    listener: Any = None
+
+
+class HTTPRule(CiliumSchema, frozen=True, kw_only=True):
+    path: str = ""
+    method: str = ""
+    host: str = ""
+    headers: list[str] = []
+    header_matches: list[Any] = []
+
+
+class DNSRule(CiliumSchema, frozen=True, kw_only=True):
+    match_name: str = ""
+    match_pattern: str = ""
+
+
+class L7Rules(CiliumSchema, frozen=True, kw_only=True):
+    http: list[HTTPRule] | None = None
+    dns: list[DNSRule] | None = None
+    kafka: list[Any] | None = None
+    l7: list[Any] | None = None
+    l7proto: str = ""
+
+
+class ICMPField(CiliumSchema, frozen=True, kw_only=True):
+    family: str = "IPv4"
+    type: int | str
+
+
+class ICMPRule(CiliumSchema, frozen=True, kw_only=True):
+    fields: list[ICMPField] = []
+
+
+class IngressSection(CiliumSchema, frozen=True, kw_only=True):
+    from_endpoints: list[CiliumSelector] | None = None
+    from_entities: list[str] | None = None
+    from_cidr: list[str] | None = None
+    from_cidr_set: list[CIDRRule] | None = None
+    from_requires: list[CiliumSelector] | None = None
+    from_groups: list[Any] | None = None
+    from_nodes: list[CiliumSelector] | None = None
+    to_ports: list[PortRule] = []
+    icmps: list[ICMPRule] = []
+    authentication: Any = None
+
+
+class EgressSection(CiliumSchema, frozen=True, kw_only=True):
+    to_endpoints: list[CiliumSelector] | None = None
+    to_entities: list[str] | None = None
+    to_cidr: list[str] | None = None
+    to_cidr_set: list[CIDRRule] | None = None
+    to_requires: list[CiliumSelector] | None = None
+    to_groups: list[Any] | None = None
+    to_nodes: list[CiliumSelector] | None = None
+    to_services: list[Any] | None = None
+    to_fqdns: list[DNSRule] | None = None
+    to_ports: list[PortRule] = []
+    icmps: list[ICMPRule] = []
+    authentication: Any = None
+
+
+class EnableDefaultDeny(CiliumSchema, frozen=True, kw_only=True):
+    ingress: bool | None = None
+    egress: bool | None = None
+
+
+class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
+    endpoint_selector: CiliumSelector | None = None
+    node_selector: CiliumSelector | None = None
+    ingress: list[IngressSection] = []
+    egress: list[EgressSection] = []
+    ingress_deny: list[IngressSection] = []
+    egress_deny: list[EgressSection] = []
+    enable_default_deny: EnableDefaultDeny = EnableDefaultDeny()
+    log: Any = None
+    PASSED_OVER = names("labels description")
+
+
+class CiliumNetworkPolicy(Manifest, frozen=True, kw_only=True):
+    spec: RuleSpec | None = None
+    specs: list[RuleSpec] = []

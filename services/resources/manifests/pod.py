@@ -1,0 +1,211 @@
+"""v1 Pod and apps/v1 Deployment -> `Pod`, `Deployment`.
+
+Source: the Kubernetes API reference of Pod, PodSpec, Container and DeploymentSpec. What a pod runs is the kubelet's
+business; Plexus reads where it runs, its labels, its service account, and its ports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus.labels import selects
+from bus.messages.resources import ContainerPort, Deployment, Pod
+from bus.subjects import DEPLOYMENT, POD
+from services.resources.manifests import words
+from services.resources.manifests.meta import (
+    Key,
+    Manifest,
+    ObjectMeta,
+    Resource,
+    check_metadata,
+)
+from services.resources.manifests.selectors import Selector, read_selector, selector_of
+from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
+
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+RESTART_POLICIES = ("Always", "OnFailure", "Never")
+LATER_ANNOTATIONS = ("kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth")
+
+
+class PortSpec(Schema, frozen=True, kw_only=True):
+    name: str = ""
+    container_port: int
+    protocol: str = "TCP"
+    host_port: int = 0
+    PASSED_OVER = names("hostIP")
+
+
+class Container(Schema, frozen=True, kw_only=True):
+    name: str
+    image: str = ""
+    ports: list[PortSpec] = []
+    PASSED_OVER = names(
+        "args command env envFrom imagePullPolicy lifecycle livenessProbe readinessProbe resizePolicy resources"
+        " restartPolicy restartPolicyRules securityContext startupProbe stdin stdinOnce terminationMessagePath"
+        " terminationMessagePolicy tty volumeDevices volumeMounts workingDir"
+    )
+
+
+class PodSpec(Schema, frozen=True, kw_only=True):
+    containers: list[Container]
+    init_containers: list[Container] = []
+    node_name: str = ""
+    host_network: bool = False
+    service_account_name: str = ""
+    service_account: str = ""
+    restart_policy: str = "Always"
+    PASSED_OVER = names(
+        "activeDeadlineSeconds affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks"
+        " ephemeralContainers hostAliases hostIPC hostPID hostUsers hostname hostnameOverride imagePullSecrets"
+        " nodeSelector os overhead preemptionPolicy priority priorityClassName readinessGates resourceClaims resources"
+        " runtimeClassName schedulerName schedulingGates securityContext setHostnameAsFQDN shareProcessNamespace"
+        " subdomain terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes workloadRef"
+    )
+
+
+class PodManifest(Manifest, frozen=True, kw_only=True):
+    spec: PodSpec
+
+
+class PodTemplate(Schema, frozen=True, kw_only=True):
+    metadata: ObjectMeta = ObjectMeta()
+    spec: PodSpec
+
+
+class DeploymentSpec(Schema, frozen=True, kw_only=True):
+    replicas: int = 1
+    selector: Selector
+    template: PodTemplate
+    PASSED_OVER = names("minReadySeconds paused progressDeadlineSeconds revisionHistoryLimit strategy")
+
+
+class DeploymentManifest(Manifest, frozen=True, kw_only=True):
+    spec: DeploymentSpec
+
+
+def read_pod(manifest: PodManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems) -> Resource:
+    """The pod as it is before anything ran it: `uid`, and what the kubelet reports, are the model's to fill."""
+    spec = manifest.spec
+    _check_pod_spec(spec, "spec", problems)
+    _check_annotations(manifest.metadata, "metadata", problems)
+    pod = Pod(
+        namespace=key.namespace,
+        name=key.name,
+        uid="",
+        labels=manifest.metadata.labels,
+        annotations=manifest.metadata.annotations,
+        service_account=spec.service_account_name or spec.service_account or "default",
+        node=spec.node_name,
+        host_network=spec.host_network,
+        ports=container_ports(spec),
+        owner=_owner(manifest.metadata, key, problems),
+        manifest=raw,
+    )
+    return Resource(key, source, ((POD.of(key.namespace, key.name), pod),), uid=manifest.metadata.uid)
+
+
+def read_deployment(
+    manifest: DeploymentManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems
+) -> Resource:
+    spec = manifest.spec
+    template = spec.template
+    check_metadata(template.metadata, problems, "spec.template.metadata")
+    _check_annotations(template.metadata, "spec.template.metadata", problems)
+    _check_pod_spec(template.spec, "spec.template.spec", problems)
+    if spec.replicas < 0:
+        problems.add("spec.replicas", f"{spec.replicas} is not a count; use 0 or more")
+    if template.spec.restart_policy != "Always":
+        problems.add("spec.template.spec.restartPolicy", "must be Always in a Deployment")
+    requirements = read_selector(spec.selector, "spec.selector", problems)
+    if not requirements:
+        problems.add("spec.selector", "is empty; name labels that spec.template.metadata.labels has")
+    elif not selects(selector_of(requirements), template.metadata.labels):
+        problems.add("spec.selector", "does not select spec.template.metadata.labels; make them agree")
+    deployment = Deployment(
+        namespace=key.namespace,
+        name=key.name,
+        replicas=spec.replicas,
+        selector=selector_of(requirements),
+        template=raw["spec"]["template"],
+        manifest=raw,
+    )
+    return Resource(key, source, ((DEPLOYMENT.of(key.namespace, key.name), deployment),), uid=manifest.metadata.uid)
+
+
+def container_ports(spec: PodSpec) -> list[ContainerPort]:
+    """Every port that the containers declare; init containers too, as those may stay as side-cars."""
+    declared = (port for container in (*spec.containers, *spec.init_containers) for port in container.ports)
+    protocols: dict[str, Any] = {protocol: protocol for protocol in PROTOCOLS}
+    return [
+        ContainerPort(name=port.name, port=port.container_port, protocol=protocols.get(port.protocol, "TCP"))
+        for port in declared
+    ]
+
+
+def _check_pod_spec(spec: PodSpec, path: str, problems: Problems) -> None:
+    if not spec.containers:
+        problems.add(joined(path, "containers"), "is empty; a pod has at least one container")
+    seen: set[str] = set()
+    for field, containers in (("containers", spec.containers), ("initContainers", spec.init_containers)):
+        for index, container in enumerate(containers):
+            where = f"{path}.{field}[{index}]"
+            problems.add_if(joined(where, "name"), words.dns_label(container.name))
+            if container.name in seen:
+                problems.add(joined(where, "name"), f'"{container.name}" is given to two containers')
+            seen.add(container.name)
+            if not container.image:
+                problems.add(joined(where, "image"), "is required, and missing")
+            _check_ports(container, where, spec.host_network, problems)
+    if spec.node_name:
+        problems.add_if(joined(path, "nodeName"), words.dns_subdomain(spec.node_name))
+    for field, account in (("serviceAccountName", spec.service_account_name), ("serviceAccount", spec.service_account)):
+        if account:
+            problems.add_if(joined(path, field), words.dns_subdomain(account))
+    if spec.restart_policy not in RESTART_POLICIES:
+        hint = nearest(spec.restart_policy, RESTART_POLICIES)
+        problems.add(
+            joined(path, "restartPolicy"),
+            f'"{spec.restart_policy}" is not a policy; use Always, OnFailure or Never{hint}',
+        )
+
+
+def _check_ports(container: Container, path: str, host_network: bool, problems: Problems) -> None:
+    seen: set[str] = set()
+    for index, port in enumerate(container.ports):
+        where = f"{path}.ports[{index}]"
+        problems.add_if(joined(where, "containerPort"), words.port_number(port.container_port))
+        if port.protocol not in PROTOCOLS:
+            hint = nearest(port.protocol, PROTOCOLS)
+            problems.add(joined(where, "protocol"), f'"{port.protocol}" is not a protocol; use TCP, UDP or SCTP{hint}')
+        if port.name:
+            problems.add_if(joined(where, "name"), words.port_name(port.name))
+            if port.name in seen:
+                problems.add(joined(where, "name"), f'"{port.name}" is given to two ports')
+            seen.add(port.name)
+        if not port.host_port:
+            continue
+        if host_network and port.host_port != port.container_port:
+            problems.add(joined(where, "hostPort"), "must be containerPort in a pod of the host's network")
+        elif not host_network:
+            problems.add(joined(where, "hostPort"), "host ports are not supported yet; use a Service")
+
+
+def _check_annotations(metadata: ObjectMeta, path: str, problems: Problems) -> None:
+    for name in LATER_ANNOTATIONS:
+        if name in metadata.annotations:
+            problems.add(f"{path}.annotations[{name}]", "bandwidth limits are not supported yet; remove the annotation")
+
+
+def _owner(metadata: ObjectMeta, key: Key, problems: Problems) -> str:
+    """ "deployment/default/web", or "" when nobody owns the pod. It goes when its owner goes."""
+    owner = ""
+    for index, reference in enumerate(metadata.owner_references):
+        where = f"metadata.ownerReferences[{index}]"
+        if (reference.api_version, reference.kind) != ("apps/v1", "Deployment"):
+            problems.add(
+                where, f"owners of kind {reference.kind} are not supported yet; remove it, or own by a Deployment"
+            )
+        elif owner:
+            problems.add(where, "is a second owner; a pod has one")
+        owner = f"deployment/{key.namespace}/{reference.name}"
+    return owner

@@ -1,0 +1,209 @@
+"""A manifest against its schema: every place where it does not fit, by path, with what would fit.
+
+A schema is a msgspec struct in Python's spelling; `kubernetes_case` gives the manifest's. Fields that Plexus takes but
+does not read are listed by name in `PASSED_OVER`, so that a real manifest passes and a misspelt field does not.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+DEEPEST = 64  # levels of nesting; the deepest field of any kind that we know is at 20
+
+_ACRONYMS = {
+    "ip": "IP", "ips": "IPs", "cidr": "CIDR", "cidrs": "CIDRs", "fqdn": "FQDN", "fqdns": "FQDNs", "id": "ID",
+    "pid": "PID", "ipc": "IPC", "tls": "TLS",
+}  # fmt: skip
+
+
+def kubernetes_case(field: str) -> str:
+    """ "cluster_ips" -> "clusterIPs": camel case, with Kubernetes' spelling of acronyms after the first word."""
+    first, *rest = field.split("_")
+    return first + "".join(_ACRONYMS.get(word, word.capitalize()) for word in rest)
+
+
+def names(text: str) -> frozenset[str]:
+    """A set of field names out of words."""
+    return frozenset(text.split())
+
+
+class Schema(msgspec.Struct, frozen=True, kw_only=True, rename=kubernetes_case):
+    """A manifest, or an object in one. Unknown fields are refused by `misfits`, which knows `PASSED_OVER`."""
+
+    PASSED_OVER: ClassVar[frozenset[str]] = frozenset()  # taken, kept in the manifest, not read by Plexus
+    NULL_IS_ABSENT: ClassVar[bool] = True  # false where an API server would refuse null (custom resources)
+
+
+class Problem(NamedTuple):
+    """What is wrong at one place, and what would be right."""
+
+    path: str  # "spec.ingress[0].toPorts", "" for the document itself
+    text: str
+
+
+class Problems(list[Problem]):
+    """Collected while reading; a document is taken only when this stays empty."""
+
+    def add(self, path: str, text: str) -> None:
+        self.append(Problem(path, text))
+
+    def add_if(self, path: str, text: str | None) -> None:
+        """For checks that answer None when all is well."""
+        if text is not None:
+            self.append(Problem(path, text))
+
+
+S = TypeVar("S", bound=Schema)
+
+
+def read(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | None:
+    """The manifest as its type; None, and why in `problems`, when it does not fit."""
+    found = list(misfits(manifest, inspect.type_info(schema), ""))
+    problems.extend(found)
+    if found:
+        return None
+    try:
+        return msgspec.convert(_without_nulls(manifest), schema)
+    except msgspec.ValidationError as error:  # a number beyond 64 bits, and whatever msgspec is stricter about
+        problems.add("", str(error))
+        return None
+
+
+def misfits(value: object, wanted: inspect.Type, path: str, null_is_absent: bool = True) -> Iterator[Problem]:
+    """Every place under `path` where `value` is not of the type `wanted`."""
+    if path.count(".") + path.count("[") > DEEPEST:
+        yield Problem(path, f"is nested more than {DEEPEST} levels deep")
+        return
+    match wanted:
+        case inspect.StructType():
+            yield from _object_misfits(value, wanted, path)
+        case inspect.ListType():
+            if not isinstance(value, list):
+                yield Problem(path, f"must be a list, got {_shown(value)}")
+                return
+            for index, item in enumerate(value):
+                yield from misfits(item, wanted.item_type, f"{path}[{index}]", null_is_absent)
+        case inspect.DictType():
+            yield from _map_misfits(value, wanted, path, null_is_absent)
+        case inspect.UnionType():
+            yield from _union_misfits(value, wanted, path, null_is_absent)
+        case inspect.StrType():
+            if not isinstance(value, str):
+                quotes = "; put it in quotes" if isinstance(value, (int, float)) else ""
+                yield Problem(path, f"must be text, got {_shown(value)}{quotes}")
+        case inspect.BoolType():
+            if not isinstance(value, bool):
+                yield Problem(path, f"must be true or false, got {_shown(value)}")
+        case inspect.IntType():
+            if not isinstance(value, int) or isinstance(value, bool):
+                yield Problem(path, f"must be a whole number, got {_shown(value)}")
+        case _:
+            if depth_exceeds(value, DEEPEST):
+                yield Problem(path, f"is nested more than {DEEPEST} levels deep")
+
+
+def depth_exceeds(value: object, levels: int) -> bool:
+    """`value` has more than `levels` levels of lists and maps. Looks no deeper than that, so it cannot overflow."""
+    layer: list[object] = [value]
+    for _ in range(levels + 1):
+        layer = [
+            item
+            for each in layer
+            if isinstance(each, (dict, list))
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean "x"?', or "" when nothing is near."""
+    by_lower = {each.lower(): each for each in sorted(known)}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f'; did you mean "{by_lower[found[0]]}"?' if found else ""
+
+
+def joined(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field
+
+
+def _object_misfits(value: object, wanted: inspect.StructType, path: str) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield Problem(path, f"must be a map of fields, got {_shown(value)}")
+        return
+    fields, passed_over, null_is_absent = _fields(wanted.cls)
+    for key in value:
+        if not isinstance(key, str) or (key not in fields and key not in passed_over):
+            hint = nearest(str(key), fields.keys() | passed_over)
+            yield Problem(joined(path, str(key)), f"is not a known field{hint}")
+    for name, field in fields.items():
+        if name not in value or (value[name] is None and null_is_absent):
+            if field.required:
+                yield Problem(joined(path, name), "is required, and missing")
+        elif value[name] is None:
+            yield Problem(joined(path, name), "is null; leave it out, or give it a value")
+        else:
+            yield from misfits(value[name], field.type, joined(path, name), null_is_absent)
+    for name in passed_over & value.keys():
+        if depth_exceeds(value[name], DEEPEST):
+            yield Problem(joined(path, name), f"is nested more than {DEEPEST} levels deep")
+
+
+def _map_misfits(value: object, wanted: inspect.DictType, path: str, null_is_absent: bool) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield Problem(path, f"must be a map, got {_shown(value)}")
+        return
+    for key, item in value.items():
+        if not isinstance(key, str):
+            yield Problem(path, f"has the key {_shown(key)}, which is not text; put it in quotes")
+        elif item is not None or not null_is_absent:
+            yield from misfits(item, wanted.value_type, f"{path}[{key}]", null_is_absent)
+
+
+def _union_misfits(value: object, wanted: inspect.UnionType, path: str, null_is_absent: bool) -> Iterator[Problem]:
+    """`x | None` is an x that may be left out; otherwise (a number or text) any member will do."""
+    members = [member for member in wanted.types if not isinstance(member, inspect.NoneType)]
+    attempts = [list(misfits(value, member, path, null_is_absent)) for member in members]
+    if all(attempts):
+        if len(attempts) == 1:
+            yield from attempts[0]
+        else:
+            yield Problem(path, f"must be a whole number or text, got {_shown(value)}")
+
+
+@cache
+def _fields(schema: type) -> tuple[dict[str, inspect.Field], frozenset[str], bool]:
+    info = inspect.type_info(schema)
+    assert isinstance(info, inspect.StructType) and issubclass(schema, Schema)
+    return {field.encode_name: field for field in info.fields}, schema.PASSED_OVER, schema.NULL_IS_ABSENT
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f'the text "{value[:40]}"'
+        case list():
+            return "a list"
+        case dict():
+            return "a map"
+        case _:
+            return f"a {type(value).__name__}"

@@ -1,0 +1,413 @@
+"""What a request does: (what is there, what is asked) -> what to write, or why not. No I/O, no clock.
+
+All or nothing: a plan with refusals has no steps. The order of the steps is what makes a death between any two of them
+harmless: an address is claimed before the Service that shows it, an owner goes before what it owns, a namespace goes
+last; what a death leaves over, `plan_tidy` takes away, and asking again does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Any, Literal
+
+from msgspec.structs import replace
+
+from bus.control import Action, Claim, Say, Unsay
+from bus.messages import Message
+from bus.messages.resources import (
+    Bind,
+    ClusterAddress,
+    Deployment,
+    Namespace,
+    Node,
+    Outcome,
+    Pod,
+    PodStatus,
+    Refusal,
+    Service,
+)
+from bus.subjects import (
+    CLUSTER_ADDRESS,
+    DEPLOYMENT,
+    ENDPOINT_SLICE,
+    NAMESPACE,
+    NODE,
+    POD,
+    SERVICE,
+    State,
+    state_of,
+)
+from services.resources import addresses
+from services.resources.manifests import Key, Resource
+from services.resources.manifests.core import NAMESPACE_NAME_LABEL
+from services.resources.manifests.words import ipv4_address
+from services.resources.store import Store
+
+ALWAYS_THERE = ("default", "kube-system")
+
+# What stands on what, and is said first. Policies come before the pods that they govern.
+ORDER = ("Namespace", "Node", "NetworkPolicy", "CiliumNetworkPolicy", "Service", "EndpointSlice", "Deployment", "Pod")
+
+# Fields of a pod's spec that may change while it lives, beside images (Kubernetes, "Pod update and replacement").
+CHANGEABLE = frozenset(
+    {"activeDeadlineSeconds", "nodeName", "schedulingGates", "terminationGracePeriodSeconds", "tolerations"}
+)
+
+FAMILIES: Mapping[str, State[Any]] = {
+    "Namespace": NAMESPACE,
+    "Node": NODE,
+    "Service": SERVICE,
+    "EndpointSlice": ENDPOINT_SLICE,
+    "Deployment": DEPLOYMENT,
+    "Pod": POD,
+}  # the kinds of which one resource is one subject
+
+Refuse = Callable[[str, str], None]  # (path, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in the order to take them. Claims come first: when one is lost, nothing else has been done yet."""
+
+    steps: tuple[Action, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass
+class _Draft:
+    store: Store
+    network: IPv4Network
+    new_uid: Callable[[], str]
+    namespaces: set[str]  # made by this call
+    nodes: set[str]
+    deployments: set[tuple[str, str]]
+    claims: dict[str, ClusterAddress] = field(default_factory=dict)  # address -> its holder after this call
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def holder_of(self, address: str) -> ClusterAddress | None:
+        return self.claims.get(address) or self.store.holder_of(address)
+
+
+def plan_apply(store: Store, resources: Sequence[Resource], network: IPv4Network, new_uid: Callable[[], str]) -> Plan:
+    """Make these resources so.
+
+    Args:
+        network: where Services' addresses come from.
+        new_uid: called once for each pod that is new.
+    """
+    draft = _Draft(
+        store,
+        network,
+        new_uid,
+        namespaces={each.key.name for each in resources if each.key.kind == "Namespace"},
+        nodes={each.key.name for each in resources if each.key.kind == "Node"},
+        deployments={(each.key.namespace, each.key.name) for each in resources if each.key.kind == "Deployment"},
+    )
+    draft.refusals += _duplicates(resources)
+    # Who asks for an address by name comes before those that take any.
+    order = sorted(range(len(resources)), key=lambda at: resources[at].asked_address in ("", "None"))
+    wanted = {at: _wanted(draft, resources[at]) for at in order}
+    if draft.refusals:
+        return Plan(refusals=tuple(draft.refusals))
+    outcomes = []
+    steps: list[tuple[int, Action]] = [
+        (-1, Claim(CLUSTER_ADDRESS.of(address), holder)) for address, holder in draft.claims.items()
+    ]
+    for at, each in enumerate(resources):
+        change, actions = _difference(store, each.key, wanted[at])
+        outcomes.append(Outcome(kind=each.key.kind, namespace=each.key.namespace, name=each.key.name, change=change))
+        steps += [(ORDER.index(each.key.kind), action) for action in actions]
+    steps.sort(key=lambda step: step[0])  # stable: within a kind as the user wrote them
+    return Plan(tuple(action for _, action in steps), tuple(outcomes))
+
+
+def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
+    """Take these away, with what is theirs: a namespace's contents, a Deployment's pods, a Service's address."""
+    refusals, outcomes = [], []
+    steps: dict[str, int] = {}  # subject -> place in the order
+    for key, source in {each.key: each.source for each in resources}.items():
+        if key.kind == "Namespace" and key.name in ALWAYS_THERE:
+            problem = "is always there; delete what is in it instead"
+            refusals.append(Refusal(source=source, kind=key.kind, name=key.name, path="metadata.name", problem=problem))
+            continue
+        subjects = _subjects(store, key)
+        change: Literal["deleted", "absent"] = "deleted" if subjects else "absent"
+        outcomes.append(Outcome(kind=key.kind, namespace=key.namespace, name=key.name, change=change))
+        for subject in subjects:
+            steps.update(_with_owned(store, subject))
+    if refusals:
+        return Plan(refusals=tuple(refusals))
+    ordered = sorted(steps, key=lambda subject: (steps[subject], subject))
+    return Plan(tuple(Unsay(subject) for subject in ordered), tuple(outcomes))
+
+
+def plan_bind(store: Store, bind: Bind) -> Plan:
+    """The scheduler chose a node. Repeating it changes nothing; a bound pod does not move."""
+    pod, refusal = _living(store, "bind", bind.namespace, bind.name, bind.uid)
+    if pod is None:
+        return refusal
+    if not store.has_node(bind.node):
+        return _refused("bind", pod, "node", _no_node(bind.node, store))
+    if pod.node and pod.node != bind.node:
+        return _refused("bind", pod, "node", f"the pod is bound to {pod.node}; delete it to run it elsewhere")
+    return _pod_plan(pod, replace(pod, node=bind.node))
+
+
+def plan_status(store: Store, status: PodStatus) -> Plan:
+    """The kubelet reports how the pod is."""
+    pod, refusal = _living(store, "podstatus", status.namespace, status.name, status.uid)
+    if pod is None:
+        return refusal
+    wrong = ipv4_address(status.address) if status.address else None
+    if wrong is not None:
+        return _refused("podstatus", pod, "address", wrong)
+    ready = status.ready and status.phase == "Running"
+    return _pod_plan(pod, replace(pod, phase=status.phase, ready=ready, address=status.address, reason=status.reason))
+
+
+def plan_tidy(store: Store) -> Plan:
+    """What the active replica does first: make what is always there, and take away what an interrupted request left."""
+    steps: list[Action] = []
+    for name in ALWAYS_THERE:
+        if not store.has_namespace(name):
+            manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            namespace = Namespace(name=name, labels={NAMESPACE_NAME_LABEL: name}, manifest=manifest)
+            steps.append(Say(NAMESPACE.of(name), namespace))
+    for subject, message in store.items():
+        if isinstance(message, ClusterAddress):
+            service = store.get(SERVICE.of(message.namespace, message.service))
+            held = isinstance(service, Service) and message.address in service.cluster_addresses
+            if not held:
+                steps.append(Unsay(subject))
+        elif isinstance(message, Pod) and message.owner:
+            _, home, name = message.owner.split("/")
+            if not store.has_deployment(home, name):
+                steps.append(Unsay(subject))
+    return Plan(tuple(steps))
+
+
+def plan_release(store: Store, claimed: Iterable[str]) -> Plan:
+    """Give back addresses that a refused request had claimed for Services that do not exist."""
+    return Plan(
+        tuple(step for step in plan_tidy(store).steps if isinstance(step, Unsay) and step.subject in set(claimed))
+    )
+
+
+def _duplicates(resources: Iterable[Resource]) -> list[Refusal]:
+    first: dict[Key, str] = {}
+    refusals = []
+    for each in resources:
+        if each.key in first:
+            problem = f'"{each.key.name}" is also in {first[each.key]}; apply one of them'
+            refusals.append(_refusal(each, "metadata.name", problem))
+        first.setdefault(each.key, each.source)
+    return refusals
+
+
+def _wanted(draft: _Draft, resource: Resource) -> list[tuple[str, Message]]:
+    """The messages as they are to be, with what the store knows filled in; refusals go to the draft."""
+    key = resource.key
+
+    def refuse(path: str, problem: str) -> None:
+        draft.refusals.append(_refusal(resource, path, problem))
+
+    if key.namespace and key.namespace not in draft.namespaces and not draft.store.has_namespace(key.namespace):
+        refuse("metadata.namespace", f'there is no namespace "{key.namespace}"; apply a Namespace of this name first')
+    return [(subject, _filled(draft, resource, subject, message, refuse)) for subject, message in resource.messages]
+
+
+def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, refuse: Refuse) -> Message:
+    old = draft.store.get(subject)
+    match message:
+        case Pod():
+            return _pod(draft, resource, message, old if isinstance(old, Pod) else None, refuse)
+        case Service():
+            return _addressed(draft, resource, message, old if isinstance(old, Service) else None, refuse)
+        case Deployment() if isinstance(old, Deployment) and old.selector != message.selector:
+            refuse("spec.selector", "cannot be changed; delete the Deployment first, then apply")
+        case Node() if isinstance(old, Node) and old.pod_cidrs:
+            if message.pod_cidrs and message.pod_cidrs != old.pod_cidrs:
+                refuse("spec.podCIDRs", f"cannot be changed from {', '.join(old.pod_cidrs)}; delete the Node first")
+            return replace(message, pod_cidrs=old.pod_cidrs)
+    return message
+
+
+def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: Refuse) -> Pod:
+    """A living pod keeps its uid, its node and what the kubelet reported; of its spec little can change."""
+    if pod.owner:
+        _, namespace, name = pod.owner.split("/")
+        if (namespace, name) not in draft.deployments and not draft.store.has_deployment(namespace, name):
+            refuse("metadata.ownerReferences[0]", f'there is no Deployment "{name}" in {namespace}')
+    if old is None:
+        if pod.node and pod.node not in draft.nodes and not draft.store.has_node(pod.node):
+            refuse("spec.nodeName", _no_node(pod.node, draft.store))
+        return replace(pod, uid=draft.new_uid())
+    if resource.uid and resource.uid != old.uid:
+        refuse("metadata.uid", f"the pod of this name has the uid {old.uid}; remove the field, or delete the pod first")
+    if pod.node and old.node and pod.node != old.node:
+        refuse("spec.nodeName", f"the pod runs on {old.node}; delete the pod first, then apply")
+    difference = _first_difference(_fixed(old.manifest.get("spec")), _fixed(pod.manifest.get("spec")), "spec")
+    if difference:
+        refuse(difference, "cannot be changed while the pod lives; delete the pod first, then apply")
+    return replace(
+        pod,
+        uid=old.uid,
+        node=old.node or pod.node,
+        phase=old.phase,
+        ready=old.ready,
+        address=old.address,
+        reason=old.reason,
+        owner=pod.owner or old.owner,
+    )
+
+
+def _addressed(draft: _Draft, resource: Resource, service: Service, old: Service | None, refuse: Refuse) -> Service:
+    """The Service with its address: the one it has, the one it asks for, or the first free one by hash."""
+    asked = resource.asked_address
+    if old is not None:
+        current = old.cluster_addresses[0] if old.cluster_addresses else "None"
+        if asked not in ("", current):
+            refuse("spec.clusterIP", f"cannot be changed from {current}; delete the Service first, then apply")
+        return replace(service, cluster_addresses=_claimed(draft, service, old.cluster_addresses))
+    if asked == "None":
+        return service
+    if asked:
+        wrong = addresses.outside(draft.network, asked)
+        holder = draft.holder_of(asked)
+        if wrong is None and holder is not None and not _holds(holder, service):
+            wrong = (
+                f"{asked} is held by the Service {holder.namespace}/{holder.service}; choose another, or leave it out"
+            )
+        if wrong is not None:
+            refuse("spec.clusterIP", wrong)
+            return service
+        return replace(service, cluster_addresses=_claimed(draft, service, [asked]))
+    left_over = draft.store.addresses_of(service.namespace, service.name)  # of a request that did not finish
+    address = left_over[0] if left_over else _any_address(draft, service)
+    if address is None:
+        refuse(
+            "spec.clusterIP", f"no address is free in the Service range {draft.network}; delete a Service, or widen it"
+        )
+        return service
+    return replace(service, cluster_addresses=_claimed(draft, service, [address]))
+
+
+def _any_address(draft: _Draft, service: Service) -> str | None:
+    return addresses.choose(
+        draft.network, service.namespace, service.name, lambda address: draft.holder_of(address) is not None
+    )
+
+
+def _claimed(draft: _Draft, service: Service, wanted: list[str]) -> list[str]:
+    """`wanted`, after a claim is drafted for each address that the Service does not hold yet."""
+    for address in wanted:
+        if draft.store.holder_of(address) is None:
+            draft.claims[address] = ClusterAddress(address=address, namespace=service.namespace, service=service.name)
+    return wanted
+
+
+def _holds(holder: ClusterAddress, service: Service) -> bool:
+    return (holder.namespace, holder.service) == (service.namespace, service.name)
+
+
+def _difference(
+    store: Store, key: Key, wanted: list[tuple[str, Message]]
+) -> tuple[Literal["created", "changed", "unchanged"], list[Action]]:
+    there = _subjects(store, key)
+    actions: list[Action] = [Say(subject, message) for subject, message in wanted if store.get(subject) != message]
+    actions += [Unsay(subject) for subject in there if subject not in dict(wanted)]
+    if not there:
+        return "created", actions
+    return ("changed" if actions else "unchanged"), actions
+
+
+def _subjects(store: Store, key: Key) -> list[str]:
+    """Where the resource is, as far as it is there."""
+    if key.kind in ("NetworkPolicy", "CiliumNetworkPolicy"):
+        return store.rules_of(key.kind, key.namespace, key.name)
+    tokens = (key.namespace, key.name) if key.namespace else (key.name,)
+    subject = FAMILIES[key.kind].of(*tokens)
+    return [subject] if store.get(subject) is not None else []
+
+
+def _with_owned(store: Store, subject: str) -> dict[str, int]:
+    """The subject and what goes with it -> its place: owners before the owned, a namespace after its contents."""
+    message = store.get(subject)
+    places = {subject: _place(subject)}
+    match message:
+        case Namespace():
+            for inner in store.in_namespace(message.name):
+                places |= _with_owned(store, inner)
+        case Deployment():
+            for pod in store.pods_of(f"deployment/{message.namespace}/{message.name}"):
+                places[pod] = _place(pod)
+        case Service():
+            for address in store.addresses_of(message.namespace, message.name):
+                places[CLUSTER_ADDRESS.of(address)] = _place(CLUSTER_ADDRESS.of(address))
+    return places
+
+
+def _place(subject: str) -> int:
+    """Deployments first, so that nothing makes their pods again; then the reverse of `ORDER`."""
+    family = state_of(subject)
+    noun = family.noun if family is not None else ""
+    order = ("deployment", "pod", "endpointslice", "service", "clusteraddress", "policy", "node", "namespace")
+    return order.index(noun)
+
+
+def _living(store: Store, source: str, namespace: str, name: str, uid: str) -> tuple[Pod | None, Plan]:
+    pod = store.get(POD.of(namespace, name))
+    if isinstance(pod, Pod) and pod.uid == uid:
+        return pod, Plan()
+    problem = "there is no such pod; it was deleted"
+    if isinstance(pod, Pod):
+        problem = f"the pod of this name has the uid {pod.uid}, not {uid}; it was deleted and made again"
+    return None, Plan(refusals=(Refusal(source=source, kind="Pod", name=f"{namespace}/{name}", problem=problem),))
+
+
+def _pod_plan(old: Pod, new: Pod) -> Plan:
+    change: Literal["changed", "unchanged"] = "unchanged" if new == old else "changed"
+    outcome = Outcome(kind="Pod", namespace=new.namespace, name=new.name, change=change)
+    return Plan((Say(POD.of(new.namespace, new.name), new),) if new != old else (), (outcome,))
+
+
+def _refused(source: str, pod: Pod, path: str, problem: str) -> Plan:
+    name = f"{pod.namespace}/{pod.name}"
+    return Plan(refusals=(Refusal(source=source, kind="Pod", name=name, path=path, problem=problem),))
+
+
+def _refusal(resource: Resource, path: str, problem: str) -> Refusal:
+    key = resource.key
+    return Refusal(source=resource.source, kind=key.kind, name=key.name, path=path, problem=problem)
+
+
+def _no_node(name: str, store: Store) -> str:
+    return f'there is no node "{name}"; there are: {", ".join(store.node_names()) or "none"}'
+
+
+def _fixed(spec: Any) -> Any:
+    """The part of a pod's spec that cannot change, nulls left out."""
+    if not isinstance(spec, dict):
+        return spec
+    fixed = {field: value for field, value in spec.items() if value is not None and field not in CHANGEABLE}
+    for field_ in ("containers", "initContainers"):
+        if isinstance(fixed.get(field_), list):
+            fixed[field_] = [
+                {name: value for name, value in container.items() if name != "image" and value is not None}
+                for container in fixed[field_]
+            ]
+    return fixed
+
+
+def _first_difference(old: Any, new: Any, path: str) -> str:
+    """Where two values first differ, "" when they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        places = ((old.get(each), new.get(each), f"{path}.{each}") for each in sorted(old.keys() | new.keys()))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        places = ((one, other, f"{path}[{at}]") for at, (one, other) in enumerate(zip(old, new, strict=True)))
+    else:
+        return "" if old == new else path
+    return next((found for one, other, at in places if (found := _first_difference(one, other, at))), "")

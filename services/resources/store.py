@@ -1,0 +1,92 @@
+"""What the log holds, indexed behind the questions that `model.py` asks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bus.messages import Message
+from bus.messages.resources import ClusterAddress, Deployment, EndpointSlice, Pod, Policy, Service
+from bus.subjects import CLUSTER_ADDRESS, DEPLOYMENT, NAMESPACE, NODE
+
+Namespaced = (Deployment, Pod, EndpointSlice, Service, Policy)
+
+
+class Store:
+    """The last value of every subject. All questions cost no more than their answer is long."""
+
+    def __init__(self, values: Mapping[str, Message] | None = None) -> None:
+        self._values: dict[str, Message] = {}
+        self._in_namespace: dict[str, set[str]] = defaultdict(set)
+        self._owned: dict[str, set[str]] = defaultdict(set)
+        self._rules: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        self._addresses: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for subject, message in (values or {}).items():
+            self.put(subject, message)
+
+    def put(self, subject: str, message: Message) -> None:
+        self.delete(subject)
+        self._values[subject] = message
+        for index, key in self._places(message):
+            index[key].add(subject)
+
+    def delete(self, subject: str) -> None:
+        """Safe to repeat."""
+        old = self._values.pop(subject, None)
+        if old is not None:
+            for index, key in self._places(old):
+                index[key].discard(subject)
+                if not index[key]:
+                    del index[key]
+
+    def get(self, subject: str) -> Message | None:
+        return self._values.get(subject)
+
+    def items(self) -> Iterable[tuple[str, Message]]:
+        return list(self._values.items())
+
+    def has_namespace(self, name: str) -> bool:
+        return NAMESPACE.of(name) in self._values
+
+    def has_node(self, name: str) -> bool:
+        return NODE.of(name) in self._values
+
+    def node_names(self) -> list[str]:
+        return sorted(NODE.parse(subject)[0] for subject in self._values if NODE.has(subject))
+
+    def has_deployment(self, namespace: str, name: str) -> bool:
+        return DEPLOYMENT.of(namespace, name) in self._values
+
+    def in_namespace(self, namespace: str) -> list[str]:
+        """Subjects of all that lives there; addresses of Services not among them."""
+        return sorted(self._in_namespace.get(namespace, ()))
+
+    def pods_of(self, owner: str) -> list[str]:
+        """Subjects of the pods whose `owner` is this, as "deployment/default/web"."""
+        return sorted(self._owned.get(owner, ()))
+
+    def rules_of(self, kind: str, namespace: str, name: str) -> list[str]:
+        """Subjects of one policy: its own, and those of its further rules ("name/specs[1]")."""
+        return sorted(self._rules.get((kind, namespace, name), ()))
+
+    def addresses_of(self, namespace: str, service: str) -> list[str]:
+        """Addresses that the Service holds."""
+        return sorted(CLUSTER_ADDRESS.parse(subject)[0] for subject in self._addresses.get((namespace, service), ()))
+
+    def holder_of(self, address: str) -> ClusterAddress | None:
+        held = self._values.get(CLUSTER_ADDRESS.of(address))
+        return held if isinstance(held, ClusterAddress) else None
+
+    def _places(self, message: Message) -> list[tuple[dict[Any, set[str]], object]]:
+        """Each index that lists the message, with the key that it stands under."""
+        places: list[tuple[dict[Any, set[str]], object]] = []
+        if isinstance(message, Namespaced):
+            places.append((self._in_namespace, message.namespace))
+        if isinstance(message, Pod) and message.owner:
+            places.append((self._owned, message.owner))
+        if isinstance(message, Policy):
+            places.append((self._rules, (message.kind, message.namespace, message.name.partition("/")[0])))
+        if isinstance(message, ClusterAddress):
+            places.append((self._addresses, (message.namespace, message.service)))
+        return places

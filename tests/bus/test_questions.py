@@ -1,0 +1,146 @@
+"""Questions: an answer in time, or one sentence about why not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+
+from bus import subjects
+from bus.client import NatsBus
+from bus.interface import Unanswered
+from bus.messages.dataplane import AppliedRevision, Dump, DumpRows
+from bus.messages.resources import Applied, Apply, Document
+from bus.server import Server
+from tests.bus.watcher import buses
+
+
+async def answering(bus: NatsBus, handler: Callable[[Apply], Awaitable[Applied]]) -> asyncio.Task[None]:
+    task = asyncio.create_task(bus.answer(subjects.APPLY, handler=handler))
+    await bus.link.client.flush()
+    await asyncio.sleep(0.02)
+    return task
+
+
+async def applied(question: Apply) -> Applied:
+    return Applied(revision=len(question.documents))
+
+
+async def test_a_question_is_answered(server: Server) -> None:
+    async with buses(server, "service", "asker") as (service, asker):
+        task = await answering(service, applied)
+        asked = Apply(documents=[Document(source="a.yaml", manifest={"kind": "Pod"})])
+        assert await asker.ask(subjects.APPLY, message=asked) == Applied(revision=1)
+        task.cancel()
+
+
+async def test_of_two_who_answer_the_same_one_does(server: Server) -> None:
+    taken: list[str] = []
+
+    def named(name: str) -> Callable[[Apply], Awaitable[Applied]]:
+        async def handler(_: Apply) -> Applied:
+            taken.append(name)
+            return Applied()
+
+        return handler
+
+    async with buses(server, "one", "two", "asker") as (one, two, asker):
+        tasks = [await answering(one, named("one")), await answering(two, named("two"))]
+        await asyncio.gather(*(asker.ask(subjects.APPLY, message=Apply(documents=[])) for _ in range(40)))
+        assert len(taken) == 40 and set(taken) == {"one", "two"}
+        for task in tasks:
+            task.cancel()
+
+
+async def test_nobody_there_is_said_at_once(server: Server) -> None:
+    async with buses(server, "asker") as (asker,):
+        async with asyncio.timeout(0.5):
+            with pytest.raises(Unanswered, match="nobody answers"):
+                await asker.ask(subjects.APPLY, message=Apply(documents=[]))
+
+
+async def test_an_error_of_the_handler_reaches_the_asker_and_the_next_question_is_answered(server: Server) -> None:
+    calls: list[int] = []
+
+    async def handler(_: Apply) -> Applied:
+        calls.append(1)
+        if len(calls) == 1:
+            raise LookupError("no such\nthing")
+        return Applied()
+
+    async with buses(server, "service", "asker") as (service, asker):
+        task = await answering(service, handler)
+        with pytest.raises(Unanswered, match="LookupError: no such thing"):
+            await asker.ask(subjects.APPLY, message=Apply(documents=[]))
+        assert await asker.ask(subjects.APPLY, message=Apply(documents=[])) == Applied()
+        task.cancel()
+
+
+async def test_a_question_that_does_not_decode_is_answered_with_the_name_of_its_field(server: Server) -> None:
+    bad = msgspec.msgpack.encode([1, {"documents": [{"source": 5, "manifest": {}}]}])
+    async with buses(server, "service", "asker") as (service, asker):
+        task = await answering(service, applied)
+        for body, why in ((bad, r"documents\[\.\.\.\]\.source"), (bad[:-3], "does not decode"), (b"", "does not decode")):
+            reply = await asker.link.request(subjects.APPLY.of(), body)
+            assert reply.headers is not None
+            with pytest.raises(AssertionError, match=why):
+                raise AssertionError(reply.headers["Plexus-Refused"])
+        task.cancel()
+
+
+async def test_a_slow_handler_meets_the_deadline_of_the_asker_and_does_not_hold_up_others(server: Server) -> None:
+    async def handler(question: Apply) -> Applied:
+        await asyncio.sleep(5 if question.delete else 0)
+        return Applied()
+
+    async with buses(server, "service", "asker") as (service, asker):
+        task = await answering(service, handler)
+        slow = asyncio.create_task(asker.ask(subjects.APPLY, message=Apply(documents=[], delete=True), timeout=0.4))
+        await asker.ask(subjects.APPLY, message=Apply(documents=[]), timeout=0.3)
+        with pytest.raises(Unanswered, match=r"0\.4 s"):
+            await slow
+        task.cancel()
+
+
+async def test_a_megabyte_fits_into_an_answer_and_one_that_does_not_is_refused(server: Server) -> None:
+    async def rows(question: Dump) -> DumpRows:
+        return DumpRows(node="n", rows=[{"text": "x" * 1000} for _ in range(question.limit)])
+
+    async with buses(server, "service", "asker") as (service, asker):
+        task = asyncio.create_task(service.answer(subjects.DUMP, "n", handler=rows))
+        await asyncio.sleep(0.05)
+        small = await asker.ask(subjects.DUMP, "n", message=Dump(table="ct", limit=1000))
+        assert len(small.rows) == 1000
+        with pytest.raises(Unanswered, match="limit"):
+            await asker.ask(subjects.DUMP, "n", message=Dump(table="ct", limit=10_000))
+        task.cancel()
+
+
+async def test_a_bus_that_is_away_is_said(server: Server) -> None:
+    async with buses(server, "asker") as (asker,):
+        await server.kill()
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unanswered, match="connect|answer"):
+            await asker.ask(subjects.APPLY, message=Apply(documents=[]), timeout=0.5)
+
+
+async def test_events_reach_those_who_listen_and_bad_ones_are_dropped(server: Server) -> None:
+    async with buses(server, "node", "listener") as (node, listener):
+        heard: list[tuple[str, AppliedRevision]] = []
+
+        async def listen() -> None:
+            async for event in listener.watch_events(subjects.APPLIED.all(), AppliedRevision):
+                heard.append(event)
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0.05)
+        event = AppliedRevision(node="n", revision={"resources": 1}, at=1.0)
+        await node.link.publish(subjects.APPLIED.of("n"), b"\x92\x01")
+        await node.publish_event(subjects.APPLIED.of("n"), event)
+        async with asyncio.timeout(2):
+            while not heard:
+                await asyncio.sleep(0.01)
+        assert heard == [(subjects.APPLIED.of("n"), event)]
+        task.cancel()

@@ -1,0 +1,135 @@
+"""Compare-and-set: of several writers one wins, and what was acknowledged stays."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bus import subjects
+from bus.codec import LIMIT_BYTES, TooLarge
+from bus.interface import Conflict
+from bus.messages.identity import Identity
+from bus.messages.resources import Namespace
+from bus.server import Server
+from tests.bus.watcher import buses
+
+
+def identity(number: int, holder: str) -> Identity:
+    return Identity(number=number, labels={"holder": holder})
+
+
+async def test_of_racing_claims_one_wins_and_all_hear_who(server: Server) -> None:
+    async with buses(server, *(f"replica-{n}" for n in range(4))) as replicas:
+        boxes = [await replica.own("identity") for replica in replicas]
+        winners = await asyncio.gather(
+            *(
+                box.claim(subjects.IDENTITY.of(str(number)), identity(number, f"replica-{n}"))
+                for number in range(256, 306)
+                for n, box in enumerate(boxes)
+            )
+        )
+        by_number: dict[int, set[str]] = {}
+        for winner in winners:
+            assert isinstance(winner, Identity)
+            by_number.setdefault(winner.number, set()).add(winner.labels["holder"])
+        assert len(by_number) == 50 and all(len(holders) == 1 for holders in by_number.values())
+
+
+async def test_no_number_is_given_twice_while_the_server_is_killed(server: Server) -> None:
+    """Allocators race for the lowest free number; each holds what it was told that it won."""
+    async with buses(server, *(f"replica-{n}" for n in range(3))) as replicas:
+        won: dict[str, list[int]] = {}
+
+        async def allocate(n: int) -> None:
+            bus, mine = replicas[n], won.setdefault(f"replica-{n}", [])
+            for number in range(256, 556):
+                subject = subjects.IDENTITY.of(str(number))
+                if await bus.compare_and_set(subject, identity(number, f"replica-{n}"), 0) is not None:
+                    mine.append(number)
+
+        racing = asyncio.gather(*(allocate(n) for n in range(3)))
+        for _ in range(2):
+            await asyncio.sleep(0.15)
+            await server.kill()
+            await server.start()
+        await racing
+        taken = [number for mine in won.values() for number in mine]
+        assert sorted(taken) == sorted(set(taken)) == list(range(256, 556))
+        box = await replicas[0].own("identity")
+        for holder, mine in won.items():
+            for number in mine:
+                value = box.get(subjects.IDENTITY.of(str(number)))
+                assert isinstance(value, Identity) and value.labels["holder"] == holder
+
+
+async def test_a_write_that_lost_its_race_says_who_is_there(server: Server) -> None:
+    subject = subjects.NAMESPACE.of("n")
+    async with buses(server, "one", "two") as (one, two):
+        first = await one.publish_state(subject, Namespace(name="n"), expected=0)
+        with pytest.raises(Conflict) as lost:
+            await two.publish_state(subject, Namespace(name="m"), expected=0)
+        assert lost.value.sequence == first
+        assert await two.compare_and_set(subject, None, 0) is None
+        gone = await two.compare_and_set(subject, None, first)
+        assert gone == first + 1
+        assert await two.publish_state(subject, Namespace(name="m"), expected=gone) == gone + 1
+
+
+async def test_an_owner_overtaken_learns_the_value_and_may_say_again(server: Server) -> None:
+    subject = subjects.NAMESPACE.of("n")
+    async with buses(server, "one", "two") as (one, two):
+        box = await one.own("resources")
+        await box.say(subject, Namespace(name="n"))
+        box.position  # noqa: B018
+        log_last = await two.publish_state(subject, Namespace(name="from another"))
+        try:
+            await box.say(subject, Namespace(name="mine"))
+        except Conflict as conflict:
+            assert conflict.sequence == log_last
+            assert box.get(subject) == Namespace(name="from another")
+            await box.say(subject, Namespace(name="mine"))
+        assert box.get(subject) == Namespace(name="mine")
+
+
+async def test_a_key_can_be_said_again_after_its_deletion_was_forgotten(server: Server) -> None:
+    subject = subjects.NAMESPACE.of("n")
+    async with buses(server, "one") as (one,):
+        box = await one.own("resources")
+        await box.say(subject, Namespace(name="n"))
+        await box.unsay(subject)
+        assert await box.say(subject, Namespace(name="again"))
+        await box.unsay(subject)
+        await one.link.api("STREAM.PURGE.STATE_RESOURCES")  # as the server does with deletions after an hour
+        assert await box.say(subject, Namespace(name="once more"))
+        assert await box.claim(subject, Namespace(name="late")) == Namespace(name="once more")
+
+
+async def test_two_outboxes_of_one_owner_hear_each_other(server: Server) -> None:
+    async with buses(server, "one", "two") as (one, two):
+        first, second = await one.own("resources"), await two.own("resources")
+        await first.say(subjects.NAMESPACE.of("a"), Namespace(name="a"))
+        await second.say(subjects.NAMESPACE.of("b"), Namespace(name="b"))
+        async with asyncio.timeout(3):
+            while not (first.items() == second.items() and len(first.items()) == 2):
+                await asyncio.sleep(0.01)
+
+
+async def test_a_message_over_the_limit_is_refused_before_it_is_sent(server: Server) -> None:
+    large = Namespace(name="n", manifest={"text": "x" * LIMIT_BYTES})
+    async with buses(server, "one") as (one,):
+        box = await one.own("resources")
+        with pytest.raises(TooLarge, match="limit"):
+            await box.say(subjects.NAMESPACE.of("n"), large)
+        assert box.items() == {}
+
+
+async def test_writes_wait_for_a_server_that_is_away(server: Server) -> None:
+    async with buses(server, "one") as (one,):
+        box = await one.own("resources")
+        await server.kill()
+        saying = asyncio.create_task(box.say(subjects.NAMESPACE.of("n"), Namespace(name="n")))
+        await asyncio.sleep(0.3)
+        assert not saying.done()
+        await server.start()
+        assert await saying

@@ -1,0 +1,63 @@
+"""The other side of every comparison: plain Linux between namespaces, and the load tool between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench import plain
+from bench.load import Load, LoadFailed, Place, run_client, server
+from bench.traffic import compare
+
+
+def own_namespaces() -> list[str]:
+    return [name for name in plain.existing() if plain.owner_of(name) == os.getpid()]
+
+
+@pytest.mark.parametrize("load", list(Load))
+def test_every_load_gets_through_on_one_node_and_across_nodes_and_nothing_is_left(load: Load) -> None:
+    with plain.plain_pods() as pods:
+        sides = {"near": (pods.client, pods.near), "far": (pods.client, pods.far)}
+        rates = compare(load, sides, rounds=1, seconds=0.2)
+        assert len(own_namespaces()) == 6
+    assert all(rate > 0 for values in rates.values() for rate in values)
+    assert own_namespaces() == []
+
+
+def test_short_connections_do_not_run_out_of_ports() -> None:
+    """More connections than there are ports to begin them from."""
+    with plain.plain_pods() as pods:
+        narrow = "echo 40000 40099 > /proc/sys/net/ipv4/ip_local_port_range"
+        plain.in_namespace(plain.namespace("pod1", os.getpid()), "sh", "-c", narrow)
+        with server(Load.CRR, pods.near, 7000):
+            result = run_client(Load.CRR, pods.client, pods.near, 7000, 0.5)
+    assert result.count > 100
+
+
+def test_a_server_that_is_not_there_is_an_error_that_says_so() -> None:
+    with plain.plain_pods() as pods, pytest.raises(LoadFailed, match="Connection refused"):
+        run_client(Load.RR, pods.client, pods.near, 7001, 0.2)
+
+
+def test_an_address_that_a_place_does_not_have_is_an_error_that_says_so() -> None:
+    nowhere = Place("here", "203.0.113.1", ())
+    with pytest.raises(LoadFailed, match="Cannot assign"), server(Load.RR, nowhere, 7000):
+        pass
+
+
+def test_what_a_killed_bench_left_is_removed_by_the_next_one() -> None:
+    program = """
+import os
+from bench import plain
+plain.add_lan(os.getpid())
+print(os.getpid(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    pid = int(killed.stdout)
+    assert plain.namespace("lan", pid) in plain.existing()
+    plain.remove_leftovers()
+    assert plain.namespace("lan", pid) not in plain.existing()

@@ -1,0 +1,196 @@
+"""Generated worlds for the twin tests: namespaces, pods, policies and packets, few enough to meet each other often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from hypothesis import strategies as st
+
+from bus import labels
+from bus.messages.resources import (
+    ContainerPort,
+    LabelSelector,
+    Namespace,
+    Peer,
+    Pod,
+    Policy,
+    PortRange,
+    Protocol,
+    Requirement,
+    Rule,
+)
+
+KEYS = ("app", "tier", "org")
+VALUES = ("a", "b", "c")
+NAMESPACES = ("default", "blue", "green")
+PORT_NAMES = ("http", "dns")
+PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP", "ICMP", "ANY")
+NUMBERS = (1, 2, 53, 79, 80, 81, 443, 1023, 1024, 8079, 8080, 8081, 32768, 65534, 65535)
+"""Ports at the edges of prefixes and of each other."""
+PEER_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 1 << 24, (1 << 24) + 77)
+ENTITIES = ("all", "world", "cluster", "host", "remote-node", "init", "health", "unmanaged", "kube-apiserver")
+POD_KEYS = [f"k8s:{key}" for key in KEYS]
+WHERE = labels.NAMESPACE
+TEAM = labels.NAMESPACE_LABELS + "team"
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The first packet of a connection, as one pod's policy sees it."""
+
+    direction: Literal["ingress", "egress"]
+    protocol: int  # IANA
+    port: int  # destination; for ICMP the type + 1
+
+
+@dataclass(frozen=True)
+class World:
+    namespaces: list[Namespace]
+    pods: list[Pod]
+    policies: list[Policy]
+    packets: list[Packet]
+
+    def namespace_of(self, pod: Pod) -> Namespace:
+        return next(each for each in self.namespaces if each.name == pod.namespace)
+
+    def labels_of(self, pod: Pod) -> dict[str, str]:
+        return labels.canonical_labels(pod, self.namespace_of(pod))
+
+    def named_ports(self, found: dict[str, str]) -> dict[tuple[str, str], set[int]]:
+        """The named ports of all pods that have these labels."""
+        ports: dict[tuple[str, str], set[int]] = {}
+        for pod in self.pods:
+            if self.labels_of(pod) == found:
+                for port in pod.ports:
+                    ports.setdefault((port.name, port.protocol), set()).add(port.port)
+        return ports
+
+    def questions(self) -> Iterator[tuple[Pod, Pod | int, Packet]]:
+        """Every pod about every other end and every packet."""
+        ends: Iterable[Pod | int] = [*self.pods, *PEER_NUMBERS]
+        for subject in self.pods:
+            for peer in ends:
+                for packet in self.packets:
+                    yield subject, peer, packet
+
+
+def requirements() -> st.SearchStrategy[Requirement]:
+    values = st.lists(st.sampled_from(VALUES), min_size=1, max_size=2, unique=True).map(sorted)
+    where = st.lists(st.sampled_from(NAMESPACES), min_size=1, max_size=2, unique=True).map(sorted)
+    key = st.sampled_from([*POD_KEYS, TEAM])
+    return st.one_of(
+        st.builds(Requirement, key=key, operator=st.sampled_from(["In", "NotIn"]), values=values),
+        st.builds(Requirement, key=key, operator=st.sampled_from(["Exists", "DoesNotExist"])),
+        st.builds(Requirement, key=st.just(WHERE), operator=st.sampled_from(["In", "NotIn"]), values=where),
+    )
+
+
+def selectors(most: int = 3) -> st.SearchStrategy[LabelSelector]:
+    return st.builds(LabelSelector, requirements=st.lists(requirements(), max_size=most))
+
+
+def peers() -> st.SearchStrategy[Peer]:
+    return st.one_of(
+        st.builds(Peer, selector=selectors(2)),
+        st.builds(Peer, entity=st.sampled_from(ENTITIES)),
+    )
+
+
+@st.composite
+def port_ranges(draw: st.DrawFn, named: bool = True) -> PortRange:
+    protocol = draw(st.sampled_from(PROTOCOLS))
+    if named and protocol != "ICMP" and draw(st.integers(0, 3)) == 0:
+        return PortRange(protocol=protocol, name=draw(st.sampled_from(PORT_NAMES)))
+    if draw(st.integers(0, 3)) == 0:
+        return PortRange(protocol=protocol)
+    first = draw(st.one_of(st.sampled_from(NUMBERS), st.integers(1, 65535)))
+    if draw(st.booleans()):
+        return PortRange(protocol=protocol, port=first)
+    return PortRange(protocol=protocol, port=first, end_port=draw(st.integers(first, 65535)))
+
+
+@st.composite
+def rules(draw: st.DrawFn, named: bool = True) -> Rule:
+    any_peer = draw(st.integers(0, 4)) == 0
+    return Rule(
+        direction=draw(st.sampled_from(["ingress", "egress"])),
+        any_peer=any_peer,
+        peers=[] if any_peer else draw(st.lists(peers(), max_size=3)),
+        ports=draw(st.lists(port_ranges(named), max_size=3)),
+    )
+
+
+@st.composite
+def policies(draw: st.DrawFn, name: str, named: bool = True) -> Policy:
+    """`named`: rules may name container ports."""
+    written = draw(st.lists(rules(named), max_size=3))
+    opted_out = draw(st.integers(0, 5)) == 0
+    return Policy(
+        kind=draw(st.sampled_from(["NetworkPolicy", "CiliumNetworkPolicy"])),
+        namespace=draw(st.sampled_from(NAMESPACES)),
+        name=name,
+        subject=draw(selectors(1)),
+        rules=written,
+        deny_ingress_by_default=not opted_out and draw(st.integers(0, 3)) > 0,
+        deny_egress_by_default=not opted_out and draw(st.integers(0, 3)) > 0,
+    )
+
+
+@st.composite
+def pods(draw: st.DrawFn, name: str) -> Pod:
+    return Pod(
+        namespace=draw(st.sampled_from(NAMESPACES)),
+        name=name,
+        uid=f"uid-of-{name}",
+        labels=draw(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=3)),
+        ports=draw(
+            st.lists(
+                st.builds(
+                    ContainerPort,
+                    name=st.sampled_from(PORT_NAMES),
+                    port=st.sampled_from(NUMBERS),
+                    protocol=st.sampled_from(["TCP", "UDP"]),
+                ),
+                max_size=2,
+                unique_by=lambda port: port.name,
+            )
+        ),
+    )
+
+
+@st.composite
+def packets(draw: st.DrawFn, policies: list[Policy]) -> Packet:
+    """Half of them just inside or outside of what some rule names."""
+    edges = [
+        (_spoken(port.protocol), edge)
+        for policy in policies
+        for rule in policy.rules
+        for port in rule.ports
+        for edge in (port.port - 1, port.port, port.end_port or port.port, (port.end_port or port.port) + 1)
+        if 0 <= edge <= 65535
+    ]
+    anything = st.tuples(
+        st.sampled_from([6, 17, 132, 1, 47]),
+        st.one_of(st.sampled_from(NUMBERS), st.integers(0, 65535)),
+    )
+    protocol, port = draw(st.one_of(anything, st.sampled_from(edges)) if edges else anything)
+    return Packet(direction=draw(st.sampled_from(["ingress", "egress"])), protocol=protocol, port=port)
+
+
+def _spoken(protocol: Protocol) -> int:
+    return {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ANY": 6}[protocol]
+
+
+@st.composite
+def worlds(draw: st.DrawFn, named: bool = True) -> World:
+    """Three namespaces, up to 4 pods, up to 4 policies, up to 6 packets."""
+    teams = st.dictionaries(st.just("team"), st.sampled_from(VALUES), max_size=1)
+    written = [draw(policies(f"policy-{number}", named)) for number in range(draw(st.integers(1, 4)))]
+    return World(
+        namespaces=[Namespace(name=name, labels=draw(teams)) for name in NAMESPACES],
+        pods=[draw(pods(f"pod-{number}")) for number in range(draw(st.integers(1, 4)))],
+        policies=written,
+        packets=draw(st.lists(packets(written), min_size=1, max_size=6)),
+    )

@@ -1,0 +1,147 @@
+"""Manifests are read strictly, and every complaint names the file and the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.errors import Failed
+from cli.manifests import FILE_BYTES, Malformed, parse, read
+
+
+def problem(text: str, name: str = "a.yaml") -> Malformed:
+    with pytest.raises(Malformed) as caught:
+        parse(text, name)
+    return caught.value
+
+
+def test_a_file_with_several_documents_numbers_them() -> None:
+    found = parse("kind: Pod\n---\n\n---\nkind: Service\n", "a.yaml")
+    assert [(each.source, each.manifest) for each in found] == [
+        ("a.yaml, document 1", {"kind": "Pod"}),
+        ("a.yaml, document 3", {"kind": "Service"}),
+    ]
+
+
+def test_a_single_document_is_called_by_its_file() -> None:
+    assert parse("kind: Pod\n", "a.yaml")[0].source == "a.yaml"
+
+
+def test_a_list_is_taken_apart() -> None:
+    found = parse("kind: List\nitems:\n- kind: Pod\n- kind: Service\n", "a.yaml")
+    assert [each.source for each in found] == ["a.yaml, item 1", "a.yaml, item 2"]
+
+
+def test_a_key_given_twice_is_refused_with_both_lines() -> None:
+    error = problem("kind: Pod\nmetadata:\n  name: a\n  labels: {}\n  name: b\n")
+    assert error.line == 5
+    assert error.problem == "the key 'name' is there twice, first on line 3"
+
+
+def test_broken_yaml_names_the_line() -> None:
+    assert problem("kind: Pod\nmetadata: [a, b\nspec: {}\n").line == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("2024-01-01", "2024-01-01"),
+        ("80:81", "80:81"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("1.2.3", "1.2.3"),
+        ("80", 80),
+        ("-5", -5),
+        ("0x10", 16),
+        ("1.5", 1.5),
+        ("1e3", 1000.0),
+        ("true", True),
+        ("", None),
+        ("~", None),
+        ('"80"', "80"),
+    ],
+)
+def test_scalars_are_what_a_manifest_means(written: str, value: object) -> None:
+    found = parse(f"a: {written}\n", "a.yaml")[0].manifest["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/apply:os.system ['true']\n",
+        "a: !!binary aGVsbG8=\n",
+        "a: !custom x\n",
+        "a: .inf\n",
+        "a: .nan\n",
+        "a: 99999999999999999999\n",
+        "1: a\n",
+        "true: a\n",
+        "? [a]\n: b\n",
+        "a: &x [*x]\n",
+        "- a\n- b\n",
+        "just text\n",
+        "a: " + "[" * 5000 + "]" * 5000 + "\n",
+        "\tkind: Pod\n",
+        "a: \x00\n",
+        "a: *nothing\n",
+    ],
+)
+def test_what_no_manifest_may_hold_is_refused(text: str) -> None:
+    assert problem(text).problem
+
+
+def test_aliases_that_unfold_to_something_huge_are_refused_at_once() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    assert "once its aliases are written out" in problem("\n".join(lines)).problem
+
+
+def test_a_merge_key_fills_in_what_is_not_written() -> None:
+    found = parse("base: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  y: 3\n", "a.yaml")
+    assert found[0].manifest["more"] == {"x": 1, "y": 3}
+
+
+def test_json_is_read_as_strictly() -> None:
+    assert parse('{"kind": "Pod"}', "a.json")[0].manifest == {"kind": "Pod"}
+    assert "twice" in problem('{"a": 1, "a": 2}', "a.json").problem
+    assert problem('{\n"a": }', "a.json").line == 2
+    assert "NaN" in problem('{"a": NaN}', "a.json").problem
+
+
+def test_a_folder_is_read_recursively_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.yml", "a.yaml", "sub/c.json", "notes.txt"):
+        (tmp_path / name).write_text('{"kind": "Pod"}')
+    assert [Path(each.source).name for each in read([str(tmp_path)])] == ["a.yaml", "b.yml", "c.json"]
+
+
+def test_every_bad_file_gets_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1\na: 2\n")
+    (tmp_path / "b.yaml").write_bytes(b"a: 1\nb: \xff\n")
+    with pytest.raises(Failed) as caught:
+        read([str(tmp_path)])
+    assert list(caught.value.lines) == [
+        f"{tmp_path}/a.yaml, line 2: the key 'a' is there twice, first on line 1",
+        f"{tmp_path}/b.yaml, line 2: byte 8 is not UTF-8",
+    ]
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.yaml").open("wb") as file:
+        file.truncate(FILE_BYTES + 1)
+    with pytest.raises(Failed, match="larger than 10 MB"):
+        read([str(tmp_path / "a.yaml")])
+
+
+@pytest.mark.parametrize("content", ["", "---\n---\n", "# nothing\n"])
+def test_no_manifest_at_all_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(Failed, match="no manifest"):
+        read([str(tmp_path / "a.yaml")])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match=r"nowhere\.yaml: no such file or folder"):
+        read(["nowhere.yaml"])

@@ -1,0 +1,108 @@
+"""`plexus wait` knows who is behind and why, and measures from the commit to the last node's maps."""
+
+from __future__ import annotations
+
+import pytest
+
+from bus.messages.dataplane import Endpoint, Health, ReachedRevision
+from bus.messages.resources import Deployment, LabelSelector, Pod
+from bus.subjects import NODE, POD
+from cli.state import Picture
+from cli.wait import Progress, Realised, committed_at, history, unready
+
+
+def pod(name: str = "web", **values: object) -> Pod:
+    known = {"namespace": "default", "name": name, "uid": "u1", "node": "node1", "ready": True, "phase": "Running"}
+    return Pod(**{**known, **values})  # type: ignore[arg-type]  # a test's shorthand
+
+
+def endpoint(name: str = "web", **values: object) -> Endpoint:
+    known = {"node": "node1", "namespace": "default", "pod": name, "uid": "u1", "address": "10.0.1.2", "mac": ""}
+    rest = {"interface": "px1", "interface_index": 7, "identity": 300, "state": "ready"}
+    return Endpoint(**{**known, **rest, **values})  # type: ignore[arg-type]  # a test's shorthand
+
+
+def missing(one_pod: Pod, one_endpoint: Endpoint | None = None) -> list[str]:
+    endpoints: dict[tuple[str, ...], Endpoint] = {("node1", "default", "web"): one_endpoint} if one_endpoint else {}
+    return unready({("default", "web"): one_pod}, endpoints, {})
+
+
+def test_a_ready_pod_with_a_ready_endpoint_is_not_missing() -> None:
+    assert missing(pod(), endpoint()) == []
+
+
+@pytest.mark.parametrize(
+    ("one_pod", "one_endpoint", "why"),
+    [
+        (pod(node=""), None, "not bound to a node"),
+        (pod(ready=False, phase="Pending"), None, "Pending, not ready on node1"),
+        (pod(ready=False, reason="no address is free"), None, "no address is free"),
+        (pod(), None, "no endpoint on node1"),
+        (pod(), endpoint(uid="older"), "no endpoint on node1"),
+        (pod(), endpoint(state="waiting-for-policy"), "its endpoint on node1 is waiting-for-policy"),
+    ],
+)
+def test_a_pod_that_is_not_there_yet_says_why(one_pod: Pod, one_endpoint: Endpoint | None, why: str) -> None:
+    assert missing(one_pod, one_endpoint) == [f"pod default/web: {why}"]
+
+
+def test_finished_pods_and_pods_in_the_hosts_network_need_no_endpoint() -> None:
+    assert missing(pod(phase="Succeeded", ready=False)) == []
+    assert missing(pod(host_network=True)) == []
+
+
+def test_a_deployment_wants_all_its_pods_to_exist() -> None:
+    one = Deployment(namespace="default", name="d", replicas=2, selector=LabelSelector(), template={})
+    pods: dict[tuple[str, ...], Pod] = {("default", "d-1"): pod("d-1", owner="deployment/default/d", host_network=True)}
+    assert unready(pods, {}, {("default", "d"): one}) == ["deployment default/d: 1 of 2 pods exist"]
+
+
+def test_a_node_is_there_when_both_roots_are_and_the_first_time_counts() -> None:
+    progress = Progress(wanted={"resources": 10, "dataplane": 4}, behind={"node1": "does not answer"})
+    assert not progress.heard("node1", [({"resources": 10, "dataplane": 3}, 1.0)])
+    assert progress.problem() == "node1: applied dataplane 3 of 4"
+    reached = [({"resources": 11, "dataplane": 4}, 2.0), ({"resources": 12, "dataplane": 5}, 3.0)]
+    assert progress.heard("node1", reached)
+    assert progress.reached_at == {"node1": 2.0}
+    assert not progress.heard("node1", [({"resources": 12, "dataplane": 5}, 9.0)])
+    assert progress.reached_at == {"node1": 2.0}
+
+
+def test_a_node_nobody_waits_for_changes_nothing() -> None:
+    progress = Progress(wanted={"resources": 1}, behind={"node1": "does not answer"})
+    assert not progress.heard("node9", [({"resources": 5}, 1.0)])
+    assert progress.reached_at == {}
+
+
+def test_a_nodes_history_ends_with_what_it_has_now() -> None:
+    health = Health(
+        service="dataplane",
+        instance="node1",
+        ready=True,
+        started_at=0.0,
+        version="1",
+        revision={"resources": 9},
+        revision_at=5.0,
+        reached=[ReachedRevision(revision={"resources": 8}, at=4.0)],
+    )
+    assert history(health) == [({"resources": 8}, 4.0), ({"resources": 9}, 5.0)]
+
+
+def test_the_commit_is_that_of_the_last_known_change_up_to_the_revision() -> None:
+    seen = Picture(
+        sequences={POD.of("a", "b"): 7, NODE.of("n"): 9, "state.dataplane.endpoint.n.a.b": 8},
+        caused_at={POD.of("a", "b"): 100.0, NODE.of("n"): 200.0, "state.dataplane.endpoint.n.a.b": 300.0},
+    )
+    assert committed_at(seen, 8) == (7, 100.0)
+    assert committed_at(seen, 9) == (9, 200.0)
+    assert committed_at(Picture(), 9) == (0, 0.0)
+
+
+def test_the_slowest_node_is_the_time() -> None:
+    assert Realised(7, {"node1": 0.01, "node2": 0.04}).seconds == 0.04
+    assert Realised(7, {}).seconds == 0.0
+
+
+def test_only_the_first_few_are_named() -> None:
+    progress = Progress(wanted={"resources": 1}, behind={f"node{n}": "does not answer" for n in range(1, 10)})
+    assert progress.problem().endswith("node3: does not answer; and 6 more")

@@ -1,0 +1,352 @@
+"""Every CNI request gets one answer, and what is wrong with it is named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.dataplane import cni
+from services.dataplane.addresses import Attachment
+
+CONFIGURATION = {"cniVersion": "1.0.0", "name": "plexus", "type": "plexus-cni"}
+VARIABLES = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": "c1",
+    "CNI_IFNAME": "eth0",
+    "CNI_NETNS": "/proc/1/ns/net",
+    "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-1;K8S_POD_UID=0a-1",
+}
+
+
+def payload(variables: dict[str, str], configuration: bytes) -> bytes:
+    return b"".join(f"{name}={value}".encode() + b"\0" for name, value in variables.items()) + b"\0" + configuration
+
+
+def framed(data: bytes) -> bytes:
+    return struct.pack("<I", len(data)) + data
+
+
+def request(configuration: dict[str, Any] | bytes = b"", /, **changes: str | None) -> bytes:
+    """A frame like that of a good ADD, but for `changes` (None: left out; names without CNI_)."""
+    variables = VARIABLES | {f"CNI_{name}": value for name, value in changes.items() if value is not None}
+    for name, value in changes.items():
+        if value is None:
+            del variables[f"CNI_{name}"]
+    text = configuration if isinstance(configuration, bytes) and configuration else None
+    if text is None:
+        text = json.dumps(CONFIGURATION | (configuration if isinstance(configuration, dict) else {})).encode()
+    return framed(payload(variables, text))
+
+
+class Recorder:
+    """Pods that does nothing but remember, or what a test says."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+        self.problems: tuple[str, ...] = ()
+        self.reason = ""
+        self.failure: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def add(self, request: cni.Add) -> cni.PodInterface:
+        raise AssertionError("no test here has a namespace to add")
+
+    async def delete(self, request: cni.Delete) -> None:
+        self.calls.append(request)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        if self.gate is not None:
+            await self.gate.wait()
+        self.at_once -= 1
+        if self.failure is not None:
+            raise self.failure
+
+    async def check(self, request: cni.Check) -> tuple[str, ...]:
+        return self.problems
+
+    async def collect(self, request: cni.Collect) -> None:
+        self.calls.append(request)
+
+    async def status(self) -> str:
+        return self.reason
+
+
+@asynccontextmanager
+async def serving(path: Path, pods: Recorder) -> AsyncIterator[Path]:
+    task = asyncio.create_task(cni.Server(path, pods).run())
+    while not path.exists():
+        await asyncio.sleep(0.001)
+        if task.done():
+            task.result()
+    try:
+        yield path
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def ask(path: Path, data: bytes, *, close: bool = False, fds: list[int] | None = None) -> tuple[int, Any]:
+    """Exit status and decoded answer. `close`: end the sending side, as a dying executable would."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        await loop.sock_connect(connection, str(path))
+        if fds:
+            socket.send_fds(connection, [data[:1]], fds)
+            data = data[1:]
+        try:
+            await loop.sock_sendall(connection, data)
+            if close:
+                connection.shutdown(socket.SHUT_WR)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        answer = b""
+        with suppress(ConnectionResetError):  # after the answer, when it came before all was read
+            while piece := await loop.sock_recv(connection, 65536):
+                answer += piece
+    assert int.from_bytes(answer[:4], "little") == len(answer) - 4
+    return answer[4], json.loads(answer[5:]) if answer[5:] else None
+
+
+BAD_REQUESTS: list[tuple[str, bytes, int, str]] = [
+    ("no verb", request(COMMAND=None), 4, "CNI_COMMAND: missing"),
+    ("an unknown verb", request(COMMAND="EXPLODE"), 4, "CNI_COMMAND"),
+    ("no container id", request(CONTAINERID=None), 4, "CNI_CONTAINERID: missing"),
+    ("a container id with a slash", request(CONTAINERID="../../etc"), 4, "CNI_CONTAINERID"),
+    ("a container id that is too long", request(CONTAINERID="c" * 254), 4, "CNI_CONTAINERID"),
+    ("no interface name", request(IFNAME=None), 4, "CNI_IFNAME: missing"),
+    ("an interface name that is too long", request(IFNAME="e" * 16), 4, "CNI_IFNAME"),
+    ("an interface name with a slash", request(IFNAME="a/b"), 4, "CNI_IFNAME"),
+    ("an interface name with a line break", request(IFNAME="a\nb"), 4, "CNI_IFNAME"),
+    ("an interface called ..", request(IFNAME=".."), 4, "CNI_IFNAME"),
+    ("no namespace", request(NETNS=None), 4, "CNI_NETNS: missing"),
+    ("a namespace that could not be opened", request(), 4, "CNI_NETNS"),
+    ("no pod name", request(ARGS="K8S_POD_NAMESPACE=default"), 4, "K8S_POD_NAME is missing"),
+    ("no arguments", request(ARGS=None), 4, "K8S_POD_NAMESPACE is missing"),
+    ("arguments without =", request(ARGS="K8S_POD_NAMESPACE"), 4, "CNI_ARGS"),
+    ("a pod name in capitals", request(ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=Web"), 4, "K8S_POD_NAME"),
+    ("a namespace with a dot", request(ARGS="K8S_POD_NAMESPACE=a.b;K8S_POD_NAME=web"), 4, "K8S_POD_NAMESPACE"),
+    ("a pod name that is too long", request(ARGS=f"K8S_POD_NAMESPACE=a;K8S_POD_NAME={'a.' * 130}a"), 4, "K8S_POD_NAME"),
+    ("no JSON", request(b"{"), 6, "network configuration"),
+    ("nothing at all", framed(payload(VARIABLES, b"")), 6, "network configuration"),
+    ("JSON too deep", request(b"[" * 100_000), 7, "network configuration"),
+    ("JSON too deep in a field", request(b'{"name":"a","x":' + b"[" * 100_000), 6, "network configuration"),
+    ("a list", request(b"[]"), 7, "network configuration"),
+    ("a name that is a number", request({"name": 7}), 7, "$.name"),
+    ("no network name", request(b'{"cniVersion":"1.0.0"}'), 7, "`name`"),
+    ("DNS settings that are text", request({"dns": "8.8.8.8"}), 7, "$.dns"),
+    ("no version", request(b'{"name":"plexus"}'), 1, "cniVersion"),
+    ("a version to come", request({"cniVersion": "9.0.0"}), 1, "cniVersion"),
+    ("a version that is a number", request({"cniVersion": 1.0}), 7, "$.cniVersion"),
+    ("CHECK before it existed", request({"cniVersion": "0.3.1"}, COMMAND="CHECK"), 1, "CHECK exists since 0.4.0"),
+    ("STATUS before it existed", request(COMMAND="STATUS"), 1, "STATUS exists since 1.1.0"),
+    ("GC without its list", request({"cniVersion": "1.1.0"}, COMMAND="GC"), 7, "cni.dev/valid-attachments"),
+    (
+        "GC with a damaged list",
+        request({"cniVersion": "1.1.0", "cni.dev/valid-attachments": [{"containerID": 1}]}, COMMAND="GC"),
+        7,
+        "containerID",
+    ),
+    ("an earlier plugin", request({"prevResult": {"ips": []}}), 7, "prevResult"),
+    ("a frame without the separator", framed(b"CNI_COMMAND=ADD"), 5, "frame"),
+    ("an empty frame", framed(b""), 5, "frame"),
+    ("a variable without =", framed(b"CNI_COMMAND\0\0{}"), 4, "KEY=VALUE"),
+    ("a variable that is not UTF-8", framed(b"CNI_COMMAND=\xff\0\0{}"), 4, "UTF-8"),
+    ("a frame that is too long", struct.pack("<I", 0xFFFFFFFF) + b"x" * 100, 5, "frame"),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "named"), [row[1:] for row in BAD_REQUESTS], ids=[row[0] for row in BAD_REQUESTS]
+)
+async def test_a_bad_request_is_refused_by_one_error_that_names_the_place(
+    tmp_path: Path, data: bytes, code: int, named: str
+) -> None:
+    async with serving(tmp_path / "cni.sock", Recorder()) as path:
+        status, answer = await ask(path, data)
+        assert status == 1
+        assert (answer["code"], answer["cniVersion"] in cni.VERSIONS) == (code, True)
+        assert named in answer["msg"]
+        assert await ask(path, request(COMMAND="DEL")) == (0, None)
+
+
+async def test_a_frame_that_ends_early_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    whole = request(COMMAND="DEL")
+    async with serving(tmp_path / "cni.sock", Recorder()) as path:
+        for cut in (0, 1, 3, 4, 5, len(whole) - 1):
+            status, answer = await ask(path, whole[:cut], close=True)
+            assert (status, answer["code"]) == (1, 5)
+            assert "frame" in answer["msg"]
+
+
+async def test_a_frame_that_never_comes_whole_is_refused_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cni, "READ_SECONDS", 0.05)
+    async with serving(tmp_path / "cni.sock", Recorder()) as path:
+        status, answer = await ask(path, b"\x10\0")
+        assert (status, answer["code"]) == (1, 5)
+
+
+@given(st.binary(max_size=200))
+def test_no_frame_makes_the_parser_fail_in_another_way(data: bytes) -> None:
+    try:
+        variables, configuration = cni.split(data)
+        cni.asked_version(configuration)
+        cni.parse(variables, configuration, None)
+    except cni.CniError:
+        pass
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(VARIABLES)), st.text(max_size=30)),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["cniVersion", "name", "dns", "ips", "prevResult", "cni.dev/valid-attachments"]), inner
+            )
+        ),
+    ),
+)
+def test_no_configuration_makes_the_parser_fail_in_another_way(changes: dict[str, str], configuration: object) -> None:
+    text = json.dumps(configuration).encode()
+    try:
+        cni.asked_version(text)
+        cni.parse(VARIABLES | changes, text, None)
+    except cni.CniError:
+        pass
+
+
+async def test_descriptors_that_come_along_are_closed_however_many(tmp_path: Path) -> None:
+    async with serving(tmp_path / "cni.sock", Recorder()) as path:
+        await ask(path, request(COMMAND="DEL"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with open("/dev/null") as null:  # noqa: PTH123
+            for data in (request(COMMAND="DEL"), request(), framed(b"CNI_COMMAND=ADD"), request(b"{")):
+                for count in (1, 3):
+                    await ask(path, data, fds=[null.fileno()] * count)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_a_file_is_not_taken_for_a_network_namespace(tmp_path: Path) -> None:
+    async with serving(tmp_path / "cni.sock", Recorder()) as path:
+        for place, named in (("/dev/null", "not a network namespace"), ("/proc/self/ns/net", "the node's own")):
+            with open(place) as file:  # noqa: PTH123
+                status, answer = await ask(path, request(), fds=[file.fileno()])
+            assert (status, answer["code"]) == (1, 8)
+            assert named in answer["msg"]
+
+
+async def test_removal_works_without_a_namespace_and_without_a_pod_name(tmp_path: Path) -> None:
+    pods = Recorder()
+    async with serving(tmp_path / "cni.sock", pods) as path:
+        assert await ask(path, request(COMMAND="DEL", NETNS=None, ARGS=None)) == (0, None)
+    assert pods.calls == [cni.Delete(Attachment("c1", "eth0"))]
+
+
+async def test_garbage_collection_passes_on_what_is_to_stay(tmp_path: Path) -> None:
+    pods = Recorder()
+    listed = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]}
+    async with serving(tmp_path / "cni.sock", pods) as path:
+        assert await ask(path, request(listed, COMMAND="GC")) == (0, None)
+    assert pods.calls == [cni.Collect(frozenset({Attachment("c1", "eth0")}))]
+
+
+async def test_status_tells_why_the_node_is_not_ready(tmp_path: Path) -> None:
+    pods = Recorder()
+    async with serving(tmp_path / "cni.sock", pods) as path:
+        assert await ask(path, request({"cniVersion": "1.1.0"}, COMMAND="STATUS")) == (0, None)
+        pods.reason = "no block of addresses yet"
+        status, answer = await ask(path, request({"cniVersion": "1.1.0"}, COMMAND="STATUS"))
+        assert (status, answer) == (1, {"cniVersion": "1.1.0", "code": 50, "msg": "no block of addresses yet"})
+
+
+async def test_a_failure_of_ours_is_told_and_the_next_request_is_served(tmp_path: Path) -> None:
+    pods = Recorder()
+    async with serving(tmp_path / "cni.sock", pods) as path:
+        for failure, code in ((cni.CniError(102, "full"), 102), (RuntimeError("oops"), 100), (OSError(28, "x"), 100)):
+            pods.failure = failure
+            status, answer = await ask(path, request(COMMAND="DEL"))
+            assert (status, answer["code"]) == (1, code)
+        pods.failure = None
+        assert await ask(path, request(COMMAND="DEL")) == (0, None)
+
+
+async def test_work_that_takes_too_long_is_to_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cni, "WORK_SECONDS", 0.05)
+    pods = Recorder()
+    pods.gate = asyncio.Event()
+    async with serving(tmp_path / "cni.sock", pods) as path:
+        status, answer = await ask(path, request(COMMAND="DEL"))
+        assert (status, answer["code"]) == (1, 11)
+
+
+async def test_requests_about_one_container_take_turns_and_others_do_not_wait(tmp_path: Path) -> None:
+    pods = Recorder()
+    pods.gate = asyncio.Event()
+    async with serving(tmp_path / "cni.sock", pods) as path:
+        same = [asyncio.create_task(ask(path, request(COMMAND="DEL"))) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert pods.most_at_once == 1
+        other = asyncio.create_task(ask(path, request(COMMAND="DEL", CONTAINERID="c2")))
+        await asyncio.sleep(0.05)
+        assert pods.most_at_once == 2
+        pods.gate.set()
+        assert await asyncio.gather(*same, other) == [(0, None)] * 4
+
+
+async def test_idle_connections_do_not_keep_a_request_out_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cni, "READ_SECONDS", 0.1)
+    async with serving(tmp_path / "cni.sock", Recorder()) as path:
+        idle = [socket.socket(socket.AF_UNIX) for _ in range(cni.MAX_CONNECTIONS + 10)]
+        for connection in idle:
+            connection.connect(str(path))
+        assert await ask(path, request(COMMAND="DEL")) == (0, None)
+        for connection in idle:
+            connection.close()
+
+
+async def test_the_socket_is_for_root_alone_replaces_a_stale_one_and_goes_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "cni.sock"
+    path.parent.mkdir()
+    path.touch()
+    server = asyncio.create_task(cni.Server(path, Recorder()).run())
+    await asyncio.sleep(0.05)
+    assert path.is_socket() and path.stat().st_mode & 0o777 == 0o600
+    assert await ask(path, request(COMMAND="DEL")) == (0, None)
+    server.cancel()
+    await asyncio.wait([server])
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", cni.VERSIONS)
+def test_the_result_of_add_is_of_the_version_that_was_asked_for(version: str) -> None:
+    asked = cni.Add(Attachment("c1", "eth0"), "default", "web", "", "/run/netns/web", 3, version)
+    made = cni.PodInterface("lxc1", "02:00:00:00:00:01", "02:00:00:00:00:02", "10.0.1.2", "10.0.1.1", 1450)
+    frame = cni.added(asked, made, {"nameservers": ["10.96.0.10"]}).frame()
+    assert frame[4] == 0
+    result = json.loads(frame[5:])
+    assert result["cniVersion"] == version
+    assert result["interfaces"][1]["sandbox"] == "/run/netns/web"
+    assert ("mtu" in result["interfaces"][0]) == (version == "1.1.0")
+    assert ("version" in result["ips"][0]) == (version in ("0.3.1", "0.4.0"))
+    address = result["ips"][0]
+    assert (address["address"], address["gateway"]) == ("10.0.1.2/32", "10.0.1.1")
+    assert result["interfaces"][address["interface"]]["name"] == "eth0"
+    assert result["routes"] == [{"dst": "0.0.0.0/0", "gw": "10.0.1.1"}]
+    assert result["dns"] == {"nameservers": ["10.96.0.10"]}

@@ -1,0 +1,220 @@
+"""What the journal said is on disk is there after any crash, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bus.telemetry import counted
+from services.dataplane import journal as module
+from services.dataplane.journal import Journal, JournalError
+
+
+async def reopened(path: Path) -> dict[str, object]:
+    journal = Journal.open(path)
+    try:
+        return journal.items()
+    finally:
+        await journal.close()
+
+
+async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "endpoints"
+    journal = Journal.open(path)
+    await journal.put("endpoint/c1", {"address": "10.0.1.2", "index": 7, "labels": [1, 2.5, None, b"raw"]})
+    await journal.put("endpoint/c2", "old")
+    await journal.put("endpoint/c2", "new")
+    await journal.put("router", "10.0.1.1")
+    await journal.delete("router")
+    await journal.delete("never there")
+    await journal.close()
+    journal = Journal.open(path)
+    assert journal.get("endpoint/c1") == {"address": "10.0.1.2", "index": 7, "labels": [1, 2.5, None, b"raw"]}
+    assert journal.get("router") is None
+    assert journal.items("endpoint/").keys() == {"endpoint/c1", "endpoint/c2"}
+    assert journal.get("endpoint/c2") == "new"
+    await journal.close()
+
+
+async def test_a_none_is_a_value_and_not_a_deletion(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "j")
+    await journal.put("key", None)
+    await journal.close()
+    assert await reopened(tmp_path / "j") == {"key": None}
+
+
+async def test_a_file_cut_anywhere_gives_the_records_before_the_cut(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal.open(path)
+    ends = []
+    for number in range(4):
+        await journal.put(f"key{number}", "x" * number)
+        ends.append(path.stat().st_size)
+    await journal.close()
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        expected = sum(1 for end in ends if end <= cut)
+        assert len(await reopened(path)) == expected
+    path.write_bytes(whole[: ends[1] + 3])
+    journal = Journal.open(path)
+    await journal.put("later", 1)  # follows the last whole record, not half of one
+    await journal.close()
+    assert await reopened(path) == {"key0": "", "key1": "x", "later": 1}
+
+
+async def test_zeros_or_noise_at_the_end_are_cut_off(tmp_path: Path) -> None:
+    for number, tail in enumerate((b"\0" * 4096, os.urandom(4096), b"\xdd\xff\xff\xff\xff", b"\xc1")):
+        path = tmp_path / f"j{number}"
+        journal = Journal.open(path)
+        await journal.put("key", "value")
+        await journal.close()
+        with path.open("ab") as file:
+            file.write(tail)
+        assert await reopened(path) == {"key": "value"}
+        assert await reopened(path) == {"key": "value"}
+
+
+async def test_a_flipped_bit_ends_the_reading_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal.open(path)
+    await journal.put("first", 1)
+    end = path.stat().st_size
+    await journal.put("second", "some text")
+    await journal.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[end + 12] ^= 1
+    path.write_bytes(damaged)
+    assert await reopened(path) == {"first": 1}
+
+
+async def test_another_format_or_another_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    newer = module._framed(msgpack.packb("plexus journal 2")) + b"something"
+    for content in (newer, b"#!/bin/sh\necho not a journal at all\n" * 4):
+        path = tmp_path / "j"
+        path.write_bytes(content)
+        with pytest.raises(JournalError, match="move"):
+            Journal.open(path)
+        assert path.read_bytes() == content
+
+
+async def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "j")
+    with pytest.raises(JournalError, match="in use"):
+        Journal.open(tmp_path / "j")
+    await journal.close()
+
+
+async def test_writes_that_wait_share_a_flush(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "j")
+    before = counted("journal_writes")
+    await asyncio.gather(*(journal.put(f"key{number}", number) for number in range(50)))
+    assert counted("journal_writes") - before <= 3
+    assert len(journal.items()) == 50
+    await journal.close()
+
+
+async def test_a_full_disk_fails_the_write_and_the_journal_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j"
+    journal = Journal.open(path)
+    await journal.put("key", "old")
+    half = module._write_all
+
+    def fail(fd: int, data: bytes) -> None:
+        half(fd, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_write_all", fail)
+        with pytest.raises(OSError, match="No space"):
+            await journal.put("key", "new")
+    assert journal.get("key") == "old"
+    await journal.put("other", 1)
+    await journal.close()
+    assert await reopened(path) == {"key": "old", "other": 1}
+
+
+async def test_outdated_records_are_compacted_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPACT_BYTES", 4096)
+    path = tmp_path / "j"
+    journal = Journal.open(path)
+    for number in range(400):
+        await journal.put(f"key{number % 5}", "x" * 50 + str(number))
+    assert path.stat().st_size < 8192
+    with pytest.raises(JournalError):
+        Journal.open(path)  # the new file is locked as well
+    await journal.put("last", True)
+    before = journal.items()
+    await journal.close()
+    assert await reopened(path) == before
+    assert len(before) == 6
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=4), st.none() | st.integers(-(2**63), 2**63) | st.text(max_size=20)), max_size=30
+    )
+)
+def test_it_is_a_dictionary(tmp_path: Path, changes: list[tuple[str, int | str | None]]) -> None:
+    async def run() -> None:
+        path = tmp_path / "dictionary"
+        path.unlink(missing_ok=True)
+        journal = Journal.open(path, durable=False)
+        expected: dict[str, object] = {}
+        for key, value in changes:
+            if value is None:
+                await journal.delete(key)
+                expected.pop(key, None)
+            else:
+                await journal.put(key, value)
+                expected[key] = value
+        assert journal.items() == expected
+        await journal.close()
+        assert await reopened(path) == expected
+
+    asyncio.run(run())
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from services.dataplane import journal as module
+module.COMPACT_BYTES = 2048
+
+async def main():
+    journal = module.Journal.open(Path(sys.argv[1]))
+    number = 0
+    while True:
+        await asyncio.gather(*(journal.put(f"key{place}", number) for place in range(8)))
+        print(number, flush=True)
+        number += 1
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_writer_loses_nothing_that_it_was_told_is_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    for _ in range(5):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            told = [int(writer.stdout.readline())]
+            time.sleep(0.05)
+            writer.send_signal(signal.SIGKILL)
+            told += [int(line) for line in writer.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        values = await reopened(path)
+        assert len(values) == 8
+        assert all(isinstance(value, int) and value >= told[-1] for value in values.values())

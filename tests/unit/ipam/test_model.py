@@ -1,0 +1,239 @@
+"""No block is ever held twice, every node has one while there are any, and the same nodes get the same ones again."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bus.control import Claim, Unsay, run_control
+from bus.messages import Message
+from bus.messages.dataplane import Endpoint
+from bus.messages.ipam import Block
+from bus.messages.resources import Node
+from bus.service import BadSettings
+from bus.subjects import BLOCK, ENDPOINT, NODE
+from bus.testing import Hub
+from services.ipam.model import BlockAllocation, Pools
+from services.ipam.settings import from_environment
+
+SMALL = Pools([IPv4Network("10.0.0.0/27")], 29)  # four blocks of eight addresses, five for pods
+
+
+def node(name: str) -> tuple[str, Node]:
+    return NODE.of(name), Node(name=name, addresses=["192.0.2.1"])
+
+
+def endpoint(on: str, pod: str, address: str) -> tuple[str, Endpoint]:
+    message = Endpoint(
+        node=on, namespace="default", pod=pod, address=address, mac="", interface="", interface_index=1, identity=0,
+        state="ready",
+    )  # fmt: skip
+    return ENDPOINT.of(on, "default", pod), message
+
+
+class Log:
+    """The blocks' log, and models that write to it; a claim goes to whoever is first."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, Block] = {}
+
+    def turn(self, model: BlockAllocation) -> int:
+        """Let the model act once; returns how many actions that were."""
+        actions = list(model.act())
+        for action in actions:
+            if isinstance(action, Claim):
+                assert isinstance(action.message, Block)
+                model.put(action.subject, self.blocks.setdefault(action.subject, action.message))
+            elif isinstance(action, Unsay):
+                self.blocks.pop(action.subject, None)
+        return len(actions)
+
+    def settle(self, model: BlockAllocation) -> None:
+        for _ in range(50):
+            if not self.turn(model):
+                return
+        raise AssertionError("it never comes to rest")
+
+    def of(self, name: str) -> list[str]:
+        return sorted(block.cidr for block in self.blocks.values() if block.node == name)
+
+
+def addresses(cidr: str) -> list[str]:
+    return [str(address) for address in list(IPv4Network(cidr).hosts())[1:]]
+
+
+def test_every_node_has_one_block_and_the_same_one_after_the_log_is_lost() -> None:
+    pools = Pools([IPv4Network("10.244.0.0/16")], 24)
+    given_blocks = []
+    for order in (["a", "b", "c"], ["c", "b", "a"]):
+        log, model = Log(), BlockAllocation(pools)
+        for name in order:
+            model.put(*node(name))
+        log.settle(model)
+        given_blocks.append({name: log.of(name) for name in "abc"})
+    assert given_blocks[0] == given_blocks[1]
+    assert all(len(blocks) == 1 for blocks in given_blocks[0].values())
+
+
+def test_a_node_gets_another_block_when_three_quarters_are_in_use() -> None:
+    log, model = Log(), BlockAllocation(SMALL)
+    model.put(*node("a"))
+    log.settle(model)
+    (first,) = log.of("a")
+    for at, address in enumerate(addresses(first)[:3]):
+        model.put(*endpoint("a", f"p{at}", address))
+    log.settle(model)
+    assert log.of("a") == [first]
+    model.put(*endpoint("a", "p3", addresses(first)[3]))
+    log.settle(model)
+    assert len(log.of("a")) == 2
+
+
+def test_a_deleted_nodes_block_is_freed_only_when_no_endpoint_is_left_in_it() -> None:
+    log, model = Log(), BlockAllocation(SMALL)
+    model.put(*node("a"))
+    log.settle(model)
+    (block,) = log.of("a")
+    subject, message = endpoint("a", "p", addresses(block)[0])
+    model.put(subject, message)
+    model.delete(NODE.of("a"))
+    log.settle(model)
+    assert log.of("a") == [block]
+    model.delete(subject)
+    log.settle(model)
+    assert log.of("a") == [] and list(model.said()) == []
+
+
+def test_a_node_that_comes_back_keeps_its_block() -> None:
+    log, model = Log(), BlockAllocation(SMALL)
+    model.put(*node("a"))
+    log.settle(model)
+    before = log.of("a")
+    model.delete(NODE.of("a"))
+    model.put(*node("a"))
+    log.settle(model)
+    assert log.of("a") == before
+
+
+def test_an_exhausted_pool_names_who_goes_without_and_serves_them_when_a_block_is_freed() -> None:
+    log, model = Log(), BlockAllocation(SMALL)
+    for name in "abcdef":
+        model.put(*node(name))
+    log.settle(model)
+    assert len(log.blocks) == 4 and len(model.short) == 2
+    satisfied = next(name for name in "abcdef" if log.of(name))
+    model.delete(NODE.of(satisfied))
+    log.settle(model)
+    assert len(log.blocks) == 4 and len(model.short) == 1
+
+
+def test_a_block_is_not_given_on_in_the_same_breath_as_it_is_freed() -> None:
+    """Actions are carried out side by side, so a claim must not depend on a deletion beside it."""
+    log, model = Log(), BlockAllocation(Pools([IPv4Network("10.0.0.0/29")], 29))
+    model.put(*node("a"))
+    log.settle(model)
+    model.put(*node("b"))
+    model.delete(NODE.of("a"))
+    assert [type(action) for action in model.act()] == [Unsay]
+    assert [type(action) for action in model.act()] == [Claim]
+
+
+def test_blocks_of_another_size_are_not_given_again_in_part() -> None:
+    model = BlockAllocation(SMALL)
+    model.put(BLOCK.of("10.0.0.0/28"), Block(cidr="10.0.0.0/28", node="old"))
+    model.put(*node("a"))
+    model.put(*node("b"))
+    claimed = {action.message.cidr for action in model.act() if isinstance(action, Claim)}  # type: ignore[attr-defined]
+    assert claimed == {"10.0.0.16/29", "10.0.0.24/29"}
+
+
+def test_several_pools_are_one_supply() -> None:
+    pools = Pools([IPv4Network("10.0.0.0/30"), IPv4Network("10.9.0.0/29")], 30)
+    assert [pools.block(number) for number in range(pools.count)] == ["10.0.0.0/30", "10.9.0.0/30", "10.9.0.4/30"]
+    assert pools.numbers(IPv4Network("10.9.0.0/29")) == range(1, 3)
+    assert list(pools.numbers(IPv4Network("10.8.0.0/29"))) == []
+
+
+NAMES = st.sampled_from(list("abcde"))
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("node"), NAMES),
+        st.tuples(st.just("gone"), NAMES),
+        st.tuples(st.just("act"), st.sampled_from([0, 1])),
+        st.tuples(st.just("hear"), st.sampled_from([0, 1])),
+    ),
+    max_size=60,
+)
+
+
+@given(EVENTS)
+def test_two_replicas_never_give_overlapping_blocks_whatever_the_order(events: list[tuple[str, str | int]]) -> None:
+    """Both act at any time, on what they have heard so far; the log is heard late."""
+    log = Log()
+    models = [BlockAllocation(SMALL), BlockAllocation(SMALL)]
+    for what, who in events:
+        if what == "node":
+            for model in models:
+                model.put(*node(str(who)))
+        elif what == "gone":
+            for model in models:
+                model.delete(NODE.of(str(who)))
+        elif what == "act":
+            log.turn(models[int(who)])
+        else:
+            for subject in list(models[int(who)].said()):
+                if subject not in log.blocks:
+                    models[int(who)].delete(subject)
+            for subject, block in log.blocks.items():
+                models[int(who)].put(subject, block)
+        held = [IPv4Network(block.cidr) for block in log.blocks.values()]
+        assert not any(one.overlaps(other) for at, one in enumerate(held) for other in held[:at])
+        assert all(BLOCK.of(block.cidr) == subject for subject, block in log.blocks.items())
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(list("abcd")))
+def test_two_running_services_give_each_node_one_block(order: list[str]) -> None:
+    asyncio.run(two_services(order))
+
+
+async def two_services(order: list[str]) -> None:
+    hub = Hub()
+    pools = Pools([IPv4Network("10.0.0.0/24")], 29)
+    running = [asyncio.create_task(run_control(hub.bus(f"i{at}"), BlockAllocation(pools))) for at in range(2)]
+    for name in order:
+        hub.put(*node(name))
+        await asyncio.sleep(0)
+    for _ in range(200):
+        await asyncio.sleep(0.005)
+        if len(hub.states("ipam")) == len(order):
+            break
+    blocks: list[Message] = list(hub.states("ipam").values())
+    assert sorted(block.node for block in blocks if isinstance(block, Block)) == sorted(order)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"PLEXUS_IPAM_MODE": "multi-pool"}, "not supported yet"),
+        ({"PLEXUS_CLUSTER_POOL_CIDRS": "10.0.0.0/8 x"}, "PLEXUS_CLUSTER_POOL_CIDRS"),
+        ({"PLEXUS_CLUSTER_POOL_CIDRS": "10.0.0.0/8, 10.1.0.0/16"}, "overlap"),
+        ({"PLEXUS_CLUSTER_POOL_MASK": "31"}, "does not fit"),
+        ({"PLEXUS_CLUSTER_POOL_MASK": "8"}, "does not fit"),
+        ({"PLEXUS_CLUSTER_POOL_MASK": "many"}, "not a number"),
+    ],
+)
+def test_bad_settings_are_named(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(BadSettings, match=words):
+        from_environment(environment)
+
+
+def test_without_settings_there_is_one_pool_of_256_blocks() -> None:
+    assert from_environment({}).count == 256

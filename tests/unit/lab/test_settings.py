@@ -1,0 +1,93 @@
+"""Helm values are taken, refused by name, and become environments."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.errors import LabError
+from lab.plan import Plan
+from lab.settings import KEYS, LATER, check_plan, flatten, parse_set, settings
+
+PLAN = Plan(1)
+
+
+def test_nothing_said_gives_a_masquerading_tunnel() -> None:
+    found = settings({}).environment(PLAN, "dataplane")
+    assert found["PLEXUS_ROUTING_MODE"] == "tunnel"
+    assert found["PLEXUS_TUNNEL_PROTOCOL"] == "vxlan"
+    assert found["PLEXUS_MASQUERADE"] == "true"
+    assert found["PLEXUS_NATIVE_ROUTING_CIDR"] == "10.129.0.0/16"
+
+
+def test_native_routing_reaches_the_dataplane_and_no_control_service() -> None:
+    wanted = settings(parse_set("routingMode=native,ipv4NativeRoutingCIDR=10.0.0.0/8"))
+    assert wanted.environment(PLAN, "dataplane")["PLEXUS_ROUTING_MODE"] == "native"
+    assert wanted.environment(PLAN, "dataplane")["PLEXUS_NATIVE_ROUTING_CIDR"] == "10.0.0.0/8"
+    assert "PLEXUS_ROUTING_MODE" not in wanted.environment(PLAN, "identity")
+
+
+@pytest.mark.parametrize("off", ["enableIPv4Masquerade=false", "bpf.masquerade=false"])
+def test_either_switch_turns_masquerading_off(off: str) -> None:
+    assert settings(parse_set(off)).environment(PLAN, "dataplane")["PLEXUS_MASQUERADE"] == "false"
+
+
+def test_a_values_file_and_set_are_the_same_words() -> None:
+    assert settings(flatten({"bpf": {"masquerade": False}})) == settings(parse_set("bpf.masquerade=false"))
+
+
+def test_a_list_of_pools_is_passed_on() -> None:
+    wanted = settings(parse_set("ipam.operator.clusterPoolIPv4PodCIDRList={10.200.0.0/16,10.201.0.0/16}"))
+    assert wanted.environment(PLAN, "ipam")["PLEXUS_CLUSTER_POOL_CIDRS"] == "10.200.0.0/16,10.201.0.0/16"
+
+
+def test_only_limits_that_were_asked_for_are_passed_on() -> None:
+    assert "PLEXUS_CT_MAX" not in settings({}).environment(PLAN, "dataplane")
+    assert settings({"bpf.ctTcpMax": 2048}).environment(PLAN, "dataplane")["PLEXUS_CT_MAX"] == "2048"
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("routingmode=native", "routingmode: there is no such setting; did you mean routingMode?"),
+        ("bpf.masqerade=true", "did you mean bpf.masquerade?"),
+        ("whatever=1", "whatever: there is no such setting"),
+        ("routingMode=bridge", "routingMode: 'bridge' is not one of tunnel, native"),
+        ("tunnelProtocol=geneve", "tunnelProtocol: 'geneve' is not supported yet; use vxlan"),
+        ("ipv6.enabled=true", "ipv6.enabled: true is not supported yet"),
+        ("egressGateway.enabled=true", "egressGateway.enabled: not supported yet"),
+        ("bpf.masquerade=maybe", "bpf.masquerade: 'maybe' is neither true nor false"),
+        ("bpf.ctTcpMax=many", "bpf.ctTcpMax: 'many' is not a whole number"),
+        ("bpf.ctTcpMax=1", "bpf.ctTcpMax: 1 is not within 1024"),
+        ("ipv4NativeRoutingCIDR=10.0.0.1/8", "ipv4NativeRoutingCIDR: '10.0.0.1/8' is not an IPv4 network"),
+        ("ipam.operator.clusterPoolIPv4PodCIDRList={}", "the list is empty"),
+        ("routingMode", "--set routingMode: 'routingMode' is not key=value"),
+        ("=native", "is not key=value"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(argument: str, said: str) -> None:
+    with pytest.raises(LabError) as refused:
+        settings(parse_set(argument))
+    assert said in str(refused.value)
+
+
+def test_pods_may_not_take_the_labs_own_addresses() -> None:
+    with pytest.raises(LabError, match=r"overlaps 172\.20\.1\.0/24"):
+        check_plan(settings({"ipam.operator.clusterPoolIPv4PodCIDRList": "172.20.0.0/14"}), PLAN)
+
+
+def test_a_block_may_not_be_larger_than_its_pool() -> None:
+    values = {
+        "ipam.operator.clusterPoolIPv4PodCIDRList": ["10.200.0.0/24"],
+        "ipam.operator.clusterPoolIPv4MaskSize": 20,
+    }
+    with pytest.raises(LabError, match="does not fit"):
+        check_plan(settings(values), PLAN)
+
+
+def test_no_key_is_both_supported_and_for_later() -> None:
+    assert not set(KEYS) & set(LATER)
+
+
+def test_every_default_is_a_value_that_its_key_takes() -> None:
+    for key in KEYS.values():
+        assert key.default is None or key.read(key.default) == key.default

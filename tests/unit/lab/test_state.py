@@ -1,0 +1,119 @@
+"""What is written down about labs, and which lab a command means."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import execute, names, processes, programs, state
+from lab.errors import LabError
+from lab.settings import Settings, settings
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "RUN", tmp_path)
+    monkeypatch.delenv(state.ENVIRONMENT_NAME, raising=False)
+
+
+def claim(name: str, nodes: int = 2, wanted: Settings | None = None) -> state.Record:
+    return state.claim(name, names.nodes(nodes), wanted or Settings(), Path("/sys/fs/cgroup"))
+
+
+def test_labs_take_different_slots_and_give_them_back() -> None:
+    assert [claim("a").slot, claim("b").slot, claim("c").slot] == [0, 1, 2]
+    state.Directory("b").remove()
+    assert claim("d").slot == 1
+
+
+def test_what_was_claimed_is_read_back() -> None:
+    made = claim("a", 3, settings({"routingMode": "native"}))
+    assert state.record("a") == made
+    assert made.settings.get("routingMode") == "native"
+
+
+def test_the_only_lab_is_meant_when_nobody_says() -> None:
+    made = claim("a")
+    assert state.find() == made
+
+
+def test_the_environment_says_which_lab_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim("a")
+    other = claim("b")
+    monkeypatch.setenv(state.ENVIRONMENT_NAME, "b")
+    assert state.find() == other
+    assert state.find("a").name == "a"
+
+
+def test_two_labs_and_nobody_says_is_an_error_that_names_them() -> None:
+    claim("a")
+    claim("b")
+    with pytest.raises(LabError, match="a, b"):
+        state.find()
+
+
+def test_a_lab_that_is_not_there_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(LabError, match="plexus lab up"):
+        state.find()
+    claim("a")
+    with pytest.raises(LabError, match="there is a; plexus lab up --name b"):
+        state.find("b")
+
+
+def test_a_torn_record_is_no_record() -> None:
+    made = claim("a")
+    made.directory.lab.write_bytes(b'{"name": "a", "sl')
+    assert state.record("a") is None
+    assert state.labs() == ["a"]
+
+
+def test_a_pid_that_was_given_away_again_is_another_process() -> None:
+    me = processes.identify(os.getpid())
+    assert me is not None
+    assert processes.is_alive(me)
+    assert not processes.is_alive(state.ProcessId(me.pid, me.start_time - 1))
+
+
+def test_a_process_that_ended_unfetched_is_not_alive() -> None:
+    with subprocess.Popen(["sleep", "30"]) as child:
+        identity = processes.identify(child.pid)
+        assert identity is not None
+        assert processes.kill_and_wait([identity]) == []
+
+
+def test_options_choose_one_process() -> None:
+    lab = claim("a")
+    assert programs.choose(lab, node="node1") == "node1.dataplane"
+    assert programs.choose(lab, control="policy") == "policy"
+    assert programs.choose(lab, bus=True) == "bus"
+    for wrong in ({}, {"node": "node9"}, {"control": "x"}, {"node": "node1", "bus": True}):
+        with pytest.raises(LabError):
+            programs.choose(lab, **wrong)
+    with pytest.raises(LabError, match="dataplane"):
+        programs.choose(lab, node="node1", service="proxy")
+
+
+def test_a_pod_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
+    lab = claim("a")
+    box = state.Sandbox(
+        uid="u", namespace="default", name="xwing", node="node1", netns="n", cgroup="/c", address="10.0.0.1"
+    )
+    state.write(lab.directory.pod("u"), box)
+    assert execute.pod(lab, "xwing").netns == "n"
+    assert execute.pod(lab, "default/xwing").netns == "n"
+    with pytest.raises(LabError, match="there is: default/xwing"):
+        execute.pod(lab, "other/xwing")
+
+
+def test_every_program_is_told_who_and_where_it_is() -> None:
+    lab = claim("a")
+    found = programs.programs(lab)
+    assert next(iter(found)) == "bus"
+    assert set(found) >= {"resources", "identity", "ipam", "lb", "policy", "node1.dataplane", "node2.dataplane"}
+    dataplane = found["node2.dataplane"]
+    assert dataplane.environment["PLEXUS_NODE"] == "node2"
+    assert dataplane.environment["PLEXUS_PIN_DIR"] == "/sys/fs/bpf/plexus/a/node2"
+    assert dataplane.environment["PLEXUS_CGROUP"] == "/sys/fs/cgroup/plexus-a/node2"

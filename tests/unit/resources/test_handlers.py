@@ -1,0 +1,197 @@
+"""The service on a bus: who answers, what is left after a death, and two replicas that both believe to be active."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bus.interface import Unanswered
+from bus.messages import Message
+from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Pod, PodStatus, Service
+from bus.revision import Revision
+from bus.subjects import APPLY, BIND, NAMESPACE, POD, POD_STATUS, SERVICE
+from bus.testing import Hub, MemoryOutbox
+from services.resources.handlers import Handlers, run
+from services.resources.settings import BadSettings, Settings, from_environment
+from tests.unit.resources.manifests import documents, pod, service
+
+NODE_ONE = """
+apiVersion: v1
+kind: Node
+metadata: {name: node1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+"""
+
+
+class Reports:
+    """A `bus.control.Report` that keeps the last one."""
+
+    active = False
+
+    def report(self, *, ready: bool, active: bool, revision: Revision) -> None:
+        self.active = active
+
+
+async def answered(hub: Hub, *texts: str, delete: bool = False) -> Applied:
+    bus = hub.bus("asker")
+    apply = Apply(documents=documents("\n---\n".join(texts)), delete=delete)
+    for _ in range(100):
+        try:
+            return await bus.ask(APPLY, message=apply)
+        except Unanswered as problem:
+            if "nobody" not in problem.why:
+                raise
+            await asyncio.sleep(0.01)
+    raise AssertionError("nobody answers")
+
+
+async def test_apply_bind_and_status_travel_from_request_to_log() -> None:
+    hub = Hub()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run(hub.bus("resources"), Settings(), Reports()))
+        applied = await answered(hub, NODE_ONE, pod(), service())
+        assert {each.change for each in applied.outcomes} == {"created"}
+        assert applied.revision == hub.log("resources").last
+        bus, found = hub.bus("asker"), hub.states("resources")[POD.of("default", "p")]
+        assert isinstance(found, Pod)
+        bound = await bus.ask(BIND, message=Bind(namespace="default", name="p", uid=found.uid, node="node1"))
+        status = PodStatus(
+            namespace="default", name="p", uid=found.uid, phase="Running", ready=True, address="10.0.0.9"
+        )
+        told = await bus.ask(POD_STATUS, message=status)
+        assert (bound.refusals, told.refusals) == ([], [])
+        now = hub.states("resources")[POD.of("default", "p")]
+        assert isinstance(now, Pod)
+        assert (now.node, now.ready, now.address) == ("node1", True, "10.0.0.9")
+        running.cancel()
+
+
+async def test_a_refused_call_writes_nothing() -> None:
+    hub = Hub()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run(hub.bus("resources"), Settings(), Reports()))
+        await answered(hub, service())
+        before = hub.log("resources").last
+        refused = await answered(hub, pod(), service("ports: [{port: 70000}]", name="b"))
+        assert [each.path for each in refused.refusals] == ["spec.ports[0].port", "spec.ports[0].targetPort"]
+        assert hub.log("resources").last == before
+        running.cancel()
+
+
+async def test_a_standby_answers_nothing_and_takes_over_when_the_active_one_dies() -> None:
+    hub, reports = Hub(), (Reports(), Reports())
+    async with asyncio.TaskGroup() as tasks:
+        first, second = (tasks.create_task(run(hub.bus(f"r{at}"), Settings(), each)) for at, each in enumerate(reports))
+        await answered(hub, service())
+        assert [each.active for each in reports] == [True, False]
+        assert len(hub.answerers[APPLY.all()]) == 1
+        first.cancel()
+        unchanged = await answered(hub, service())
+        assert reports[1].active and unchanged.outcomes[0].change == "unchanged"
+        second.cancel()
+
+
+class DyingOutbox(MemoryOutbox):
+    """Dies at the n-th write: with `written`, after it has reached the log."""
+
+    def __init__(self, hub: Hub, writes: int, written: bool) -> None:
+        super().__init__(hub, "resources")
+        self._left = writes
+        self._written = written
+
+    def _dies(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    async def say(self, subject: str, message: Message) -> bool:
+        if self._dies():
+            if self._written:
+                await super().say(subject, message)
+            raise ConnectionError("killed")
+        return await super().say(subject, message)
+
+    async def claim(self, subject: str, message: Message) -> Message:
+        if self._dies():
+            if self._written:
+                await super().claim(subject, message)
+            raise ConnectionError("killed")
+        return await super().claim(subject, message)
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("writes", range(7))
+async def test_a_death_at_any_write_loses_nothing_and_asking_again_finishes(writes: int, written: bool) -> None:
+    hub = Hub()
+    call = Apply(documents=documents("\n---\n".join((NODE_ONE, service(), service(name="b"), pod()))))
+    await Handlers(MemoryOutbox(hub, "resources"), Settings()).catch_up()
+    with pytest.raises(ConnectionError):
+        dying = Handlers(DyingOutbox(hub, writes, written), Settings())
+        await dying.apply(call)
+        raise ConnectionError("it had fewer writes to do")
+    successor = Handlers(MemoryOutbox(hub, "resources"), Settings())
+    await successor.apply(call)
+    plain = Hub()
+    await Handlers(MemoryOutbox(plain, "resources"), Settings(), lambda: "uid").apply(call)
+    assert without_uids(hub) == without_uids(plain)
+
+
+def without_uids(hub: Hub) -> dict[str, object]:
+    return {
+        subject: (message.name, message.labels) if isinstance(message, Pod) else message
+        for subject, message in hub.states("resources").items()
+    }
+
+
+async def test_after_a_write_of_unknown_end_the_log_is_read_again() -> None:
+    hub = Hub()
+    await Handlers(MemoryOutbox(hub, "resources"), Settings()).catch_up()
+    handlers = Handlers(DyingOutbox(hub, 1, True), Settings())
+    with pytest.raises(ConnectionError):
+        await handlers.apply(Apply(documents=documents(service())))
+    assert SERVICE.of("default", "svc") in hub.states("resources")
+    handlers._outbox = MemoryOutbox(hub, "resources")  # the connection is back
+    again = await handlers.apply(Apply(documents=documents(service())))
+    assert again.outcomes[0].change == "unchanged"
+
+
+async def test_a_log_that_was_lost_is_started_anew() -> None:
+    hub = Hub()
+    handlers = Handlers(MemoryOutbox(hub, "resources"), Settings())
+    await handlers.apply(Apply(documents=documents(service())))
+    held = hub.log("resources")
+    held.entries.clear()
+    held.last = 0
+    again = await handlers.apply(Apply(documents=documents(service())))
+    assert again.outcomes[0].change == "created"
+    assert {NAMESPACE.of("default"), SERVICE.of("default", "svc")} <= hub.states("resources").keys()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1]), st.sampled_from("abcdef")), min_size=2, max_size=10))
+def test_two_replicas_that_both_act_never_give_an_address_twice(calls: list[tuple[int, str]]) -> None:
+    asyncio.run(race(calls))
+
+
+async def race(calls: list[tuple[int, str]]) -> None:
+    """All calls at once, each through one of two replicas, in a range of six addresses."""
+    hub, small = Hub(), Settings(service_network=IPv4Network("10.96.0.0/29"))
+    replicas = [Handlers(MemoryOutbox(hub, "resources"), small) for _ in range(2)]
+    asked = (replicas[which].apply(Apply(documents=documents(service(name=name)))) for which, name in calls)
+    await asyncio.gather(*asked, return_exceptions=True)
+    values = hub.states("resources")
+    shown = [address for each in values.values() if isinstance(each, Service) for address in each.cluster_addresses]
+    holders = {each.address: each.service for each in values.values() if isinstance(each, ClusterAddress)}
+    assert len(shown) == len(set(shown))
+    for each in values.values():
+        if isinstance(each, Service):
+            assert [holders[address] for address in each.cluster_addresses] == [each.name]
+
+
+def test_the_service_range_is_set_by_the_environment() -> None:
+    assert from_environment({"PLEXUS_SERVICE_CIDR": "10.97.0.0/16"}).service_network == IPv4Network("10.97.0.0/16")
+    with pytest.raises(BadSettings, match="PLEXUS_SERVICE_CIDR"):
+        from_environment({"PLEXUS_SERVICE_CIDR": "10.97.0.0/99"})

@@ -1,0 +1,361 @@
+"""What a call changes: all or nothing, addresses given once, nothing of a living thing lost."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus.control import Claim, Say
+from bus.messages.resources import Bind, Deployment, Namespace, Node, Pod, PodStatus, Service
+from bus.subjects import CLUSTER_ADDRESS, DEPLOYMENT, NAMESPACE, NODE, POD, POLICY, SERVICE
+from services.resources.addresses import choose, outside
+from services.resources.manifests import Resource, read_document
+from services.resources.model import Plan, plan_apply, plan_bind, plan_delete, plan_status, plan_tidy
+from services.resources.store import Store
+from tests.unit.resources.manifests import cilium, documents, pod, service
+
+NETWORK = IPv4Network("10.96.0.0/24")
+NODE_ONE = """{apiVersion: v1, kind: Node, metadata: {name: node1},
+ status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}"""
+SHOP = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}"
+DEPLOYMENT_WEB = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+"""
+OWNED = ", ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: web, controller: true, uid: x}]"
+
+
+class Cluster:
+    """The store with plans carried out at once, as the only writer does."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self._uids = count(1)
+        self.do(plan_tidy(self.store))
+
+    def do(self, plan: Plan) -> Plan:
+        for step in plan.steps:
+            if isinstance(step, Claim):
+                assert self.store.get(step.subject) is None
+            if isinstance(step, (Claim, Say)):
+                self.store.put(step.subject, step.message)
+            else:
+                self.store.delete(step.subject)
+        return plan
+
+    def resources(self, text: str, to_delete: bool = False) -> list[Resource]:
+        found = [read_document(each, to_delete) for each in documents(text)]
+        assert all(isinstance(each, Resource) for each in found), found
+        return [each for each in found if isinstance(each, Resource)]
+
+    def plan(self, *texts: str) -> Plan:
+        return plan_apply(self.store, self.resources("\n---\n".join(texts)), NETWORK, lambda: f"uid-{next(self._uids)}")
+
+    def apply(self, *texts: str) -> dict[str, str]:
+        """Name -> what became of it; nothing may be refused."""
+        plan = self.do(self.plan(*texts))
+        assert not plan.refusals
+        return {each.name: each.change for each in plan.outcomes}
+
+    def refused(self, *texts: str) -> dict[str, str]:
+        """Path -> problem; nothing may be changed."""
+        plan = self.plan(*texts)
+        assert plan.steps == () and plan.refusals
+        return {each.path: each.problem for each in plan.refusals}
+
+    def delete(self, *texts: str) -> dict[str, str]:
+        plan = self.do(plan_delete(self.store, self.resources("\n---\n".join(texts), to_delete=True)))
+        assert not plan.refusals
+        return {each.name: each.change for each in plan.outcomes}
+
+    def pod(self, name: str = "p") -> Pod:
+        found = self.store.get(POD.of("default", name))
+        assert isinstance(found, Pod)
+        return found
+
+    def address(self, name: str = "svc", namespace: str = "default") -> str:
+        found = self.store.get(SERVICE.of(namespace, name))
+        assert isinstance(found, Service)
+        return found.cluster_addresses[0] if found.cluster_addresses else ""
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def test_default_and_kube_system_are_there_from_the_start(cluster: Cluster) -> None:
+    for name in ("default", "kube-system"):
+        found = cluster.store.get(NAMESPACE.of(name))
+        assert isinstance(found, Namespace)
+        assert found.labels == {"kubernetes.io/metadata.name": name}
+
+
+def test_applying_again_changes_nothing(cluster: Cluster) -> None:
+    texts = (SHOP, NODE_ONE, pod(), service(), DEPLOYMENT_WEB, cilium("ingress: [{}]"))
+    assert set(cluster.apply(*texts).values()) == {"created"}
+    plan = cluster.plan(*texts)
+    assert plan.steps == () and {each.change for each in plan.outcomes} == {"unchanged"}
+
+
+def test_one_refusal_changes_nothing_at_all(cluster: Cluster) -> None:
+    assert "metadata.namespace" in cluster.refused(service(), service(name="b", metadata=", namespace: nowhere"))
+
+
+def test_a_namespace_may_come_with_what_is_in_it_in_any_order(cluster: Cluster) -> None:
+    assert cluster.apply(service(metadata=", namespace: shop"), SHOP) == {"svc": "created", "shop": "created"}
+    plan = cluster.plan(SHOP.replace("shop", "b"), service(metadata=", namespace: b"))
+    assert [step.subject for step in plan.steps if isinstance(step, Say)] == [NAMESPACE.of("b"), SERVICE.of("b", "svc")]
+
+
+def test_the_same_name_twice_in_one_call_is_refused(cluster: Cluster) -> None:
+    assert "also in test.yaml, document 1" in cluster.refused(service(), service())["metadata.name"]
+
+
+def test_policies_are_written_before_the_pods_that_they_govern(cluster: Cluster) -> None:
+    plan = cluster.plan(pod(), cilium("ingress: [{}]"))
+    assert [step.subject.split(".")[2] for step in plan.steps] == ["policy", "pod"]
+
+
+def test_rules_that_a_policy_has_no_more_are_taken_away(cluster: Cluster) -> None:
+    head = "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: p}, specs: "
+    rule = "{endpointSelector: {}, ingress: [{}]}"
+    cluster.apply(f"{head}[{rule}, {rule}]}}")
+    further = POLICY.of("CiliumNetworkPolicy", "default", "p/specs[1]")
+    assert cluster.store.get(further) is not None
+    assert cluster.apply(f"{head}[{rule}]}}") == {"p": "changed"}
+    assert cluster.store.get(further) is None
+    assert cluster.delete(f"{head}[]}}") == {"p": "deleted"}
+    assert cluster.store.rules_of("CiliumNetworkPolicy", "default", "p") == []
+
+
+# -- pods
+
+
+def test_a_pod_keeps_its_uid_node_and_status_over_a_re_apply(cluster: Cluster) -> None:
+    cluster.apply(NODE_ONE, pod())
+    uid = cluster.pod().uid
+    cluster.do(plan_bind(cluster.store, Bind(namespace="default", name="p", uid=uid, node="node1")))
+    status = PodStatus(namespace="default", name="p", uid=uid, phase="Running", ready=True, address="10.0.0.5")
+    cluster.do(plan_status(cluster.store, status))
+    assert cluster.apply(pod(metadata=", labels: {a: b}")) == {"p": "changed"}
+    found = cluster.pod()
+    assert (found.uid, found.node, found.ready, found.address) == (uid, "node1", True, "10.0.0.5")
+    assert found.labels == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (pod(", hostNetwork: true"), "spec.hostNetwork"),
+        (pod(containers="[{name: c, image: i, ports: [{containerPort: 80}]}]"), "spec.containers[0].ports"),
+        (pod(containers="[{name: c, image: i}, {name: d, image: i}]"), "spec.containers"),
+        (pod(metadata=", uid: other"), "metadata.uid"),
+    ],
+)
+def test_what_is_fixed_about_a_living_pod_is_refused_with_what_to_do(cluster: Cluster, change: str, path: str) -> None:
+    cluster.apply(pod())
+    assert "delete the pod first" in cluster.refused(change)[path]
+
+
+def test_a_pods_image_and_nulls_may_change(cluster: Cluster) -> None:
+    cluster.apply(pod())
+    assert cluster.apply(pod(", volumes: null", containers="[{name: c, image: j, env: null}]")) == {"p": "changed"}
+
+
+def test_a_pod_on_an_unknown_node_is_refused_with_the_nodes_there_are(cluster: Cluster) -> None:
+    cluster.apply(NODE_ONE)
+    assert 'no node "node2"; there are: node1' in cluster.refused(pod(", nodeName: node2"))["spec.nodeName"]
+    cluster.apply(pod(", nodeName: node1"))
+    assert cluster.pod().node == "node1"
+
+
+def test_a_bound_pod_does_not_move_and_a_stale_uid_binds_nothing(cluster: Cluster) -> None:
+    cluster.apply(NODE_ONE, NODE_ONE.replace("node1", "node2"), pod())
+    uid = cluster.pod().uid
+    bind = Bind(namespace="default", name="p", uid=uid, node="node1")
+    cluster.do(plan_bind(cluster.store, bind))
+    again = plan_bind(cluster.store, bind)
+    assert again.steps == () and again.outcomes[0].change == "unchanged"
+    assert plan_bind(cluster.store, Bind(namespace="default", name="p", uid=uid, node="node2")).refusals
+    assert plan_bind(cluster.store, Bind(namespace="default", name="p", uid="old", node="node1")).refusals
+    assert plan_bind(cluster.store, Bind(namespace="default", name="q", uid=uid, node="node1")).refusals
+    stale = PodStatus(namespace="default", name="p", uid="old", phase="Failed", ready=False)
+    assert plan_status(cluster.store, stale).refusals
+
+
+def test_a_status_with_a_bad_address_is_refused(cluster: Cluster) -> None:
+    cluster.apply(pod())
+    bad = PodStatus(namespace="default", name="p", uid=cluster.pod().uid, phase="Running", ready=True, address="x")
+    assert plan_status(cluster.store, bad).refusals[0].path == "address"
+
+
+# -- Deployments
+
+
+def test_a_deployments_pods_go_with_it_and_cannot_come_without_it(cluster: Cluster) -> None:
+    assert 'no Deployment "web"' in cluster.refused(pod(metadata=OWNED))["metadata.ownerReferences[0]"]
+    cluster.apply(DEPLOYMENT_WEB, pod(metadata=OWNED))
+    assert cluster.pod().owner == "deployment/default/web"
+    plan = plan_delete(cluster.store, cluster.resources(DEPLOYMENT_WEB, to_delete=True))
+    assert [step.subject for step in plan.steps] == [DEPLOYMENT.of("default", "web"), POD.of("default", "p")]
+
+
+def test_a_deployments_selector_is_fixed(cluster: Cluster) -> None:
+    cluster.apply(DEPLOYMENT_WEB)
+    assert (
+        "delete the Deployment first" in cluster.refused(DEPLOYMENT_WEB.replace("app: web", "app: b"))["spec.selector"]
+    )
+    assert cluster.apply(DEPLOYMENT_WEB.replace("image: i", "image: j")) == {"web": "changed"}
+    found = cluster.store.get(DEPLOYMENT.of("default", "web"))
+    assert isinstance(found, Deployment)
+    assert found.template["spec"]["containers"][0]["image"] == "j"
+
+
+# -- deleting
+
+
+def test_deleting_a_namespace_deletes_what_is_in_it_and_itself_last(cluster: Cluster) -> None:
+    inside = (service(metadata=", namespace: shop"), DEPLOYMENT_WEB.replace("name: web", "name: web, namespace: shop"))
+    cluster.apply(SHOP, *inside, cilium("ingress: [{}]", namespace="shop"), service())
+    plan = plan_delete(cluster.store, cluster.resources(SHOP, to_delete=True))
+    assert plan.steps[-1].subject == NAMESPACE.of("shop")
+    cluster.do(plan)
+    assert cluster.store.in_namespace("shop") == []
+    assert cluster.store.addresses_of("shop", "svc") == []
+    assert cluster.address()
+
+
+def test_namespaces_that_are_always_there_cannot_be_deleted(cluster: Cluster) -> None:
+    text = SHOP.replace("shop", "default")
+    plan = plan_delete(cluster.store, cluster.resources(text, to_delete=True))
+    assert plan.steps == () and "always there" in plan.refusals[0].problem
+
+
+def test_deleting_what_is_not_there_says_absent(cluster: Cluster) -> None:
+    assert cluster.delete(service()) == {"svc": "absent"}
+
+
+def test_what_is_refused_today_can_be_deleted(cluster: Cluster) -> None:
+    cluster.apply(service())
+    assert cluster.delete(service("type: NodePort, misspelt: 1")) == {"svc": "deleted"}
+
+
+def test_a_nodes_pod_cidrs_are_fixed_once_set(cluster: Cluster) -> None:
+    with_cidr = NODE_ONE.replace("status:", "spec: {podCIDR: 10.1.0.0/24}, status:")
+    cluster.apply(with_cidr)
+    assert "spec.podCIDRs" in cluster.refused(with_cidr.replace("10.1.", "10.2."))
+    cluster.apply(NODE_ONE.replace("name: node1", "name: node1, labels: {a: b}"))
+    found = cluster.store.get(NODE.of("node1"))
+    assert isinstance(found, Node) and found.pod_cidrs == ["10.1.0.0/24"]
+
+
+# -- ClusterIPs
+
+
+def test_an_address_is_chosen_by_name_and_stays_over_re_applies(cluster: Cluster) -> None:
+    cluster.apply(service())
+    address = cluster.address()
+    assert address == choose(NETWORK, "default", "svc", lambda _: False)
+    cluster.apply(service("ports: [{port: 81}]"))
+    assert cluster.address() == address
+
+
+def test_an_asked_address_is_given_and_kept_from_others(cluster: Cluster) -> None:
+    cluster.apply(service("ports: [{port: 80}], clusterIP: 10.96.0.10"))
+    assert cluster.address() == "10.96.0.10"
+    taken = cluster.refused(service("ports: [{port: 80}], clusterIP: 10.96.0.10", name="b"))
+    assert "held by the Service default/svc" in taken["spec.clusterIP"]
+
+
+def test_who_asks_for_an_address_comes_before_who_takes_any(cluster: Cluster) -> None:
+    favourite = choose(NETWORK, "default", "svc", lambda _: False)
+    cluster.apply(service(), service(f"ports: [{{port: 80}}], clusterIP: {favourite}", name="b"))
+    assert cluster.address("b") == favourite != cluster.address()
+
+
+@pytest.mark.parametrize("address", ["10.95.0.1", "10.96.0.0", "10.96.0.255"])
+def test_an_address_that_no_service_can_have_is_refused(cluster: Cluster, address: str) -> None:
+    assert outside(NETWORK, address)
+    assert "spec.clusterIP" in cluster.refused(service(f"ports: [{{port: 80}}], clusterIP: {address}"))
+
+
+def test_a_services_address_is_fixed(cluster: Cluster) -> None:
+    cluster.apply(service(), service("clusterIP: None", name="headless"))
+    for change in (service("clusterIP: None"), service("ports: [{port: 80}], clusterIP: 10.96.0.77", name="headless")):
+        assert "delete the Service first" in cluster.refused(change)["spec.clusterIP"]
+    assert cluster.address("headless") == ""
+    assert cluster.apply(service(name="headless"))["headless"] == "changed"
+    assert cluster.address("headless") == ""
+
+
+def test_a_deleted_services_address_is_free_again(cluster: Cluster) -> None:
+    cluster.apply(service("ports: [{port: 80}], clusterIP: 10.96.0.10"))
+    cluster.delete(service())
+    cluster.apply(service("ports: [{port: 80}], clusterIP: 10.96.0.10", name="b"))
+
+
+def test_a_full_range_is_refused_and_says_so(cluster: Cluster) -> None:
+    cluster.apply(*(service(name=f"s{at}") for at in range(254)))
+    assert "no address is free" in cluster.refused(service())["spec.clusterIP"]
+
+
+def test_an_address_left_by_a_death_is_used_by_its_service_or_given_back(cluster: Cluster) -> None:
+    plan = cluster.plan(service())
+    claim = plan.steps[0]
+    assert isinstance(claim, Claim)
+    cluster.store.put(claim.subject, claim.message)  # and then it died
+    again = cluster.plan(service())
+    assert [type(step) for step in again.steps] == [Say]
+    cluster.do(plan_tidy(cluster.store))
+    assert cluster.store.get(claim.subject) is None
+
+
+def test_pods_whose_deployment_is_gone_are_tidied_away(cluster: Cluster) -> None:
+    cluster.apply(DEPLOYMENT_WEB, pod(metadata=OWNED))
+    cluster.store.delete(DEPLOYMENT.of("default", "web"))  # and then it died
+    cluster.do(plan_tidy(cluster.store))
+    assert cluster.store.get(POD.of("default", "p")) is None
+
+
+NAMES = st.sampled_from([f"s{at}" for at in range(8)])
+ADDRESSES = st.sampled_from(["", "", "", "None", "10.96.0.1", "10.96.0.2", "10.96.0.3"])
+CALLS = st.lists(st.tuples(st.booleans(), st.lists(st.tuples(NAMES, ADDRESSES), min_size=1, max_size=4)), max_size=12)
+
+
+@given(CALLS)
+def test_no_address_is_ever_held_twice(calls: list[tuple[bool, list[tuple[str, str]]]]) -> None:
+    """Any sequence of calls in a range of six addresses: every Service's address is its own, and claimed by it."""
+    cluster, small = Cluster(), IPv4Network("10.96.0.0/29")
+    for is_delete, services in calls:
+        texts = [
+            service(f"ports: [{{port: 80}}], clusterIP: '{address}'" if address else "ports: [{port: 80}]", name)
+            for name, address in services
+        ]
+        resources = cluster.resources("\n---\n".join(texts), to_delete=is_delete)
+        plan = (
+            plan_delete(cluster.store, resources)
+            if is_delete
+            else plan_apply(cluster.store, resources, small, lambda: "uid")
+        )
+        cluster.do(plan)
+        held = [
+            (address, message.name)
+            for _, message in cluster.store.items()
+            if isinstance(message, Service)
+            for address in message.cluster_addresses
+        ]
+        assert len({address for address, _ in held}) == len(held)
+        for address, name in held:
+            holder = cluster.store.holder_of(address)
+            assert holder is not None and holder.service == name
+        claimed = [subject for subject, _ in cluster.store.items() if CLUSTER_ADDRESS.has(subject)]
+        assert len(claimed) == len(held)

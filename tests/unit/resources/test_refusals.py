@@ -1,0 +1,339 @@
+"""Every bad manifest is refused at the place where it is bad, with what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.resources.manifests import cilium, network, pod, problems, refusals, service
+
+ENTRY = "spec.ingress[0]"
+PORT = f"{ENTRY}.toPorts[0].ports[0]"
+
+
+def entry(body: str) -> str:
+    return cilium(f"ingress: [{{{body}}}]")
+
+
+def port(body: str) -> str:
+    return entry(f"toPorts: [{{ports: [{{{body}}}]}}]")
+
+
+def deployment(selector: str = "matchLabels: {a: b}", labels: str = "a: b", extra: str = "") -> str:
+    return f"""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: d}}
+spec:
+  selector: {{{selector}}}
+  template: {{metadata: {{labels: {{{labels}}}}}, spec: {{containers: [{{name: c, image: i}}]{extra}}}}}
+"""
+
+
+def node(status: str, spec: str = "") -> str:
+    return f"{{apiVersion: v1, kind: Node, metadata: {{name: n}}, spec: {{{spec}}}, status: {{{status}}}}}"
+
+
+def slice_of(body: str, kind: str = "IPv4") -> str:
+    return f"""
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: s}}
+addressType: {kind}
+{body}
+"""
+
+
+REFUSED = {
+    "an unknown kind": ("{apiVersion: v1, kind: Servce}", "kind", 'did you mean "Service"?'),
+    "a kind of later": ("{apiVersion: v1, kind: ConfigMap}", "kind", "not supported yet"),
+    "a clusterwide policy": (
+        "{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy}",
+        "kind",
+        "not supported yet",
+    ),
+    "another API version": ("{apiVersion: v1, kind: Deployment}", "apiVersion", "Deployment is of apps/v1, not v1"),
+    "no kind": ("{apiVersion: v1}", "kind", "missing"),
+    "a kind that is a list": ("{apiVersion: v1, kind: [Pod]}", "kind", "must be text"),
+    "no metadata": ("{apiVersion: v1, kind: Pod, spec: {containers: []}}", "metadata", "missing"),
+    "metadata that is text": ("{apiVersion: v1, kind: Namespace, metadata: x}", "metadata", "must be a map"),
+    "no name": ("{apiVersion: v1, kind: Namespace, metadata: {}}", "metadata.name", "missing"),
+    "a bad name": ("{apiVersion: v1, kind: Namespace, metadata: {name: A_b}}", "metadata.name", "a-z"),
+    "a namespaced namespace": (
+        "{apiVersion: v1, kind: Namespace, metadata: {name: a, namespace: b}}",
+        "metadata.namespace",
+        "must be left out",
+    ),
+    "a bad label value": (pod(metadata=", labels: {a: b c}"), "metadata.labels[a]", "is not a label value"),
+    "a bad label key": (pod(metadata=", labels: {a/b/c: d}"), "metadata.labels[a/b/c]", "is not a label key"),
+    "a label that YAML reads as a number": (pod(metadata=", labels: {v: 1}"), "metadata.labels[v]", "put it in quotes"),
+    # pods
+    "a misspelt field of a pod": (pod(", hostNetwrk: true"), "spec.hostNetwrk", 'did you mean "hostNetwork"?'),
+    "a misspelt field of a container": (
+        pod(containers="[{name: c, image: i, imagePulPolicy: Always}]"),
+        "spec.containers[0].imagePulPolicy",
+        'did you mean "imagePullPolicy"?',
+    ),
+    "a pod without containers": (pod(containers="[]"), "spec.containers", "at least one"),
+    "a container without image": (pod(containers="[{name: c}]"), "spec.containers[0].image", "missing"),
+    "containers of one name": (
+        pod(containers="[{name: c, image: i}, {name: c, image: i}]"),
+        "spec.containers[1].name",
+        "two containers",
+    ),
+    "a container port of 70000": (
+        pod(containers="[{name: c, image: i, ports: [{containerPort: 70000}]}]"),
+        "spec.containers[0].ports[0].containerPort",
+        "70000 is not a port; use 1 to 65535",
+    ),
+    "a host port": (
+        pod(containers="[{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]"),
+        "spec.containers[0].ports[0].hostPort",
+        "not supported yet",
+    ),
+    "an unknown transport": (
+        pod(containers="[{name: c, image: i, ports: [{containerPort: 80, protocol: TPC}]}]"),
+        "spec.containers[0].ports[0].protocol",
+        'did you mean "TCP"?',
+    ),
+    "a bandwidth annotation": (
+        pod(metadata=", annotations: {kubernetes.io/egress-bandwidth: 10M}"),
+        "metadata.annotations[kubernetes.io/egress-bandwidth]",
+        "not supported yet",
+    ),
+    "an owner of another kind": (
+        pod(metadata=", ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: r}]"),
+        "metadata.ownerReferences[0]",
+        "not supported yet",
+    ),
+    # Deployments
+    "an empty selector": (deployment("matchLabels: {}"), "spec.selector", "is empty"),
+    "a selector that misses its template": (deployment(labels="a: c"), "spec.selector", "make them agree"),
+    "a Deployment of pods that end": (
+        deployment(extra=", restartPolicy: Never"),
+        "spec.template.spec.restartPolicy",
+        "must be Always",
+    ),
+    "a misspelt field of a template": (
+        deployment(extra=", nodName: n"),
+        "spec.template.spec.nodName",
+        'did you mean "nodeName"?',
+    ),
+    # nodes
+    "a node without address": (node(""), "status.addresses", "needs an InternalIP"),
+    "a node's bad address": (
+        node("addresses: [{type: InternalIP, address: 1.2.3}]"),
+        "status.addresses[0].address",
+        "is not an IP address",
+    ),
+    "a node's bad CIDR": (
+        node("addresses: [{type: InternalIP, address: 1.2.3.4}]", "podCIDR: 10.0.0.0/33"),
+        "spec.podCIDRs[0]",
+        "is not a CIDR",
+    ),
+    # Services
+    "a service port of 70000": (service("ports: [{port: 70000}]"), "spec.ports[0].port", "70000 is not a port"),
+    "a target port of 0": (service("ports: [{port: 1, targetPort: 0}]"), "spec.ports[0].targetPort", "0 is not a port"),
+    "nameless ports": (service("ports: [{port: 1}, {port: 2, name: b}]"), "spec.ports[0].name", "is required"),
+    "one port twice": (
+        service("ports: [{port: 1, name: a}, {port: 1, name: b}]"),
+        "spec.ports[1]",
+        "same port as spec.ports[0]",
+    ),
+    "no ports": (service("ports: []"), "spec.ports", "is empty"),
+    "a NodePort": (service("type: NodePort, ports: [{port: 80}]"), "spec.type", "NodePort is not supported yet"),
+    "a misspelt type": (service("type: ClusterIp, ports: [{port: 80}]"), "spec.type", 'did you mean "ClusterIP"?'),
+    "an external name": (service("ports: [{port: 80}], externalName: a.b"), "spec.externalName", "not supported yet"),
+    "session affinity": (service("ports: [{port: 80}], sessionAffinity: ClientIP"), "spec.sessionAffinity", "use None"),
+    "SCTP": (service("ports: [{port: 80, protocol: SCTP}]"), "spec.ports[0].protocol", "not supported yet"),
+    "a bad cluster address": (service("ports: [{port: 80}], clusterIP: 10.96.0"), "spec.clusterIP", "not an IP"),
+    "an IPv6 cluster address": (service("ports: [{port: 80}], clusterIP: 'fd00::1'"), "spec.clusterIP", "IPv6"),
+    "a Service name with a digit first": (service(name="1svc"), "metadata.name", "is not a Service name"),
+    # slices
+    "an IPv6 slice": (slice_of("endpoints: []", "IPv6"), "addressType", "not supported yet"),
+    "a loopback backend": (slice_of("endpoints: [{addresses: [127.0.0.1]}]"), "endpoints[0].addresses[0]", "loopback"),
+    "a slice's bad port": (slice_of("ports: [{port: 70000}]"), "ports[0].port", "70000 is not a port"),
+    # NetworkPolicies
+    "In without values": (
+        network("podSelector: {matchExpressions: [{key: a, operator: In, values: []}]}"),
+        "spec.podSelector.matchExpressions[0].values",
+        "In needs at least one value",
+    ),
+    "Exists with values": (
+        network("podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}"),
+        "spec.podSelector.matchExpressions[0].values",
+        "must be left out",
+    ),
+    "an unknown operator": (
+        network("podSelector: {matchExpressions: [{key: a, operator: in, values: [b]}]}"),
+        "spec.podSelector.matchExpressions[0].operator",
+        'did you mean "In"?',
+    ),
+    "an empty peer": (network("ingress: [{from: [{}]}]"), "spec.ingress[0].from[0]", "is empty"),
+    "a bad CIDR": (
+        network("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/40}}]}]"),
+        "spec.ingress[0].from[0].ipBlock.cidr",
+        '"10.0.0.0/40" is not a CIDR',
+    ),
+    "an exception outside its block": (
+        network("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/9]}}]}]"),
+        "spec.ingress[0].from[0].ipBlock.except[0]",
+        "is not inside 10.0.0.0/8",
+    ),
+    "a good CIDR": (
+        network("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]"),
+        "spec.ingress[0].from[0].ipBlock",
+        "not supported yet",
+    ),
+    "a range that ends before it starts": (
+        network("ingress: [{ports: [{port: 80, endPort: 79}]}]"),
+        "spec.ingress[0].ports[0].endPort",
+        "79 is below port 80",
+    ),
+    "a range from a name": (
+        network("ingress: [{ports: [{port: http, endPort: 90}]}]"),
+        "spec.ingress[0].ports[0].endPort",
+        "needs a port number",
+    ),
+    "a policy type in lower case": (
+        network("policyTypes: [ingress]"),
+        "spec.policyTypes[0]",
+        'did you mean "Ingress"?',
+    ),
+    # CiliumNetworkPolicies
+    "a misspelt field of a rule": (
+        entry("fromEndponts: [{}]"),
+        f"{ENTRY}.fromEndponts",
+        'did you mean "fromEndpoints"?',
+    ),
+    "a port of 70000": (port("port: '70000'"), f"{PORT}.port", "70000 is not a port; use 1 to 65535"),
+    "a port of 70000 without quotes": (port("port: 70000"), f"{PORT}.port", "70000 is not a port; use 1 to 65535"),
+    "a port without quotes": (port("port: 80"), f"{PORT}.port", 'write "80"'),
+    "a negative port": (port("port: '-1'"), f"{PORT}.port", "-1 is not a port"),
+    "a port that is neither number nor name": (port("port: 'a b'"), f"{PORT}.port", "is not a port name"),
+    "an unknown protocol": (port("port: '80', protocol: TCPP"), f"{PORT}.protocol", 'did you mean "TCP"?'),
+    "ICMP as a port's protocol": (port("port: '8', protocol: ICMP"), f"{PORT}.protocol", "use icmps"),
+    "a range downwards": (port("port: '80', endPort: 70"), f"{PORT}.endPort", "70 is below port 80"),
+    "an entry of toPorts without ports": (entry("toPorts: [{}]"), f"{ENTRY}.toPorts[0].ports", "is empty"),
+    "L7 rules": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{method: GET}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http",
+        "not supported yet",
+    ),
+    "a misspelt field of an L7 rule": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{metod: GET}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http[0].metod",
+        'did you mean "method"?',
+    ),
+    "TLS": (
+        entry("toPorts: [{ports: [{port: '443'}], terminatingTLS: {}}]"),
+        f"{ENTRY}.toPorts[0].terminatingTLS",
+        "not supported yet",
+    ),
+    "a null list of peers": (entry("fromEndpoints: null"), f"{ENTRY}.fromEndpoints", "is null"),
+    "an In without values in a peer": (
+        entry("fromEndpoints: [{matchExpressions: [{key: a, operator: In}]}]"),
+        f"{ENTRY}.fromEndpoints[0].matchExpressions[0].values",
+        "needs at least one",
+    ),
+    "a reserved label": (
+        entry("fromEndpoints: [{matchLabels: {'reserved:host': ''}}]"),
+        f"{ENTRY}.fromEndpoints[0].matchLabels[reserved:host]",
+        "use fromEntities",
+    ),
+    "a label of another source": (
+        entry("fromEndpoints: [{matchLabels: {'container:a': b}}]"),
+        f"{ENTRY}.fromEndpoints[0].matchLabels[container:a]",
+        "not supported yet",
+    ),
+    "an unknown entity": (entry("fromEntities: [wrld]"), f"{ENTRY}.fromEntities[0]", 'did you mean "world"?'),
+    "an entity of later": (entry("fromEntities: [ingress]"), f"{ENTRY}.fromEntities[0]", "not supported yet"),
+    "two kinds of peers": (
+        entry("fromEndpoints: [{}], fromEntities: [world]"),
+        f"{ENTRY}.fromEntities",
+        "stands beside fromEndpoints",
+    ),
+    "a bad CIDR in fromCIDR": (entry("fromCIDR: [10.0.0.256/8]"), f"{ENTRY}.fromCIDR[0]", "is not a CIDR"),
+    "a good CIDR in fromCIDR": (entry("fromCIDR: [10.0.0.0/8]"), f"{ENTRY}.fromCIDR", "not supported yet"),
+    "a bad CIDR in fromCIDRSet": (
+        entry("fromCIDRSet: [{cidr: 10.0.0.0}]"),
+        f"{ENTRY}.fromCIDRSet[0].cidr",
+        "is not a CIDR",
+    ),
+    "a set's exception outside": (
+        entry("fromCIDRSet: [{cidr: 10.0.0.0/8, except: [12.0.0.0/8]}]"),
+        f"{ENTRY}.fromCIDRSet[0].except[0]",
+        "is not inside",
+    ),
+    "fromRequires": (entry("fromRequires: [{matchLabels: {a: b}}]"), f"{ENTRY}.fromRequires", "not supported yet"),
+    "fromNodes": (entry("fromNodes: [{}]"), f"{ENTRY}.fromNodes", "not supported yet"),
+    "authentication": (entry("authentication: {mode: required}"), f"{ENTRY}.authentication", "not supported yet"),
+    "toFQDNs": (cilium("egress: [{toFQDNs: [{matchName: a.b}]}]"), "spec.egress[0].toFQDNs", "not supported yet"),
+    "an empty toFQDNs": (cilium("egress: [{toFQDNs: []}]"), "spec.egress[0].toFQDNs", "not supported yet"),
+    "toServices": (cilium("egress: [{toServices: [{}]}]"), "spec.egress[0].toServices", "not supported yet"),
+    "deny rules": (cilium("ingressDeny: [{fromEntities: [world]}]"), "spec.ingressDeny", "not supported yet"),
+    "a policy on nodes": (
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}, spec: {nodeSelector: {}}}",
+        "spec.nodeSelector",
+        "not supported yet",
+    ),
+    "neither spec nor specs": (
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}}",
+        "spec",
+        "missing",
+    ),
+    "no endpointSelector": (
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}, specs: [{ingress: [{}]}]}",
+        "specs[0].endpointSelector",
+        "missing",
+    ),
+    "a subject in another namespace": (
+        cilium("ingress: [{}]").replace(
+            "endpointSelector: {}", "endpointSelector: {matchLabels: {'k8s:io.kubernetes.pod.namespace': b}}"
+        ),
+        "spec.endpointSelector",
+        "names another namespace",
+    ),
+    "ICMP beside ports": (
+        entry("toPorts: [{ports: [{port: '80'}]}], icmps: [{fields: [{type: 8}]}]"),
+        f"{ENTRY}.icmps",
+        "stands beside toPorts",
+    ),
+    "an ICMP type of 256": (
+        entry("icmps: [{fields: [{type: 256}]}]"),
+        f"{ENTRY}.icmps[0].fields[0].type",
+        "256 is not an ICMP type",
+    ),
+    "an unknown ICMP type": (
+        entry("icmps: [{fields: [{type: EchoReqest}]}]"),
+        f"{ENTRY}.icmps[0].fields[0].type",
+        'did you mean "EchoRequest"?',
+    ),
+    "ICMPv6": (
+        entry("icmps: [{fields: [{type: 128, family: IPv6}]}]"),
+        f"{ENTRY}.icmps[0].fields[0].family",
+        "not supported yet",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_manifest_is_refused_at_its_place_with_what_would_be_right(case: tuple[str, str, str]) -> None:
+    text, path, words = case
+    found = problems(text)
+    assert path in found, found
+    assert words in found[path]
+
+
+def test_a_refusal_names_the_document_the_kind_and_the_name() -> None:
+    (refusal,) = refusals(port("port: '70000'"))
+    assert (refusal.source, refusal.kind, refusal.name) == ("test.yaml, document 1", "CiliumNetworkPolicy", "rule1")
+
+
+def test_every_fault_of_a_document_is_named_at_once() -> None:
+    text = service("ports: [{port: 0}, {port: 70000}], type: NodePort")
+    assert set(problems(text)) >= {"spec.ports[0].port", "spec.ports[1].port", "spec.type", "spec.ports[0].name"}
+
+
+def test_a_manifest_nested_without_end_is_refused_and_overflows_nothing() -> None:
+    nested = "[" * 400 + "]" * 400
+    assert "nested" in problems(pod(f", volumes: {nested}"))[""]

@@ -47,6 +47,8 @@ static char chunk[STREAM_CHUNK_BYTES];
 
 static void fail(const char *what)
 {
+	if (errno == EINPROGRESS || errno == EAGAIN) /* how a timeout of connect, read and write is told */
+		errno = ETIMEDOUT;
 	fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
 	exit(1);
 }

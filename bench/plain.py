@@ -3,6 +3,8 @@
     pod1 --veth-- node1 --veth-- lan (bridge) --veth-- node2 --veth-- pod3
     pod2 --veth---/
 
+With a tunnel, packets between the nodes go through a VXLAN device of the kernel's.
+
 Addresses are /32 with a link-scope gateway, as the CNI gives them, and every neighbour is static, so that neither side
 spends anything on ARP. There is no netfilter rule and no program.
 
@@ -21,7 +23,10 @@ from bench.load import Place, Pods
 
 PREFIX = "plxb-"
 GATEWAY = "169.254.1.1"  # link-local, the same for every pod; it exists only as a neighbour entry
-MTU_BYTES = 1500
+MTU_BYTES = 1500  # of the LAN
+VXLAN_OVERHEAD_BYTES = 50  # outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14: RFC 7348
+LAN = "192.168.77"  # the nodes' addresses; with a tunnel, 192.168.78 are those of its ends
+TUNNEL = "192.168.78"
 
 
 def namespace(what: str, pid: int) -> str:
@@ -61,17 +66,22 @@ def remove_leftovers() -> None:
 
 
 @contextmanager
-def plain_pods() -> Iterator[Pods]:
+def plain_pods(*, tunnel: bool = False) -> Iterator[Pods]:
     """Build the topology, hand out its pods, take it down again, also after an error."""
     pid = os.getpid()
+    mtu = MTU_BYTES - VXLAN_OVERHEAD_BYTES * tunnel
     try:
         add_lan(pid)
         for number in (1, 2):
             add_node(pid, number)
-        client = add_pod(pid, "pod1", node=1, address="10.1.1.1")
-        near = add_pod(pid, "pod2", node=1, address="10.1.1.2")
-        far = add_pod(pid, "pod3", node=2, address="10.1.2.3")
-        join_nodes(pid)
+        client = add_pod(pid, "pod1", node=1, address="10.1.1.1", mtu=mtu)
+        near = add_pod(pid, "pod2", node=1, address="10.1.1.2", mtu=mtu)
+        far = add_pod(pid, "pod3", node=2, address="10.1.2.3", mtu=mtu)
+        join_nodes(pid, "eth0", LAN)
+        if tunnel:
+            add_tunnel(pid)
+            join_nodes(pid, "vxlan0", TUNNEL)
+        route_pods(pid, TUNNEL if tunnel else LAN)
         yield Pods(client, near, far)
     finally:
         remove(pid)
@@ -94,24 +104,39 @@ def add_node(pid: int, number: int) -> None:
     node, lan = namespace(f"node{number}", pid), namespace("lan", pid)
     add_namespace(node)
     in_namespace(node, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-    add_veth(node, "eth0", lan, f"node{number}")
+    add_veth(node, "eth0", lan, f"node{number}", MTU_BYTES)
     ip("link", "set", f"node{number}", "master", "lan", namespace=lan)
-    ip("address", "add", f"192.168.77.{number}/24", "dev", "eth0", namespace=node)
+    ip("address", "add", f"{LAN}.{number}/24", "dev", "eth0", namespace=node)
 
 
-def join_nodes(pid: int) -> None:
-    """Static routes and neighbours between the two nodes."""
+def add_tunnel(pid: int) -> None:
+    """A VXLAN device on each node that leads to the other one."""
     for here, there in ((1, 2), (2, 1)):
-        node, other = namespace(f"node{here}", pid), namespace(f"node{there}", pid)
-        gateway = f"192.168.77.{there}"
-        ip("neighbour", "add", gateway, "lladdr", hardware_address(other, "eth0"), "dev", "eth0", namespace=node)
-        ip("route", "add", f"10.1.{there}.0/24", "via", gateway, "dev", "eth0", namespace=node)
+        node = namespace(f"node{here}", pid)
+        ends = ("local", f"{LAN}.{here}", "remote", f"{LAN}.{there}", "dev", "eth0")
+        ip("link", "add", "vxlan0", "type", "vxlan", "id", "1", "dstport", "8472", *ends, namespace=node)
+        ip("address", "add", f"{TUNNEL}.{here}/24", "dev", "vxlan0", namespace=node)
+        ip("link", "set", "vxlan0", "up", namespace=node)
 
 
-def add_pod(pid: int, name: str, *, node: int, address: str) -> Place:
+def join_nodes(pid: int, device: str, network: str) -> None:
+    """Each node knows the other's hardware address on `device`."""
+    for here, there in ((1, 2), (2, 1)):
+        hardware = hardware_address(namespace(f"node{there}", pid), device)
+        node = namespace(f"node{here}", pid)
+        ip("neighbour", "replace", f"{network}.{there}", "lladdr", hardware, "dev", device, namespace=node)
+
+
+def route_pods(pid: int, network: str) -> None:
+    """The other node's pods are behind its address in `network`."""
+    for here, there in ((1, 2), (2, 1)):
+        ip("route", "add", f"10.1.{there}.0/24", "via", f"{network}.{there}", namespace=namespace(f"node{here}", pid))
+
+
+def add_pod(pid: int, name: str, *, node: int, address: str, mtu: int) -> Place:
     pod, host = namespace(name, pid), namespace(f"node{node}", pid)
     add_namespace(pod)
-    add_veth(pod, "eth0", host, name)
+    add_veth(pod, "eth0", host, name, mtu)
     ip("address", "add", f"{address}/32", "dev", "eth0", namespace=pod)
     gateway_hardware = hardware_address(host, name)
     ip("neighbour", "add", GATEWAY, "lladdr", gateway_hardware, "dev", "eth0", namespace=pod)
@@ -122,12 +147,11 @@ def add_pod(pid: int, name: str, *, node: int, address: str) -> Place:
     return Place(name, address, ("ip", "netns", "exec", pod))
 
 
-def add_veth(here: str, name: str, there: str, peer: str) -> None:
+def add_veth(here: str, name: str, there: str, peer: str, mtu: int) -> None:
     """A pair of links, one end in each namespace, both up."""
-    mtu = str(MTU_BYTES)
     ip(
-        *("link", "add", name, "mtu", mtu, "type", "veth"),
-        *("peer", "name", peer, "netns", there, "mtu", mtu),
+        *("link", "add", name, "mtu", str(mtu), "type", "veth"),
+        *("peer", "name", peer, "netns", there, "mtu", str(mtu)),
         namespace=here,
     )
     ip("link", "set", name, "up", namespace=here)

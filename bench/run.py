@@ -1,4 +1,4 @@
-"""The run: one lab, one plain topology beside it, and every part in turn."""
+"""The run: a lab, the plain topology beside it, and every part in turn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 
 from bench.bars import Figure
 from bench.cluster import Cluster, ClusterFailed, cluster, pod_manifest
@@ -30,6 +31,18 @@ class Part(StrEnum):
     PODS = "pods"
     POLICY = "policy"
     TRAFFIC = "traffic"
+    TUNNEL = "tunnel"
+
+
+SETTINGS = {  # of the lab that a part wants; the same lab serves neighbours that want the same
+    "native": {"routingMode": "native", "autoDirectNodeRoutes": "true"},
+    "tunnel": {"routingMode": "tunnel", "tunnelProtocol": "vxlan"},
+}
+
+
+def mode_of(part: Part) -> str:
+    """Key of `SETTINGS`."""
+    return "tunnel" if part is Part.TUNNEL else "native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +70,15 @@ class Findings:
 def run(parts: Collection[Part], size: Size, tell: Callable[[str], None]) -> Findings:
     """Measure `parts`. A part that fails is noted with its reason, and the others go on."""
     found = Findings()
-    tell("a lab of three nodes, native routing")
-    try:
-        with cluster(len(NODES), routingMode="native", autoDirectNodeRoutes="true") as lab:
-            for part in Part:
-                if part in parts:
+    chosen = [part for part in Part if part in parts]
+    for mode, group in groupby(chosen, mode_of):
+        tell(f"a lab of three nodes, routingMode={mode}")
+        try:
+            with cluster(len(NODES), **SETTINGS[mode]) as lab:
+                for part in group:
                     measure(part, lab, size, tell, found)
-    except ClusterFailed as error:
-        found.problems.append(f"no lab: {error}")
+        except ClusterFailed as error:
+            found.problems.append(f"no lab with routingMode={mode}: {error}")
     return found
 
 
@@ -88,11 +102,12 @@ def figures_of(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None]
         case Part.POLICY:
             start_pods(lab)
             yield measure_policy(lab, size.policies, tell)
-        case Part.TRAFFIC:
+        case Part.TRAFFIC | Part.TUNNEL:
             start_pods(lab)
             plexus = Pods(lab.place("client"), lab.place("near"), lab.place("far"))
-            with plain_pods() as plain:
-                yield from measure_traffic(plexus, plain, size.rounds, size.seconds, tell)
+            ways = ("tunnel",) if part is Part.TUNNEL else ("one node", "across nodes")
+            with plain_pods(tunnel=part is Part.TUNNEL) as plain:
+                yield from measure_traffic(ways, plexus, plain, size.rounds, size.seconds, tell)
 
 
 def start_pods(lab: Cluster) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 from bench.bars import Figure
@@ -15,24 +15,26 @@ PORT = 7000
 WARM_UP_SECONDS = 0.2  # caches, congestion window, the first entry in connection tracking
 
 
+WAYS = {"one node": "near", "across nodes": "far", "tunnel": "far"}  # name of a group of figures -> field of Pods
+
+
 def measure_traffic(
-    plexus: Pods, plain: Pods, rounds: int, seconds: float, tell: Callable[[str], None]
+    ways: Sequence[str], plexus: Pods, plain: Pods, rounds: int, seconds: float, tell: Callable[[str], None]
 ) -> Iterator[Figure]:
-    """Take every figure of the table, one after the other.
+    """Take every figure of these groups, one after the other.
 
     Args:
+        ways: keys of `WAYS`.
         rounds: measurements of each side per figure. seconds: how long each of them lasts.
         tell: hears what is being measured now.
     Raises: LoadFailed: a pod did not reach the other.
     """
-    for where, target in (("one node", "near"), ("across nodes", "far")):
+    both = {"plexus": plexus, "plain": plain}
+    for way in ways:
         for load in Load:
-            name = f"{where}: {NAMES[load]}"
+            name = f"{way}: {NAMES[load]}"
             tell(name)
-            sides = {
-                "plexus": (plexus.client, getattr(plexus, target)),
-                "plain": (plain.client, getattr(plain, target)),
-            }
+            sides = {side: (pods.client, getattr(pods, WAYS[way])) for side, pods in both.items()}
             values = compare(load, sides, rounds, seconds)
             yield Figure(name, UNITS[load], tuple(values["plexus"]), tuple(values["plain"]))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -30,8 +29,7 @@ REQUEST_SECONDS = 2.0  # a JetStream answer takes about 1 ms; a server that is b
 CONNECT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.05  # between attempts; nats-py adds nothing to it
 PING_SECONDS = 1  # with two unanswered pings allowed, a dead link is noticed within 4 s
-_VIOLATION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE)
-_REFUSALS_KEPT = 1000
+_VIOLATION = re.compile(r'permissions violation for (\w+) to "([^"]+)"')  # nats-py hands it on in lower case
 
 
 class NobodyAnswers(BusError):
@@ -55,7 +53,9 @@ class Link:
         self._reconnected: set[Callable[[], None]] = set()
         self._connected = asyncio.Event()
         self._unauthorized = False
-        self._refused: dict[str, float] = {}  # subject -> monotonic time of the server's refusal
+        self._replies = ""  # what the subjects of answers to our questions start with
+        self._asked = 0
+        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}  # token -> (subject asked, its answer)
 
     async def request(
         self,
@@ -65,20 +65,40 @@ class Link:
         timeout: float = REQUEST_SECONDS,
         headers: Mapping[str, str] | None = None,
     ) -> Msg:
-        """Ask. Raises: BusAway, NobodyAnswers, Refused."""
-        if not self.client.is_connected:  # nats-py would keep the reply's future for ever
+        """Ask. Raises: BusAway, NobodyAnswers, Refused.
+
+        Not nats-py's own: that one stands on asyncio.wait_for, which in Python 3.11 can swallow a cancellation.
+        """
+        if not self.client.is_connected:
             raise BusAway(f"{subject}: not connected")
-        asked = time.monotonic()
+        self._asked += 1
+        token = str(self._asked)
+        reply: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = subject, reply
         try:
-            return await self.client.request(subject, body, timeout=timeout, headers=dict(headers) if headers else None)
-        except nats.errors.NoRespondersError:
-            raise NobodyAnswers(subject) from None
-        except (nats.errors.TimeoutError, TimeoutError):
-            if self._refused.get(subject, -1.0) >= asked:
-                raise Refused(subject) from None
+            await self.publish(subject, body, reply=f"{self._replies}.{token}", headers=headers)
+            async with asyncio.timeout(timeout):
+                answer = await reply
+        except TimeoutError:
             raise BusAway(f"{subject}: no answer in {timeout} s") from None
-        except (nats.errors.Error, OSError) as problem:
-            raise BusAway(f"{subject}: {problem}") from problem
+        finally:
+            del self._waiting[token]
+        if (answer.headers or {}).get("Status") == "503":
+            raise NobodyAnswers(subject)
+        return answer
+
+    def open_replies(self) -> None:
+        """Choose where answers come in; once, when connected."""
+        self._replies = self.client.new_inbox()
+
+    async def read_replies(self) -> None:
+        """Give each answer to whoever waits for it; runs as long as the connection."""
+        subscription = await self.subscribe(f"{self._replies}.*")
+        self._connected.set()
+        async for message in subscription.messages:
+            _, reply = self._waiting.get(message.subject.rpartition(".")[2], ("", None))
+            if reply is not None and not reply.done():
+                reply.set_result(message)
 
     async def api(self, subject: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """A JetStream administration call. Raises: ApiError, BusAway, NobodyAnswers, Refused."""
@@ -116,11 +136,11 @@ class Link:
 
     # -- what nats-py reports
 
-    async def heard_connected(self) -> None:
-        self._connected.set()
-
     async def heard_disconnected(self) -> None:
         self._connected.clear()
+        for subject, reply in self._waiting.values():
+            if not reply.done():
+                reply.set_exception(BusAway(f"{subject}: the connection was lost"))
         if not self.client.is_closed:
             count("bus_disconnected")
             log.warning("bus connection lost, reconnecting")
@@ -136,12 +156,12 @@ class Link:
         if isinstance(problem, nats.errors.SlowConsumerError):
             count("bus_dropped_slow_reader")
         elif found := _VIOLATION.search(str(problem)):
-            count("bus_refused", kind=found[1].lower())
-            log.warning("the bus refuses a subject to this user", action=found[1].lower(), subject=found[2])
-            if len(self._refused) >= _REFUSALS_KEPT:
-                self._refused.clear()
-            self._refused[found[2]] = time.monotonic()
-        elif isinstance(problem, nats.errors.AuthorizationError):
+            count("bus_refused", kind=found[1])
+            log.warning("the bus refuses a subject to this user", action=found[1], subject=found[2])
+            for subject, reply in self._waiting.values():
+                if subject.lower() == found[2] and not reply.done():
+                    reply.set_exception(Refused(subject))
+        elif "authorization violation" in str(problem).lower():
             count("bus_unauthorized")
             if not self._unauthorized:
                 log.error("the bus refuses user or password: check PLEXUS_BUS_USER and PLEXUS_BUS_PASSWORD")
@@ -186,10 +206,13 @@ async def open_link(url: str, *, name: str, user: str = "", password: str = "") 
         disconnected_cb=link.heard_disconnected,
         reconnected_cb=link.heard_reconnected,
     )
-    await link.heard_connected()
+    link.open_replies()
+    replies = asyncio.create_task(link.read_replies(), name="read answers")
+    await link.connected()
     try:
         yield link
     finally:
+        replies.cancel()
         await client.close()
 
 

@@ -30,6 +30,10 @@ HELP = {
     "endpoints": "Local pods.",
     "counters": "Packets and bytes by reason.",
 }
+FIRST = (  # columns in the order in which a person asks; others follow as the node sends them
+    *("node", "service", "frontend", "policy", "direction", "prefix", "pod", "address", "source", "destination"),
+    *("remote", "identity", "protocol", "port", "verdict", "reason", "packets", "bytes", "policies", "backends"),
+)
 SECONDS = 10.0  # a full connection table takes its time
 
 app = typer.Typer(help="What the nodes' BPF maps hold.", no_args_is_help=True, rich_markup_mode=None)
@@ -51,7 +55,9 @@ class Names:
             return ""
         if isinstance(value, int) and key.rsplit("_", maxsplit=1)[-1] == "identity":
             return self.identities.get(value) or identity_name(value, {})
-        return self.addresses.get(value.removesuffix("/32"), "") if isinstance(value, str) else ""
+        if not isinstance(value, str):
+            return ""
+        return self.addresses.get(value.removesuffix("/32")) or self.addresses.get(value.rpartition(":")[0], "")
 
 
 def command(table: Table) -> None:
@@ -96,7 +102,7 @@ async def dump(bus: Bus, table: Table, node: str, limit: int) -> tuple[Sequence[
             return DumpRows(node=each, problem=f"no answer ({error}); look at plexus status")
 
     answers = await asyncio.gather(*(ask(each) for each in ([node] if node else known)))
-    rows = [{"node": answer.node, **named(row, names)} for answer in answers for row in answer.rows]
+    rows = [named(answer.node, row, names) for answer in answers for row in answer.rows]
     problems = [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]
     problems += [
         f"{a.node}: there are more than {limit} rows; ask for more with --limit" for a in answers if a.truncated
@@ -113,15 +119,21 @@ def names_of(seen: Picture) -> Names:
     return Names(identities, addresses)
 
 
-def named(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """The row, and for each value that has a name `<key>_name`, unless the node already gave one."""
-    added = {f"{key}_name": found for key, value in row.items() if (found := names.of(key, value))}
-    return {**row, **{key: value for key, value in added.items() if key not in row}}
+def named(node: str, row: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """A node's row, and for each value that has a name `<key>_name`, unless the row tells that name itself.
+
+    `node` is who was asked; another node that the row tells of is `node_address`.
+    """
+    told = {"node_address" if key == "node" else key: value for key, value in row.items()}
+    known = {value for value in told.values() if isinstance(value, str)}
+    added = {f"{key}_name": found for key, value in told.items() if (found := names.of(key, value)) not in ("", *known)}
+    return {"node": node, **told, **added}
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
-    """A column for each key in order of appearance; a name stands in brackets behind its value."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    """A column for each key; a name stands in brackets behind its value."""
+    there = dict.fromkeys(key for row in rows for key in row)
+    keys = [*(key for key in FIRST if key in there), *(key for key in there if key not in FIRST)]
     shown = [key for key in keys if not (key.endswith("_name") and key.removesuffix("_name") in keys)]
     return [Column(key.upper().replace("_", " "), with_name(key) if f"{key}_name" in keys else key) for key in shown]
 

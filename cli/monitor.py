@@ -135,7 +135,8 @@ def line(node: str, flow: Flow) -> str:
     )
     protocol = PROTOCOLS.get(flow.protocol, str(flow.protocol))
     verdict = f"{flow.verdict}, {flow.reason}" if flow.reason else flow.verdict
-    parts = [f"{at} {node}: {source} -> {destination} {protocol} {flow.direction}".rstrip(), verdict]
+    way = f"{source} -> {destination} {protocol}" if flow.protocol else "no IPv4"
+    parts = [f"{at} {node}: {way} {flow.direction}".rstrip(), verdict]
     if flow.policies:
         parts.append(", ".join(flow.policies))
     return "  ".join(parts)

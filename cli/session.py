@@ -16,6 +16,7 @@ from cli.errors import Failed
 
 if TYPE_CHECKING:
     from bus.interface import Bus
+    from lab.state import Record
 
 T = TypeVar("T")
 
@@ -57,7 +58,15 @@ def target(name: str = "") -> Target:
     if url and not name and not os.environ.get(state.ENVIRONMENT_NAME) and not state.labs():
         return Target("", url, user, password)
     found = state.find(name)
-    return Target(found.name, found.bus_url, user, password, dict(found.settings.values))
+    return Target(found.name, found.bus_url, user, password, settings_of(found))
+
+
+def settings_of(lab: Record) -> dict[str, Any]:
+    """The Helm keys that a lab runs with: what was asked for, and the defaults of the rest."""
+    from lab.settings import KEYS
+
+    effective = {key: lab.settings.get(key) for key in KEYS}
+    return {key: value for key, value in effective.items() if value is not None}
 
 
 def run(main: Callable[[Session], Awaitable[T]], name: str = "") -> T:

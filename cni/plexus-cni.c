@@ -30,11 +30,11 @@
 #define MAX_ANSWER (4u << 20)      /* bytes; far more than any result */
 
 enum code { /* of the specification */
-	CODE_ENVIRONMENT = 4,
-	CODE_IO = 5,
-	CODE_CONFIGURATION = 7,
-	CODE_TRY_AGAIN = 11,
-	CODE_NOT_AVAILABLE = 50, /* STATUS only */
+            CODE_ENVIRONMENT = 4,
+            CODE_IO = 5,
+            CODE_CONFIGURATION = 7,
+            CODE_TRY_AGAIN = 11,
+            CODE_NOT_AVAILABLE = 50, /* STATUS only */
 };
 
 extern char **environ;
@@ -143,7 +143,8 @@ static void add_standard_input(struct buffer *request)
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
-			fail(CODE_IO, "cannot read the network configuration from standard input", "standard input", errno);
+			fail(CODE_IO, "cannot read the network configuration from standard input", "standard input",
+			     errno);
 		if (got == 0)
 			return;
 		request->used += (size_t)got;
@@ -167,8 +168,8 @@ static int connect_to(const char *path)
 	strcpy(address.sun_path, path);
 	if (connect(node, (struct sockaddr *)&address, sizeof(address)) != 0)
 		fail_unavailable("the Plexus dataplane of this node does not answer: start it, or set "
-				 "PLEXUS_CNI_SOCKET to its socket; then try again",
-				 path, errno);
+		                 "PLEXUS_CNI_SOCKET to its socket; then try again",
+		                 path, errno);
 	return node;
 }
 
@@ -191,8 +192,9 @@ static void wait_for(int node, short events, const struct timespec *deadline)
 		ready = poll(&waiting, 1, left(deadline));
 	while (ready < 0 && errno == EINTR);
 	if (ready == 0)
-		fail_unavailable("the Plexus dataplane of this node did not answer in time: see its log, then try again",
-				 "no answer within 60 s", ETIMEDOUT);
+		fail_unavailable(
+			"the Plexus dataplane of this node did not answer in time: see its log, then try again",
+			"no answer within 60 s", ETIMEDOUT);
 	if (ready < 0)
 		fail(CODE_IO, "cannot wait for the Plexus dataplane", "poll", errno);
 }
@@ -229,7 +231,7 @@ static void send_request(int node, const struct buffer *request, int namespace, 
 			return; /* it refused before it had read all: its answer says why */
 		else if (errno != EINTR)
 			fail_unavailable("cannot send the request to the Plexus dataplane of this node: try again",
-					 "send", errno);
+			                 "send", errno);
 	}
 }
 
@@ -244,12 +246,12 @@ static void receive(int node, void *into, size_t wanted, const struct timespec *
 			have += (size_t)got;
 		else if (got == 0 || errno == ECONNRESET)
 			fail_unavailable("the Plexus dataplane of this node ended before it answered: try again",
-					 "the connection was closed", 0);
+			                 "the connection was closed", 0);
 		else if (errno == EAGAIN)
 			wait_for(node, POLLIN, deadline);
 		else if (errno != EINTR)
 			fail_unavailable("cannot read the answer of the Plexus dataplane of this node: try again",
-					 "receive", errno);
+			                 "receive", errno);
 	}
 }
 
@@ -297,8 +299,9 @@ int main(void)
 	receive(node, head, sizeof(head), &deadline);
 	uint32_t length = get_u32(head);
 	if (length < 1 || length > MAX_ANSWER)
-		fail(CODE_IO, "the Plexus dataplane of this node answered with a frame of impossible length: is "
-			      "PLEXUS_CNI_SOCKET another program's socket?",
+		fail(CODE_IO,
+		     "the Plexus dataplane of this node answered with a frame of impossible length: is "
+		     "PLEXUS_CNI_SOCKET another program's socket?",
 		     variable("PLEXUS_CNI_SOCKET", DEFAULT_SOCKET), 0);
 
 	struct buffer answer = { 0 };

@@ -16,6 +16,9 @@ from lab.host import mount
 
 NETNS = Path("/run/netns")
 
+# Until labs have IPv6 (ipv6.enabled): else every link's router solicitations would be among the captured and dropped.
+IPV4_ONLY = {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}
+
 _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _MNT_DETACH = 2

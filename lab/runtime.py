@@ -50,7 +50,7 @@ def create(lab: Record, box: Sandbox) -> None:
     write(lab.directory.pod(box.uid), box)
     Path(box.cgroup).mkdir(parents=True, exist_ok=True)
     if not box.host_network:
-        namespaces.create(box.netns)
+        namespaces.create(box.netns, namespaces.IPV4_ONLY)
 
 
 def add(lab: Record, box: Sandbox) -> str:

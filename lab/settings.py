@@ -99,15 +99,14 @@ _ENTRIES = number(1024, 16 * 1024 * 1024)
 KEYS: Mapping[str, Key] = {
     "routingMode": Key(one_of("tunnel", "native"), "tunnel"),
     "tunnelProtocol": Key(one_of("vxlan", later=("geneve",)), "vxlan"),
+    "tunnelPort": Key(number(1, 65_535)),
+    "MTU": Key(number(576, 65_535)),
     "ipv4NativeRoutingCIDR": Key(network),  # default: the pods' pool
     "autoDirectNodeRoutes": Key(boolean, True),  # the chart says false; nothing else would carry routes in a lab
     "enableIPv4Masquerade": Key(boolean, True),
     "bpf.masquerade": Key(boolean, True),
     "bpf.ctTcpMax": Key(_ENTRIES),
-    "bpf.ctAnyMax": Key(_ENTRIES),
     "bpf.natMax": Key(_ENTRIES),
-    "bpf.policyMapMax": Key(number(256, 65_536)),
-    "bpf.lbMapMax": Key(_ENTRIES),
     "bpf.hostLegacyRouting": Key(only(False, "routing through the host's stack")),
     "bpf.datapathMode": Key(one_of("veth", later=("netkit", "netkit-l2"))),
     "ipam.mode": Key(one_of("cluster-pool", later=("kubernetes", "multi-pool"))),
@@ -122,6 +121,9 @@ KEYS: Mapping[str, Key] = {
 # Keys of the chart whose features come later; a value here is refused with a word of its own.
 LATER = (
     "bandwidthManager.enabled",
+    "bpf.ctAnyMax",
+    "bpf.lbMapMax",
+    "bpf.policyMapMax",
     "egressGateway.enabled",
     "encryption.enabled",
     "endpointRoutes.enabled",
@@ -138,20 +140,17 @@ LATER = (
     "loadBalancer.acceleration",
     "loadBalancer.algorithm",
     "loadBalancer.mode",
-    "MTU",
     "nodePort.enabled",
     "policyEnforcementMode",
     "policyAuditMode",
-    "tunnelPort",
 )
 
 # Which services read which settings, as environment variables; only what was asked for is passed on.
 _LIMITS = {
     "bpf.ctTcpMax": "PLEXUS_CT_MAX",
-    "bpf.ctAnyMax": "PLEXUS_CT_ANY_MAX",
+    "MTU": "PLEXUS_MTU",
+    "tunnelPort": "PLEXUS_TUNNEL_PORT",
     "bpf.natMax": "PLEXUS_NAT_MAX",
-    "bpf.policyMapMax": "PLEXUS_POLICY_MAX",
-    "bpf.lbMapMax": "PLEXUS_LB_MAX",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import socket
 import sys
 import time
@@ -224,8 +225,17 @@ def last_line(log_file: Path) -> str:
     with suppress(OSError), log_file.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - 2000))
         lines = file.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else "it said nothing"
+        if lines:
+            return readable(lines[-1])[:300]
     return "it said nothing"
+
+
+def readable(line: str) -> str:
+    """A structured log line as text: its message, and why."""
+    with suppress(ValueError, AttributeError):
+        told = json.loads(line)
+        return ": ".join(str(told[key]) for key in ("message", "why") if key in told)
+    return line
 
 
 def start_command(lab: Record, program: Program) -> str:

@@ -18,8 +18,7 @@ from lab.state import Record
 
 BRIDGE = "lan0"  # in the router: the nodes' LAN and the router's leg in it
 
-_QUIET = {"ipv6/conf/all/accept_ra": "0", "ipv6/conf/default/accept_dad": "0"}
-_FORWARDING = _QUIET | {"ipv4/ip_forward": "1"}
+_FORWARDING = namespaces.IPV4_ONLY | {"ipv4/ip_forward": "1"}
 
 
 def hosts(lab: Record) -> dict[str, IPv4Interface]:
@@ -42,7 +41,7 @@ def build(lab: Record) -> None:
 
 def make_namespace(lab: Record, host: str) -> None:
     forwards = host == names.ROUTER or host in lab.nodes  # Kubernetes asks this of its nodes too
-    namespaces.create(names.namespace(lab.name, host), _FORWARDING if forwards else _QUIET)
+    namespaces.create(names.namespace(lab.name, host), _FORWARDING if forwards else namespaces.IPV4_ONLY)
 
 
 def open_netlink(lab: Record, host: str) -> Any:

@@ -93,7 +93,7 @@ def selectors(most: int = 3) -> st.SearchStrategy[LabelSelector]:
 
 def peers() -> st.SearchStrategy[Peer]:
     return st.one_of(
-        st.builds(Peer, selector=selectors(2)),
+        st.builds(Peer, selector=selectors(1)),
         st.builds(Peer, entity=st.sampled_from(ENTITIES)),
     )
 
@@ -161,22 +161,29 @@ def pods(draw: st.DrawFn, name: str) -> Pod:
 
 
 @st.composite
-def packets(draw: st.DrawFn, policies: list[Policy]) -> Packet:
-    """Half of them just inside or outside of what some rule names."""
-    edges = [
-        (_spoken(port.protocol), edge)
-        for policy in policies
-        for rule in policy.rules
-        for port in rule.ports
-        for edge in (port.port - 1, port.port, port.end_port or port.port, (port.end_port or port.port) + 1)
-        if 0 <= edge <= 65535
-    ]
-    anything = st.tuples(
-        st.sampled_from([6, 17, 132, 1, 47]),
-        st.one_of(st.sampled_from(NUMBERS), st.integers(0, 65535)),
+def packets(draw: st.DrawFn, policies: list[Policy], pods: list[Pod]) -> list[Packet]:
+    """A few at random, and as many just inside and just outside of what the rules name."""
+    edges: set[Packet] = set()
+    for policy in policies:
+        for rule in policy.rules:
+            for port in rule.ports:
+                last = port.end_port or port.port
+                numbers = {port.port - 1, port.port, last, last + 1}
+                if port.name:
+                    numbers = {given.port for pod in pods for given in pod.ports}
+                for number in numbers & set(range(65536)):
+                    edges.add(Packet(direction=rule.direction, protocol=_spoken(port.protocol), port=number))
+    anything = st.builds(
+        Packet,
+        direction=st.sampled_from(["ingress", "egress"]),
+        protocol=st.sampled_from([6, 17, 132, 1, 47]),
+        port=st.one_of(st.sampled_from(NUMBERS), st.integers(0, 65535)),
     )
-    protocol, port = draw(st.one_of(anything, st.sampled_from(edges)) if edges else anything)
-    return Packet(direction=draw(st.sampled_from(["ingress", "egress"])), protocol=protocol, port=port)
+    found = draw(st.lists(anything, min_size=1, max_size=3))
+    if edges:
+        ordered = sorted(edges, key=lambda each: (each.direction, each.protocol, each.port))
+        found += draw(st.lists(st.sampled_from(ordered), min_size=min(4, len(ordered)), max_size=8, unique=True))
+    return found
 
 
 def _spoken(protocol: Protocol) -> int:
@@ -185,12 +192,13 @@ def _spoken(protocol: Protocol) -> int:
 
 @st.composite
 def worlds(draw: st.DrawFn, named: bool = True) -> World:
-    """Three namespaces, up to 4 pods, up to 4 policies, up to 6 packets."""
+    """Three namespaces, up to 4 pods, up to 4 policies, up to 11 packets."""
     teams = st.dictionaries(st.just("team"), st.sampled_from(VALUES), max_size=1)
     written = [draw(policies(f"policy-{number}", named)) for number in range(draw(st.integers(1, 4)))]
+    living = [draw(pods(f"pod-{number}")) for number in range(draw(st.integers(1, 4)))]
     return World(
         namespaces=[Namespace(name=name, labels=draw(teams)) for name in NAMESPACES],
-        pods=[draw(pods(f"pod-{number}")) for number in range(draw(st.integers(1, 4)))],
+        pods=living,
         policies=written,
-        packets=draw(st.lists(packets(written), min_size=1, max_size=6)),
+        packets=draw(packets(written, living)),
     )

@@ -76,9 +76,9 @@ class Maps:
         for name in DELETE_ORDER:
             if name in owed:
                 self._maps[name].remove_many(owed[name][2])
-        self._raise_epoch()
+        self.raise_epoch()
 
-    def _raise_epoch(self) -> None:
+    def raise_epoch(self) -> None:
         """Connections are judged again, under what is written now."""
         self._epoch = (self._epoch + 1) & 0xFFFFFFFF
         self._maps["node_state"].set(bytes(4), struct.pack("=II", self._epoch, 0))

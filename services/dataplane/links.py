@@ -95,7 +95,7 @@ def _digest(*parts: str) -> str:
 
 
 class Links:
-    """Everything about links in the network namespace of the thread that makes this object."""
+    """Everything about links in the network namespace of the thread that makes this object, and first uses it."""
 
     def __init__(self) -> None:
         self._netlink = Netlink()

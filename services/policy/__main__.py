@@ -25,10 +25,10 @@ class Reporter:
         self._service.check("policies", not failed, f"denying only: {', '.join(failed)}" if failed else "")
 
 
-def failed(reason: str, facts: dict[str, str]) -> None:
+def failed(reason: str, policy: str) -> None:
     """Count and log one policy that does not compile."""
     count("policies_failed", reason=reason)
-    log.error("a policy does not compile and only denies; correct and apply it again", reason=reason, **facts)
+    log.error("a policy does not compile and only denies; correct and apply it again", reason=reason, policy=policy)
 
 
 async def body(service: Service) -> None:

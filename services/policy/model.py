@@ -27,8 +27,8 @@ ENTITIES = frozenset({*labels.RESERVED, "all", "cluster", "none"})
 POD_ENTITIES = frozenset({"all", "cluster"})
 """Entities among which every pod is, and so whoever has a named port."""
 
-Report = Callable[[str, dict[str, str]], None]
-"""Told about each policy that does not compile: why, and the facts."""
+Report = Callable[[str, str], None]
+"""Told about each policy that does not compile: why, and which, as "CiliumNetworkPolicy/default/rule1"."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class _Compiled:
     failed: bool
 
 
-def _quiet(reason: str, facts: dict[str, str]) -> None:
+def _quiet(reason: str, policy: str) -> None:
     pass
 
 
@@ -198,8 +198,7 @@ class PolicyModel:
         if wrong is not None:
             self.failed[subject] = wrong
             self.failures[wrong] += 1
-            facts = {"kind": policy.kind, "namespace": policy.namespace, "policy": policy.name}
-            self._report(wrong, facts)
+            self._report(wrong, f"{policy.kind}/{policy.namespace}/{policy.name}")
             return _Compiled(policy, self._acquire(_governed(policy)), [], failed=True)
         compiled = _Compiled(policy, self._acquire(policy.subject), [], failed=False)
         for rule in policy.rules:

@@ -60,7 +60,7 @@ class Handlers:
 
     async def apply(self, apply: Apply) -> Applied:
         """All documents, or none. Repeating it, also after a death half-way, ends in the same state."""
-        resources, refusals = _read(apply.documents, apply.delete)
+        resources, refusals = await _read(apply.documents, apply.delete)
         if refusals:
             return Applied(refusals=refusals, revision=self.revision)
         async with self._turn():
@@ -84,6 +84,7 @@ class Handlers:
             try:
                 await self.catch_up()
                 yield
+                self._seen = max(self._seen, self._outbox.position)
             except BaseException:
                 self._is_current = False
                 raise
@@ -171,10 +172,12 @@ async def _keep_reporting(handlers: Handlers, report: Report) -> None:
         await asyncio.sleep(REPORT_SECONDS)
 
 
-def _read(documents: Sequence[Document], to_delete: bool) -> tuple[list[Resource], list[Refusal]]:
+async def _read(documents: Sequence[Document], to_delete: bool) -> tuple[list[Resource], list[Refusal]]:
+    """Lets others run between documents: a call may bring thousands, and the lease must be renewed meanwhile."""
     resources: list[Resource] = []
     refusals: list[Refusal] = []
     for document in documents:
+        await asyncio.sleep(0)
         found = read_document(document, to_delete)
         if isinstance(found, Resource):
             resources.append(found)

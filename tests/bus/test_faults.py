@@ -47,7 +47,7 @@ async def log_of_resources(bus: NatsBus) -> dict[str, Message]:
 
 async def converge(watchers: list[Watcher], wanted: dict[str, Message]) -> None:
     for watcher in watchers:
-        await watcher.until(lambda watcher=watcher: watcher.values == wanted)
+        await watcher.until_is(wanted)
 
 
 async def test_a_server_killed_under_writes_leaves_every_reader_with_what_the_log_says(server: Server) -> None:
@@ -75,25 +75,24 @@ async def test_a_server_killed_under_writes_leaves_every_reader_with_what_the_lo
 
 
 async def test_readers_go_on_with_the_log_while_its_owner_is_away_and_back_to_it_afterwards(server: Server) -> None:
-    async with buses(server, "reader", "second") as (reader, second):
-        async with watching(reader, subjects.NAMESPACE) as told:
-            async with buses(server, "owner") as (owner,):
-                first = await owner.own("resources")
-                await first.say(subject(1), Namespace(name="first"))
-                await told.until_values([subject(1)])
-            direct = counted("bus_direct", owner="resources")
-            await second.publish_state(subject(2), Namespace(name="nobody owns this now"))
-            await told.until_values([subject(1), subject(2)])
-            assert counted("bus_direct", owner="resources") > direct
-            again = await second.own("resources")
-            snapshots = counted("bus_snapshots", owner="resources")
-            await again.say(subject(3), Namespace(name="second"))
-            await told.until_values([subject(1), subject(2), subject(3)])
-            await told.until(lambda: told.revision == {"resources": 3})
-            async with asyncio.timeout(5):
-                while counted("bus_snapshots", owner="resources") == snapshots:
-                    await asyncio.sleep(0.05)
-            assert [change for change, _ in told.told] == [subject(1), subject(2), subject(3)]
+    async with buses(server, "reader", "second") as (reader, second), watching(reader, subjects.NAMESPACE) as told:
+        async with buses(server, "owner") as (owner,):
+            first = await owner.own("resources")
+            await first.say(subject(1), Namespace(name="first"))
+            await told.until_values([subject(1)])
+        direct = counted("bus_direct", owner="resources")
+        await second.publish_state(subject(2), Namespace(name="nobody owns this now"))
+        await told.until_values([subject(1), subject(2)])
+        assert counted("bus_direct", owner="resources") > direct
+        again = await second.own("resources")
+        snapshots = counted("bus_snapshots", owner="resources")
+        await again.say(subject(3), Namespace(name="second"))
+        await told.until_values([subject(1), subject(2), subject(3)])
+        await told.until_revision({"resources": 3})
+        async with asyncio.timeout(5):
+            while counted("bus_snapshots", owner="resources") == snapshots:
+                await asyncio.sleep(0.05)
+        assert [change for change, _ in told.told] == [subject(1), subject(2), subject(3)]
 
 
 async def test_a_lost_delta_is_noticed_by_the_next_message_and_only_what_changed_is_told(server: Server) -> None:
@@ -139,7 +138,10 @@ async def test_a_reader_whose_link_broke_is_told_what_changed_meanwhile(server: 
         outbox = await owner.own("resources")
         for number in range(5):
             await outbox.say(subject(number), Namespace(name=f"n{number}"))
-        async with watching(reader, subjects.NAMESPACE) as told, watching(reader, subjects.NAMESPACE, direct=True) as read:
+        async with (
+            watching(reader, subjects.NAMESPACE) as told,
+            watching(reader, subjects.NAMESPACE, direct=True) as read,
+        ):
             breaking = asyncio.create_task(reader.link.client.force_reconnect())
             await outbox.unsay(subject(0))
             await outbox.say(subject(9), Namespace(name="n9"))
@@ -154,7 +156,10 @@ async def test_a_log_that_was_lost_and_made_anew_replaces_what_readers_hold(serv
         outbox = await owner.own("resources")
         for number in range(5):
             await outbox.say(subject(number), Namespace(name=f"n{number}"))
-        async with watching(reader, subjects.NAMESPACE) as told, watching(reader, subjects.NAMESPACE, direct=True) as read:
+        async with (
+            watching(reader, subjects.NAMESPACE) as told,
+            watching(reader, subjects.NAMESPACE, direct=True) as read,
+        ):
             await server.kill()
             shutil.rmtree(server.settings.store / "jetstream")
             await server.start()
@@ -163,7 +168,7 @@ async def test_a_log_that_was_lost_and_made_anew_replaces_what_readers_hold(serv
             await outbox.say(subject(7), Namespace(name="n7"))
             for watcher in (told, read):
                 await watcher.until_values([subject(7)])
-                await watcher.until(lambda watcher=watcher: watcher.revision == {"resources": 1})
+                await watcher.until_revision({"resources": 1})
 
 
 async def test_a_log_that_went_back_is_read_anew(server: Server) -> None:
@@ -175,7 +180,10 @@ async def test_a_log_that_went_back_is_read_anew(server: Server) -> None:
         store, kept = server.settings.store / "jetstream", server.settings.store / "kept"
         shutil.copytree(store, kept)
         await server.start()
-        async with watching(reader, subjects.NAMESPACE) as told, watching(reader, subjects.NAMESPACE, direct=True) as read:
+        async with (
+            watching(reader, subjects.NAMESPACE) as told,
+            watching(reader, subjects.NAMESPACE, direct=True) as read,
+        ):
             await outbox.say(subject(1), Namespace(name="will be lost"))
             await outbox.say(subject(2), Namespace(name="n2"))
             for watcher in (told, read):
@@ -185,7 +193,7 @@ async def test_a_log_that_went_back_is_read_anew(server: Server) -> None:
             kept.rename(store)
             await server.start()
             for watcher in (told, read):
-                await watcher.until(lambda watcher=watcher: watcher.values == {subject(1): Namespace(name="n1")})
+                await watcher.until_is({subject(1): Namespace(name="n1")})
             await outbox.say(subject(3), Namespace(name="n3"))
             wanted = await log_of_resources(fresh)
             await converge([told, read], wanted)
@@ -204,9 +212,9 @@ async def test_a_watcher_away_for_longer_than_deletions_are_kept_drops_what_is_g
 
 
 async def test_nobody_waits_for_an_owner_that_never_came(server: Server) -> None:
-    async with buses(server, "reader") as (reader,):
-        async with asyncio.timeout(2), watching(reader, subjects.NAMESPACE, subjects.IDENTITY, subjects.BLOCK) as told:
-            assert told.values == {}
+    families = (subjects.NAMESPACE, subjects.IDENTITY, subjects.BLOCK)
+    async with buses(server, "reader") as (reader,), asyncio.timeout(2), watching(reader, *families) as told:
+        assert told.values == {}
 
 
 async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> None:

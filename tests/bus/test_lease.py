@@ -52,27 +52,29 @@ async def test_a_lease_given_back_is_taken_at_once_and_never_held_twice(server: 
 
 
 async def test_a_holder_cut_off_has_let_go_before_another_takes_over(server: Server) -> None:
-    async with buses(server, "a", "b") as (a, b):
-        async with a.lease("test", seconds=SECONDS) as mine:
-            taking = asyncio.create_task(b.lease("test", seconds=SECONDS).__aenter__())
-            await asyncio.sleep(0.2)
-            assert mine.held and not taking.done()
-            a.link.client._max_payload = 0  # nothing that it sends gets out any more
-            started = time.monotonic()
-            while not taking.done():
-                held = mine.held
-                await asyncio.sleep(0.005)
-            assert not held
-            assert SECONDS * 0.5 < time.monotonic() - started < SECONDS + 1.5
-            async with asyncio.timeout(1):
-                await mine.lost()
-            assert (await taking).held
+    async with buses(server, "a", "b") as (a, b), a.lease("test", seconds=SECONDS) as mine:
+        theirs = b.lease("test", seconds=SECONDS)
+        taking = asyncio.create_task(theirs.__aenter__())
+        await asyncio.sleep(0.2)
+        assert mine.held and not taking.done()
+        a.link.client._max_payload = 0  # nothing that it sends gets out any more
+        started = time.monotonic()
+        while not taking.done():
+            held = mine.held
+            await asyncio.sleep(0.005)
+        assert not held
+        assert SECONDS * 0.5 < time.monotonic() - started < SECONDS + 1.5
+        async with asyncio.timeout(1):
+            await mine.lost()
+        assert (await taking).held
+        await theirs.__aexit__(None, None, None)
 
 
 async def test_a_lease_survives_a_server_that_is_restarted_in_time(server: Server) -> None:
     async with buses(server, "a", "b") as (a, b):
         async with a.lease("test", seconds=3.0) as mine:
-            taking = asyncio.create_task(b.lease("test", seconds=3.0).__aenter__())
+            theirs = b.lease("test", seconds=3.0)
+            taking = asyncio.create_task(theirs.__aenter__())
             await asyncio.sleep(0.2)
             await server.kill()
             await server.start()
@@ -80,6 +82,7 @@ async def test_a_lease_survives_a_server_that_is_restarted_in_time(server: Serve
             assert mine.held and not taking.done()
         async with asyncio.timeout(2):
             assert (await taking).held
+            await theirs.__aexit__(None, None, None)
 
 
 async def test_a_server_away_for_longer_ends_the_lease(server: Server) -> None:

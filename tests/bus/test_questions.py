@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -82,11 +83,10 @@ async def test_a_question_that_does_not_decode_is_answered_with_the_name_of_its_
     bad = msgspec.msgpack.encode([1, {"documents": [{"source": 5, "manifest": {}}]}])
     async with buses(server, "service", "asker") as (service, asker):
         task = await answering(service, applied)
-        for body, why in ((bad, r"documents\[\.\.\.\]\.source"), (bad[:-3], "does not decode"), (b"", "does not decode")):
+        for body, why in ((bad, r"documents\[0\]\.source"), (bad[:-3], "does not decode"), (b"", "does not decode")):
             reply = await asker.link.request(subjects.APPLY.of(), body)
             assert reply.headers is not None
-            with pytest.raises(AssertionError, match=why):
-                raise AssertionError(reply.headers["Plexus-Refused"])
+            assert re.search(why, reply.headers["Plexus-Refused"])
         task.cancel()
 
 
@@ -122,17 +122,19 @@ async def test_a_bus_that_is_away_is_said(server: Server) -> None:
     async with buses(server, "asker") as (asker,):
         await server.kill()
         await asyncio.sleep(0.1)
-        with pytest.raises(Unanswered, match="connect|answer"):
+        with pytest.raises(Unanswered, match=r"connect|answer"):
             await asker.ask(subjects.APPLY, message=Apply(documents=[]), timeout=0.5)
 
 
 async def test_events_reach_those_who_listen_and_bad_ones_are_dropped(server: Server) -> None:
     async with buses(server, "node", "listener") as (node, listener):
         heard: list[tuple[str, AppliedRevision]] = []
+        told = asyncio.Event()
 
         async def listen() -> None:
-            async for event in listener.watch_events(subjects.APPLIED.all(), AppliedRevision):
-                heard.append(event)
+            async for subject, event in listener.watch_events(subjects.APPLIED.all(), AppliedRevision):
+                heard.append((subject, event))
+                told.set()
 
         task = asyncio.create_task(listen())
         await asyncio.sleep(0.05)
@@ -140,7 +142,6 @@ async def test_events_reach_those_who_listen_and_bad_ones_are_dropped(server: Se
         await node.link.publish(subjects.APPLIED.of("n"), b"\x92\x01")
         await node.publish_event(subjects.APPLIED.of("n"), event)
         async with asyncio.timeout(2):
-            while not heard:
-                await asyncio.sleep(0.01)
+            await told.wait()
         assert heard == [(subjects.APPLIED.of("n"), event)]
         task.cancel()

@@ -31,7 +31,10 @@ async def test_a_late_listener_learns_every_value(server: Server) -> None:
         for number in range(100):
             await outbox.say(*namespace(number))
         await outbox.unsay(namespace(7)[0])
-        async with watching(reader, subjects.NAMESPACE) as told, watching(reader, subjects.NAMESPACE, direct=True) as read:
+        async with (
+            watching(reader, subjects.NAMESPACE) as told,
+            watching(reader, subjects.NAMESPACE, direct=True) as read,
+        ):
             assert told.values == read.values == outbox.items()
             assert len(told.values) == 99
             assert told.revision == read.revision == {"resources": 101}
@@ -59,7 +62,7 @@ async def test_changes_arrive_in_order_and_saying_the_same_again_is_silent(serve
             await told.until_values([subject])
             assert not await outbox.say(subject, message)
             await outbox.say(subject, Namespace(name="n1", labels={"a": "b"}))
-            await told.until(lambda: told.values[subject] != message)
+            await told.until(lambda told: told.values[subject] != message)
             assert await outbox.unsay(subject)
             assert not await outbox.unsay(subject)
             await told.until_values([])
@@ -74,7 +77,7 @@ async def test_synced_comes_once_all_owners_are_read_and_stays(server: Server) -
         identity.heard({"resources": 1, "dataplane": 0})
         async with watching(reader, subjects.NAMESPACE, subjects.IDENTITY) as told:
             await identity.say(subjects.IDENTITY.of("256"), Identity(number=256, labels={}))
-            await told.until(lambda: len(told.values) == 2)
+            await told.until(lambda told: len(told.values) == 2)
             marks = [batch.synced for batch in told.batches]
             assert marks == sorted(marks) and marks[-1]
             assert all(not batch.revision for batch in told.batches if not batch.synced)
@@ -88,20 +91,21 @@ async def test_a_node_hears_only_what_it_asked_for_and_its_revision_advances_all
             await resources.say(subjects.POD.of("other", "a"), Pod(namespace="other", name="a", uid=""))
             await resources.say(*namespace(1))
             for watcher in (told, read):
-                await watcher.until(lambda watcher=watcher: watcher.revision == {"resources": 2})
+                await watcher.until_revision({"resources": 2})
                 assert not watcher.values
             await resources.say(subjects.POD.of("default", "a"), Pod(namespace="default", name="a", uid=""))
             for watcher in (told, read):
-                await watcher.until(lambda watcher=watcher: watcher.revision == {"resources": 3})
+                await watcher.until_revision({"resources": 3})
                 assert list(watcher.values) == [subjects.POD.of("default", "a")]
 
 
 async def test_the_log_of_many_writers_is_read_by_itself(server: Server) -> None:
     async with buses(server, "node-1", "node-2", "reader") as (one, two, reader):
-        async with watching(reader, (subjects.ENDPOINT, ("node-1",))) as told:
+        mine = (subjects.ENDPOINT, ("node-1",))
+        async with watching(reader, mine) as told:
             await one.publish_state(subjects.ENDPOINT.of("node-1", "default", "a"), endpoint("node-1", "a"))
             last = await two.publish_state(subjects.ENDPOINT.of("node-2", "default", "b"), endpoint("node-2", "b"))
-            await told.until(lambda: told.revision == {"dataplane": last})
+            await told.until_revision({"dataplane": last})
             assert list(told.values) == [subjects.ENDPOINT.of("node-1", "default", "a")]
             await one.delete_state(subjects.ENDPOINT.of("node-1", "default", "a"))
             await told.until_values([])
@@ -115,7 +119,7 @@ async def test_what_an_owner_has_heard_travels_only_with_what_it_said_about_it(s
             for number in range(256, 300):
                 await outbox.say(subjects.IDENTITY.of(str(number)), Identity(number=number, labels={}))
                 outbox.heard({"resources": number, "dataplane": 1})
-            await told.until(lambda: told.revision == {"resources": 299, "dataplane": 1})
+            await told.until_revision({"resources": 299, "dataplane": 1})
             held: set[str] = set()
             for batch in told.batches:
                 held |= {change.subject for change in batch.changes}
@@ -123,7 +127,7 @@ async def test_what_an_owner_has_heard_travels_only_with_what_it_said_about_it(s
                 assert {subjects.IDENTITY.of(str(number)) for number in range(256, reach + 1)} <= held
             outbox.heard({"resources": 400, "dataplane": 2})
             before = time.monotonic()
-            await told.until(lambda: told.revision == {"resources": 400, "dataplane": 2})
+            await told.until_revision({"resources": 400, "dataplane": 2})
             assert time.monotonic() - before < 0.5
 
 
@@ -131,11 +135,14 @@ async def test_a_change_carries_its_time_and_trace_to_the_reader(server: Server)
     trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     async with buses(server, "owner", "reader") as (owner, reader):
         outbox = await owner.own("resources")
-        async with watching(reader, subjects.NAMESPACE) as told, watching(reader, subjects.NAMESPACE, direct=True) as read:
+        async with (
+            watching(reader, subjects.NAMESPACE) as told,
+            watching(reader, subjects.NAMESPACE, direct=True) as read,
+        ):
             with caused_by(1234.5, trace):
                 await outbox.say(*namespace(1))
             for watcher in (told, read):
-                await watcher.until(lambda watcher=watcher: len(watcher.values) == 1)
+                await watcher.until(lambda told: len(told.values) == 1)
                 (change,) = watcher.batches[-1].changes
                 assert (change.caused_at, change.trace, change.sequence) == (1234.5, trace, 1)
         async with watching(reader, subjects.NAMESPACE) as late:
@@ -161,7 +168,7 @@ async def test_a_thousand_changes_reach_a_reader_within_a_few_batches(server: Se
         async with watching(reader, subjects.NAMESPACE) as told:
             before = counted("bus_resync", owner="resources")
             await asyncio.gather(*(outbox.say(*namespace(number)) for number in range(1000)))
-            await told.until(lambda: len(told.values) == 1000)
+            await told.until(lambda told: len(told.values) == 1000)
             assert told.values == outbox.items()
             assert counted("bus_resync", owner="resources") == before
 
@@ -175,7 +182,7 @@ async def test_a_change_reaches_its_reader_within_milliseconds(server: Server) -
                 started = time.perf_counter()
                 subject, message = namespace(number)
                 await outbox.say(subject, message)
-                await told.until(lambda subject=subject: subject in told.values)
+                await told.until_told(subject)
                 taken.append(time.perf_counter() - started)
                 await asyncio.sleep(0.012)
             assert sorted(taken)[len(taken) // 2] < 0.025, "the way through the owner is part of policy's 100 ms"

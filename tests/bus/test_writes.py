@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from bus import subjects
-from bus.codec import LIMIT_BYTES, TooLarge
+from bus import subjects, wire
+from bus.codec import LIMIT_BYTES, TooLarge, encode
 from bus.interface import Conflict
 from bus.messages.identity import Identity
 from bus.messages.resources import Namespace
@@ -81,14 +81,13 @@ async def test_an_owner_overtaken_learns_the_value_and_may_say_again(server: Ser
     async with buses(server, "one", "two") as (one, two):
         box = await one.own("resources")
         await box.say(subject, Namespace(name="n"))
-        box.position  # noqa: B018
-        log_last = await two.publish_state(subject, Namespace(name="from another"))
-        try:
+        last = await two.publish_state(subject, Namespace(name="from another"))
+        box._table.entries[subject] = wire.Entry(1, subject, encode(Namespace(name="n")))  # it has not heard yet
+        with pytest.raises(Conflict) as lost:
             await box.say(subject, Namespace(name="mine"))
-        except Conflict as conflict:
-            assert conflict.sequence == log_last
-            assert box.get(subject) == Namespace(name="from another")
-            await box.say(subject, Namespace(name="mine"))
+        assert lost.value.sequence == last
+        assert box.get(subject) == Namespace(name="from another")
+        assert await box.say(subject, Namespace(name="mine"))
         assert box.get(subject) == Namespace(name="mine")
 
 

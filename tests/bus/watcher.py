@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from bus.client import NatsBus, connect
@@ -38,15 +38,24 @@ class Watcher:
                 self.synced.set()
             self._news.set()
 
-    async def until(self, so: Callable[[], bool], seconds: float = 15.0) -> None:
+    async def until(self, so: Callable[[Watcher], bool], seconds: float = 15.0) -> None:
         """Wait until what was told makes `so` true."""
         async with asyncio.timeout(seconds):
-            while not so():
+            while not so(self):
                 self._news.clear()
                 await self._news.wait()
 
+    async def until_told(self, subject: str) -> None:
+        await self.until(lambda told: subject in told.values)
+
+    async def until_is(self, values: Mapping[str, Message]) -> None:
+        await self.until(lambda told: told.values == values)
+
+    async def until_revision(self, revision: Mapping[str, int]) -> None:
+        await self.until(lambda told: told.revision == revision)
+
     async def until_values(self, wanted: Iterable[str], seconds: float = 15.0) -> None:
-        await self.until(lambda: set(self.values) == set(wanted), seconds)
+        await self.until(lambda told: set(told.values) == set(wanted), seconds)
 
 
 @asynccontextmanager

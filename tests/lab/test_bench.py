@@ -27,6 +27,14 @@ def test_every_load_gets_through_on_one_node_and_across_nodes_and_nothing_is_lef
     assert own_namespaces() == []
 
 
+def test_the_plain_tunnel_carries_what_crosses_nodes_and_nothing_else() -> None:
+    with plain.plain_pods(tunnel=True) as pods:
+        compare(Load.RR, {"near": (pods.client, pods.near), "far": (pods.client, pods.far)}, rounds=1, seconds=0.1)
+        sent = plain.ip("-s", "-o", "link", "show", "vxlan0", namespace=plain.namespace("node1", os.getpid()))
+        fields = sent.split("TX:")[1].split("\\")[1].split()
+    assert int(fields[1]) > 10
+
+
 def test_short_connections_do_not_run_out_of_ports() -> None:
     """More connections than there are ports to begin them from."""
     with plain.plain_pods() as pods:

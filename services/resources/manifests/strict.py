@@ -64,7 +64,7 @@ S = TypeVar("S", bound=Schema)
 
 def read(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | None:
     """The manifest as its type; None, and why in `problems`, when it does not fit."""
-    found = list(misfits(manifest, inspect.type_info(schema), ""))
+    found = list(misfits(manifest, _info(schema), ""))
     problems.extend(found)
     if found:
         return None
@@ -179,8 +179,14 @@ def _union_misfits(value: object, wanted: inspect.UnionType, path: str, null_is_
 
 
 @cache
+def _info(schema: type) -> inspect.Type:
+    """Costs a millisecond the first time."""
+    return inspect.type_info(schema)
+
+
+@cache
 def _fields(schema: type) -> tuple[dict[str, inspect.Field], frozenset[str], bool]:
-    info = inspect.type_info(schema)
+    info = _info(schema)
     assert isinstance(info, inspect.StructType) and issubclass(schema, Schema)
     return {field.encode_name: field for field in info.fields}, schema.PASSED_OVER, schema.NULL_IS_ABSENT
 

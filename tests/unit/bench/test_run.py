@@ -86,4 +86,18 @@ def test_without_a_lab_nothing_is_measured_and_the_reason_is_told(monkeypatch: p
     monkeypatch.setattr(run, "cluster", lab)
     found = run.run(set(Part), Size(), lambda _: None)
     assert found.figures == []
-    assert found.problems == ["no lab: node2 is not ready"]
+    assert found.problems == [f"no lab with routingMode={mode}: node2 is not ready" for mode in ("native", "tunnel")]
+
+
+def test_parts_that_want_the_same_lab_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    @contextmanager
+    def lab(nodes: int, **settings: str) -> Iterator[cluster.Cluster]:
+        asked.append(settings["routingMode"])
+        yield cluster.Cluster("bench1")
+
+    monkeypatch.setattr(run, "cluster", lab)
+    monkeypatch.setattr(run, "figures_of", lambda *_: iter(()))
+    run.run(set(Part), Size(), lambda _: None)
+    assert asked == ["native", "tunnel"]

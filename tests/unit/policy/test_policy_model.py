@@ -73,8 +73,8 @@ class Running:
     """A model and what it has said, in order."""
 
     def __init__(self) -> None:
-        self.reports: list[tuple[str, dict[str, str]]] = []
-        self.model = PolicyModel(lambda reason, facts: self.reports.append((reason, facts)))
+        self.reports: list[tuple[str, str]] = []
+        self.model = PolicyModel(lambda reason, policy: self.reports.append((reason, policy)))
         self.log: dict[str, Message] = {}
 
     def hear(self, *messages: Message) -> list[Action]:
@@ -329,7 +329,7 @@ def test_a_policy_that_does_not_compile_denies_what_it_is_about(broken: Rule) ->
     assert found.deny_ingress_by_default
     assert found.deny_egress_by_default
     assert len(running.model.failed) == len(running.reports) == running.model.failures.total() == 1
-    assert running.reports[0][1] == {"kind": "CiliumNetworkPolicy", "namespace": "default", "policy": "rule1"}
+    assert running.reports[0][1] == "CiliumNetworkPolicy/default/rule1"
     running.hear(policy(ingress(SHIPS)))
     assert not running.model.failed
     assert len(running.rules().rules) == 1

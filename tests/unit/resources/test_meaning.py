@@ -134,7 +134,7 @@ def test_peers_of_a_network_policy_combine_pods_and_namespaces() -> None:
     pods, anywhere_ = "{podSelector: {matchLabels: {a: b}}}", "{namespaceSelector: {}}"
     peers = f"[{pods}, {anywhere_}, {{namespaceSelector: {{matchLabels: {{t: x}}}}, podSelector: {{}}}}]"
     policy = message(network(f"ingress: [{{from: {peers}}}]"))
-    anywhere = ("k8s:io.kubernetes.pod.namespace", "Exists", [])
+    anywhere: tuple[str, str, list[str]] = ("k8s:io.kubernetes.pod.namespace", "Exists", [])
     assert peers_of(policy) == [
         [("k8s:a", "In", ["b"]), OWN],
         [anywhere],

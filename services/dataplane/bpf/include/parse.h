@@ -10,7 +10,7 @@ struct packet {
 	__u32 l4; /* offset of the transport header */
 	__be32 source;
 	__be32 destination;
-	__be16 source_port; /* ICMP echo: the identifier, on both sides */
+	__be16 source_port; /* ICMP echo: the identifier, on both sides; other ICMP: see parse_ip4 */
 	__be16 destination_port;
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -147,6 +147,11 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
 		if (has_identifier(p->icmp_type)) {
 			p->source_port = *(__be16 *)(l4 + 4);
 			p->destination_port = p->source_port;
+		} else {
+			/* The type stands for it, so that what lets one type pass opens no other, and the two
+			 * ports differ, so that the same type the other way is no reply. */
+			p->source_port = bpf_htons(p->icmp_type);
+			p->destination_port = ~p->source_port;
 		}
 		return true;
 	}

@@ -57,7 +57,7 @@ struct policy_entry {
 struct connection_key {
 	__be32 low_address;
 	__be32 high_address;
-	__be16 low_port; /* ICMP echo: the identifier on both sides */
+	__be16 low_port; /* ICMP: see parse.h */
 	__be16 high_port;
 	__u8 protocol;
 	__u8 pad[3];

@@ -1,0 +1,83 @@
+"""Truncated and hostile bytes on every subject: counted, logged with it, dropped; what comes after is heard."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bus import subjects
+from bus.codec import encode
+from bus.messages import Message
+from bus.server import Server
+from bus.subjects import OWNERS, STATES, State, delta_of, snapshot_of
+from bus.telemetry import counted
+from tests.bus.watcher import buses, watching
+from tests.contract.samples import sample
+
+
+def subject_of(state: State[Message], first: str) -> str:
+    return state.of(*(first for _ in state.keys))
+
+
+async def test_a_truncated_state_on_every_family_is_dropped_and_its_old_value_stays(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with buses(server, "writer", "reader") as (writer, reader):
+        await writer.ensure_streams()
+        boxes = [await writer.own(owner) for owner in OWNERS if owner != "dataplane"]
+        wanted = {subject_of(state, "good"): sample(state.message) for state in STATES}
+        for subject, message in wanted.items():
+            await writer.publish_state(subject, message)
+        async with watching(reader, *STATES) as told, watching(reader, *STATES, direct=True) as read:
+            await told.until_is(wanted)
+            before = counted("bus_undecodable")
+            for state in STATES:
+                whole = encode(sample(state.message))
+                for subject in (subject_of(state, "good"), subject_of(state, "bad")):
+                    for body in (whole[:-1], whole[: len(whole) // 2], b"", b"\xc1", whole + b"\x00"):
+                        await writer.link.request(subject, body)
+            await writer.link.request("state.resources.unheardof.x", encode(sample(STATES[0].message)))
+            for state in STATES:
+                subject = subject_of(state, "after")
+                wanted[subject] = sample(state.message)
+                await writer.publish_state(subject, wanted[subject])
+            for watcher in (told, read):
+                await watcher.until_is(wanted)
+            assert counted("bus_undecodable") - before >= 2 * len(STATES)
+            for state in STATES:
+                assert subject_of(state, "bad") in caplog.text or any(
+                    getattr(record, "fields", {}).get("subject") == subject_of(state, "bad")
+                    for record in caplog.records
+                )
+        for box in boxes:
+            assert subject_of(STATES[0], "bad") not in box.items()
+
+
+async def test_garbage_between_owner_and_reader_stalls_nobody(server: Server) -> None:
+    async with buses(server, "owner", "reader", "stranger") as (owner, reader, stranger):
+        box = await owner.own("resources")
+        async with watching(reader, subjects.NAMESPACE) as told:
+            before = counted("bus_undecodable")
+            for body in (b"", b"\xc1", b"\x96\x01", b"\x96\x09\xa0\x00\x00\x80\x90", b"x" * 1000):
+                await stranger.link.publish(delta_of("resources"), body)
+                await stranger.link.publish(snapshot_of("resources"), body, reply=stranger.link.client.new_inbox())
+            namespace = sample(subjects.NAMESPACE.message)
+            await box.say(subjects.NAMESPACE.of("n"), namespace)
+            await told.until_values([subjects.NAMESPACE.of("n")])
+            async with asyncio.timeout(2):
+                while counted("bus_undecodable") < before + 8:
+                    await asyncio.sleep(0.01)
+        async with watching(reader, subjects.NAMESPACE) as late:
+            assert late.values == {subjects.NAMESPACE.of("n"): namespace}
+
+
+async def test_an_owner_whose_log_holds_garbage_starts_and_can_take_it_back(server: Server) -> None:
+    async with buses(server, "writer", "owner") as (writer, owner):
+        await writer.ensure_streams()
+        subject = subjects.NAMESPACE.of("n")
+        await writer.link.request(subject, b"\x92\x01")
+        box = await owner.own("resources")
+        assert box.items() == {} and box.subjects() == [subject]
+        assert await box.unsay(subject)
+        assert box.subjects() == []

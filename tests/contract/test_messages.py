@@ -1,0 +1,164 @@
+"""Messages survive old and new readers, and no bytes do harm."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus import subjects, wire
+from bus.codec import LIMIT_BYTES, TooLarge, Undecodable, decode, encode
+from bus.messages import Message
+from bus.messages.resources import Namespace, Pod
+from tests.contract.make_golden import golden
+from tests.contract.samples import message_types, name_of, sample
+
+every_message = pytest.mark.parametrize("kind", message_types(), ids=name_of)
+
+
+@every_message
+def test_a_message_is_the_same_after_the_wire(kind: type[Message]) -> None:
+    assert decode("s", encode(sample(kind)), kind) == sample(kind)
+
+
+@every_message
+def test_bytes_of_an_older_service_are_read_and_written_back_as_they_were(kind: type[Message]) -> None:
+    kept = golden().get(name_of(kind))
+    assert kept is not None, "a new message: run `python -m tests.contract.make_golden`"
+    assert encode(decode("s", kept, kind)) == kept, "a field was renamed, retyped, or given another default"
+
+
+def test_no_message_that_once_travelled_has_lost_its_name() -> None:
+    assert set(golden()) <= {name_of(kind) for kind in message_types()}
+
+
+@every_message
+def test_a_newer_writers_fields_are_passed_over(kind: type[Message]) -> None:
+    schema, body = msgspec.msgpack.decode(encode(sample(kind)))
+    newer = msgspec.msgpack.encode([schema, body | {"a_field_of_tomorrow": {"deep": [1, 2]}}])
+    assert decode("s", newer, kind) == sample(kind)
+
+
+@every_message
+def test_an_older_writers_message_is_read_with_defaults(kind: type[Message]) -> None:
+    """A field with a default may be missing; all at once is what the oldest writer would send."""
+    required = {field.encode_name for field in msgspec.structs.fields(kind) if field.required}
+    schema, body = msgspec.msgpack.decode(encode(sample(kind)))
+    older = msgspec.msgpack.encode([schema, {name: value for name, value in body.items() if name in required}])
+    assert isinstance(decode("s", older, kind), kind)
+
+
+@every_message
+def test_a_newer_schema_is_refused_and_says_so(kind: type[Message]) -> None:
+    schema, body = msgspec.msgpack.decode(encode(sample(kind)))
+    with pytest.raises(Undecodable, match=f"schema {schema + 1} is newer than {schema}"):
+        decode("s", msgspec.msgpack.encode([schema + 1, body]), kind)
+
+
+@every_message
+def test_truncated_at_any_length_it_is_undecodable_and_nothing_else(kind: type[Message]) -> None:
+    whole = encode(sample(kind))
+    for length in range(len(whole)):
+        with pytest.raises(Undecodable):
+            decode("s", whole[:length], kind)
+
+
+@every_message
+def test_a_flipped_byte_gives_a_message_or_undecodable(kind: type[Message]) -> None:
+    whole = encode(sample(kind))
+    chance = random.Random(7)
+    for at in range(len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[at] ^= chance.randrange(1, 256)
+        with suppress(Undecodable):
+            assert isinstance(decode("s", bytes(spoilt), kind), kind)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_message_or_undecodable(body: bytes) -> None:
+    for read in (
+        lambda: decode("s", body, Pod),
+        lambda: wire.unpack("s", body, wire.Delta),
+        lambda: wire.unpack("s", body, wire.SnapshotQuestion),
+        lambda: wire.unpack("s", body, wire.SnapshotChunk),
+        lambda: wire.unpack_entries("s", body),
+    ):
+        with suppress(Undecodable):
+            read()
+
+
+def test_deep_nesting_and_huge_lengths_are_undecodable() -> None:
+    deep = b"\x92\x01\x82\xa4name\xa1n\xa8manifest\x81\xa1a" + b"\x91" * 100_000
+    huge = b"\x92\x01\x82\xa4name\xdb\xff\xff\xff\xff"
+    for body in (deep, huge, b"\xc1", b"\x92\x01\xc0", b"\x92\xcf" + b"\xff" * 8 + b"\x80", b"\x93\x01\x80\x80"):
+        with pytest.raises(Undecodable):
+            decode("s", body, Namespace)
+
+
+def test_the_bad_field_is_named() -> None:
+    body = msgspec.msgpack.encode([1, {"name": "n", "labels": {"app": 5}}])
+    with pytest.raises(Undecodable, match="labels") as refused:
+        decode("state.resources.namespace.n", body, Namespace)
+    assert refused.value.subject == "state.resources.namespace.n"
+    with pytest.raises(Undecodable, match="name"):
+        decode("s", msgspec.msgpack.encode([1, {}]), Namespace)
+
+
+def test_equal_messages_are_equal_bytes_whatever_the_order_of_their_keys() -> None:
+    one = Namespace(name="n", labels={"a": "1", "b": "2"})
+    other = Namespace(name="n", labels={"b": "2", "a": "1"})
+    assert encode(one) == encode(other)
+
+
+def test_what_is_too_large_is_refused_on_both_sides() -> None:
+    large = Namespace(name="n", manifest={"text": "x" * LIMIT_BYTES})
+    with pytest.raises(TooLarge, match="limit"):
+        encode(large)
+    with pytest.raises(Undecodable, match="limit"):
+        decode("s", encode(large, limit=10 * LIMIT_BYTES), Namespace)
+
+
+ENTRIES = [
+    wire.Entry(1, "state.resources.pod.a.b", b"\x92\x01\x80", 12.5, {"traceparent": "00-a-b-01"}, 13.5),
+    wire.Entry(2, "state.resources.pod.a.c", None),
+]
+FRAMES = [
+    wire.Delta(1, "log", 0, 2, {"resources": 2}, ENTRIES),
+    wire.SnapshotQuestion(1, "log", 7, ["state.resources.>"]),
+    wire.SnapshotChunk(1, "log", 0, 2, {"resources": 2}, 0, 1, next(iter(wire.pack_entries(ENTRIES)))),
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: type(frame).__name__)
+def test_what_owners_hand_out_survives_the_wire_and_is_undecodable_when_cut(
+    frame: wire.Delta | wire.SnapshotQuestion | wire.SnapshotChunk,
+) -> None:
+    whole = wire.pack(frame)
+    kind = type(frame)
+    assert wire.unpack("s", whole, kind) == frame  # type: ignore[type-var]
+    for length in range(len(whole)):
+        with pytest.raises(Undecodable):
+            wire.unpack("s", whole[:length], kind)  # type: ignore[type-var]
+    newer = msgspec.msgpack.encode([2, *msgspec.msgpack.decode(whole)[1:]])
+    with pytest.raises(Undecodable, match="newer"):
+        wire.unpack("s", newer, kind)  # type: ignore[type-var]
+
+
+def test_entries_survive_compression_and_are_undecodable_when_cut() -> None:
+    (packed,) = wire.pack_entries(ENTRIES)
+    assert wire.unpack_entries("s", packed) == ENTRIES
+    for length in range(len(packed)):
+        with pytest.raises(Undecodable):
+            wire.unpack_entries("s", packed[:length])
+
+
+def test_every_family_and_question_names_a_message_that_has_golden_bytes() -> None:
+    named = {state.message for state in subjects.STATES}
+    named |= {value.message for value in vars(subjects).values() if isinstance(value, subjects.Event)}
+    requests = [value for value in vars(subjects).values() if isinstance(value, subjects.Request)]
+    named |= {request.message for request in requests} | {request.answer for request in requests}
+    assert {name_of(kind) for kind in named} <= set(golden())

@@ -1,0 +1,135 @@
+"""Labs come up, stand side by side, and leave nothing behind, whatever happens to them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab import cleanup, namespaces, processes, state
+from lab.programs import ROOT
+from lab.testing import Lab, eventually
+
+NAME = "life"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    cleanup.clean(NAME)
+    yield
+    cleanup.clean(NAME)
+
+
+def plexus(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(*arguments: str) -> tuple[int | None, str]:
+    with plexus(*arguments) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out + err
+
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec: {containers: [{name: main, image: traefik/whoami}]}
+"""
+
+
+def test_down_leaves_no_namespace_link_cgroup_pin_or_process() -> None:
+    with Lab(NAME, nodes=1) as lab:
+        lab.apply(POD)
+        lab.wait()
+        assert len(cleanup.left(NAME)) > 10
+        assert run("lab", "down", "--name", NAME)[0] == 0
+        assert cleanup.left(NAME) == []
+        lab.check_clean = lambda: None  # type: ignore[method-assign]  # there is nothing left to ask
+
+
+def test_down_after_kill_9_of_the_supervisor_leaves_nothing() -> None:
+    with Lab(NAME, nodes=1) as lab:
+        lab.apply(POD)
+        lab.wait()
+        supervisor = state.read(lab.record.directory.process("supervisor"), state.ProcessId)
+        assert supervisor is not None
+        assert processes.kill_and_wait([supervisor]) == []
+        assert run("lab", "down", "--name", NAME)[0] == 0
+        assert cleanup.left(NAME) == []
+        lab.check_clean = lambda: None  # type: ignore[method-assign]  # there is nothing left to ask
+
+
+def test_down_of_what_is_not_there_is_fine() -> None:
+    assert run("lab", "down", "--name", NAME)[0] == 0
+
+
+def test_up_a_second_time_says_so_and_with_other_settings_is_refused() -> None:
+    with Lab(NAME, nodes=1):
+        status, said = run("lab", "up", "--name", NAME, "--nodes", "1")
+        assert (status, "up already" in said) == (0, True)
+        status, said = run("lab", "up", "--name", NAME, "--nodes", "2")
+        assert (status, "other settings" in said, "lab down" in said) == (1, True, True)
+
+
+@pytest.mark.parametrize("after", [0.3, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_that_is_interrupted_cleans_up_after_itself(after: float, number: signal.Signals) -> None:
+    with plexus("lab", "up", "--name", NAME, "--nodes", "2") as process:
+        time.sleep(after)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert eventually(lambda: cleanup.left(NAME) == [], 2), cleanup.left(NAME)
+
+
+@pytest.mark.parametrize("after", [0.3, 0.5, 1.0])
+def test_down_cleans_up_after_an_up_that_was_killed(after: float) -> None:
+    with plexus("lab", "up", "--name", NAME, "--nodes", "2") as process:
+        time.sleep(after)
+        process.kill()
+        process.communicate(timeout=30)
+    assert run("lab", "down", "--name", NAME)[0] == 0
+    assert cleanup.left(NAME) == []
+
+
+def test_down_while_up_is_at_work_ends_it() -> None:
+    with plexus("lab", "up", "--name", NAME, "--nodes", "2") as process:
+        assert eventually(state.Directory(NAME).topology.exists)
+        assert run("lab", "down", "--name", NAME)[0] == 0
+        process.communicate(timeout=30)
+    assert cleanup.left(NAME) == []
+
+
+def test_a_lab_whose_name_begins_as_anothers_is_not_taken_down_with_it() -> None:
+    other = f"{NAME}-2"
+    namespace = f"plx-{other}.node1"
+    namespaces.create(namespace)
+    try:
+        cleanup.clean(NAME)
+        assert namespaces.listed(f"plx-{other}.") == [namespace]
+    finally:
+        cleanup.clean(other)
+
+
+def test_exec_passes_status_output_and_input_through() -> None:
+    with Lab(NAME, nodes=1) as lab:
+        lab.apply(POD)
+        lab.wait()
+        status, said = run("lab", "exec", "--name", NAME, "a", "--", "/bin/sh", "-c", "cat /proc/self/cgroup; exit 7")
+        assert status == 7
+        assert f"plexus-{NAME}/node1/default_a_" in said
+        assert run("lab", "exec", "--name", NAME, "--outside", "--", "true")[0] == 0
+        status, said = run("lab", "exec", "--name", NAME, "b", "--", "true")
+        assert (status, "default/a" in said) == (1, True)

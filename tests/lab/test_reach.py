@@ -1,0 +1,142 @@
+"""Who reaches whom without any policy, in both routing modes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from lab import execute, namespaces
+from tests.lab.space import Space, curl
+
+UDP_ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("", 7))
+print("listening", flush=True)
+while True:
+    data, peer = server.recvfrom(65536)
+    server.sendto(data + b" from " + peer[0].encode(), peer)
+"""
+UDP_ASK = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(2)
+client.sendto(b"hello", (sys.argv[1], 7))
+data, peer = client.recvfrom(65536)
+print(data.decode(), "by", peer[0])
+"""
+SPOOF = """
+import socket, struct, sys
+source, destination = map(socket.inet_aton, sys.argv[1:3])
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, source, destination)
+for _ in range(5):
+    raw.sendto(header + struct.pack("!HHHH", 1000, 9, 8, 0), (sys.argv[2], 0))
+"""
+
+
+def test_pods_reach_each_other_by_address_on_one_node_and_across(space: Space) -> None:
+    space.apply(space.pod("a"), space.pod("same"), space.pod("other", "node2"))
+    for target in ("same", "other"):
+        answer = space.get("a", space.address(target))
+        assert f"Hostname: {target}" in answer
+        assert f"RemoteAddr: {space.address('a')}:" in answer
+
+
+def test_reference_scenario_one(space: Space) -> None:
+    """Pod to pod by address; a ClusterIP answers from both backends; on the wire it is never seen."""
+    web = [space.pod(f"webpod{number}", f"node{number + 1}", label="webpod") for number in (1, 2)]
+    space.apply(space.pod("netpod"), *web, space.service("svc", "webpod"))
+    service = space.cluster_address("svc")
+    with space.lab.capture("node1", "tcp or udp port 8472") as wire:
+        for number in (1, 2):
+            assert f"Hostname: webpod{number}" in space.get("netpod", space.address(f"webpod{number}"))
+        answers = [space.get("netpod", service) for _ in range(16)]
+    assert {re.findall(r"Hostname: (\S+)", answer)[0] for answer in answers} == {"webpod1", "webpod2"}
+    assert all(f"RemoteAddr: {space.address('netpod')}:" in answer for answer in answers)
+    packets = wire.lines()
+    assert packets
+    assert not [line for line in packets if service in line]
+    if space.lab.record.settings.get("routingMode") == "native":
+        assert [line for line in packets if space.address("webpod1") in line]
+
+
+def test_a_connection_that_the_socket_hooks_did_not_see_reaches_the_service_too(space: Space) -> None:
+    """The LAN's host is in no node's cgroup; from a pod's namespace entered without its cgroup nothing is translated
+    at connect, so the packets themselves carry the ClusterIP to the pod's device."""
+    space.apply(space.pod("client"), space.pod("web", "node2"), space.service("svc", "web"))
+    place = execute.pod(space.lab.record, f"{space.name}/client")
+    command = namespaces.command(place.netns, None, curl(space.cluster_address("svc")))
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    assert "Hostname: web" in answer.stdout
+
+
+def test_a_pod_reaches_itself_through_its_service(space: Space) -> None:
+    space.apply(space.pod("web"), space.service("svc", "web"))
+    assert "Hostname: web" in space.get("web", space.cluster_address("svc"))
+
+
+def test_a_service_without_backends_answers_nobody(space: Space) -> None:
+    space.apply(space.pod("client"), space.service("svc", "nobody"))
+    assert space.exec("client", *curl(space.cluster_address("svc"), seconds=1)).returncode != 0
+
+
+def test_a_node_reaches_pods_and_services(space: Space) -> None:
+    space.apply(space.pod("here"), space.pod("there", "node2"), space.service("svc", "there"))
+    for target, name in (
+        (space.address("here"), "here"),
+        (space.address("there"), "there"),
+        (space.cluster_address("svc"), "there"),
+    ):
+        answer = space.lab.exec_node("node1", *curl(target)).stdout
+        assert f"Hostname: {name}" in answer
+
+
+def test_a_pod_reaches_nodes(space: Space) -> None:
+    space.apply(space.pod("a"))
+    for node in ("node1", "node2"):
+        done = space.exec("a", "ping", "-c", "1", "-W", "2", space.lab.node_address(node))
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_outside_sees_the_nodes_address(space: Space) -> None:
+    space.apply(space.pod("a", "node2"))
+    outside = space.lab.outside_address
+    with space.lab.capture("outside", "icmp or tcp port 81") as wire:
+        assert space.exec("a", "ping", "-c", "1", "-W", "2", outside).returncode == 0
+        space.exec("a", *curl(f"{outside}:81"))
+    seen = wire.lines()
+    assert [line for line in seen if f"{space.lab.node_address('node2')} > {outside}: ICMP echo request" in line]
+    assert [line for line in seen if f"{outside}.81:" in line]
+    assert not [line for line in seen if space.address("a") in line]
+
+
+def test_udp_is_answered_by_address_and_through_a_service(space: Space) -> None:
+    space.apply(space.pod("client"), space.pod("echo", "node2"), space.service("svc", "echo", 7, "UDP"))
+    server = space.lab.start_in(f"{space.name}/echo", "/usr/bin/python3", "-c", UDP_ECHO)
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "listening\n"
+        for target in (space.address("echo"), space.cluster_address("svc")):
+            said = space.exec("client", "/usr/bin/python3", "-c", UDP_ASK, target).stdout
+            assert said == f"hello from {space.address('client')} by {target}\n"
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_a_full_segment_passes_across_nodes(space: Space) -> None:
+    """The pods' MTU leaves room for the tunnel: 200 kB arrive, and no packet was too long."""
+    space.apply(space.pod("a"), space.pod("b", "node2"))
+    space.exec("a", "/bin/sh", "-c", "head -c 200000 /dev/zero > /tmp/plexus-test-body")
+    body = space.get("a", space.address("b"), "--data-binary", "@/tmp/plexus-test-body", seconds=5)
+    assert "Content-Length: 200000" in body
+
+
+def test_a_packet_with_anothers_source_address_is_dropped_and_counted(space: Space) -> None:
+    space.apply(space.pod("liar"), space.pod("victim"), space.pod("target"))
+    before = space.lab.drops()["Invalid source ip"]
+    with space.lab.capture("node1", f"dst host {space.address('target')}", device="any") as wire:
+        space.exec("liar", "/usr/bin/python3", "-c", SPOOF, space.address("victim"), space.address("target"))
+    assert space.lab.drops()["Invalid source ip"] >= before + 5
+    assert all(" In " in line for line in wire.lines())  # seen as it left the pod, and nowhere else

@@ -1,0 +1,64 @@
+"""Rounds of shared work: order, failure, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from services.dataplane.batch import Batch
+
+
+async def test_what_waits_while_a_round_runs_shares_the_next_in_order() -> None:
+    rounds: list[list[int]] = []
+    gate = threading.Event()
+
+    def work(items: list[int]) -> None:
+        gate.wait(5)
+        rounds.append(items)
+
+    with ThreadPoolExecutor(1) as thread:
+        batch = Batch(thread, work)
+        waiting = [asyncio.create_task(batch.add(number)) for number in range(5)]
+        await asyncio.sleep(0.02)
+        late = [asyncio.create_task(batch.add(number)) for number in range(5, 8)]
+        await asyncio.sleep(0.02)
+        gate.set()
+        await asyncio.gather(*waiting, *late)
+        await batch.drain()
+    assert [item for items in rounds for item in items] == list(range(8))
+    assert rounds[-1] == [5, 6, 7]
+
+
+async def test_a_failed_round_fails_everyone_in_it_and_no_one_after() -> None:
+    def work(items: list[str]) -> None:
+        if "bad" in items:
+            raise OSError("bad")
+
+    with ThreadPoolExecutor(1) as thread:
+        batch = Batch(thread, work)
+        outcomes = await asyncio.gather(batch.add("good"), batch.add("bad"), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [OSError, OSError]
+        await batch.add("good")
+
+
+async def test_who_gives_up_waiting_disturbs_no_one() -> None:
+    done: list[int] = []
+    gate = threading.Event()
+
+    def work(items: list[int]) -> None:
+        gate.wait(5)
+        done.extend(items)
+
+    with ThreadPoolExecutor(1) as thread:
+        batch = Batch(thread, work)
+        first, second = asyncio.create_task(batch.add(1)), asyncio.create_task(batch.add(2))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        gate.set()
+        await second
+    assert done == [1, 2]

@@ -1,0 +1,148 @@
+"""The executable prints one JSON document and ends, whatever the other end does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXECUTABLE = Path(__file__).parents[3] / "build" / "plexus-cni"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built() -> None:
+    subprocess.run(["make", "-s", "-C", str(EXECUTABLE.parents[1] / "cni")], check=True)
+
+
+def run(path: str | Path, stdin: bytes = b"{}", **variables: str) -> tuple[int, Any]:
+    environment = {"CNI_COMMAND": "ADD", **variables, "PLEXUS_CNI_SOCKET": str(path)}
+    done = subprocess.run([EXECUTABLE], input=stdin, env=environment, capture_output=True, timeout=20, check=False)
+    assert done.stderr == b""
+    return done.returncode, json.loads(done.stdout) if done.stdout else None
+
+
+def node(path: Path, answer: Callable[[socket.socket], None]) -> threading.Thread:
+    """Serves one connection with `answer`, on a thread of its own."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as connection:
+            answer(connection)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
+
+
+def received(connection: socket.socket) -> bytes:
+    """The whole request."""
+    data = b""
+    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
+        piece = connection.recv(65536)
+        assert piece
+        data += piece
+    return data[4:]
+
+
+def test_the_versions_are_told_without_a_node() -> None:
+    assert run("/nonexistent", CNI_COMMAND="VERSION") == (
+        0,
+        {"cniVersion": "1.1.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]},
+    )
+
+
+def test_the_request_arrives_as_it_was_given_and_the_answer_goes_out_as_it_came(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    text = b'{"cniVersion":"1.0.0", "long": "' + b"x" * 200_000 + b'"}\n'
+
+    def answer(connection: socket.socket) -> None:
+        seen.append(received(connection))
+        frame = struct.pack("<IB", len(text) + 1, 7) + text
+        for start in range(0, len(frame), 30_000):
+            connection.sendall(frame[start : start + 30_000])
+
+    thread = node(tmp_path / "s", answer)
+    status, told = run(tmp_path / "s", b'{"name": "\0\xff"}' * 5000, CNI_IFNAME="eth0", OTHER="no")
+    thread.join()
+    assert (status, told) == (7, json.loads(text))
+    variables, _, configuration = seen[0].partition(b"\0\0")
+    assert set(variables.split(b"\0")) == {b"CNI_COMMAND=ADD", b"CNI_IFNAME=eth0"}
+    assert configuration == b'{"name": "\0\xff"}' * 5000
+
+
+def test_the_namespace_goes_along_opened(tmp_path: Path) -> None:
+    inodes: list[int] = []
+
+    def answer(connection: socket.socket) -> None:
+        _, fds, _, _ = socket.recv_fds(connection, 65536, 4)
+        for fd in fds:
+            inodes.append(os.fstat(fd).st_ino)
+            os.close(fd)
+        connection.sendall(struct.pack("<IB", 1, 0))
+
+    thread = node(tmp_path / "s", answer)
+    assert run(tmp_path / "s", CNI_NETNS="/proc/self/ns/net") == (0, None)
+    thread.join()
+    assert inodes == [Path("/proc/self/ns/net").stat().st_ino]
+
+
+@pytest.mark.parametrize("verb", ["ADD", "STATUS"])
+def test_without_a_node_the_runtime_is_told_what_to_do(tmp_path: Path, verb: str) -> None:
+    status, told = run(tmp_path / 'no "socket"\n', CNI_COMMAND=verb)
+    assert (status, told["code"]) == (1, 50 if verb == "STATUS" else 11)
+    assert "start it" in told["msg"]
+    assert 'no "socket"\n: No such file' in told["details"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [(b"", 11), (b"\x10", 11), (struct.pack("<IB", 100, 0) + b"{", 11), (b"HTTP/1.1 400", 5), (b"\0" * 8, 5)],
+    ids=["nothing", "half a head", "half an answer", "another protocol", "an empty frame"],
+)
+def test_a_node_that_answers_badly_is_an_error_and_no_result(tmp_path: Path, frame: bytes, code: int) -> None:
+    def answer(connection: socket.socket) -> None:
+        received(connection)
+        connection.sendall(frame)
+
+    node(tmp_path / "s", answer)
+    status, told = run(tmp_path / "s")
+    assert (status, told["code"]) == (1, code)
+
+
+def test_a_refusal_before_the_request_was_read_is_passed_on(tmp_path: Path) -> None:
+    text = b'{"code":5,"msg":"frame: too long"}'
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(struct.pack("<IB", len(text) + 1, 1) + text)
+
+    node(tmp_path / "s", answer)
+    assert run(tmp_path / "s", b"x" * 900_000) == (1, json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("stdin", "variables", "code"),
+    [(b" " * ((1 << 20) + 1), {}, 7), (b"{}", {"CNI_ARGS": "x" * 70_000}, 4)],
+    ids=["configuration", "variables"],
+)
+def test_what_is_too_long_is_refused_at_once(
+    tmp_path: Path, stdin: bytes, variables: dict[str, str], code: int
+) -> None:
+    status, told = run(tmp_path / "s", stdin, **variables)
+    assert (status, told["code"]) == (1, code)
+    assert "too long" in told["msg"]
+
+
+def test_a_socket_path_that_no_socket_can_have_is_refused(tmp_path: Path) -> None:
+    status, told = run(tmp_path / ("x" * 120))
+    assert (status, told["code"]) == (1, 4)

@@ -1,0 +1,244 @@
+"""A Service's frontends have the backends that can take a connection now, in a stable order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus.control import Action, Say, Unsay
+from bus.messages import Message
+from bus.messages.dataplane import Endpoint
+from bus.messages.lb import Backend, LoadBalancedService
+from bus.messages.resources import ContainerPort, EndpointPort, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint
+from bus.subjects import ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE
+from services.lb.model import LoadBalancing
+
+WEB = {"app": "web"}
+
+
+def service(name: str = "svc", **fields: Any) -> tuple[str, Service]:
+    ports = [ServicePort(port=80, target_port=8080)]
+    message = Service(
+        **{"namespace": "default", "name": name, "cluster_addresses": ["10.96.0.1"], "ports": ports, "selector": WEB}
+        | fields
+    )
+    return SERVICE.of("default", name), message
+
+
+def pod(name: str = "p", **fields: Any) -> tuple[str, Pod]:
+    values: dict[str, Any] = {
+        "namespace": "default",
+        "name": name,
+        "uid": f"uid-{name}",
+        "labels": WEB,
+        "node": "node1",
+        "phase": "Running",
+        "ready": True,
+    }
+    message = Pod(**values | fields)
+    return POD.of("default", name), message
+
+
+def endpoint(name: str = "p", address: str = "10.0.0.5", on: str = "node1", **fields: Any) -> tuple[str, Endpoint]:
+    values: dict[str, Any] = {
+        "node": on,
+        "namespace": "default",
+        "pod": name,
+        "uid": f"uid-{name}",
+        "address": address,
+        "mac": "",
+        "interface": "",
+        "interface_index": 1,
+        "identity": 256,
+        "state": "ready",
+    }
+    message = Endpoint(**values | fields)
+    return ENDPOINT.of(on, "default", name), message
+
+
+def slice_of(name: str = "s", **fields: Any) -> tuple[str, EndpointSlice]:
+    message = EndpointSlice(**{"namespace": "default", "name": name, "service": "svc"} | fields)
+    return ENDPOINT_SLICE.of("default", name), message
+
+
+def model(*things: tuple[str, Message]) -> LoadBalancing:
+    made = LoadBalancing()
+    for subject, message in things:
+        made.put(subject, message)
+    return made
+
+
+def said(actions: list[Action]) -> LoadBalancedService:
+    (action,) = actions
+    assert isinstance(action, Say) and isinstance(action.message, LoadBalancedService)
+    return action.message
+
+
+def backends(*things: tuple[str, Message]) -> list[Backend]:
+    (frontend,) = said(list(model(*things).act())).frontends
+    return frontend.backends
+
+
+def test_a_ready_pod_with_an_endpoint_in_operation_is_a_backend() -> None:
+    assert backends(service(), pod(), endpoint()) == [Backend(address="10.0.0.5", port=8080, node="node1")]
+
+
+@pytest.mark.parametrize(
+    "things",
+    [
+        pytest.param((pod(ready=False), endpoint()), id="a pod that is not ready"),
+        pytest.param((pod(phase="Failed"), endpoint()), id="a pod that has ended"),
+        pytest.param((pod(),), id="a pod without endpoint"),
+        pytest.param((pod(), endpoint(state="waiting-for-policy")), id="an endpoint not in operation"),
+        pytest.param((pod(), endpoint(uid="earlier")), id="the endpoint of an earlier pod of the name"),
+        pytest.param((pod(), endpoint(on="node2")), id="an endpoint on another node than the pod's"),
+        pytest.param((endpoint(),), id="an endpoint without pod"),
+        pytest.param((pod(labels={"app": "other"}), endpoint()), id="a pod that is not selected"),
+        pytest.param((pod(namespace="shop"), endpoint()), id="a pod of another namespace"),
+        pytest.param((pod(host_network=True),), id="a pod on the host's network without address"),
+    ],
+)
+def test_is_no_backend(things: tuple[tuple[str, Message], ...]) -> None:
+    assert backends(service(), *things) == []
+
+
+def test_a_pod_on_the_hosts_network_is_reached_at_its_reported_address() -> None:
+    assert backends(service(), pod(host_network=True, address="192.0.2.1"))[0].address == "192.0.2.1"
+
+
+def test_a_service_without_backends_has_a_frontend_without_backends() -> None:
+    (frontend,) = said(list(model(service()).act())).frontends
+    assert (frontend.address, frontend.port, frontend.protocol, frontend.backends) == ("10.96.0.1", 80, "TCP", [])
+
+
+def test_a_named_target_port_is_each_pods_own_number_of_the_protocol() -> None:
+    named = service(ports=[ServicePort(port=80, target_port="http")])
+    one = pod("a", ports=[ContainerPort(name="http", port=8080)])
+    other = pod("b", ports=[ContainerPort(name="http", port=53, protocol="UDP"), ContainerPort(name="http", port=9090)])
+    without = pod("c")
+    places = (endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2"), endpoint("c", "10.0.0.3"))
+    found = backends(named, one, other, without, *places)
+    assert [(each.address, each.port) for each in found] == [("10.0.0.1", 8080), ("10.0.0.2", 9090)]
+
+
+def test_frontends_and_backends_stand_in_the_order_of_their_addresses_as_numbers() -> None:
+    ports = [ServicePort(name="b", port=81, target_port=2), ServicePort(name="a", port=80, target_port=1)]
+    made = model(service(ports=ports), *(pod(name) for name in "abc"))
+    for name, address in (("a", "10.0.0.10"), ("b", "10.0.0.9"), ("c", "9.0.0.1")):
+        made.put(*endpoint(name, address))
+    frontends = said(list(made.act())).frontends
+    assert [each.port for each in frontends] == [80, 81]
+    assert [each.address for each in frontends[0].backends] == ["9.0.0.1", "10.0.0.9", "10.0.0.10"]
+
+
+def test_a_service_without_selector_has_what_its_slices_say() -> None:
+    named = service(selector={}, ports=[ServicePort(name="http", port=80, target_port=80)])
+    ready, gone = (
+        SliceEndpoint(addresses=["10.1.0.2", "10.1.0.1"], node="n"),
+        SliceEndpoint(addresses=["10.1.0.3"], ready=False),
+    )
+    right = slice_of("a", ports=[EndpointPort(name="http", port=8080)], endpoints=[ready, gone])
+    same_again = slice_of("b", ports=[EndpointPort(name="http", port=8080)], endpoints=[ready])
+    other_port = slice_of("c", ports=[EndpointPort(name="metrics", port=9090)], endpoints=[ready])
+    found = backends(named, right, same_again, other_port, pod(), endpoint())
+    assert [(each.address, each.port) for each in found] == [("10.1.0.1", 8080), ("10.1.0.2", 8080)]
+
+
+def test_of_a_headless_service_nothing_is_said() -> None:
+    assert list(model(service(cluster_addresses=[])).act()) == []
+
+
+def test_a_deleted_service_is_unsaid_once() -> None:
+    made = model(service())
+    list(made.act())
+    made.delete(SERVICE.of("default", "svc"))
+    made.delete(SERVICE.of("default", "svc"))
+    assert list(made.act()) == [Unsay(FRONTEND.of("default", "svc"))]
+    assert list(made.act()) == [] and list(made.said()) == []
+
+
+def test_what_changes_nothing_says_nothing() -> None:
+    made = model(service(), pod(), endpoint())
+    list(made.act())
+    for thing in (service(), pod(annotations={"a": "b"}), endpoint(identity=300)):
+        made.put(*thing)
+    assert list(made.act()) == []
+
+
+def test_a_pod_touches_only_the_services_that_select_it() -> None:
+    made = model(*(service(f"s{at}", selector={"app": f"a{at}"}) for at in range(1000)))
+    list(made.act())
+    made.put(*pod(labels={"app": "a7"}))
+    made.put(*endpoint())
+    assert made._dirty == {("default", "s7")}
+    assert len(list(made.act())) == 1
+
+
+def test_a_pod_that_changes_its_labels_changes_sides() -> None:
+    made = model(
+        service("one", selector={"app": "a"}),
+        service("two", selector={"app": "b"}),
+        pod(labels={"app": "a"}),
+        endpoint(),
+    )
+    list(made.act())
+    made.put(*pod(labels={"app": "b"}))
+    changed = {each.subject: each.message for each in made.act() if isinstance(each, Say)}
+    counts = {
+        subject: len(each.frontends[0].backends)
+        for subject, each in changed.items()
+        if isinstance(each, LoadBalancedService)
+    }
+    assert counts == {FRONTEND.of("default", "one"): 0, FRONTEND.of("default", "two"): 1}
+
+
+THINGS: list[tuple[str, Message]] = [
+    service(),
+    service(selector={"app": "web", "tier": "front"}),
+    service(selector={}),
+    service("b", selector={"tier": "front"}),
+    service("b", cluster_addresses=[]),
+    pod("a"),
+    pod("a", labels={"tier": "front"}),
+    pod("a", labels={"app": "web", "tier": "front"}),
+    pod("b", ready=False),
+    pod("b", node="node2"),
+    endpoint("a", "10.0.0.1"),
+    endpoint("a", "10.0.0.3", on="node2"),
+    endpoint("b", "10.0.0.2"),
+    endpoint("b", "10.0.0.4", on="node2"),
+    slice_of(ports=[EndpointPort(port=1)], endpoints=[SliceEndpoint(addresses=["10.2.0.1"])]),
+    slice_of(service="b", ports=[EndpointPort(port=1)], endpoints=[SliceEndpoint(addresses=["10.2.0.2"])]),
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "delete", "act"]), st.sampled_from(THINGS)), max_size=40))
+def test_however_it_came_to_be_the_same_state_says_the_same(events: list[tuple[str, tuple[str, Message]]]) -> None:
+    """The incremental model against one that hears only the outcome."""
+    made, values = LoadBalancing(), dict[str, Message]()
+    outputs: dict[str, Message] = {}
+
+    def act(actor: LoadBalancing, into: dict[str, Message]) -> None:
+        for action in actor.act():
+            if isinstance(action, Say):
+                into[action.subject] = action.message
+            else:
+                into.pop(action.subject)
+
+    for what, (subject, message) in events:
+        if what == "put":
+            values[subject] = message
+            made.put(subject, message)
+        elif what == "delete":
+            values.pop(subject, None)
+            made.delete(subject)
+        else:
+            act(made, outputs)
+    act(made, outputs)
+    plain: dict[str, Message] = {}
+    act(model(*values.items()), plain)
+    assert outputs == plain
+    assert sorted(made.said()) == sorted(outputs)

@@ -25,11 +25,11 @@ from cli.checks import COLUMNS, TIMED_OUT, Check, landing_checks, web_checks
 from cli.errors import Failed
 from cli.manifests import read
 from cli.monitor import flows, line
-from cli.output import Column, Row, duration, table
+from cli.output import Column, Row, table
 from cli.session import Session, target, with_session
 from cli.state import picture
 from cli.telling import Teller
-from cli.wait import realised
+from cli.wait import in_words, realised
 from lab import cleanup, execute, state
 from lab.state import Record
 from lab.up import up
@@ -145,8 +145,7 @@ async def with_policy(
         with teller.step("CiliumNetworkPolicy rule1: only the empire may land, on port 80"):
             await apply(bus, RULE)
             result = await realised(bus, POLICY_SECONDS)
-            nodes = ", ".join(f"{node} {duration(took)}" for node, took in result.nodes.items())
-            teller.say(f"enforced on the last of {len(result.nodes)} nodes after {duration(result.seconds)} ({nodes})")
+            teller.say(in_words(result))
         with teller.step("the ships try again"):
             again = await make_checks(lab, after)
             try:

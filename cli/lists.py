@@ -70,7 +70,8 @@ def identities(name: Name = "", output: Output = Format.TABLE) -> None:
     columns = [
         Column("NUMBER", "number"),
         Column("ENDPOINTS", "endpoints"),
-        Column("LABELS", "labels"),
+        Column("NAMESPACE", lambda row: row["labels"].get("k8s:io.kubernetes.pod.namespace")),
+        Column("LABELS", lambda row: short_labels(row["labels"])),
     ]
     listing((IDENTITY, ENDPOINT), identity_rows, columns, name, output, "no identities")
 

@@ -46,23 +46,36 @@ def wait(
 
     result = run(main, name)
     if output is Format.TABLE:
-        nodes = ", ".join(f"{node} {duration(took)}" for node, took in result.nodes.items())
-        after = duration(result.seconds)
-        print(f"revision {result.revision} is realised on every node after {after} ({nodes or 'no nodes'})")
+        print(in_words(result))
     else:
         show_value({"revision": result.revision, "nodes": result.nodes, "seconds": result.seconds}, output)
 
 
 @dataclass(frozen=True)
 class Realised:
-    """The last revision of the resources log, and the seconds from its commit to each node's maps."""
+    """The last revision of the resources log, and the seconds from its commit to each node's maps.
+
+    None: the time of the commit is not known any more, which happens when it deleted something long ago.
+    """
 
     revision: int
-    nodes: dict[str, float]
+    nodes: dict[str, float | None]
 
     @property
-    def seconds(self) -> float:
-        return max(self.nodes.values(), default=0.0)
+    def seconds(self) -> float | None:
+        """Until the last node; 0.0 when there are none."""
+        if None in self.nodes.values():
+            return None
+        return max((took for took in self.nodes.values() if took is not None), default=0.0)
+
+
+def in_words(result: Realised) -> str:
+    """For people: what is realised, and how long each node took."""
+    told = f"revision {result.revision} is realised on every node"
+    if result.seconds is None:
+        return f"{told} ({', '.join(result.nodes)})"
+    nodes = ", ".join(f"{node} {duration(took)}" for node, took in result.nodes.items() if took is not None)
+    return f"{told} after {duration(result.seconds)} ({nodes or 'no nodes'})"
 
 
 @dataclass
@@ -153,11 +166,16 @@ async def realised(bus: Bus, seconds: float) -> Realised:
     except TimeoutError:
         raise Failed(f"not realised within {duration(seconds)}: {progress.problem()}") from None
     revision = seen.revision.get("resources", 0)
+    first = min(progress.reached_at.values(), default=0.0)
     sequence, caused_at = committed_at(seen, revision)
     if sequence < revision:
-        caused_at = await told_by_resources(bus, revision) or caused_at
-    took = {node: max(0.0, at - caused_at) if caused_at else 0.0 for node, at in sorted(progress.reached_at.items())}
-    return Realised(revision=revision, nodes=took)
+        caused_at = await told_by_resources(bus, revision, first)
+    return Realised(revision, took(progress.reached_at, caused_at))
+
+
+def took(reached_at: Mapping[str, float], caused_at: float) -> dict[str, float | None]:
+    """Seconds from the commit, by node; None when `caused_at` is 0.0, not known."""
+    return {node: max(0.0, at - caused_at) if caused_at else None for node, at in sorted(reached_at.items())}
 
 
 def committed_at(seen: Picture, revision: int) -> tuple[int, float]:
@@ -173,12 +191,17 @@ def committed_at(seen: Picture, revision: int) -> tuple[int, float]:
     return max(known, default=(0, 0.0))
 
 
-async def told_by_resources(bus: Bus, revision: int) -> float:
-    """When the resources service first had that revision of its own log; 0.0 when it cannot tell."""
+async def told_by_resources(bus: Bus, revision: int, first: float) -> float:
+    """When the resources service first had that revision of its own log; 0.0 when it cannot tell.
+
+    Args:
+        first: when the first node had it. A service that noted it only later does not know either.
+    """
     answer = (await healths(bus, [("resources", CONTROL)]))["resources", CONTROL]
     if isinstance(answer, str):
         return 0.0
-    return next((each.at for each in answer.reached if each.revision.get("resources", -1) >= revision), 0.0)
+    at = next((each.at for each in answer.reached if each.revision.get("resources", -1) >= revision), 0.0)
+    return at if at <= first else 0.0
 
 
 async def pods_ready(bus: Bus, progress: Progress) -> Picture:

@@ -128,9 +128,11 @@ class Lab:
         return answer
 
     def get(self, kind: str, namespace: str = "default") -> list[dict[str, Any]]:
-        """The answer of `plexus get KIND -n NAMESPACE -o json`."""
-        rows: list[dict[str, Any]] = json.loads(self.plexus("get", kind, "-n", namespace, "-o", "json").stdout)
-        return rows
+        """The objects of `plexus get KIND -n NAMESPACE -o json`."""
+        found: list[dict[str, Any]] = json.loads(self.plexus("get", kind, "-n", namespace, "-o", "json").stdout)[
+            "items"
+        ]
+        return found
 
     def address(self, pod: str) -> str:
         """A pod's address; the pod by "namespace/name", or "name" in default."""
@@ -208,7 +210,7 @@ class Lab:
         found: Counter[str] = Counter()
         for node in self.nodes:
             for row in self.dump(node, "counters"):
-                if row.get("verdict", "dropped") == "dropped" and row.get("reason"):
+                if row["reason_code"]:  # 0 is forwarded
                     found[str(row["reason"])] += int(row["packets"])
         return +found
 

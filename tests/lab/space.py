@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from lab.testing import Done, Lab
@@ -67,9 +66,8 @@ spec:
 
     def cluster_address(self, service: str) -> str:
         """A Service's ClusterIP."""
-        rows = self.lab.get("service", self.name)
-        row = next(row for row in rows if row["name"] == service)
-        return str(re.findall(r"\d+\.\d+\.\d+\.\d+", str(row))[0])
+        found = self.lab.get("service", self.name)
+        return next(str(each["spec"]["clusterIP"]) for each in found if each["metadata"]["name"] == service)
 
     def exec(self, pod: str, *command: str) -> Done:
         return self.lab.exec(f"{self.name}/{pod}", *command)

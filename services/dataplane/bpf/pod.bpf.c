@@ -13,7 +13,13 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_POD
 
-/* The gateway of every pod is the host side of its veth: say so, for whatever address it asks. */
+static __always_inline bool is_same_mac(const __u8 *a, const __u8 *b)
+{
+	return *(__u32 *)a == *(__u32 *)b && *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
+}
+
+/* The gateway of every pod is the host side of its veth: say so, for whatever address it asks. What the pod answers
+ * to the host's own question goes on to the host, if it is the truth. */
 static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p)
 {
 	struct ethhdr *eth;
@@ -28,13 +34,16 @@ static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p)
 	if ((void *)(arp + 1) > (void *)(long)skb->data_end)
 		goto invalid;
 	if (arp->hardware != bpf_htons(ARP_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_bytes != ETH_ALEN || arp->protocol_bytes != sizeof(asked) ||
-	    arp->operation != bpf_htons(ARP_REQUEST))
+	    arp->hardware_bytes != ETH_ALEN || arp->protocol_bytes != sizeof(asked))
 		goto invalid;
 	p->source = arp->sender;
 	pod = endpoint_at(arp->sender);
 	if (!pod || pod->interface != skb->ifindex)
 		return DROP(p, DROP_INVALID_SOURCE);
+	if (arp->operation == bpf_htons(ARP_REPLY)) /* the host's stack asked */
+		return TC_ACT_OK;
+	if (arp->operation != bpf_htons(ARP_REQUEST))
+		goto invalid;
 	if (arp->target == arp->sender) /* it looks whether its own address is free: it is */
 		return DROP(p, DROP_UNKNOWN_L3_TARGET);
 	asked = arp->target;
@@ -122,7 +131,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	if ((!f.connection || f.connection->flags & CT_CHOICE) &&
 	    !balance(skb, p, &f, &service_address, &service_port))
 		return TC_ACT_SHOT;
-	if (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] == WAY_LOCAL)
+	if (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL)
 		to = endpoint_at(p->destination);
 	if (!admit(p, &f, from, to, from->identity, service_address, service_port))
 		return TC_ACT_SHOT;

@@ -8,7 +8,7 @@ from bus.messages.dataplane import Endpoint, Health, ReachedRevision
 from bus.messages.resources import Deployment, LabelSelector, Pod
 from bus.subjects import NODE, POD
 from cli.state import Picture
-from cli.wait import Progress, Realised, committed_at, history, unready
+from cli.wait import Progress, Realised, committed_at, history, in_words, took, unready
 
 
 def pod(name: str = "web", **values: object) -> Pod:
@@ -101,6 +101,14 @@ def test_the_commit_is_that_of_the_last_known_change_up_to_the_revision() -> Non
 def test_the_slowest_node_is_the_time() -> None:
     assert Realised(7, {"node1": 0.01, "node2": 0.04}).seconds == 0.04
     assert Realised(7, {}).seconds == 0.0
+
+
+def test_a_time_that_nobody_knows_is_not_made_up() -> None:
+    unknown = Realised(7, took({"node2": 5.0, "node1": 4.0}, 0.0))
+    assert (unknown.nodes, unknown.seconds) == ({"node1": None, "node2": None}, None)
+    assert in_words(unknown) == "revision 7 is realised on every node (node1, node2)"
+    known = Realised(7, took({"node1": 5.25}, 5.0))
+    assert in_words(known) == "revision 7 is realised on every node after 250 ms (node1 250 ms)"
 
 
 def test_only_the_first_few_are_named() -> None:

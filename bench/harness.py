@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 
-def interleave(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure every side once per round, in the order given: A B A B.
+def interleave(sides: Mapping[str, Callable[[], float]], rounds: int, slices: int = 1) -> dict[str, list[float]]:
+    """Measure every side in turns: A B A B.
 
+    Args:
+        rounds: values of each side.
+        slices: measurements that make up one value, which is their mean. The sides take turns slice by slice, so a
+            disturbance that is longer than a slice hits all sides.
     Returns: for each side its values, one per round, in order; the n-th values of all sides were taken together.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, not {rounds}")
+    if rounds < 1 or slices < 1:
+        raise ValueError(f"rounds and slices must be at least 1, not {rounds} and {slices}")
     values: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
-        for name, measure in sides.items():
-            values[name].append(measure())
+        taken = [{name: measure() for name, measure in sides.items()} for _ in range(slices)]
+        for name, each in values.items():
+            each.append(fmean(slice_[name] for slice_ in taken))
     return values
 
 

@@ -12,9 +12,8 @@ from bench.load import Load, Place, Pods, run_client, server
 NAMES = {Load.STREAM: "TCP stream", Load.RR: "request/response", Load.CRR: "short connections"}
 UNITS = {Load.STREAM: "Gb/s", Load.RR: "1/s", Load.CRR: "1/s"}
 PORT = 7000
+SLICE_SECONDS = 0.5  # the sides take turns this often
 WARM_UP_SECONDS = 0.2  # caches, congestion window, the first entry in connection tracking
-
-
 WAYS = {"one node": "near", "across nodes": "far", "tunnel": "far"}  # name of a group of figures -> field of Pods
 
 
@@ -25,7 +24,7 @@ def measure_traffic(
 
     Args:
         ways: keys of `WAYS`.
-        rounds: measurements of each side per figure. seconds: how long each of them lasts.
+        rounds: measurements of each side per figure. seconds: how long each of them lasts, all its slices together.
         tell: hears what is being measured now.
     Raises: LoadFailed: a pod did not reach the other.
     """
@@ -41,12 +40,13 @@ def measure_traffic(
 
 def compare(load: Load, sides: dict[str, tuple[Place, Place]], rounds: int, seconds: float) -> dict[str, list[float]]:
     """The rates of each side, (client, server), in turns; the servers of all sides wait meanwhile."""
+    slices = max(1, round(seconds / SLICE_SECONDS))
     with ExitStack() as servers:
         for client, target in sides.values():
             servers.enter_context(server(load, target, PORT))
             run_client(load, client, target, PORT, WARM_UP_SECONDS)
 
         def rate_of(client: Place, target: Place) -> Callable[[], float]:
-            return lambda: run_client(load, client, target, PORT, seconds).rate
+            return lambda: run_client(load, client, target, PORT, seconds / slices).rate
 
-        return interleave({name: rate_of(*side) for name, side in sides.items()}, rounds)
+        return interleave({name: rate_of(*side) for name, side in sides.items()}, rounds, slices)

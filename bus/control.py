@@ -182,6 +182,8 @@ class Control:
         while self.waits_for:
             self._changed.clear()
             await self._changed.wait()
+        if not lease.held:
+            return  # it ended while the log was loaded
         self._active = True
         self._tell()
         await self._begin(outbox)

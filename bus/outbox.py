@@ -182,7 +182,8 @@ class NatsOutbox:
                     continue  # the table has the winner now, unless it has let go again
 
     def heard(self, revision: Revision) -> None:
-        if self._owner not in ROOTS:
+        latest = self._heard[-1][1] if self._heard else self._revision
+        if self._owner not in ROOTS and latest != revision:
             self._heard.append((self._written, dict(revision)))
             self._dirty.set()
 

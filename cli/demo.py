@@ -25,8 +25,8 @@ from cli.checks import COLUMNS, TIMED_OUT, Check, landing_checks, web_checks
 from cli.errors import Failed
 from cli.manifests import read
 from cli.monitor import flows, line
-from cli.output import Column, Row, table
-from cli.session import Session, target, with_session
+from cli.output import Column, Format, Row, show, text
+from cli.session import target, with_session
 from cli.state import picture
 from cli.telling import Teller
 from cli.wait import in_words, realised
@@ -60,17 +60,20 @@ def demo(
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        problems = show(name)
+        rows, services = tell(name)
+        print()
+        show(rows, [Column("WHEN", "when"), *COLUMNS], Format.TABLE)
         if not once:
-            invite(name)
+            invite(name, services["deathstar"])
             with suppress(KeyboardInterrupt):
                 signal.pause()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave things behind
         print("cleaning up", flush=True)
         cleanup.clean(name)
-    if problems:
+    if problems := [problem(row) for row in rows if not row["ok"]]:
         raise Failed(*problems)
+    print("all was as expected")
 
 
 def refuse_if_taken(name: str) -> None:
@@ -79,37 +82,42 @@ def refuse_if_taken(name: str) -> None:
         raise Failed(f"there is a lab {name} already; plexus lab down --name {name} removes it, or take another --name")
 
 
-def show(name: str) -> list[str]:
-    """Bring the lab up and tell the story; what was not as expected, a line each."""
+def tell(name: str) -> tuple[list[Row], dict[str, str]]:
+    """Bring the lab up and tell the story. What was checked, and the Services' addresses by name."""
+    print("Plexus on this machine: real BPF, real NATS. Ctrl-C at any time leaves nothing behind.", flush=True)
     with Teller(steps=5) as teller:
-        with teller.step(f"{NODES} nodes in network namespaces, NATS, the services, BPF on every node"):
+        with teller.step(f"a cluster: {NODES} nodes in network namespaces, the bus, the services, BPF on every node"):
             lab, _ = up(name, NODES, {}, teller.hint)
             teller.say(", ".join(f"{node} {lab.plan.node(n).ip}" for n, node in enumerate(lab.nodes, 1)))
-        return asyncio.run(with_session(lambda session: story(session, lab, teller), target(name)))
+        return asyncio.run(with_session(lambda session: story(session.bus, lab, teller), target(name)))
 
 
-def invite(name: str) -> None:
-    """Things to try while the lab is up."""
+def problem(row: Row) -> str:
+    """What was not as expected."""
+    return f"{row['when']}: {row['from']} to {row['to']}: expected {row['expected']}, seen {row['seen']}"
+
+
+def invite(name: str, deathstar: str) -> None:
+    """Things to try while the lab is up. `deathstar`: its Service's address."""
     examples = EXAMPLES.relative_to(Path.cwd()) if EXAMPLES.is_relative_to(Path.cwd()) else EXAMPLES
     print(
         f"""
-The lab stays up. In another terminal, for example:
-  plexus status                                   how everything is
-  plexus get pods                                 addresses, identities, nodes
-  plexus monitor                                  drops and verdicts as they happen, while you
-  plexus lab exec xwing -- curl -m 1 -X POST ADDRESS-OF-DEATHSTAR/v1/request-landing
-  plexus delete -f {examples}/star-wars/policy.yaml && plexus wait -o json
-  plexus bpf policy list                          the policy as the kernel has it
-  plexus bus tail 'state.policy.>' --current      the policy as it travels
-  plexus lab kill --node node2                    kill -9 its dataplane: packets go on
-Commands find the lab by themselves while it is the only one, else by --name {name}. Ctrl-C here removes it.""",
+The lab stays up until Ctrl-C here. In another terminal, for example:
+  plexus status                                 how everything is
+  plexus get pods                               addresses, identities, nodes
+  plexus monitor                                drops and verdicts as they happen, while you
+  plexus lab exec xwing -- curl -m 1 -X POST {deathstar}/v1/request-landing
+  plexus delete -f {examples}/star-wars/policy.yaml && plexus wait
+  plexus bpf policy list                        the policy as the kernel has it
+  plexus bus tail 'state.policy.>' --current    the policy as it travels
+  plexus lab kill --node node2                  kill -9 its dataplane: packets go on
+Commands find the lab by themselves while it is the only one, else by --name {name}.""",
         flush=True,
     )
 
 
-async def story(session: Session, lab: Record, teller: Teller) -> list[str]:
-    """Everything after the lab is up; what was not as expected, a line each."""
-    bus = session.bus
+async def story(bus: Bus, lab: Record, teller: Teller) -> tuple[list[Row], dict[str, str]]:
+    """Everything after the lab is up: both scenarios, before and after the policy."""
     with teller.step("two web pods behind a Service, a client; a Death Star and two ships"):
         await apply(bus, PODS)
         await realised(bus, PODS_SECONDS)
@@ -117,61 +125,46 @@ async def story(session: Session, lab: Record, teller: Teller) -> list[str]:
         pods = {name: pod for (_, name), pod in seen.of(POD).items()}
         services = {name: service.cluster_addresses[0] for (_, name), service in seen.of(SERVICE).items()}
         for name, pod in pods.items():
-            labels = ",".join(f"{key}={value}" for key, value in pod.labels.items())
-            teller.say(f"{name:<11}{pod.address:<14}{pod.node:<7}{labels}")
+            teller.say(f"{name:<12}{pod.address:<16}{pod.node:<7}{text(pod.labels)}")
         for name, address in services.items():
-            teller.say(f"{name:<11}{address:<14}ClusterIP")
+            teller.say(f"{name:<12}{address:<16}ClusterIP")
     addresses = {name: pod.address for name, pod in pods.items()}
     before = [*web_checks(addresses, services["svc"]), *landing_checks(services["deathstar"], xwing_may=True)]
     after = landing_checks(services["deathstar"], xwing_may=False)
     with teller.step("no policy yet: everybody reaches everybody"):
         rows = await make_checks(lab, before)
-    return await with_policy(session.bus, lab, teller, rows, after, addresses["xwing"])
-
-
-async def with_policy(
-    bus: Bus, lab: Record, teller: Teller, rows: list[Row], after: Sequence[Check], xwing: str
-) -> list[str]:
-    """The policy, the ships' requests again, and the drop that tells of it. `xwing` is its address."""
     drops: asyncio.Queue[tuple[str, Flow]] = asyncio.Queue()
-
-    async def listen() -> None:
-        async for item in flows(bus):
-            if not isinstance(item, FlowBatch) and item[1].type == "drop" and item[1].source == xwing:
-                drops.put_nowait(item)
-
-    listening = asyncio.create_task(listen(), name="listen for drops")
+    listening = asyncio.create_task(hear_drops(bus, addresses["xwing"], drops), name="listen for drops")
     try:
         with teller.step("CiliumNetworkPolicy rule1: only the empire may land, on port 80"):
             await apply(bus, RULE)
-            result = await realised(bus, POLICY_SECONDS)
-            teller.say(in_words(result))
+            teller.say(in_words(await realised(bus, POLICY_SECONDS)))
         with teller.step("the ships try again"):
             again = await make_checks(lab, after)
-            try:
-                node, flow = await asyncio.wait_for(drops.get(), DROP_SECONDS)
-                told = flow.reason or "no reason"
-                teller.say(line(node, flow))
-            except TimeoutError:
-                told = "no drop was told of"
+            again.append(await reason_row(drops, teller))
     finally:
         listening.cancel()
-    drop = {"from": "xwing", "to": "Service deathstar, why not", "expected": "Policy denied", "seen": told}
-    every = [*({**row, "when": "no policy"} for row in rows), *({**row, "when": "rule1"} for row in again)]
-    every.append({**drop, "ok": told == "Policy denied", "when": "rule1"})
-    return summary(every, teller)
+    return [*({**row, "when": "no policy"} for row in rows), *({**row, "when": "rule1"} for row in again)], services
 
 
-def summary(rows: Sequence[Row], teller: Teller) -> list[str]:
-    """Who reached whom, expected and seen; a line for each row that was otherwise."""
-    columns = [Column("WHEN", "when"), *COLUMNS]
-    teller.say("")
-    teller.say(table(rows, columns, terminal=False), indent="  ")
-    return [
-        f"{row['when']}: {row['from']} to {row['to']}: expected {row['expected']}, seen {row['seen']}"
-        for row in rows
-        if not row["ok"]
-    ]
+async def hear_drops(bus: Bus, source: str, drops: asyncio.Queue[tuple[str, Flow]]) -> None:
+    """Put every drop of this address into the queue, with the node that told it; until cancelled."""
+    async for item in flows(bus):
+        if not isinstance(item, FlowBatch) and item[1].type == "drop" and item[1].source == source:
+            drops.put_nowait(item)
+
+
+async def reason_row(drops: asyncio.Queue[tuple[str, Flow]], teller: Teller) -> Row:
+    """The reason that was told for the drop, as a row of the table."""
+    try:
+        node, flow = await asyncio.wait_for(drops.get(), DROP_SECONDS)
+    except TimeoutError:
+        told = "no drop was told of"
+    else:
+        told = flow.reason
+        teller.say(line(node, flow))
+    wanted = "Policy denied"
+    return {"from": "xwing", "to": "the reason of its drop", "expected": wanted, "seen": told, "ok": told == wanted}
 
 
 async def apply(bus: Bus, sources: Sequence[str]) -> None:

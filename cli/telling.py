@@ -20,6 +20,7 @@ class Teller:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._steps = steps
         self._begun = 0
+        self._held: list[Text] = []  # said within a step, shown below its line when it is done
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -46,20 +47,26 @@ class Teller:
         number = f"{self._begun}/{self._steps}"
         self._progress.update(self._task, description=title)
         if not self._console.is_terminal:
-            self.say(f"{number}  {title}", indent="")
+            self._console.print(Text(f"{number}  {title}"))
         yield
         took = duration(time.monotonic() - started)
         self._progress.advance(self._task)
-        if self._console.is_terminal:
-            self._console.print(Text.assemble(("✓ ", "green"), (title, "bold"), (f"  {took}", "dim")))
-        else:
+        if not self._console.is_terminal:
             self.say(f"done in {took}")
+            return
+        self._console.print(Text.assemble(("✓ ", "green"), (title, "bold"), (f"  {took}", "dim")))
+        for text in self._held:
+            self._console.print(text)
+        self._held.clear()
 
     def hint(self, text: str) -> None:
         """What the step waits for now; seen on a terminal only, and not for long."""
         self._progress.update(self._task, description=text)
 
-    def say(self, text: str, indent: str = "     ", style: str = "") -> None:
-        """Lines of plain text."""
-        for line in text.splitlines() or [""]:
-            self._console.print(Text(f"{indent}{line}".rstrip(), style=style))
+    def say(self, text: str) -> None:
+        """Lines that belong to the step."""
+        for line in text.splitlines():
+            if self._console.is_terminal:
+                self._held.append(Text(f"  {line}"))
+            else:
+                self._console.print(Text(f"     {line}"))

@@ -94,9 +94,9 @@ def program_id(fd: int) -> int:
 class Map:
     """One map: keys and values are bytes of the sizes that the kernel states."""
 
-    __slots__ = ("fd", "info", "value_bytes", "_lookup")
+    __slots__ = ("fd", "info", "value_bytes")
 
-    PER_CPU = frozenset({5, 6, 10, 21})  # BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH, _PERCPU_CGROUP_STORAGE
+    PER_CPU = frozenset({5, 6, 10})  # BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH
     BATCH = 4096  # entries a system call; bounds how long one call holds the interpreter
 
     def __init__(self, fd: int) -> None:
@@ -197,9 +197,9 @@ def _batches(entries: Iterable[tuple[bytes, bytes]], size: int) -> Iterator[list
 
 
 def attach_cgroup(program_fd: int, cgroup: Path, attach_type: int, pinned: Path) -> None:
-    """Attach a program to a cgroup by a link pinned at `pinned`; when the link is there, replace its program in one step.
+    """Attach a program to a cgroup by a link pinned at `pinned`, or replace the program of the link that is there.
 
-    Raises: OSError EINVAL: the pinned link belongs to a cgroup that was removed; it is replaced by a new one.
+    A link whose cgroup was removed meanwhile is replaced by a new one.
     """
     if pinned.exists():
         link = open_pinned(pinned)
@@ -224,7 +224,7 @@ def attach_cgroup(program_fd: int, cgroup: Path, attach_type: int, pinned: Path)
 
 
 @dataclass(frozen=True, slots=True)
-class TestRun:
+class ProgramRun:
     """What a program did to a packet. `duration_ns` is the mean of the repeats."""
 
     result: int
@@ -232,7 +232,7 @@ class TestRun:
     duration_ns: int
 
 
-def test_run(program_fd: int, packet: bytes, *, repeat: int = 1, context: bytes = b"") -> TestRun:
+def run_program(program_fd: int, packet: bytes, *, repeat: int = 1, context: bytes = b"") -> ProgramRun:
     """Run a tc program on `packet` (Ethernet first). `context`: a struct __sk_buff to start from (ifindex at byte 40).
 
     Source: kernel Documentation/bpf/bpf_prog_run.rst
@@ -261,4 +261,4 @@ def test_run(program_fd: int, packet: bytes, *, repeat: int = 1, context: bytes 
     _call(PROG_TEST_RUN, attr)
     _, result, _, size = struct.unpack_from("=IIII", attr.raw)
     duration = struct.unpack_from("=I", attr.raw, 36)[0]
-    return TestRun(result, out.raw[:size], duration)
+    return ProgramRun(result, out.raw[:size], duration)

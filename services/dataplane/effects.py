@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 from bus.telemetry import count, logger
@@ -52,12 +51,11 @@ class Maps:
         if not owed:
             return 0
         size = sum(len(upserts) + len(gone) for _, upserts, gone in owed.values())
-        work: Callable[[], None] = lambda: self._write(owed)
         try:
             if size <= INLINE_ENTRIES:
-                work()
+                self._write(owed)
             else:
-                await asyncio.to_thread(work)
+                await asyncio.to_thread(self._write, owed)
         except BaseException:
             for table, upserts, gone in owed.values():
                 table.owe([*upserts, *gone])
@@ -96,15 +94,13 @@ class Maps:
 
     def events_lost(self) -> int:
         """Events that the kernel did not pass on since the maps were made: over the rate, or no room."""
-        return sum(
-            row[2]
-            for key in (layouts.EVENT_DROP, layouts.EVENT_POLICY_VERDICT)
-            for row in layouts.EventRate.layout.iter_unpack(self._maps["event_rate"].get(key.to_bytes(4, "little")) or b"")
-        )
+        kinds = (layouts.EVENT_DROP, layouts.EVENT_POLICY_VERDICT)
+        values = (self._maps["event_rate"].get(kind.to_bytes(4, "little")) or b"" for kind in kinds)
+        return sum(row[2] for value in values for row in layouts.EventRate.layout.iter_unpack(value))
 
 
 def attach_socket_programs(pin_dir: Path, cgroup: Path) -> None:
-    """Socket load balancing for every process in `cgroup`; programs that are attached already are replaced in one step."""
+    """Socket load balancing for every process in `cgroup`; a program that is attached already is replaced at once."""
     for name, attach_type in loader.SOCKET_PROGRAMS.items():
         program = loader.open_program(pin_dir, name)
         try:

@@ -1,8 +1,8 @@
 """The shapes of map keys, values and events in Python: the other half of bpf/include/types.h.
 
-Each type says how it looks as bytes. `services.dataplane.compiler` compares every size with what the compiler made of the
-C, and refuses to load when one differs; tests/bpf compares every offset. Addresses are text outside and network byte
-order inside; ports are plain numbers outside.
+Each type says how it looks as bytes. loader.py compares every size with the maps that the C made, and refuses to run
+when one differs; tests/bpf compares every offset. Addresses are text outside and network byte order inside; ports are
+plain numbers outside.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class EndpointEntry:
     layout: ClassVar[struct.Struct] = struct.Struct("=IIIH6s6s2x")
 
     def pack(self) -> bytes:
-        return self.layout.pack(
-            self.interface, self.identity, self.policy, self.flags, self.mac, self.gateway_mac
-        )
+        return self.layout.pack(self.interface, self.identity, self.policy, self.flags, self.mac, self.gateway_mac)
 
     @classmethod
     def unpack(cls, raw: bytes) -> EndpointEntry:

@@ -2,7 +2,7 @@
 
 Two threads do the work, so the event loop never waits for the kernel's routing lock: one makes and looks, the other
 removes (a removal sleeps for tens of milliseconds, and all that wait at once go in one sweep). Each has one netlink
-socket for as long as it lives. Nothing here ever stands in a pod's namespace: a short-lived thread opens a socket
+socket for as long as it lives. Neither ever stands in a pod's namespace: a short-lived thread does what is to be done
 there (netlink.py).
 
 Needs CAP_NET_ADMIN in the node's network namespace, CAP_SYS_ADMIN to enter a pod's, and a writable /proc/sys/net.
@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from services.dataplane import rtnl
 from services.dataplane.batch import Batch
-from services.dataplane.netlink import Netlink, NetlinkError, Request, socket_in
+from services.dataplane.netlink import Refused, open_route, within
 from services.dataplane.rtnl import Attached, Direction, NodeRoute, SeenLink
 
 __all__ = [
@@ -95,21 +95,21 @@ def _digest(*parts: str) -> str:
 
 
 class Links:
-    """Everything about links in the network namespace of the thread that makes this object, and first uses it."""
+    """Everything about links in the network namespace of the thread that makes this object."""
 
     def __init__(self) -> None:
-        self._netlink = Netlink()
-        self._removing = Netlink()
         self._thread = ThreadPoolExecutor(1, "links")
         self._removal_thread = ThreadPoolExecutor(1, "links remove")
+        self._route = self._thread.submit(open_route).result()
+        self._removing = self._removal_thread.submit(open_route).result()
         self._removals: Batch[str] = Batch(self._removal_thread, self._remove)
 
     def close(self) -> None:
         """Waits for what runs. Links, routes and programs stay as they are."""
+        self._thread.submit(self._route.close).result()
+        self._removal_thread.submit(self._removing.close).result()
         self._thread.shutdown()
         self._removal_thread.shutdown()
-        self._netlink.close()
-        self._removing.close()
 
     async def _run(self, work: Callable[..., T], *arguments: object, namespace: int | None = None) -> T:
         """`work` on the thread. A `namespace` comes first among its arguments, as a descriptor of its own: the thread
@@ -122,12 +122,8 @@ class Links:
             future.add_done_callback(lambda _: os.close(own))
         try:
             return await asyncio.wrap_future(future)
-        except NetlinkError as failure:
+        except Refused as failure:
             raise LinkError(_advice(failure)) from failure
-        except TimeoutError as failure:
-            raise LinkError(f"{failure}; try again") from failure
-        except BlockingIOError as failure:
-            raise LinkError("the kernel gave no answer in time: its routing lock is held; try again") from failure
         except OSError as failure:
             raise LinkError(f"{failure}; is this process privileged (CAP_NET_ADMIN, CAP_SYS_ADMIN)?") from failure
 
@@ -180,15 +176,15 @@ class Links:
 
     async def attach_tc(self, ifindex: int, prog_fd: int, direction: Direction, name: str) -> None:
         """Attach a program; the one that is there is replaced atomically."""
-        await self._run(self._netlink.run, [rtnl.new_clsact(ifindex), rtnl.attach(ifindex, prog_fd, direction, name)])
+        await self._run(rtnl.attach, self._route, ifindex, prog_fd, direction, name)
 
     async def detach_tc(self, ifindex: int, direction: Direction) -> None:
         """Nothing when nothing is attached, or the link is gone."""
-        await self._run(self._netlink.run, [rtnl.detach(ifindex, direction)])
+        await self._run(rtnl.detach, self._route, ifindex, direction)
 
     async def list_tc(self, ifindex: int) -> list[Attached]:
         """Every program on both hooks of a link, ours and others'; empty when the link is gone."""
-        return await self._run(self._list_tc, ifindex)
+        return await self._run(rtnl.list_attached, self._route, ifindex)
 
     # The node
 
@@ -213,11 +209,11 @@ class Links:
         await self._run(self._ensure_node_route, route)
 
     async def delete_node_route(self, cidr: str) -> None:
-        await self._run(self._netlink.run, [rtnl.delete_node_route(cidr)])
+        await self._run(rtnl.delete_node_route, self._route, cidr)
 
     async def list_node_routes(self) -> list[NodeRoute]:
         """The routes to other nodes' pods that we made, by CIDR."""
-        return await self._run(self._list_node_routes)
+        return await self._run(rtnl.list_node_routes, self._route)
 
     async def ensure_sysctls(self, devices: Iterable[str] = ()) -> None:
         """Forwarding on; reverse path filters off for all, for links to come, and for `devices`."""
@@ -238,27 +234,29 @@ class Links:
         name = host_link_name(container_id, ifname)
         host_mac = link_mac(container_id, ifname, "host")
         pod_mac = link_mac(container_id, ifname, "pod")
-        with Netlink(socket_in(netns_fd)) as pod:
-            new = rtnl.new_veth(name, host_mac, ifname, pod_mac, mtu_bytes, netns_fd)
-            host = self._make_veth(new, pod, name, ifname, pod_mac)
-            try:
-                self._netlink.run(_host_side(host.index, address, programs))
-                _disable_reverse_path_filter(name)
-                pod.run(_pod_side(host.peer_index, address, gateway, host_mac))
-            except BaseException:
-                self._netlink.run([rtnl.delete_link(name)])
-                raise
+        host = self._make_veth(netns_fd, name, host_mac, ifname, pod_mac, mtu_bytes)
+        try:
+            for program in programs:
+                rtnl.attach(self._route, host.index, program.fd, program.direction, program.name)
+            rtnl.set_up(self._route, host.index)
+            rtnl.set_link_route(self._route, address, host.index)
+            _disable_reverse_path_filter(name)
+            within(netns_fd, lambda pod: _bring_up(pod, host.peer_index, address, gateway, host_mac))
+        except BaseException:
+            rtnl.delete_link(self._route, name)
+            raise
         return PodLink(name, host.index, host_mac, pod_mac, host.peer_index)
 
-    def _make_veth(self, new: Request, pod: Netlink, name: str, ifname: str, pod_mac: str) -> SeenLink:
+    def _make_veth(
+        self, netns_fd: int, name: str, host_mac: str, ifname: str, pod_mac: str, mtu_bytes: int
+    ) -> SeenLink:
         """The host side; one from before is kept when its peer is the pod's interface, else replaced."""
         for _ in range(2):
             try:
-                _, messages = self._netlink.run([new, rtnl.get_link(name)])
-                return rtnl.links(messages)[0]
-            except NetlinkError as failure:
-                existing = self._link(self._netlink, name)
-                inside = self._link(pod, ifname)
+                rtnl.add_veth(self._route, name, host_mac, ifname, pod_mac, mtu_bytes, netns_fd)
+            except Refused as failure:
+                existing = rtnl.find_link(self._route, name)
+                inside = within(netns_fd, lambda pod: rtnl.find_link(pod, ifname))
                 if existing is None:
                     if inside is not None:
                         raise LinkError(
@@ -268,109 +266,68 @@ class Links:
                     raise
                 if inside is not None and inside.index == existing.peer_index and inside.mac == pod_mac:
                     return existing
-                self._netlink.run([rtnl.delete_link(name)])
-        raise LinkError(f"the link {name} comes back whenever it is removed: who else makes it?")
+                rtnl.delete_link(self._route, name)
+            else:
+                made = rtnl.find_link(self._route, name)
+                if made is not None:
+                    return made
+        raise LinkError(f"the link {name} does not stay as it is made: who else makes or removes it?")
 
     def _remove(self, names: list[str]) -> None:
-        self._removing.run(rtnl.delete_links(names))
-
-    def _link(self, netlink: Netlink, name: str) -> SeenLink | None:
-        found = rtnl.links(netlink.run([rtnl.get_link(name)])[0])
-        return found[0] if found else None
-
-    def _all_links(self) -> list[SeenLink]:
-        return rtnl.links(self._netlink.dump(rtnl.RTM_GETLINK, rtnl.LINK.pack(0, 0, 0, 0, 0), "list links"))
+        rtnl.delete_links(self._removing, names)
 
     def _pod_links(self) -> list[SeenLink]:
-        found = [link for link in self._all_links() if link.group == rtnl.POD_GROUP and link.kind == "veth"]
+        found = [each for each in rtnl.list_links(self._route) if each.group == rtnl.POD_GROUP and each.kind == "veth"]
         return sorted(found, key=lambda link: link.name)
 
     def _check(self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str) -> tuple[str, ...]:
         name = host_link_name(container_id, ifname)
-        with Netlink(socket_in(netns_fd)) as pod:
-            inside = self._link(pod, ifname)
-            if inside is None:
-                return (f"the pod has no interface {ifname}",)
-            body = rtnl.address_list(inside.index)
-            addresses = [found for found, _, _ in rtnl.addresses(pod.dump(rtnl.RTM_GETADDR, body, "list addresses"))]
-            routes = pod.dump(rtnl.RTM_GETROUTE, rtnl.route_list(0), "list routes")
-        problems = []
-        if not inside.up:
-            problems.append(f"{ifname} in the pod is down")
-        if address not in addresses:
-            problems.append(f"{ifname} in the pod does not have {address}")
-        if not rtnl.has_default_route(routes, gateway, inside.index):
-            problems.append(f"the pod has no default route by way of {gateway}")
-        host = self._link(self._netlink, name)
+        inside, problems = within(netns_fd, lambda pod: _check_inside(pod, ifname, address, gateway))
+        if inside is None:
+            return tuple(problems)
+        host = rtnl.find_link(self._route, name)
         if host is None:
             return (*problems, f"the host side {name} is gone")
         if host.peer_index != inside.index:
             problems.append(f"the host side {name} belongs to another interface than {ifname}")
         if not host.up:
             problems.append(f"the host side {name} is down")
-        ours = self._netlink.dump(rtnl.RTM_GETROUTE, rtnl.route_list(rtnl.POD_ROUTE_PROTOCOL), "list routes")
-        if not rtnl.has_link_route(ours, address, host.index):
+        if not rtnl.has_route(self._route, address, host.index):
             problems.append(f"the node has no route to {address} by {name}")
         return tuple(problems)
 
-    def _list_tc(self, ifindex: int) -> list[Attached]:
-        found: list[Attached] = []
-        directions: tuple[Direction, ...] = ("ingress", "egress")
-        for direction in directions:
-            try:
-                body = rtnl.filter_list(ifindex, direction)
-                messages = self._netlink.dump(rtnl.RTM_GETTFILTER, body, f"list programs of link {ifindex}")
-            except NetlinkError as failure:
-                if failure.errno in rtnl.detach(ifindex, direction).accept:
-                    continue
-                raise
-            found += rtnl.attached(messages, direction)
-        return found
-
     def _device_info(self, name: str) -> DeviceInfo:
-        link = self._link(self._netlink, name)
+        link = rtnl.find_link(self._route, name)
         if link is None:
-            known = ", ".join(sorted(link.name for link in self._all_links() if link.group != rtnl.POD_GROUP))
-            raise LinkError(f"there is no device {name}: name one of {known}")
-        body = rtnl.address_list(link.index)
-        found = rtnl.addresses(self._netlink.dump(rtnl.RTM_GETADDR, body, f"list addresses of {name}"))
-        address = next((address for address, scope, _ in found if scope == rtnl.RT_SCOPE_UNIVERSE), "")
+            others = (other.name for other in rtnl.list_links(self._route) if other.group != rtnl.POD_GROUP)
+            raise LinkError(f"there is no device {name}: name one of {', '.join(sorted(others))}")
+        addresses = rtnl.list_addresses(self._route, link.index)
+        address = next((address for address, is_global, _ in addresses if is_global), "")
         return DeviceInfo(link.name, link.index, link.mac, address, link.mtu_bytes)
 
     def _ensure_vxlan(self, name: str, port: int, mtu_bytes: int) -> DeviceInfo:
-        link = self._link(self._netlink, name)
-        if link is not None and not rtnl.is_wanted_vxlan(link, port):
-            self._netlink.run([rtnl.delete_link(name)])
-            link = None
-        if link is None:
-            self._netlink.run([rtnl.new_vxlan(name, port, mtu_bytes)])
+        link = rtnl.find_link(self._route, name)
+        if link is not None and link.tunnel_port == port:
+            rtnl.set_mtu(self._route, link.index, mtu_bytes)
+            rtnl.set_up(self._route, link.index)
         else:
-            self._netlink.run([rtnl.set_mtu(link.index, mtu_bytes), rtnl.set_up(link.index)])
+            rtnl.delete_link(self._route, name)
+            rtnl.add_vxlan(self._route, name, port, mtu_bytes)
         _write(f"conf/{name}/rp_filter", "0")
         return self._device_info(name)
 
     def _ensure_router_address(self, address: str) -> None:
-        body = rtnl.address_list(rtnl.LOOPBACK_INDEX)
-        found = rtnl.addresses(self._netlink.dump(rtnl.RTM_GETADDR, body, "list addresses of lo"))
-        stale = [
-            rtnl.delete_address(rtnl.LOOPBACK_INDEX, other)
-            for other, _, protocol in found
-            if protocol == rtnl.ADDRESS_PROTOCOL and other != address
-        ]
-        wanted = rtnl.new_address(rtnl.LOOPBACK_INDEX, address, rtnl.ADDRESS_PROTOCOL)
-        self._netlink.run([rtnl.set_up(rtnl.LOOPBACK_INDEX), wanted, *stale])
+        rtnl.set_up(self._route, rtnl.LOOPBACK_INDEX)
+        rtnl.add_address(self._route, rtnl.LOOPBACK_INDEX, address, rtnl.ADDRESS_PROTOCOL)
+        for other, _, maker in rtnl.list_addresses(self._route, rtnl.LOOPBACK_INDEX):
+            if maker == rtnl.ADDRESS_PROTOCOL and other != address:
+                rtnl.delete_address(self._route, rtnl.LOOPBACK_INDEX, other)
 
     def _ensure_node_route(self, route: NodeRoute) -> None:
-        link = self._link(self._netlink, route.device)
+        link = rtnl.find_link(self._route, route.device)
         if link is None:
             raise LinkError(f"there is no device {route.device} for the route to {route.cidr}: make it first")
-        self._netlink.run([rtnl.node_route(route, link.index)])
-
-    def _list_node_routes(self) -> list[NodeRoute]:
-        names = {link.index: link.name for link in self._all_links()}
-        body = rtnl.route_list(rtnl.NODE_ROUTE_PROTOCOL)
-        found = rtnl.node_routes(self._netlink.dump(rtnl.RTM_GETROUTE, body, "list routes"), names)
-        return sorted(found, key=lambda route: route.cidr)
+        rtnl.set_node_route(self._route, route, link.index)
 
     def _ensure_sysctls(self, devices: tuple[str, ...]) -> None:
         _write("ip_forward", "1")
@@ -378,25 +335,27 @@ class Links:
             _write(f"conf/{scope}/rp_filter", "0")
 
 
-def _host_side(index: int, address: str, programs: tuple[TcProgram, ...]) -> list[Request]:
-    hooks = [rtnl.attach(index, program.fd, program.direction, program.name) for program in programs]
-    return [
-        *([rtnl.new_clsact(index)] if hooks else []),
-        *hooks,
-        rtnl.set_up(index),
-        rtnl.link_route(f"{address}/32", index, rtnl.POD_ROUTE_PROTOCOL),
-    ]
+def _bring_up(pod: Any, index: int, address: str, gateway: str, gateway_mac: str) -> None:
+    rtnl.set_up(pod, rtnl.LOOPBACK_INDEX)
+    rtnl.set_up(pod, index)
+    rtnl.add_address(pod, index, address)
+    rtnl.set_link_route(pod, gateway, index)
+    rtnl.set_neighbour(pod, index, gateway, gateway_mac)
+    rtnl.set_default_route(pod, gateway, index)
 
 
-def _pod_side(index: int, address: str, gateway: str, gateway_mac: str) -> list[Request]:
-    return [
-        rtnl.set_up(rtnl.LOOPBACK_INDEX),
-        rtnl.set_up(index),
-        rtnl.new_address(index, address),
-        rtnl.link_route(f"{gateway}/32", index, rtnl.POD_ROUTE_PROTOCOL),
-        rtnl.new_neighbour(index, gateway, gateway_mac),
-        rtnl.default_route(gateway, index, rtnl.POD_ROUTE_PROTOCOL),
-    ]
+def _check_inside(pod: Any, ifname: str, address: str, gateway: str) -> tuple[SeenLink | None, list[str]]:
+    inside = rtnl.find_link(pod, ifname)
+    if inside is None:
+        return None, [f"the pod has no interface {ifname}"]
+    problems = []
+    if not inside.up:
+        problems.append(f"{ifname} in the pod is down")
+    if address not in {found for found, _, _ in rtnl.list_addresses(pod, inside.index)}:
+        problems.append(f"{ifname} in the pod does not have {address}")
+    if not rtnl.has_route(pod, "", inside.index, gateway):
+        problems.append(f"the pod has no default route by way of {gateway}")
+    return inside, problems
 
 
 def _disable_reverse_path_filter(name: str) -> None:
@@ -413,7 +372,7 @@ def _write(path: str, value: str) -> None:
         raise LinkError(f"cannot write {value} to {file}: {failure.strerror}; mount /proc/sys writable") from failure
 
 
-def _advice(failure: NetlinkError) -> str:
+def _advice(failure: Refused) -> str:
     hints = {
         errno.EPERM: "run with CAP_NET_ADMIN in the node's network namespace",
         errno.EOPNOTSUPP: "this kernel lacks the feature; see the README for the options it needs",

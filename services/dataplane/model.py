@@ -332,7 +332,7 @@ class NodeModel:
 
 
 def router_address(cidr: str) -> str:
-    """The address of a block that stands for its node: gateway of its pods, source of the node's own traffic to pods."""
+    """The address of a block that stands for its node: its pods' gateway, and the source of its own traffic to pods."""
     return str(ipaddress.ip_network(cidr).network_address + 1)
 
 
@@ -346,4 +346,3 @@ def _map_key(identity: int, key: PolicyKey) -> bytes:
 
 def _map_entry(key: PolicyKey, entry: PolicyEntry) -> bytes:
     return PolicyMapEntry(entry.precedence, entry.cookie, entry.proxy_port, int(entry.deny), key.l4_bits).pack()
-

@@ -23,9 +23,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if not os.path.ismount(BPFFS):
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     pin_dir = BPFFS / f"plexus-test-{os.getpid()}"
-    config = loader.DatapathConfig(
-        node_address=NODE, device_index=1, ct_max=4096, nat_max=4096, sock_reverse_max=4096
-    )
+    config = loader.DatapathConfig(node_address=NODE, device_index=1, ct_max=4096, nat_max=4096, sock_reverse_max=4096)
     try:
         asyncio.run(loader.load(config, pin_dir, tmp_path_factory.mktemp("state")))
         yield pin_dir

@@ -1,4 +1,4 @@
-"""The real programs in the real kernel, given packets one at a time (BPF_PROG_TEST_RUN), with maps that a test fills."""
+"""The real programs in the real kernel, given packets one by one (BPF_PROG_TEST_RUN), with maps that a test fills."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from services.dataplane import bpf_syscall, layouts, loader
-from services.dataplane.bpf_syscall import TestRun
+from services.dataplane.bpf_syscall import ProgramRun
 from services.dataplane.effects import Maps
 from services.dataplane.layouts import EndpointEntry, Event, IpcacheEntry, IpcacheKey, pack_address
 from services.dataplane.policy import PolicyEntry, PolicyKey
@@ -37,9 +37,9 @@ class Datapath:
         for fd in self._programs.values():
             bpf_syscall.os.close(fd)
 
-    def run(self, program: str, packet: bytes, repeat: int = 1) -> TestRun:
+    def run(self, program: str, packet: bytes, repeat: int = 1) -> ProgramRun:
         """On the loopback interface. Packets shorter than an Ethernet header are refused by the kernel."""
-        return bpf_syscall.test_run(self._programs[program], packet, repeat=repeat, context=bytes(self._context))
+        return bpf_syscall.run_program(self._programs[program], packet, repeat=repeat, context=bytes(self._context))
 
     def clear(self) -> None:
         """Empty every map but counters; connections are judged anew."""
@@ -84,7 +84,9 @@ class Datapath:
         assert (result == TC_ACT_SHOT) == bool(reasons), f"result {result}, counted {reasons}: a drop without a reason"
         return reasons[0] if reasons else 0
 
-    def connection(self, low: str, high: str, low_port: int, high_port: int, protocol: int) -> layouts.Connection | None:
+    def connection(
+        self, low: str, high: str, low_port: int, high_port: int, protocol: int
+    ) -> layouts.Connection | None:
         raw = self.maps["connections"].get(layouts.ConnectionKey(low, high, low_port, high_port, protocol).pack())
         return layouts.Connection.unpack(raw) if raw else None
 

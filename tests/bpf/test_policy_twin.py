@@ -83,9 +83,7 @@ def test_the_kernel_judges_as_the_rules_read(datapath: Datapath) -> None:
     # Without the phase that explains a failure: it traces every line that runs, scapy's too.
     phases = [Phase.generate, Phase.shrink]
 
-    @settings(
-        max_examples=150, phases=phases, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-    )
+    @settings(max_examples=150, phases=phases, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(world=worlds())
     def check(world: World) -> None:
         nonlocal asked

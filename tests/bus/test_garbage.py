@@ -10,7 +10,7 @@ from bus import subjects
 from bus.codec import encode
 from bus.messages import Message
 from bus.server import Server
-from bus.subjects import OWNERS, STATES, State, delta_of, snapshot_of
+from bus.subjects import OWNERS, STATES, Event, Request, State, delta_of, snapshot_of
 from bus.telemetry import counted
 from tests.bus.watcher import buses, watching
 from tests.contract.samples import sample
@@ -52,6 +52,45 @@ async def test_a_truncated_state_on_every_family_is_dropped_and_its_old_value_st
                 )
         for box in boxes:
             assert subject_of(STATES[0], "bad") not in box.items()
+
+
+async def test_a_truncated_question_on_every_subject_is_refused_with_a_reason(server: Server) -> None:
+    requests = {value.head: value for value in vars(subjects).values() if isinstance(value, Request)}
+    requests |= {value.head: value for value in subjects.HEALTH.values()}
+    async with buses(server, "service", "asker") as (service, asker), asyncio.TaskGroup() as tasks:
+
+        async def handler(_: Message) -> Message:
+            raise AssertionError("garbage must not come this far")
+
+        tokens = {head: tuple("x" for _ in request.keys) for head, request in requests.items()}
+        answering = [
+            tasks.create_task(service.answer(request, *tokens[head], handler=handler))
+            for head, request in requests.items()
+        ]
+        await asyncio.sleep(0.1)
+        for head, request in requests.items():
+            whole = encode(sample(request.message))
+            for body in (whole[:-1], b"", b"\xc1", whole + b"\x00"):
+                reply = await asker.link.request(request.of(*tokens[head]), body)
+                assert "does not decode" in (reply.headers or {})["Plexus-Refused"]
+        for task in answering:
+            task.cancel()
+
+
+async def test_a_truncated_fact_on_every_subject_is_dropped_and_the_next_one_heard(server: Server) -> None:
+    events = [value for value in vars(subjects).values() if isinstance(value, Event)]
+    async with buses(server, "node", "listener") as (node, listener), asyncio.timeout(10):
+        for event in events:
+            subject = event.of(*("x" for _ in event.keys))
+            heard = asyncio.ensure_future(anext(listener.watch_events(event.all(), event.message)))
+            await asyncio.sleep(0.05)
+            whole = encode(sample(event.message))
+            before = counted("bus_undecodable", family=event.head)
+            for body in (whole[:-1], b"", b"\xc1", whole + b"\x00"):
+                await node.link.publish(subject, body)
+            await node.publish_event(subject, sample(event.message))
+            assert await heard == (subject, sample(event.message))
+            assert counted("bus_undecodable", family=event.head) == before + 4
 
 
 async def test_garbage_between_owner_and_reader_stalls_nobody(server: Server) -> None:

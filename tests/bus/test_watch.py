@@ -185,4 +185,4 @@ async def test_a_change_reaches_its_reader_within_milliseconds(server: Server) -
                 await told.until_told(subject)
                 taken.append(time.perf_counter() - started)
                 await asyncio.sleep(0.012)
-            assert sorted(taken)[len(taken) // 2] < 0.025, "the way through the owner is part of policy's 100 ms"
+            assert sorted(taken)[len(taken) // 2] < 0.05, "the way through the owner is part of policy's 100 ms"

@@ -22,9 +22,24 @@ def test_sides_take_turns_in_every_round() -> None:
     assert values == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
 
 
+def test_within_a_round_the_sides_take_turns_slice_by_slice_and_the_mean_counts() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    values = interleave({"a": lambda: side("a"), "b": lambda: side("b")}, rounds=2, slices=2)
+
+    assert order == ["a", "b"] * 4
+    assert values == {"a": [2.0, 6.0], "b": [3.0, 7.0]}
+
+
 def test_no_round_is_no_measurement() -> None:
     with pytest.raises(ValueError, match="rounds"):
         interleave({"a": lambda: 1.0}, rounds=0)
+    with pytest.raises(ValueError, match="slices"):
+        interleave({"a": lambda: 1.0}, rounds=1, slices=0)
 
 
 def test_a_machine_that_slows_down_changes_no_ratio() -> None:

@@ -106,9 +106,10 @@ def set_mtu(route: Any, index: int, mtu_bytes: int) -> None:
 
 
 def find_link(route: Any, name: str) -> SeenLink | None:
+    found: list[Any] = []
     with asked(f"look up the link {name}", errno.ENODEV):
-        return _seen(route.link("get", ifname=name)[0])
-    return None
+        found = route.link("get", ifname=name)
+    return _seen(found[0]) if found else None
 
 
 def list_links(route: Any) -> list[SeenLink]:
@@ -259,18 +260,21 @@ def _place(index: int, direction: Direction) -> dict[str, int]:
 
 def list_attached(route: Any, index: int) -> list[Attached]:
     """Every program on both hooks of a link, ours and others'; empty when the link is gone."""
+    return [each for direction in HOOK for each in _attached(route, index, direction)]
+
+
+def _attached(route: Any, index: int, direction: Direction) -> list[Attached]:
+    says = f"list the {direction} programs of link {index}"
+    found = listed(route, says, lambda: route.get_filters(index, parent=HOOK[direction]))
     return [
         Attached(
             direction=direction,
-            name=options.get_attr("TCA_BPF_NAME") or "",
-            program_id=options.get_attr("TCA_BPF_ID"),
-            tag=(options.get_attr("TCA_BPF_TAG") or b"").hex(),
+            name=message.get(("options", "tca_bpf_name")) or "",
+            program_id=message.get(("options", "tca_bpf_id")),
+            tag=(message.get(("options", "tca_bpf_tag")) or b"").hex(),
             priority=message["info"] >> 16,
             handle=message["handle"],
         )
-        for direction, parent in HOOK.items()
-        for message in listed(
-            route, f"list programs of link {index}", lambda parent=parent: route.get_filters(index, parent=parent)
-        )
-        if message.get("kind") == "bpf" and (options := message.get("options")) and options.get_attr("TCA_BPF_ID")
+        for message in found
+        if message.get("kind") == "bpf" and message.get(("options", "tca_bpf_id"))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +36,7 @@ class Datapath:
     def close(self) -> None:
         self.maps.close()
         for fd in self._programs.values():
-            bpf_syscall.os.close(fd)
+            os.close(fd)
 
     def run(self, program: str, packet: bytes, repeat: int = 1) -> ProgramRun:
         """On the loopback interface. Packets shorter than an Ethernet header are refused by the kernel."""

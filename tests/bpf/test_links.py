@@ -352,14 +352,13 @@ def test_a_new_router_address_takes_the_place_of_the_old_and_others_stay(namespa
 def test_a_refusal_says_what_was_asked_and_carries_the_kernels_words(namespaces: Callable[[str], str]) -> None:
     node = namespaces("node")
 
-    async def main() -> str:
-        with netlink.open_route() as own:
-            with pytest.raises(netlink.Refused) as caught, netlink.asked("change nothing"):
-                own.link("set", index=77, state="up")
-            assert caught.value.errno == errno.ENODEV
-            return str(caught.value)
+    def bring_up_a_link_that_is_not(route: Any) -> None:
+        with netlink.asked("bring up link 77"):
+            route.link("set", index=77, state="up")
 
-    assert in_namespace(node, main) == "change nothing: No such device (ENODEV)"
+    with opened(node) as fd, pytest.raises(netlink.Refused, match=r"^bring up link 77: .+ \(ENODEV\)$") as caught:
+        netlink.within(fd, bring_up_a_link_that_is_not)
+    assert caught.value.errno == errno.ENODEV
 
 
 # CNI, from the executable down

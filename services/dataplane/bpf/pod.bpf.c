@@ -61,7 +61,7 @@ invalid:
 
 /* The way of this packet's direction, found once a connection and again after a change. */
 static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, struct flow *f, struct endpoint *to,
-				       struct way *way)
+                                       struct way *way)
 {
 	struct connection *c = f->connection;
 	__u32 side = f->from_origin & 1;
@@ -82,7 +82,7 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 }
 
 static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct way *way, struct endpoint *from,
-				struct endpoint *to)
+                                struct endpoint *to)
 {
 	switch (way->to) {
 	case WAY_LOCAL:
@@ -128,8 +128,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	}
 
 	find(&f, p);
-	if ((!f.connection || f.connection->flags & CT_CHOICE) &&
-	    !balance(skb, p, &f, &service_address, &service_port))
+	if ((!f.connection || f.connection->flags & CT_CHOICE) && !balance(skb, p, &f, &service_address, &service_port))
 		return TC_ACT_SHOT;
 	if (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL)
 		to = endpoint_at(p->destination);
@@ -140,8 +139,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		return TC_ACT_SHOT;
 
 	/* The reply of a backend: the client knows it by the service's address. */
-	if (c->flags & CT_TRANSLATED && !f.from_origin &&
-	    !rewrite_source(skb, p, c->service_address, c->service_port))
+	if (c->flags & CT_TRANSLATED && !f.from_origin && !rewrite_source(skb, p, c->service_address, c->service_port))
 		return TC_ACT_SHOT;
 	if (MASQUERADE && c->flags & CT_MASQUERADED && f.from_origin && way.to == WAY_OUT && !masquerade(skb, p, c))
 		return TC_ACT_SHOT;

@@ -10,10 +10,9 @@
 
 /* The key of a pair of ends. Returns whether the source is the low end. */
 static __always_inline bool key_of(struct connection_key *key, __be32 source, __be16 source_port, __be32 destination,
-				   __be16 destination_port, __u8 protocol)
+                                   __be16 destination_port, __u8 protocol)
 {
-	bool source_is_low =
-		source < destination || (source == destination && source_port <= destination_port);
+	bool source_is_low = source < destination || (source == destination && source_port <= destination_port);
 
 	key->protocol = protocol;
 	key->pad[0] = 0;
@@ -47,13 +46,12 @@ static __always_inline bool is_alive(struct connection *c, struct packet *p)
 		return false;
 	/* The same ports are used again: a new connection, to be judged as one. */
 	return !((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-		 c->flags & (CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN));
+	         c->flags & (CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN));
 }
 
 static __always_inline void find(struct flow *f, struct packet *p)
 {
-	f->source_is_low =
-		key_of(&f->key, p->source, p->source_port, p->destination, p->destination_port, p->protocol);
+	f->source_is_low = key_of(&f->key, p->source, p->source_port, p->destination, p->destination_port, p->protocol);
 	f->connection = connections.lookup(&f->key);
 	if (f->connection && !is_alive(f->connection, p))
 		f->connection = NULL;
@@ -95,7 +93,7 @@ static __always_inline void touch(struct flow *f, struct packet *p)
  *
  * `port` is the called one's. `origin_identity` 0: look it up. */
 static __always_inline bool judge(struct packet *p, struct endpoint *origin, __be32 origin_address,
-				  __u32 origin_identity, struct endpoint *called, __be32 called_address, __be16 port)
+                                  __u32 origin_identity, struct endpoint *called, __be32 called_address, __be16 port)
 {
 	if (origin && origin->flags & ENDPOINT_ENFORCE_EGRESS) {
 		p->destination_identity = identity_of(called_address, called);
@@ -138,9 +136,8 @@ static __always_inline bool admit_error(struct packet *p)
  *
  * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up.
  * A connection that is translated keeps the service's address in `service` (address 0: none). */
-static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from,
-				  struct endpoint *to, __u32 source_identity, __be32 service_address,
-				  __be16 service_port)
+static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
+                                  __u32 source_identity, __be32 service_address, __be16 service_port)
 {
 	struct connection fresh = {};
 	bool allowed;
@@ -153,7 +150,7 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 		allowed = judge(p, from, p->source, source_identity, to, p->destination, policy_port(p));
 	else /* ICMP: only an echo has replies with its identifier, and the echo is what was judged */
 		allowed = judge(p, to, p->destination, 0, from, p->source,
-				p->protocol == IPPROTO_ICMP ? bpf_htons(ICMP_ECHO + 1) : p->source_port);
+		                p->protocol == IPPROTO_ICMP ? bpf_htons(ICMP_ECHO + 1) : p->source_port);
 	if (!allowed) {
 		if (f->connection)
 			connections.delete(&f->key);

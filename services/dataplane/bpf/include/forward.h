@@ -9,7 +9,7 @@
 
 /* bcc 0.26 declares this helper with one argument too few. */
 static long (*redirect_to_neighbour)(__u32 interface, struct bpf_redir_neigh *, int bytes,
-				     __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+                                     __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 #define FIRST_MULTICAST 224 /* and everything above: reserved, broadcast */
 #define LOOPBACK 127
 

@@ -9,19 +9,19 @@
 #define PINNED(name) PIN_DIR "/maps/" name
 
 BPF_TABLE_PINNED("hash", struct endpoint_key, struct endpoint, endpoints, ENDPOINTS_MAX, PINNED("endpoints"),
-		 BPF_F_NO_PREALLOC);
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lpm_trie", struct ipcache_key, struct ipcache_entry, ipcache, IPCACHE_MAX, PINNED("ipcache"),
-		 BPF_F_NO_PREALLOC);
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_entry, policy, POLICY_MAX, PINNED("policy"),
-		 BPF_F_NO_PREALLOC);
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct connection_key, struct connection, connections, CT_MAX, PINNED("connections"));
 BPF_TABLE_PINNED("lru_hash", struct nat_key, struct nat_entry, nat, NAT_MAX, PINNED("nat"));
 BPF_TABLE_PINNED("hash", struct service_key, struct service, services, SERVICES_MAX, PINNED("services"),
-		 BPF_F_NO_PREALLOC);
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct backend_key, struct backend, backends, BACKENDS_MAX, PINNED("backends"),
-		 BPF_F_NO_PREALLOC);
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct sock_reverse_key, struct sock_reverse, sock_reverse, SOCK_REVERSE_MAX,
-		 PINNED("sock_reverse"));
+                 PINNED("sock_reverse"));
 BPF_TABLE_PINNED("array", __u32, struct node_state, node_state, 1, PINNED("node_state"));
 BPF_TABLE_PINNED("percpu_array", __u32, struct counter, counters, COUNTERS_MAX, PINNED("counters"));
 BPF_TABLE_PINNED("percpu_array", __u32, struct event_rate, event_rate, EVENT_TYPES, PINNED("event_rate"));

@@ -9,7 +9,7 @@
 #define NAT_PORTS (NAT_PORT_MAX - NAT_PORT_MIN + 1)
 
 static __always_inline void nat_key_of(struct nat_key *key, __be32 remote, __be16 remote_port, __be16 node_port,
-				       __u8 protocol)
+                                       __u8 protocol)
 {
 	key->remote_address = remote;
 	key->node_address = NODE_ADDRESS;

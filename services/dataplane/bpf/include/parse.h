@@ -41,18 +41,18 @@ struct packet {
 };
 
 /* Refuse the packet: the reason, and where it was decided, go into the counter and the event. */
-#define REFUSE(p, why)                   \
-	({                               \
-		(p)->reason = (why);     \
-		(p)->file = THIS_FILE;   \
-		(p)->line = __LINE__;    \
-		false;                   \
+#define REFUSE(p, why)                 \
+	({                             \
+		(p)->reason = (why);   \
+		(p)->file = THIS_FILE; \
+		(p)->line = __LINE__;  \
+		false;                 \
 	})
 
-#define DROP(p, why)                     \
-	({                               \
-		REFUSE(p, why);          \
-		TC_ACT_SHOT;             \
+#define DROP(p, why)            \
+	({                      \
+		REFUSE(p, why); \
+		TC_ACT_SHOT;    \
 	})
 
 #define TCP_FIN 0x01

@@ -11,7 +11,7 @@
 
 /* `address_at` is IP_SOURCE or IP_DESTINATION. For ICMP `old_port` is the identifier and only it is covered. */
 static __always_inline bool rewrite(struct __sk_buff *skb, struct packet *p, __u32 address_at, __be32 old, __be32 new,
-				    __be16 old_port, __be16 new_port)
+                                    __be16 old_port, __be16 new_port)
 {
 	__u32 port_at = p->l4 + (address_at == IP_SOURCE ? 0 : 2);
 	__u32 check_at = p->l4 + offsetof(struct tcphdr, check);
@@ -28,7 +28,7 @@ static __always_inline bool rewrite(struct __sk_buff *skb, struct packet *p, __u
 	    bpf_l4_csum_replace(skb, check_at, old, new, flags | BPF_F_PSEUDO_HDR | sizeof(new)))
 		return REFUSE(p, DROP_WRITE_ERROR);
 	if (old_port != new_port && (bpf_l4_csum_replace(skb, check_at, old_port, new_port, flags | sizeof(new_port)) ||
-				     bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0)))
+	                             bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0)))
 		return REFUSE(p, DROP_WRITE_ERROR);
 	if (bpf_l3_csum_replace(skb, IP_CHECK, old, new, sizeof(new)) ||
 	    bpf_skb_store_bytes(skb, address_at, &new, sizeof(new), 0))

@@ -27,7 +27,7 @@ static __always_inline struct backend *any_backend(struct service *service)
  * `f` was found for the packet as it is; afterwards it is found for the packet as rewritten. The service's address
  * is left in `*address` (0: not a service). */
 static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, struct flow *f, __be32 *address,
-				    __be16 *port)
+                                    __be16 *port)
 {
 	struct connection choice = {};
 	struct service *service;

@@ -70,20 +70,20 @@ struct connection_key {
 #define CT_RESET 0x10
 #define CT_TRANSLATED 0x20  /* replies bear service_address:service_port */
 #define CT_MASQUERADED 0x40 /* leaves the node as NODE_ADDRESS:nat_port */
-#define CT_CHOICE 0x80      /* not a connection: client to service, and the backend chosen in service_address:service_port */
+#define CT_CHOICE 0x80 /* not a connection: client to service, and the backend chosen in service_address:service_port */
 
 /* Where packets of one direction go next. */
 #define WAY_UNKNOWN 0
 #define WAY_LOCAL 1 /* a pod of this node */
-#define WAY_HOST 2  /* this node itself */
-#define WAY_POD 3   /* a pod of another node, which is in `hop` */
-#define WAY_OUT 4   /* another node itself, or outside the cluster: the node's routes decide */
+#define WAY_HOST 2 /* this node itself */
+#define WAY_POD 3 /* a pod of another node, which is in `hop` */
+#define WAY_OUT 4 /* another node itself, or outside the cluster: the node's routes decide */
 
 struct connection {
 	__u32 expires; /* tick after which the entry is as good as absent */
-	__u32 epoch;   /* policy and identities as of this epoch allow it */
-	__u8 flags;    /* CT_* */
-	__u8 way[2];   /* WAY_* of the replies, of the origin's packets */
+	__u32 epoch; /* policy and identities as of this epoch allow it */
+	__u8 flags; /* CT_* */
+	__u8 way[2]; /* WAY_* of the replies, of the origin's packets */
 	__u8 pad;
 	__be32 hop[2];
 	__be32 service_address;
@@ -162,9 +162,9 @@ struct counter {
 /* event_rate: for each CPU, by event type. */
 struct event_rate {
 	__u64 window; /* coarse time >> EVENT_WINDOW_SHIFT */
-	__u64 woken;  /* coarse time >> EVENT_WAKE_SHIFT of the last wake-up */
-	__u64 lost;   /* events over the rate, or refused by a full buffer, since load */
-	__u32 sent;   /* in this window */
+	__u64 woken; /* coarse time >> EVENT_WAKE_SHIFT of the last wake-up */
+	__u64 lost; /* events over the rate, or refused by a full buffer, since load */
+	__u32 sent; /* in this window */
 	__u32 pad;
 };
 
@@ -181,12 +181,12 @@ struct event {
 	__be16 source_port;
 	__be16 destination_port;
 	__u8 protocol;
-	__u8 type;      /* EVENT_* */
-	__u8 reason;    /* enum drop_reason, 0: forwarded */
+	__u8 type; /* EVENT_* */
+	__u8 reason; /* enum drop_reason, 0: forwarded */
 	__u8 direction; /* INGRESS, EGRESS: of the policy that decided */
-	__u32 policy;   /* of the pod whose policy decided; 0: none */
-	__u32 cookie;   /* of the policy entry that decided; 0: none matched */
-	__u32 length;   /* bytes of the packet */
+	__u32 policy; /* of the pod whose policy decided; 0: none */
+	__u32 cookie; /* of the policy entry that decided; 0: none matched */
+	__u32 length; /* bytes of the packet */
 	__u16 line;
 	__u8 file; /* enum source_file */
 	__u8 pad;

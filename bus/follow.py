@@ -87,7 +87,7 @@ async def _read(box: Mailbox, reader: Reader, source: Log, view: View, info: Log
             sink(_arrive(view, target, full))
             full = False
         item = await box.get(min(heard + Reader.SILENCE_SECONDS, looked + LOOK_SECONDS))
-        news: list[Entry] = []
+        entries: list[Entry] = []
         taken = 0
         while item is not None:
             label, message = item
@@ -97,13 +97,13 @@ async def _read(box: Mailbox, reader: Reader, source: Log, view: View, info: Log
             entry = await reader.take(message)
             taken += 1
             if entry is not None:
-                if change := view.record(entry):
-                    news.append(change)
+                entries.append(entry)
                 at_end = reader.pending == 0
-            more = taken < BATCH and not (
-                box.empty and at_end
-            )  # what the server still has to send is worth waiting for
+            # What the server still has to send is worth waiting for.
+            more = taken < BATCH and not (box.empty and at_end)
             item = await box.get(heard + Reader.SILENCE_SECONDS) if more else None
+        # In one step, without an await between: whoever asks how far the view reaches has its changes too.
+        news = [change for entry in entries if (change := view.record(entry))]
         if news:
             sink(news)
         if now() - heard >= Reader.SILENCE_SECONDS:

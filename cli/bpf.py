@@ -99,7 +99,7 @@ async def dump(bus: Bus, table: Table, node: str, limit: int) -> tuple[Sequence[
         try:
             return await bus.ask(DUMP, each, message=Dump(table=table, limit=limit), timeout=SECONDS)
         except Unanswered as error:
-            return DumpRows(node=each, problem=f"no answer ({error}); look at plexus status")
+            return DumpRows(node=each, problem=f"no answer: {error.why}; plexus status shows more")
 
     answers = await asyncio.gather(*(ask(each) for each in ([node] if node else known)))
     rows = [named(answer.node, row, names) for answer in answers for row in answer.rows]

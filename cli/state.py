@@ -81,7 +81,7 @@ async def healths(
         try:
             return await bus.ask(HEALTH[owner], instance, message=HealthQuestion(), timeout=seconds)
         except Unanswered as error:
-            return f"no answer ({error})"
+            return f"no answer: {error.why}"
 
     asked = list(instances)
     return dict(zip(asked, await asyncio.gather(*(one(*each) for each in asked)), strict=True))

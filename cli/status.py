@@ -68,7 +68,7 @@ def status(name: Name = "", output: Output = Format.TABLE) -> None:
         )
     if found.problems:
         more = f", and {len(found.problems) - 3} more" if len(found.problems) > 3 else ""
-        raise Failed("not healthy: " + "; ".join(found.problems[:3]) + more)
+        raise Failed("not healthy: " + "; ".join(found.problems[:3]) + more + found.remedy)
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Found:
     revision: int
     rows: list[Row]
     problems: list[str]
+    remedy: str = ""  # what to look at, completing a line
 
 
 async def look(session: Session) -> Found:
@@ -96,7 +97,8 @@ async def look(session: Session) -> Found:
         problems.append("there are no nodes")
     place = f"lab {session.target.lab}" if session.target.lab else session.target.url
     revision = seen.revision.get("resources", 0)
-    return Found(place, len(nodes), len(seen.of(POD)), len(seen.of(ENDPOINT)), revision, rows, problems)
+    remedy = f"; plexus lab status --name {session.target.lab} shows the processes" if session.target.lab else ""
+    return Found(place, len(nodes), len(seen.of(POD)), len(seen.of(ENDPOINT)), revision, rows, problems, remedy)
 
 
 def health_row(owner: str, instance: str, answer: Health | str, logs: dict[str, int]) -> Row:

@@ -84,16 +84,20 @@ class Progress:
 
     wanted: dict[str, int] | None = None  # None: pods are not ready yet
     pods: list[str] = field(default_factory=list)  # what each pod waits for
-    reached_at: dict[str, float] = field(default_factory=dict)  # by node: when it had `wanted`, seconds since the epoch
+    reached_at: dict[str, float] = field(default_factory=dict)  # by node: when it had the resources part of `wanted`
     behind: dict[str, str] = field(default_factory=dict)  # by node: why it is not there
 
     def heard(self, node: str, revisions: Iterable[tuple[Revision, float]]) -> bool:
-        """A node had these revisions at these times, oldest first. True when that includes what is wanted."""
+        """A node had these revisions at these times, oldest first. True when that includes what is wanted.
+
+        The time that counts is that of the resources: the last change of the other root may be a later one.
+        """
         if self.wanted is None or node not in self.behind:
             return False
         for revision, at in revisions:
+            if revision.get("resources", -1) >= self.wanted.get("resources", 0):
+                self.reached_at.setdefault(node, at)
             if includes(revision, self.wanted):
-                self.reached_at[node] = at
                 del self.behind[node]
                 return True
             self.behind[node] = lag(revision, self.wanted)
@@ -254,7 +258,7 @@ async def one_question(bus: Bus, node: str, progress: Progress) -> None:
         health: Any = await bus.ask(HEALTH["dataplane"], node, message=HealthQuestion())
     except Unanswered as error:
         if node in progress.behind:
-            progress.behind[node] = f"does not answer ({error})"
+            progress.behind[node] = f"does not answer: {error.why}"
         return
     if not progress.heard(node, history(health)) and node in progress.behind:
         bad = [f"{check.name}: {check.detail or 'not ok'}" for check in health.checks if not check.ok]

@@ -24,7 +24,7 @@ readonly PACKAGES=(
     iproute2        # ip, tc: looking at a lab by hand
     iputils-ping    # ping inside pods
     util-linux      # nsenter, flock
-    nftables        # what a policy-free peer uses; tests compare against it
+    nftables        # nft: a node's own rules, looked at or made by hand
     tcpdump         # tests that look at the wire
     iperf3          # streams by hand
     curl            # the demo's clients

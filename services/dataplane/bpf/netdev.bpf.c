@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* The node's outward device, tc ingress: packets for pods of this node, and replies to masqueraded connections. */
 #include "plexus.h"
 #include "parse.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* The tunnel device, tc ingress: what other nodes send to pods of this node, with the sender's identity in the key. */
 #include "plexus.h"
 #include "parse.h"

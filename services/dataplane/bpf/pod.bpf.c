@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* A pod's veth, host side. from_pod (tc ingress): what the pod sends. to_pod (tc egress): what the host's stack sends
  * to it; what other pods and other nodes send goes past this hook, straight into the pod. */
 #include "plexus.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Service addresses at the socket: connect() to a service is connect() to a backend, and no packet ever bears the
  * service's address. Attached to the node's cgroup, so it holds for pods and for the node's own programs. */
 #include "plexus.h"

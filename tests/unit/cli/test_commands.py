@@ -435,7 +435,7 @@ def test_a_node_that_cannot_show_a_map_fails_the_command_but_not_the_others(clus
     cluster.dumps = DumpRows(node="", rows=[{"a": 1}])
     result = plexus("bpf", "lb", "list", "-o", "json", status=1)
     assert json.loads(result.stdout) == [{"node": "node1", "a": 1}]
-    assert result.stderr.startswith("plexus: node2: no answer")
+    assert result.stderr.startswith("plexus: node2: no answer: ")
     assert plexus("bpf", "lb", "list", "--node", "node9", status=1).stderr == (
         "plexus: there is no node node9; there are node1, node2\n"
     )

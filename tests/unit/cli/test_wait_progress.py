@@ -57,11 +57,11 @@ def test_a_deployment_wants_all_its_pods_to_exist() -> None:
     assert unready(pods, {}, {("default", "d"): one}) == ["deployment default/d: 1 of 2 pods exist"]
 
 
-def test_a_node_is_there_when_both_roots_are_and_the_first_time_counts() -> None:
+def test_a_node_is_there_when_both_roots_are_and_the_time_of_the_resources_counts() -> None:
     progress = Progress(wanted={"resources": 10, "dataplane": 4}, behind={"node1": "does not answer"})
-    assert not progress.heard("node1", [({"resources": 10, "dataplane": 3}, 1.0)])
-    assert progress.problem() == "node1: applied dataplane 3 of 4"
-    reached = [({"resources": 11, "dataplane": 4}, 2.0), ({"resources": 12, "dataplane": 5}, 3.0)]
+    assert not progress.heard("node1", [({"resources": 9, "dataplane": 4}, 1.0)])
+    assert progress.problem() == "node1: applied resources 9 of 10"
+    reached = [({"resources": 11, "dataplane": 3}, 2.0), ({"resources": 12, "dataplane": 4}, 3.0)]
     assert progress.heard("node1", reached)
     assert progress.reached_at == {"node1": 2.0}
     assert not progress.heard("node1", [({"resources": 12, "dataplane": 5}, 9.0)])

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* From another node or from outside, to a pod of this node. */
 #ifndef PLEXUS_DELIVER_H
 #define PLEXUS_DELIVER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* What user space learns of packets: counters of everything, events of few. One exit for every program. */
 #ifndef PLEXUS_EVENTS_H
 #define PLEXUS_EVENTS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Connections: found, judged when new or when policy has changed, kept, forgotten.
  *
  * One entry serves both directions of a connection on this node, also between two pods of the node: one look-up a

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Where a packet goes from here, and how it is sent there. */
 #ifndef PLEXUS_FORWARD_H
 #define PLEXUS_FORWARD_H

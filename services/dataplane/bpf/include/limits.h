@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Sizes, times and switches. Each has its unit and what changing it costs.
  *
  * Whatever the node's configuration decides arrives as -D from loader.py; a default here is for reading and for tests.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Masquerade: a pod leaves the cluster with the node's address and a port of a range kept for that. */
 #ifndef PLEXUS_NAT_H
 #define PLEXUS_NAT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Bytes to fields: bounds are checked here and nowhere else. No maps. */
 #ifndef PLEXUS_PARSE_H
 #define PLEXUS_PARSE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* What every program of ours begins with; the order is that of dependence. */
 #include <linux/if_ether.h>
 #include <linux/in.h>

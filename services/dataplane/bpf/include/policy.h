@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* May these two speak? Policy is looked up by identity, for the first packet of a connection and again after a change. */
 #ifndef PLEXUS_POLICY_H
 #define PLEXUS_POLICY_H

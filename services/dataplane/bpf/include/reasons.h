@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Every reason to drop a packet. Numbers and names are the public ones (flow API); they never change meaning.
  * reasons.py is read from this file. */
 #ifndef PLEXUS_REASONS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Change an address and a port, and every checksum that covers them. */
 #ifndef PLEXUS_REWRITE_H
 #define PLEXUS_REWRITE_H

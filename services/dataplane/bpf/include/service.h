@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Services for what the socket hooks did not see: the destination becomes a backend, replies bear the service again. */
 #ifndef PLEXUS_SERVICE_H
 #define PLEXUS_SERVICE_H

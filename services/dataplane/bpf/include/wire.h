@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* ICMP and ARP on the wire. The C library's headers for these two need a whole socket interface with them. */
 #ifndef PLEXUS_WIRE_H
 #define PLEXUS_WIRE_H

@@ -58,7 +58,8 @@ def target(name: str = "") -> Target:
     if url and not name and not os.environ.get(state.ENVIRONMENT_NAME) and not state.labs():
         return Target("", url, user, password)
     found = state.find(name)
-    return Target(found.name, found.bus_url, user, password, settings_of(found))
+    account = (user, password) if user else (found.bus_user, found.bus_password)
+    return Target(found.name, found.bus_url, *account, settings_of(found))
 
 
 def settings_of(lab: Record) -> dict[str, Any]:

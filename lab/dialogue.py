@@ -37,7 +37,8 @@ def ask(path: Path, question: dict[str, Any], timeout: float = 30.0) -> Answer:
     except TimeoutError:
         raise LabError(f"the lab's supervisor did not answer within {timeout:.0f} s") from None
     except OSError as error:
-        raise SupervisorGone(f"the lab's supervisor is not there ({error.strerror})") from None
+        again = f"plexus lab up --name {path.parent.name}, with the settings that it has, starts another"
+        raise SupervisorGone(f"the lab's supervisor is not there ({error.strerror}); {again}") from None
     if not line.endswith(b"\n"):
         raise SupervisorGone("the lab's supervisor ended before it answered")
     answer: Answer = json.loads(line)

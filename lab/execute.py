@@ -63,18 +63,16 @@ def command(place: Place, arguments: list[str]) -> list[str]:
 
 
 def kill(lab: Record, process: str) -> None:
-    """kill -9; it stays dead until `start`. Raises LabError when it does not run."""
+    """kill -9; it stays dead until `start`. Raises LabError when it was stopped before, or does not end."""
     known = state.read(lab.directory.process(process), ProcessId)
-    lab.directory.stopped(process).touch()
-    if known is None or not processes.is_alive(known):
-        raise LabError(f"{process} does not run")
-    if processes.kill_and_wait([known]):
+    stopped = lab.directory.stopped(process)
+    if stopped.exists() and (known is None or not processes.is_alive(known)):
+        raise LabError(f"{process} is stopped already")
+    stopped.touch()
+    if known is not None and processes.kill_and_wait([known]):
         raise LabError(f"{process} (process {known.pid}) does not end")
 
 
 def start(lab: Record, process: str) -> None:
     """Start it again and wait until it is ready. Raises LabError."""
-    try:
-        dialogue.ask(lab.directory.socket, {"do": "start", "process": process}, START_SECONDS)
-    except dialogue.SupervisorGone as error:
-        raise LabError(f"{error}; plexus lab up --name {lab.name} with the same settings starts it again") from None
+    dialogue.ask(lab.directory.socket, {"do": "start", "process": process}, START_SECONDS)

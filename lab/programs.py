@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bus import accounts
 from bus.server import ServerSettings, find_binary
-from lab import names
+from lab import names, state
 from lab.errors import LabError
 from lab.plan import BUS_PORT, DEVICE
 from lab.state import Record
@@ -52,17 +53,19 @@ def bus(lab: Record) -> Program:
 
 def bus_settings(lab: Record) -> ServerSettings:
     """The bus listens in the control host's namespace, for the LAN and for the management network."""
-    return ServerSettings(store=lab.directory.bus / "store", host="0.0.0.0", port=BUS_PORT)
+    passwords = state.read(lab.directory.passwords, dict[str, str]) or {}
+    everyone = accounts.users(lab.nodes, passwords)
+    return ServerSettings(store=lab.directory.bus / "store", host="0.0.0.0", port=BUS_PORT, users=everyone)
 
 
 def control_service(lab: Record, service: str) -> Program:
-    environment = common(lab, service, "control") | lab.settings.environment(lab.plan, service)
+    environment = common(lab, service, "control", service) | lab.settings.environment(lab.plan, service)
     return Program(service, service, names.CONTROL, (sys.executable, "-m", f"services.{service}"), environment)
 
 
 def dataplane(lab: Record, node: str) -> Program:
     name = f"{node}.dataplane"
-    environment = common(lab, name, node) | lab.settings.environment(lab.plan, "dataplane")
+    environment = common(lab, name, node, accounts.node_name(node)) | lab.settings.environment(lab.plan, "dataplane")
     environment |= {
         "PLEXUS_NODE": node,
         "PLEXUS_STATE_DIR": str(lab.directory.node(node)),
@@ -74,10 +77,12 @@ def dataplane(lab: Record, node: str) -> Program:
     return Program(name, "dataplane", node, (sys.executable, "-m", "services.dataplane"), environment)
 
 
-def common(lab: Record, name: str, instance: str) -> dict[str, str]:
-    """What every service is told."""
+def common(lab: Record, name: str, instance: str, user: str) -> dict[str, str]:
+    """What every service is told. `user`: who it is on the bus."""
     return {
         "PLEXUS_BUS_URL": lab.plan.bus_url,
+        "PLEXUS_BUS_USER": user,
+        "PLEXUS_BUS_PASSWORD": lab.password(user),
         "PLEXUS_INSTANCE": instance,
         "PLEXUS_HTTP": f"unix:{lab.directory.path}/http/{name}.sock",
     }

@@ -2,6 +2,7 @@
 
     lab.json               slot, nodes, settings: written first, never changed
     topology               empty; there once every link is
+    passwords.json         of the bus, by user; for root's eyes, as is the whole directory
     up.json                the `lab up` that is at work, while it is
     processes/<name>.json  a process that runs, by pid and start time
     stopped/<name>         empty; the process was stopped by hand and stays so
@@ -33,6 +34,7 @@ from lab.settings import Settings
 
 RUN = Path("/run/plexus/lab")
 BPF = Path("/sys/fs/bpf")
+OPERATOR = "operator"  # the bus user that may do everything, as bus/accounts.py calls it
 ENVIRONMENT_NAME = "PLEXUS_LAB"  # which lab a command means
 
 T = TypeVar("T")
@@ -63,6 +65,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def bus_url(self) -> str:
         """The bus as this machine's root namespace reaches it."""
         return self.plan.management_bus_url
+
+    @property
+    def bus_user(self) -> str:
+        """Who the command line and the supervisor are on the bus."""
+        return OPERATOR
+
+    @property
+    def bus_password(self) -> str:
+        """Of `bus_user`; "" when the lab is not so far yet."""
+        return self.password(OPERATOR)
+
+    def password(self, user: str) -> str:
+        """Of a user of the bus."""
+        return (read(self.directory.passwords, dict[str, str]) or {}).get(user, "")
 
     @property
     def cgroup(self) -> Path:
@@ -115,6 +131,10 @@ class Directory:
         return self.path / "lab.json"
 
     @property
+    def passwords(self) -> Path:
+        return self.path / "passwords.json"
+
+    @property
     def topology(self) -> Path:
         return self.path / "topology"
 
@@ -153,6 +173,7 @@ class Directory:
         return self.node(node) / "cni.sock"
 
     def make(self, nodes: list[str]) -> None:
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("processes", "stopped", "pods", "logs/pods", "bus", "http", *(f"nodes/{node}" for node in nodes)):
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
@@ -181,7 +202,7 @@ def read(path: Path, kind: type[T]) -> T | None:
         return None
 
 
-def write(path: Path, record: msgspec.Struct) -> None:
+def write(path: Path, record: msgspec.Struct | dict[str, str]) -> None:
     """Put a record on the disk, whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(msgspec.json.encode(record))

@@ -33,6 +33,7 @@ SETTLED_SECONDS = 10.0  # who ran as long starts again at once
 HEALTH_SECONDS = 1.0  # for one answer
 START_SECONDS = 30.0  # for `lab start`, until the process is ready
 POLL_SECONDS = 0.02
+STOPPED = "stopped by hand"
 
 
 class Keeper:
@@ -83,6 +84,8 @@ class Keeper:
         else:
             running = await asyncio.to_thread(start, self._lab, self.program)
             state.write(record, running.identity)
+            if self.is_stopped:  # by somebody who could not know of it yet
+                processes.kill(running.identity)
         self.identity, self.since = running.identity, time.time()
         try:
             return await running.ended()
@@ -148,7 +151,12 @@ class Supervisor:
         while True:
             began = time.monotonic()
             try:
-                async with connect(self._lab.bus_url, name=f"lab-{self._lab.name}") as bus:
+                async with connect(
+                    self._lab.bus_url,
+                    name=f"lab-{self._lab.name}",
+                    user=self._lab.bus_user,
+                    password=self._lab.bus_password,
+                ) as bus:
                     self._bus = bus
                     await cluster.run(self._lab, bus)
             except Exception as error:  # noqa: BLE001  # nobody supervises the supervisor
@@ -196,7 +204,7 @@ class Supervisor:
     async def problem(self, keeper: Keeper) -> str:
         """Why a process is not ready; "" when it is."""
         if keeper.is_stopped:
-            return f"stopped by hand; {start_command(self._lab, keeper.program)} starts it"
+            return f"{STOPPED}; {start_command(self._lab, keeper.program)} starts it"
         if keeper.identity is None:
             return keeper.last or "starts"
         if keeper.program.service == BUS:

@@ -197,7 +197,8 @@ class Lab:
         """The rows of a node's BPF map, as `plexus bpf` shows them."""
 
         async def ask() -> list[dict[str, Any]]:
-            async with connect(self.record.bus_url, name="lab-testing") as bus:
+            lab = self.record
+            async with connect(lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password) as bus:
                 answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)  # type: ignore[arg-type]
                 if answer.problem:
                     raise Unexpected(f"{node} does not show {table}: {answer.problem}")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from bus import accounts
 from bus.server import configuration
 from lab import cleanup, dialogue, host, names, processes, state, supervisor, topology
 from lab.errors import LabError
@@ -66,6 +67,7 @@ def make(name: str, nodes: int, wanted: Settings, progress: Progress) -> Record:
     progress("links and namespaces")
     topology.build(lab)
     lab.directory.topology.touch()
+    state.write(lab.directory.passwords, accounts.new_passwords(lab.nodes))
     (lab.directory.bus / "nats-server.conf").write_text(configuration(bus_settings(lab)))
     supervisor.spawn(lab)
     wait_ready(lab, progress)
@@ -108,6 +110,8 @@ def wait_ready(lab: Record, progress: Progress) -> None:
             if answer["ready"]:
                 return
             waiting = answer["waiting"]
+            if all(f": {supervisor.STOPPED}" in line for line in waiting):
+                raise LabError("; ".join(waiting))
             if not any(line.startswith(f"{BUS}:") for line in waiting):
                 progress(f"waiting for {', '.join(line.partition(':')[0] for line in waiting)}")
         time.sleep(POLL_SECONDS)

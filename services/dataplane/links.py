@@ -2,8 +2,8 @@
 
 Two threads do the work, so the event loop never waits for the kernel's routing lock: one makes and looks, the other
 removes (a removal sleeps for tens of milliseconds, and all that wait at once go in one sweep). Each has one netlink
-socket for as long as it lives. Neither ever stands in a pod's namespace: a short-lived thread does what is to be done
-there (netlink.py).
+socket for as long as it lives. Neither ever stands in a pod's namespace: a short-lived thread opens a socket there
+(netlink.py).
 
 Needs CAP_NET_ADMIN in the node's network namespace, CAP_SYS_ADMIN to enter a pod's, and a writable /proc/sys/net.
 """
@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from services.dataplane import rtnl
 from services.dataplane.batch import Batch
-from services.dataplane.netlink import Refused, open_route, within
+from services.dataplane.netlink import Refused, Route, open_within
 from services.dataplane.rtnl import Attached, Direction, NodeRoute, SeenLink
 
 __all__ = [
@@ -95,21 +95,21 @@ def _digest(*parts: str) -> str:
 
 
 class Links:
-    """Everything about links in the network namespace of the thread that makes this object."""
+    """Everything about links in the network namespace of the thread that makes this object, and first uses it."""
 
     def __init__(self) -> None:
+        self._route = Route()
+        self._removing = Route()
         self._thread = ThreadPoolExecutor(1, "links")
         self._removal_thread = ThreadPoolExecutor(1, "links remove")
-        self._route = self._thread.submit(open_route).result()
-        self._removing = self._removal_thread.submit(open_route).result()
         self._removals: Batch[str] = Batch(self._removal_thread, self._remove)
 
     def close(self) -> None:
         """Waits for what runs. Links, routes and programs stay as they are."""
-        self._thread.submit(self._route.close).result()
-        self._removal_thread.submit(self._removing.close).result()
         self._thread.shutdown()
         self._removal_thread.shutdown()
+        self._route.close()
+        self._removing.close()
 
     async def _run(self, work: Callable[..., T], *arguments: object, namespace: int | None = None) -> T:
         """`work` on the thread. A `namespace` comes first among its arguments, as a descriptor of its own: the thread
@@ -124,6 +124,8 @@ class Links:
             return await asyncio.wrap_future(future)
         except Refused as failure:
             raise LinkError(_advice(failure)) from failure
+        except TimeoutError as failure:
+            raise LinkError("the kernel gave no answer in time: its routing lock is held; try again") from failure
         except OSError as failure:
             raise LinkError(f"{failure}; is this process privileged (CAP_NET_ADMIN, CAP_SYS_ADMIN)?") from failure
 
@@ -234,21 +236,22 @@ class Links:
         name = host_link_name(container_id, ifname)
         host_mac = link_mac(container_id, ifname, "host")
         pod_mac = link_mac(container_id, ifname, "pod")
-        host = self._make_veth(netns_fd, name, host_mac, ifname, pod_mac, mtu_bytes)
-        try:
-            for program in programs:
-                rtnl.attach(self._route, host.index, program.fd, program.direction, program.name)
-            rtnl.set_up(self._route, host.index)
-            rtnl.set_link_route(self._route, address, host.index)
-            _disable_reverse_path_filter(name)
-            within(netns_fd, lambda pod: _bring_up(pod, host.peer_index, address, gateway, host_mac))
-        except BaseException:
-            rtnl.delete_link(self._route, name)
-            raise
+        with open_within(netns_fd) as pod:
+            host = self._make_veth(netns_fd, pod, name, host_mac, ifname, pod_mac, mtu_bytes)
+            try:
+                for program in programs:
+                    rtnl.attach(self._route, host.index, program.fd, program.direction, program.name)
+                rtnl.set_up(self._route, host.index)
+                rtnl.set_link_route(self._route, address, host.index)
+                _disable_reverse_path_filter(name)
+                _bring_up(pod, host.peer_index, address, gateway, host_mac)
+            except BaseException:
+                rtnl.delete_link(self._route, name)
+                raise
         return PodLink(name, host.index, host_mac, pod_mac, host.peer_index)
 
     def _make_veth(
-        self, netns_fd: int, name: str, host_mac: str, ifname: str, pod_mac: str, mtu_bytes: int
+        self, netns_fd: int, pod: Route, name: str, host_mac: str, ifname: str, pod_mac: str, mtu_bytes: int
     ) -> SeenLink:
         """The host side; one from before is kept when its peer is the pod's interface, else replaced."""
         for _ in range(2):
@@ -256,7 +259,7 @@ class Links:
                 rtnl.add_veth(self._route, name, host_mac, ifname, pod_mac, mtu_bytes, netns_fd)
             except Refused as failure:
                 existing = rtnl.find_link(self._route, name)
-                inside = within(netns_fd, lambda pod: rtnl.find_link(pod, ifname))
+                inside = rtnl.find_link(pod, ifname)
                 if existing is None:
                     if inside is not None:
                         raise LinkError(
@@ -282,7 +285,8 @@ class Links:
 
     def _check(self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str) -> tuple[str, ...]:
         name = host_link_name(container_id, ifname)
-        inside, problems = within(netns_fd, lambda pod: _check_inside(pod, ifname, address, gateway))
+        with open_within(netns_fd) as pod:
+            inside, problems = _check_inside(pod, ifname, address, gateway)
         if inside is None:
             return tuple(problems)
         host = rtnl.find_link(self._route, name)
@@ -292,7 +296,7 @@ class Links:
             problems.append(f"the host side {name} belongs to another interface than {ifname}")
         if not host.up:
             problems.append(f"the host side {name} is down")
-        if not rtnl.has_route(self._route, address, host.index):
+        if not rtnl.has_route(self._route, f"{address}/32", host.index):
             problems.append(f"the node has no route to {address} by {name}")
         return tuple(problems)
 
@@ -335,7 +339,7 @@ class Links:
             _write(f"conf/{scope}/rp_filter", "0")
 
 
-def _bring_up(pod: Any, index: int, address: str, gateway: str, gateway_mac: str) -> None:
+def _bring_up(pod: Route, index: int, address: str, gateway: str, gateway_mac: str) -> None:
     rtnl.set_up(pod, rtnl.LOOPBACK_INDEX)
     rtnl.set_up(pod, index)
     rtnl.add_address(pod, index, address)
@@ -344,7 +348,7 @@ def _bring_up(pod: Any, index: int, address: str, gateway: str, gateway_mac: str
     rtnl.set_default_route(pod, gateway, index)
 
 
-def _check_inside(pod: Any, ifname: str, address: str, gateway: str) -> tuple[SeenLink | None, list[str]]:
+def _check_inside(pod: Route, ifname: str, address: str, gateway: str) -> tuple[SeenLink | None, list[str]]:
     inside = rtnl.find_link(pod, ifname)
     if inside is None:
         return None, [f"the pod has no interface {ifname}"]
@@ -353,7 +357,7 @@ def _check_inside(pod: Any, ifname: str, address: str, gateway: str) -> tuple[Se
         problems.append(f"{ifname} in the pod is down")
     if address not in {found for found, _, _ in rtnl.list_addresses(pod, inside.index)}:
         problems.append(f"{ifname} in the pod does not have {address}")
-    if not rtnl.has_route(pod, "", inside.index, gateway):
+    if not rtnl.has_route(pod, "0.0.0.0/0", inside.index, gateway):
         problems.append(f"the pod has no default route by way of {gateway}")
     return inside, problems
 

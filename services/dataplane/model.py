@@ -94,6 +94,7 @@ class NodeModel:
         self._expanded: dict[int, EndpointPolicy] = {}  # by local identity: what the policy table holds
         self._stale_identities: set[int] = set()
         self._stale_pods: set[str] = set()
+        self._restored: set[str] = set()  # pods whose entry in the kernel stays until all has been heard
         self._own_addresses = own_addresses
         self._network_keys: set[bytes] = set()
         self._synced = False
@@ -147,7 +148,8 @@ class NodeModel:
         elif family is subjects.IDENTITY:
             gone = self.identities.pop(int(tokens[0]), None)
             if gone is not None:
-                self._numbers.pop(labels_text(gone.labels), None)
+                if self._numbers.get(labels_text(gone.labels)) == gone.number:
+                    del self._numbers[labels_text(gone.labels)]
                 self._stale_pods.update(address for address, number in self._identity.items() if number == gone.number)
         elif family is subjects.ADDRESS:
             if self.addresses.pop(tokens[0], None) is not None:
@@ -166,12 +168,14 @@ class NodeModel:
         """All that there is has been heard once: from here on "no policy" may mean "open"."""
         if not self._synced:
             self._synced = True
+            self._restored.clear()
             self._stale_pods.update(self.pods)
 
     # What the container runtime asks
 
     def add_pod(self, pod: LocalPod) -> None:
         self.pods[pod.address] = pod
+        self._restored.discard(pod.address)
         self._stale_pods.add(pod.address)
 
     def restore_pod(self, pod: LocalPod) -> None:
@@ -179,9 +183,12 @@ class NodeModel:
         self.pods[pod.address] = pod
         if self._synced:
             self._stale_pods.add(pod.address)
+        else:
+            self._restored.add(pod.address)
 
     def remove_pod(self, address: str) -> None:
         if self.pods.pop(address, None) is not None:
+            self._restored.discard(address)
             self._stale_pods.add(address)
 
     # What follows from it
@@ -234,9 +241,11 @@ class NodeModel:
     def _put_address(self, entry: AddressIdentity) -> None:
         if entry.address in self._own_addresses:
             return
-        # A node's own address is reached by the fabric's routes; a pod's by way of its node.
-        behind = entry.node_address if entry.pod else "0.0.0.0"
-        self.ipcache.put(IpcacheKey(entry.address).pack(), IpcacheEntry(entry.identity, behind).pack())
+        if not entry.pod and entry.node == self.node:  # whatever others call it: here it is the host
+            value = IpcacheEntry(RESERVED["host"])
+        else:  # A node's own address is reached by the fabric's routes; a pod's by way of its node.
+            value = IpcacheEntry(entry.identity, entry.node_address if entry.pod else "0.0.0.0")
+        self.ipcache.put(IpcacheKey(entry.address).pack(), value.pack())
 
     def _settle_network(self) -> None:
         """Blocks, routers and nodes: what of the ipcache and the routes is not one pod's."""
@@ -315,6 +324,10 @@ class NodeModel:
         pod = self.pods.get(address)
         if pod is None:
             self.endpoints.delete(key)
+            if not self._synced:  # the kernel may hold one from before a restart, which the table does not know
+                self.endpoints.owe([key])
+            return
+        if address in self._restored:
             return
         identity = self.identity_of(address)
         policy = self._expanded.get(identity) if self._synced else None

@@ -1,31 +1,35 @@
 """How this service stands on pyroute2: sockets in the right namespace, refusals in words, and what pyroute2 lacks.
 
-There is no event loop of ours in here: a caller blocks for as long as the kernel holds its routing lock. An `IPRoute`
-belongs to the thread that opened it (pyroute2 opens another socket for any other thread), and is for that thread only.
+Messages are pyroute2's classes, and so is the socket: its plain one, not `IPRoute`, whose event loop behind every call
+costs a pod's start more time than the kernel does (docs/adr/0003-netlink.md). A caller blocks for as long as the kernel
+holds its routing lock.
 
-Needs CAP_NET_ADMIN for every change, CAP_SYS_ADMIN for `within`.
-Source: docs/adr/0003-netlink.md
+Needs CAP_NET_ADMIN for every change, CAP_SYS_ADMIN for `open_within`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from pyroute2 import netns
-from pyroute2.iproute.linux import IPRoute
-from pyroute2.netlink import NLM_F_DUMP_INTR, nla
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from pyroute2.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    nla,
+)
+from pyroute2.netlink.rtnl.iprsocket import IPRSocket
 from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, rtmsg
 from pyroute2.netlink.rtnl.tcmsg import sched_bpf
 
-T = TypeVar("T")
-
+ANSWER_SECONDS = 10.0  # the routing lock is held for tens of milliseconds at worst; far beyond that something is stuck
 DUMP_ATTEMPTS = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)  # pyroute2 would start ldconfig to find it
@@ -55,63 +59,82 @@ rtmsg.encaps[LWTUNNEL_ENCAP_IP] = IpEncapsulation
 sched_bpf.options.nla_map += (("TCA_BPF_FLAGS_GEN", "uint32"), ("TCA_BPF_TAG", "cdata"), ("TCA_BPF_ID", "uint32"))
 
 
-class Marshal(MarshalRtnl):  # type: ignore[misc]
-    """Remembers that a list changed while it was read: pyroute2 0.9.7 passes over the kernel's mark."""
-
-    interrupted = False
-
-    def parse_one_message(self, key: int, flags: int, *more: Any) -> Any:
-        self.interrupted |= bool(flags & NLM_F_DUMP_INTR)
-        return super().parse_one_message(key, flags, *more)
+def message(form: Any, attributes: Iterable[tuple[str, Any]] = (), **fields: int) -> Any:
+    """A message of pyroute2's class `form`: header `fields` and attributes, both by pyroute2's names."""
+    made = form()
+    made.setvalue({**fields, "attrs": list(attributes)})
+    return made
 
 
-def open_route() -> Any:
-    """An `IPRoute` of the calling thread, in its network namespace. It must be closed by the same thread."""
-    opened = IPRoute(ext_ack=True, strict_check=True)
-    opened.set_marshal(Marshal())
-    return opened
+class Route:
+    """A route netlink socket. It belongs to the network namespace of the thread that made it, wherever it is used.
 
-
-def within(namespace: int, work: Callable[[Any], T]) -> T:
-    """`work(IPRoute)` in the network namespace that the file descriptor `namespace` refers to.
-
-    A thread of its own enters the namespace and ends there: no other thread is ever in it. (`IPRoute(netns=...)`
-    lacks that way: it forks this process, with all its threads, for every socket.)
-
-    Raises: OSError: `namespace` is not a network namespace, or we may not enter it; whatever `work` raises.
+    Not for two threads at once.
     """
 
-    def enter() -> T:
+    def __init__(self) -> None:
+        self._socket = IPRSocket(ext_ack=True, strict_check=True)
+        self._socket.socket.settimeout(ANSWER_SECONDS)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Route:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, says: str, kind: int, flags: int, request: Any, accept: tuple[int, ...] = ()) -> list[Any]:
+        """The messages that answer `request`; a list is read again when it changed meanwhile.
+
+        Args:
+            says: what it does, in words, for the error text.
+            request: of a class of pyroute2's, as `message` makes it.
+            accept: error numbers that mean "already so".
+        Raises: Refused; TimeoutError: no answer.
+        """
+        # A list is answered by its end mark; asking for an acknowledgement as well would leave one too many.
+        flags |= NLM_F_REQUEST if flags & NLM_F_DUMP == NLM_F_DUMP else NLM_F_REQUEST | NLM_F_ACK
+        for _ in range(DUMP_ATTEMPTS):
+            self._sequence += 1
+            self._socket.put(request, kind, flags, msg_seq=self._sequence)
+            found, end, whole = self._answers()
+            refusal = end["header"]["error"]
+            if refusal is not None and refusal.args[0] not in accept:
+                raise Refused(refusal.args[0], refusal.args[1], says)
+            if whole:
+                return found
+        raise Refused(errno.EINTR, "the list changed while it was read", says)
+
+    def _answers(self) -> tuple[list[Any], Any, bool]:
+        """The messages before the end mark, the end mark, and whether nothing changed meanwhile."""
+        found: list[Any] = []
+        whole = True
+        while True:
+            for answer in self._socket.get():
+                header = answer["header"]
+                if header["sequence_number"] != self._sequence:
+                    continue  # the late answer to a request that timed out
+                whole = whole and not header["flags"] & NLM_F_DUMP_INTR
+                if header["type"] in (NLMSG_ERROR, NLMSG_DONE):
+                    return found, answer, whole
+                found.append(answer)
+
+
+def open_within(namespace: int) -> Route:
+    """A socket in the network namespace that the file descriptor `namespace` refers to.
+
+    A thread of its own enters the namespace, opens the socket and ends there: no other thread is ever in it.
+    (pyroute2's `netns=` lacks that way: it forks this process, with all its threads, for every socket.)
+
+    Raises: OSError: `namespace` is not a network namespace, or we may not enter it.
+    """
+
+    def enter() -> Route:
         netns.setns(namespace, libc=_libc)
-        with open_route() as opened:
-            return work(opened)
+        return Route()
 
-    with ThreadPoolExecutor(1, "within a pod") as thread:
+    with ThreadPoolExecutor(1, "enter network namespace") as thread:
         return thread.submit(enter).result()
-
-
-@contextmanager
-def asked(says: str, *accept: int) -> Iterator[None]:
-    """Around one request. `says`: what it does, in words. `accept`: error numbers that mean "already so".
-
-    Raises: Refused.
-    """
-    try:
-        yield
-    except NetlinkError as failure:
-        if failure.code not in accept:
-            raise Refused(failure.code, failure.args[1], says) from failure
-
-
-def listed(route: Any, says: str, ask: Callable[[], Iterable[Any]]) -> list[Any]:
-    """All messages of a dump, read again when it changed meanwhile.
-
-    Raises: Refused.
-    """
-    for _ in range(DUMP_ATTEMPTS):
-        route.marshal.interrupted = False
-        with asked(says):
-            found = list(ask())
-        if not route.marshal.interrupted:
-            return found
-    raise Refused(errno.EINTR, "the list changed while it was read", says)

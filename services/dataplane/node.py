@@ -107,7 +107,6 @@ class Node:
     async def _first_sync(self) -> None:
         """Everything was heard once: from here on the maps hold what the model says, and nothing else."""
         self.model.synced()
-        self.model.services.adopt(self.maps.dump("services"))
         self.model.settle()
         for table in self.model.tables:
             table.adopt(await asyncio.to_thread(self.maps.dump, table.name))
@@ -271,7 +270,7 @@ class Node:
         if drifted:
             count("plexus_drift_total", drifted, kind="map")
             log.warning("maps had drifted", entries=drifted)
-            await self.write()
+        await self.write()  # also what found no room the last time
         for endpoint in self.endpoints.all():
             await self._heal_programs(endpoint.interface_index, self.pod_programs)
         seen = {route.cidr: route for route in await self.links.list_node_routes()}
@@ -293,7 +292,11 @@ class Node:
     # A restart
 
     async def restore(self) -> None:
-        """Take up the endpoints that were here before a restart; those whose link is gone are forgotten."""
+        """Take up what was here before a restart: service numbers, and endpoints except those whose link is gone.
+
+        Comes before anything is heard.
+        """
+        self.model.services.adopt(self.maps.dump("services"))
         seen = {link.name: link for link in await self.links.list_pod_links()}
         records = {key: Endpoint.from_record(value) for key, value in self.journal.items("endpoint/").items()}
         alive = [each for each in records.values() if each.interface in seen]

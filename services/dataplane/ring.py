@@ -58,20 +58,24 @@ class Ring:
 
     async def batches(self) -> AsyncIterator[list[Event]]:
         """Every event from now on."""
+        while True:
+            batch = self.take()
+            if batch:
+                yield batch
+            if len(batch) == BATCH_MAX:
+                await asyncio.sleep(0)
+            elif batch:
+                await asyncio.sleep(DRAIN_SECONDS)
+            else:
+                await self._readable()
+
+    async def _readable(self) -> None:
+        """Returns when there is something to take. Only meanwhile is the buffer polled: what comes while we sleep must
+        not turn the event loop round and round."""
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
         loop.add_reader(self._fd, woken.set)
         try:
-            while True:
-                batch = self.take()
-                if batch:
-                    yield batch
-                if len(batch) == BATCH_MAX:
-                    await asyncio.sleep(0)
-                elif batch:
-                    await asyncio.sleep(DRAIN_SECONDS)
-                else:
-                    woken.clear()
-                    await woken.wait()
+            await woken.wait()
         finally:
             loop.remove_reader(self._fd)

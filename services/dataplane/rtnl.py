@@ -1,19 +1,33 @@
-"""Route netlink requests of this service, in its own words. `route` is an `IPRoute` (netlink.py) of the calling thread.
+"""Route netlink requests of this service, in its own words.
 
-Every function that changes something may be repeated. All raise netlink.Refused.
+Every function that changes something may be repeated. All raise what `Route.ask` does.
 """
 
 from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from socket import AF_INET
+from ipaddress import IPv4Network
+from socket import AF_INET, htons
 from typing import Any, Literal
 
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
-from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, RT_SCOPE_LINK, RT_SCOPE_NOWHERE, RT_SCOPE_UNIVERSE
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE
+from pyroute2.netlink import rtnl as kinds
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, ndmsg
+from pyroute2.netlink.rtnl.rtmsg import (
+    LWTUNNEL_ENCAP_IP,
+    RT_SCOPE_LINK,
+    RT_SCOPE_NOWHERE,
+    RT_SCOPE_UNIVERSE,
+    rtmsg,
+)
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
+from pyroute2.protocols import ETH_P_ALL
 
-from services.dataplane.netlink import asked, listed
+from services.dataplane.netlink import Route, message
 
 Direction = Literal["ingress", "egress"]
 
@@ -25,8 +39,12 @@ ADDRESS_PROTOCOL = 112  # the router's address (IFA_PROTO)
 FILTER_PRIORITY = 1  # our filter is the first at its hook
 FILTER_HANDLE = 1
 
+NEW = NLM_F_CREATE | NLM_F_EXCL
+SET = NLM_F_CREATE | NLM_F_REPLACE
+MAIN_TABLE = 254
 LOOPBACK_INDEX = 1  # in every network namespace
 HOOK: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of clsact, linux/pkt_sched.h
+CLSACT_HANDLE = 0xFFFF0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,206 +93,242 @@ class Attached:
 # Links
 
 
-def add_veth(route: Any, name: str, mac: str, peer: str, peer_mac: str, mtu_bytes: int, namespace: int) -> None:
+def add_veth(route: Route, name: str, mac: str, peer: str, peer_mac: str, mtu_bytes: int, namespace: int) -> None:
     """A veth, both sides down, ours in `POD_GROUP`, the peer in the network namespace behind the fd `namespace`.
 
     The kernel refuses to bring up a side before the two know each other, so neither is made up.
     """
-    other = {"ifname": peer, "address": peer_mac, "mtu": mtu_bytes, "net_ns_fd": namespace}
-    with asked(f"create the link {name} with {peer} in the pod"):
-        route.link("add", kind="veth", ifname=name, address=mac, mtu=mtu_bytes, group=POD_GROUP, peer=other)
+    inside = [*_named(peer, mtu_bytes), ("IFLA_ADDRESS", peer_mac), ("IFLA_NET_NS_FD", namespace)]
+    info = _info("veth", ("VETH_INFO_PEER", {"attrs": inside}))
+    wanted = message(ifinfmsg, [*_named(name, mtu_bytes), ("IFLA_ADDRESS", mac), ("IFLA_GROUP", POD_GROUP), info])
+    route.ask(f"create the link {name} with {peer} in the pod", kinds.RTM_NEWLINK, NEW, wanted)
 
 
-def add_vxlan(route: Any, name: str, port: int, mtu_bytes: int) -> None:
+def add_vxlan(route: Route, name: str, port: int, mtu_bytes: int) -> None:
     """A VXLAN device, up, that takes tunnel endpoint and identifier from each packet (collect-metadata mode).
 
     Without ARP: who is behind the tunnel is decided by routes and programs, so nobody needs to be asked.
     """
-    data = {"vxlan_port": port, "vxlan_learning": 0, "vxlan_collect_metadata": 1}
-    with asked(f"create the VXLAN device {name} on UDP port {port}"):
-        route.link("add", kind="vxlan", ifname=name, mtu=mtu_bytes, state="up", arp=False, **data)
+    data = (("IFLA_VXLAN_LEARNING", 0), ("IFLA_VXLAN_PORT", port), ("IFLA_VXLAN_COLLECT_METADATA", 1))
+    flags = IFF_UP | IFF_NOARP
+    wanted = message(ifinfmsg, [*_named(name, mtu_bytes), _info("vxlan", *data)], flags=flags, change=flags)
+    route.ask(f"create the VXLAN device {name} on UDP port {port}", kinds.RTM_NEWLINK, NEW, wanted)
 
 
-def set_up(route: Any, index: int) -> None:
-    with asked(f"bring up link {index}"):
-        route.link("set", index=index, state="up")
+def _named(name: str, mtu_bytes: int) -> list[tuple[str, Any]]:
+    return [("IFLA_IFNAME", name), ("IFLA_MTU", mtu_bytes)]
 
 
-def set_mtu(route: Any, index: int, mtu_bytes: int) -> None:
-    with asked(f"set the MTU of link {index} to {mtu_bytes}"):
-        route.link("set", index=index, mtu=mtu_bytes)
+def _info(kind: str, *data: tuple[str, Any]) -> tuple[str, Any]:
+    return "IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": list(data)})]}
 
 
-def find_link(route: Any, name: str) -> SeenLink | None:
-    found: list[Any] = []
-    with asked(f"look up the link {name}", errno.ENODEV):
-        found = route.link("get", ifname=name)
+def set_up(route: Route, index: int) -> None:
+    wanted = message(ifinfmsg, index=index, flags=IFF_UP, change=IFF_UP)
+    route.ask(f"bring up link {index}", kinds.RTM_SETLINK, 0, wanted)
+
+
+def set_mtu(route: Route, index: int, mtu_bytes: int) -> None:
+    wanted = message(ifinfmsg, [("IFLA_MTU", mtu_bytes)], index=index)
+    route.ask(f"set the MTU of link {index} to {mtu_bytes}", kinds.RTM_SETLINK, 0, wanted)
+
+
+def find_link(route: Route, name: str) -> SeenLink | None:
+    wanted = message(ifinfmsg, [("IFLA_IFNAME", name)])
+    found = route.ask(f"look up the link {name}", kinds.RTM_GETLINK, 0, wanted, (errno.ENODEV,))
     return _seen(found[0]) if found else None
 
 
-def list_links(route: Any) -> list[SeenLink]:
-    return [_seen(message) for message in listed(route, "list links", lambda: route.link("dump"))]
+def list_links(route: Route) -> list[SeenLink]:
+    return [_seen(each) for each in route.ask("list links", kinds.RTM_GETLINK, NLM_F_DUMP, message(ifinfmsg))]
 
 
-def _seen(message: Any) -> SeenLink:
-    kind = message.get(("linkinfo", "kind")) or ""
-    collects = kind == "vxlan" and message.get(("linkinfo", "data", "vxlan_collect_metadata"))
+def _seen(link: Any) -> SeenLink:
+    kind = link.get(("linkinfo", "kind")) or ""
+    collects = kind == "vxlan" and link.get(("linkinfo", "data", "vxlan_collect_metadata"))
     return SeenLink(
-        name=message.get("ifname"),
-        index=message["index"],
-        mac=message.get("address") or "",
-        mtu_bytes=message.get("mtu") or 0,
+        name=link.get("ifname"),
+        index=link["index"],
+        mac=link.get("address") or "",
+        mtu_bytes=link.get("mtu") or 0,
         kind=kind,
-        group=message.get("group") or 0,
-        peer_index=message.get("link") or 0 if kind == "veth" else 0,
-        up=bool(message["flags"] & IFF_UP),
-        tunnel_port=message.get(("linkinfo", "data", "vxlan_port")) if collects else 0,
+        group=link.get("group") or 0,
+        peer_index=link.get("link") or 0 if kind == "veth" else 0,
+        up=bool(link["flags"] & IFF_UP),
+        tunnel_port=link.get(("linkinfo", "data", "vxlan_port")) if collects else 0,
     )
 
 
-def delete_link(route: Any, name: str) -> None:
-    with asked(f"delete the link {name}", errno.ENODEV):
-        route.link("del", ifname=name)
+def delete_link(route: Route, name: str) -> None:
+    gone = message(ifinfmsg, [("IFLA_IFNAME", name)])
+    route.ask(f"delete the link {name}", kinds.RTM_DELLINK, 0, gone, (errno.ENODEV,))
 
 
-def delete_links(route: Any, names: list[str]) -> None:
+def delete_links(route: Route, names: list[str]) -> None:
     """All of them in one sweep: a single removal waits tens of milliseconds, and so does a group of any size."""
+    mark = ("IFLA_GROUP", REMOVED_GROUP)
     for name in names:
-        with asked(f"mark the link {name} for removal", errno.ENODEV):
-            route.link("set", ifname=name, group=REMOVED_GROUP)
-    with asked("delete marked links", errno.ENODEV):
-        route.link("del", group=REMOVED_GROUP)
+        marked = message(ifinfmsg, [("IFLA_IFNAME", name), mark])
+        route.ask(f"mark the link {name} for removal", kinds.RTM_SETLINK, 0, marked, (errno.ENODEV,))
+    route.ask("delete marked links", kinds.RTM_DELLINK, 0, message(ifinfmsg, [mark]), (errno.ENODEV,))
 
 
 # Addresses and neighbours
 
 
-def add_address(route: Any, index: int, address: str, protocol: int = 0) -> None:
+def add_address(route: Route, index: int, address: str, protocol: int = 0) -> None:
     """`address`/32 on a link. `protocol`: who made it, 0 for nobody in particular."""
-    maker = {"proto": protocol} if protocol else {}
-    with asked(f"add {address} to link {index}", errno.EEXIST):
-        route.addr("add", index=index, address=address, prefixlen=32, **maker)
+    maker = [("IFA_PROTO", protocol)] if protocol else []
+    says = f"add {address} to link {index}"
+    route.ask(says, kinds.RTM_NEWADDR, NEW, _address(index, address, *maker), (errno.EEXIST,))
 
 
-def delete_address(route: Any, index: int, address: str) -> None:
-    with asked(f"remove {address} from link {index}", errno.EADDRNOTAVAIL, errno.ENODEV):
-        route.addr("del", index=index, address=address, prefixlen=32)
+def delete_address(route: Route, index: int, address: str) -> None:
+    gone = (errno.EADDRNOTAVAIL, errno.ENODEV)
+    route.ask(f"remove {address} from link {index}", kinds.RTM_DELADDR, 0, _address(index, address), gone)
 
 
-def list_addresses(route: Any, index: int) -> list[tuple[str, bool, int]]:
+def _address(index: int, address: str, *more: tuple[str, Any]) -> Any:
+    attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address), *more]
+    return message(ifaddrmsg, attributes, family=AF_INET, prefixlen=32, scope=RT_SCOPE_UNIVERSE, index=index)
+
+
+def list_addresses(route: Route, index: int) -> list[tuple[str, bool, int]]:
     """(address, is it global, who made it) in the kernel's order."""
-    found = listed(
-        route, f"list addresses of link {index}", lambda: route.addr("dump", family=AF_INET, match={"index": index})
-    )
+    wanted = message(ifaddrmsg, family=AF_INET, index=index)
+    found = route.ask(f"list addresses of link {index}", kinds.RTM_GETADDR, NLM_F_DUMP, wanted)
     return [(each.get("local"), each["scope"] == RT_SCOPE_UNIVERSE, each.get("proto") or 0) for each in found]
 
 
-def set_neighbour(route: Any, index: int, address: str, mac: str) -> None:
+def set_neighbour(route: Route, index: int, address: str, mac: str) -> None:
     """`address` is at `mac`, for ever."""
-    with asked(f"say that {address} is at {mac}"):
-        route.neigh("replace", ifindex=index, dst=address, lladdr=mac, state="permanent")
+    attributes = [("NDA_DST", address), ("NDA_LLADDR", mac)]
+    wanted = message(ndmsg, attributes, family=AF_INET, ifindex=index, state=NUD_PERMANENT)
+    route.ask(f"say that {address} is at {mac}", kinds.RTM_NEWNEIGH, SET, wanted)
 
 
 # Routes
 
 
-def set_link_route(route: Any, address: str, index: int) -> None:
+def _route(cidr: str, protocol: int, scope: int, *attributes: tuple[str, Any]) -> Any:
+    """A unicast route of the main table; to "0.0.0.0/0" it has no destination attribute."""
+    network = IPv4Network(cidr)
+    destination = [("RTA_DST", str(network.network_address))] if network.prefixlen else []
+    head = {"family": AF_INET, "dst_len": network.prefixlen, "table": MAIN_TABLE, "type": kinds.rt_type["unicast"]}
+    return message(rtmsg, [*destination, *attributes], proto=protocol, scope=scope, **head)
+
+
+def set_link_route(route: Route, address: str, index: int) -> None:
     """`address` is directly behind a link."""
-    with asked(f"route {address} to link {index}"):
-        route.route("replace", dst=f"{address}/32", oif=index, proto=POD_ROUTE_PROTOCOL, scope=RT_SCOPE_LINK)
+    wanted = _route(f"{address}/32", POD_ROUTE_PROTOCOL, RT_SCOPE_LINK, ("RTA_OIF", index))
+    route.ask(f"route {address} to link {index}", kinds.RTM_NEWROUTE, SET, wanted)
 
 
-def set_default_route(route: Any, gateway: str, index: int) -> None:
-    with asked(f"route everything to {gateway}"):
-        route.route("replace", dst="0.0.0.0/0", gateway=gateway, oif=index, proto=POD_ROUTE_PROTOCOL)
+def set_default_route(route: Route, gateway: str, index: int) -> None:
+    way = (("RTA_GATEWAY", gateway), ("RTA_OIF", index))
+    wanted = _route("0.0.0.0/0", POD_ROUTE_PROTOCOL, RT_SCOPE_UNIVERSE, *way)
+    route.ask(f"route everything to {gateway}", kinds.RTM_NEWROUTE, SET, wanted)
 
 
-def set_node_route(route: Any, wanted: NodeRoute, index: int) -> None:
+def set_node_route(route: Route, node: NodeRoute, index: int) -> None:
     """Source: linux/lwtunnel.h; net/ipv4/ip_tunnel_core.c, ip_tun_build_state."""
-    more: dict[str, Any] = {"gateway": wanted.node_address}
-    if wanted.tunnel_id is not None:
-        attributes = [("LWTUNNEL_IP_ID", wanted.tunnel_id), ("LWTUNNEL_IP_DST", wanted.node_address)]
-        # As plain attributes: pyroute2's `encap=` knows a fixed list of kinds, without this one.
-        encapsulation = [("RTA_ENCAP_TYPE", LWTUNNEL_ENCAP_IP), ("RTA_ENCAP", {"attrs": attributes})]
-        more = {"scope": RT_SCOPE_LINK, "attrs": encapsulation}
-    if wanted.source:
-        more["prefsrc"] = wanted.source
-    if wanted.mtu_bytes:
-        more["metrics"] = {"mtu": wanted.mtu_bytes}
-    with asked(f"route {wanted.cidr} to node {wanted.node_address} by {wanted.device}"):
-        route.route("replace", dst=wanted.cidr, oif=index, proto=NODE_ROUTE_PROTOCOL, **more)
+    scope = RT_SCOPE_UNIVERSE
+    way: list[tuple[str, Any]] = [("RTA_OIF", index)]
+    if node.tunnel_id is None:
+        way.append(("RTA_GATEWAY", node.node_address))
+    else:
+        scope = RT_SCOPE_LINK
+        encapsulation = [("LWTUNNEL_IP_ID", node.tunnel_id), ("LWTUNNEL_IP_DST", node.node_address)]
+        way += [("RTA_ENCAP_TYPE", LWTUNNEL_ENCAP_IP), ("RTA_ENCAP", {"attrs": encapsulation})]
+    if node.source:
+        way.append(("RTA_PREFSRC", node.source))
+    if node.mtu_bytes:
+        way.append(("RTA_METRICS", {"attrs": [("RTAX_MTU", node.mtu_bytes)]}))
+    says = f"route {node.cidr} to node {node.node_address} by {node.device}"
+    route.ask(says, kinds.RTM_NEWROUTE, SET, _route(node.cidr, NODE_ROUTE_PROTOCOL, scope, *way))
 
 
-def delete_node_route(route: Any, cidr: str) -> None:
-    with asked(f"remove the route to {cidr}", errno.ESRCH):
-        route.route("del", dst=cidr, proto=NODE_ROUTE_PROTOCOL, scope=RT_SCOPE_NOWHERE)  # "nowhere" matches any
+def delete_node_route(route: Route, cidr: str) -> None:
+    gone = _route(cidr, NODE_ROUTE_PROTOCOL, RT_SCOPE_NOWHERE)  # "nowhere" matches any scope
+    route.ask(f"remove the route to {cidr}", kinds.RTM_DELROUTE, 0, gone, (errno.ESRCH,))
 
 
-def has_route(route: Any, address: str, index: int, gateway: str | None = None) -> bool:
-    """Is `address`/32 ("": everything) routed to a link, by way of `gateway`?"""
-    found = listed(route, "list routes", lambda: route.route("dump", family=AF_INET, match={"oif": index}))
-    wanted = (address or None, 32 if address else 0, gateway)
-    return any((each.get("dst"), each["dst_len"], each.get("gateway")) == wanted for each in found)
+def _list_routes(route: Route, protocol: int) -> list[Any]:
+    return route.ask("list routes", kinds.RTM_GETROUTE, NLM_F_DUMP, message(rtmsg, family=AF_INET, proto=protocol))
 
 
-def list_node_routes(route: Any) -> list[NodeRoute]:
+def has_route(route: Route, cidr: str, index: int, gateway: str | None = None) -> bool:
+    """Did we route `cidr` to a link, by way of `gateway`?"""
+    network = IPv4Network(cidr)
+    wanted = (str(network.network_address) if network.prefixlen else None, network.prefixlen, index, gateway)
+    return any(
+        (each.get("dst"), each["dst_len"], each.get("oif"), each.get("gateway")) == wanted
+        for each in _list_routes(route, POD_ROUTE_PROTOCOL)
+    )
+
+
+def list_node_routes(route: Route) -> list[NodeRoute]:
     """The routes to other nodes' pods that we made, by CIDR."""
     names = {link.index: link.name for link in list_links(route)}
-    match = {"proto": NODE_ROUTE_PROTOCOL}
-    found = listed(route, "list routes", lambda: route.route("dump", family=AF_INET, match=match))
-    return sorted((_node_route(each, names) for each in found), key=lambda each: each.cidr)
+    found = (_node_route(each, names) for each in _list_routes(route, NODE_ROUTE_PROTOCOL))
+    return sorted(found, key=lambda each: each.cidr)
 
 
-def _node_route(message: Any, names: dict[int, str]) -> NodeRoute:
-    tunnelled = message.get("encap_type") == LWTUNNEL_ENCAP_IP
-    index = message.get("oif")
+def _node_route(found: Any, names: dict[int, str]) -> NodeRoute:
+    tunnelled = found.get("encap_type") == LWTUNNEL_ENCAP_IP
+    index = found.get("oif")
     return NodeRoute(
-        cidr=f"{message.get('dst')}/{message['dst_len']}",
-        node_address=message.get(("encap", "dst") if tunnelled else "gateway") or "",
+        cidr=f"{found.get('dst')}/{found['dst_len']}",
+        node_address=found.get(("encap", "dst") if tunnelled else "gateway") or "",
         device=names.get(index, f"link {index}"),
-        tunnel_id=message.get(("encap", "id")) if tunnelled else None,
-        mtu_bytes=message.get(("metrics", "mtu")) or 0,
-        source=message.get("prefsrc") or "",
+        tunnel_id=found.get(("encap", "id")) if tunnelled else None,
+        mtu_bytes=found.get(("metrics", "mtu")) or 0,
+        source=found.get("prefsrc") or "",
     )
 
 
 # Programs
 
 
-def attach(route: Any, index: int, program: int, direction: Direction, name: str) -> None:
+def attach(route: Route, index: int, program: int, direction: Direction, name: str) -> None:
     """Attach the program behind the fd `program`; one that is there already is replaced in a single step."""
-    with asked(f"add clsact to link {index}", errno.EEXIST):
-        route.tc("add", "clsact", index)
-    with asked(f"attach {name} to link {index}, {direction}"):
-        route.tc("replace-filter", "bpf", fd=program, name=name, direct_action=True, **_place(index, direction))
+    clsact = message(tcmsg, [("TCA_KIND", "clsact")], index=index, handle=CLSACT_HANDLE, parent=kinds.TC_H_CLSACT)
+    route.ask(f"add clsact to link {index}", kinds.RTM_NEWQDISC, NEW, clsact, (errno.EEXIST,))
+    options = [("TCA_BPF_FD", program), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", TCA_BPF_FLAG_ACT_DIRECT)]
+    wanted = _filter(index, direction, ("TCA_OPTIONS", {"attrs": options}))
+    route.ask(f"attach {name} to link {index}, {direction}", kinds.RTM_NEWTFILTER, NLM_F_CREATE, wanted)
 
 
-def detach(route: Any, index: int, direction: Direction) -> None:
-    with asked(f"detach the {direction} program of link {index}", errno.ENOENT, errno.EINVAL, errno.ENODEV):
-        route.tc("del-filter", "bpf", **_place(index, direction))
+def detach(route: Route, index: int, direction: Direction) -> None:
+    gone = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
+    says = f"detach the {direction} program of link {index}"
+    route.ask(says, kinds.RTM_DELTFILTER, 0, _filter(index, direction), gone)
 
 
-def _place(index: int, direction: Direction) -> dict[str, int]:
-    return {"index": index, "handle": FILTER_HANDLE, "parent": HOOK[direction], "prio": FILTER_PRIORITY}
+def _filter(index: int, direction: Direction, *more: tuple[str, Any]) -> Any:
+    info = FILTER_PRIORITY << 16 | htons(ETH_P_ALL)
+    attributes = [("TCA_KIND", "bpf"), *more]
+    return message(tcmsg, attributes, index=index, handle=FILTER_HANDLE, parent=HOOK[direction], info=info)
 
 
-def list_attached(route: Any, index: int) -> list[Attached]:
+def list_attached(route: Route, index: int) -> list[Attached]:
     """Every program on both hooks of a link, ours and others'; empty when the link is gone."""
     return [each for direction in HOOK for each in _attached(route, index, direction)]
 
 
-def _attached(route: Any, index: int, direction: Direction) -> list[Attached]:
+def _attached(route: Route, index: int, direction: Direction) -> list[Attached]:
+    wanted = message(tcmsg, index=index, parent=HOOK[direction])
+    gone = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
     says = f"list the {direction} programs of link {index}"
-    found = listed(route, says, lambda: route.get_filters(index, parent=HOOK[direction]))
     return [
         Attached(
             direction=direction,
-            name=message.get(("options", "tca_bpf_name")) or "",
-            program_id=message.get(("options", "tca_bpf_id")),
-            tag=(message.get(("options", "tca_bpf_tag")) or b"").hex(),
-            priority=message["info"] >> 16,
-            handle=message["handle"],
+            name=found.get(("options", "tca_bpf_name")) or "",
+            program_id=found.get(("options", "tca_bpf_id")),
+            tag=(found.get(("options", "tca_bpf_tag")) or b"").hex(),
+            priority=found["info"] >> 16,
+            handle=found["handle"],
         )
-        for message in found
-        if message.get("kind") == "bpf" and message.get(("options", "tca_bpf_id"))
+        for found in route.ask(says, kinds.RTM_GETTFILTER, NLM_F_DUMP, wanted, gone)
+        if found.get("kind") == "bpf" and found.get(("options", "tca_bpf_id"))
     ]

@@ -7,6 +7,7 @@ map holds after a restart is kept, so nothing is rewritten and nothing points at
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from bus.messages.lb import Backend, LoadBalancedService
 from services.dataplane.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
@@ -14,27 +15,39 @@ from services.dataplane.tables import Table
 
 PROTOCOLS = {"TCP": 6, "UDP": 17}
 
+ServiceName = tuple[str, str]  # namespace, name
+
+
+@dataclass(frozen=True, slots=True)
+class _Frontend:
+    number: int
+    slots: int
+    owner: ServiceName
+
 
 class ServiceTables:
-    """The maps `services` and `backends`. Write new backends first, then services, then remove old backends."""
+    """The maps `services` and `backends`. Write new backends first, then services, then remove old backends.
+
+    An address that two services claim belongs to the one that said so last; the other's end does not touch it.
+    """
 
     def __init__(self) -> None:
         self.services = Table("services")
         self.backends = Table("backends")
-        self._frontends: dict[tuple[str, str], dict[ServiceKey, int]] = {}  # backends by frontend, by service
-        self._names: dict[ServiceKey, tuple[str, str]] = {}
-        self._numbers: dict[ServiceKey, int] = {}
+        self._frontends: dict[ServiceKey, _Frontend] = {}
+        self._of_service: dict[ServiceName, set[ServiceKey]] = {}
+        self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
         self._next = 1
 
     def adopt(self, seen: Mapping[bytes, bytes]) -> None:
         """Keep the numbers of the map as it was found. Call before the first `put`."""
-        for key, value in seen.items():
-            self._numbers[ServiceKey.unpack(key)] = ServiceEntry.unpack(value).number
-        self._next = max(self._numbers.values(), default=0) + 1
+        self._kept = {ServiceKey.unpack(key): ServiceEntry.unpack(value).number for key, value in seen.items()}
+        self._next = max(self._kept.values(), default=0) + 1
 
     def name_of(self, address: str, port: int, protocol: int) -> str:
         """ "default/web", "" when no service has this address."""
-        return "/".join(self._names.get(ServiceKey(address, port, protocol), ()))
+        known = self._frontends.get(ServiceKey(address, port, protocol))
+        return "/".join(known.owner) if known else ""
 
     def put(self, service: LoadBalancedService) -> None:
         name = (service.namespace, service.name)
@@ -43,32 +56,38 @@ class ServiceTables:
             for each in service.frontends
             if each.protocol in PROTOCOLS
         }
-        before = self._frontends.get(name, {})
-        for key in before.keys() - wanted.keys():
-            self._remove(key, before[key])
+        for key in self._of_service.get(name, set()) - wanted.keys():
+            self._remove(key, name)
         for key, backends in wanted.items():
-            self._names[key] = name
-            self._fill(key, backends, before.get(key, 0))
-        self._frontends[name] = {key: len(backends) for key, backends in wanted.items()}
+            self._fill(key, backends, name)
+        self._of_service[name] = set(wanted)
 
     def delete(self, namespace: str, name: str) -> None:
-        for key, count in self._frontends.pop((namespace, name), {}).items():
-            self._remove(key, count)
+        for key in self._of_service.pop((namespace, name), set()):
+            self._remove(key, (namespace, name))
 
-    def _fill(self, key: ServiceKey, backends: list[Backend], before: int) -> None:
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = self._next
-            self._next += 1
+    def _fill(self, key: ServiceKey, backends: list[Backend], owner: ServiceName) -> None:
+        before = self._frontends.get(key)
+        number = before.number if before else self._number(key)
         for slot, backend in enumerate(backends):
             self.backends.put(BackendKey(number, slot).pack(), BackendEntry(backend.address, backend.port).pack())
-        for slot in range(len(backends), before):
+        for slot in range(len(backends), before.slots if before else 0):
             self.backends.delete(BackendKey(number, slot).pack())
         self.services.put(key.pack(), ServiceEntry(number, len(backends)).pack())
+        self._frontends[key] = _Frontend(number, len(backends), owner)
 
-    def _remove(self, key: ServiceKey, count: int) -> None:
-        number = self._numbers.pop(key)
-        self._names.pop(key, None)
+    def _number(self, key: ServiceKey) -> int:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            return kept
+        self._next += 1
+        return self._next - 1
+
+    def _remove(self, key: ServiceKey, owner: ServiceName) -> None:
+        known = self._frontends.get(key)
+        if known is None or known.owner != owner:
+            return
+        del self._frontends[key]
         self.services.delete(key.pack())
-        for slot in range(count):
-            self.backends.delete(BackendKey(number, slot).pack())
+        for slot in range(known.slots):
+            self.backends.delete(BackendKey(known.number, slot).pack())

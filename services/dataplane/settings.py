@@ -11,6 +11,8 @@ from bus.service import BadSettings
 
 VXLAN_PORT = 8472
 VXLAN_OVERHEAD_BYTES = 50  # Ethernet 14, VXLAN 8, UDP 8, IPv4 20
+MTU_MIN, MTU_MAX = 576, 65535  # bytes; RFC 791: every host takes 576
+MAP_MAX = 1 << 24  # entries
 TUNNEL_DEVICE = "plexus_vxlan"
 
 
@@ -55,12 +57,22 @@ class NodeSettings:
         _one_of("PLEXUS_TUNNEL_PROTOCOL", settings.tunnel_protocol, "vxlan")
         if settings.native_routing_cidr:
             _cidr("PLEXUS_NATIVE_ROUTING_CIDR", settings.native_routing_cidr)
+        _between("PLEXUS_TUNNEL_PORT", settings.tunnel_port, 1, 65535)
+        if settings.mtu:
+            _between("PLEXUS_MTU", settings.mtu, MTU_MIN, MTU_MAX)
+        for variable in ("ct_max", "nat_max", "sock_reverse_max"):
+            _between(f"PLEXUS_{variable.upper()}", getattr(settings, variable), 1, MAP_MAX)
         return settings
 
 
 def _one_of(variable: str, value: str, *allowed: str) -> None:
     if value not in allowed:
         raise BadSettings(f"{variable} is {' or '.join(allowed)}, not {value!r}")
+
+
+def _between(variable: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise BadSettings(f"{variable} is {least} to {most}, not {value}")
 
 
 def _cidr(variable: str, text: str) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import struct
+import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import Ether
 
 from services.dataplane import bpf_syscall, layouts, loader
 from services.dataplane.bpf_syscall import ProgramRun
 from services.dataplane.effects import Maps
 from services.dataplane.layouts import EndpointEntry, Event, IpcacheEntry, IpcacheKey, pack_address
-from services.dataplane.policy import PolicyEntry, PolicyKey
+from services.dataplane.policy import ALLOW, PolicyEntry, PolicyKey
+from services.dataplane.reasons import reasons
 
 TC_ACT_UNSPEC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 0, 2, 7
 LOOPBACK_INDEX = 1  # the one interface that is always there
@@ -20,6 +28,10 @@ CONTEXT_BYTES = 192  # struct __sk_buff
 IFINDEX_AT = 40
 NODE, OTHER_NODE = "192.0.2.1", "192.0.2.2"
 POD_MAC, GATEWAY_MAC = b"\x02\x00\x00\x00\x00\x01", b"\x02\x00\x00\x00\x00\xfe"
+POD, NEIGHBOUR = "10.0.0.1", "10.0.0.2"  # pods of this node
+REMOTE = "10.0.1.5"  # a pod of the other node
+OUTSIDE = "198.51.100.7"
+CLONE_NEWNET = 0x40000000
 
 
 class Datapath:
@@ -31,7 +43,6 @@ class Datapath:
         self._context = bytearray(CONTEXT_BYTES)
         struct.pack_into("=I", self._context, IFINDEX_AT, LOOPBACK_INDEX)
         self._ports = itertools.cycle(range(20000, 60000))
-        self._consumed = 0
 
     def close(self) -> None:
         self.maps.close()
@@ -68,12 +79,35 @@ class Datapath:
             )
             self.maps["policy"].set(raw, value.pack())
 
+    def allow(
+        self, policy: int, identity: int, direction: int, protocol: int = 0, port: int = 0, bits: int = 0
+    ) -> None:
+        """One entry of a policy; its cookie is 77."""
+        self.policy(policy, [(PolicyKey(identity, direction, protocol, port, bits), PolicyEntry(ALLOW, 77))])
+
+    def service(
+        self, address: str, port: int, protocol: int, backends: list[tuple[str, int]], number: int = 1
+    ) -> None:
+        for slot, (backend, backend_port) in enumerate(backends):
+            entry = layouts.BackendEntry(backend, backend_port)
+            self.maps["backends"].set(layouts.BackendKey(number, slot).pack(), entry.pack())
+        value = layouts.ServiceEntry(number, len(backends)).pack()
+        self.maps["services"].set(layouts.ServiceKey(address, port, protocol).pack(), value)
+
+    def connections(self) -> dict[layouts.ConnectionKey, layouts.Connection]:
+        return {
+            layouts.ConnectionKey.unpack(key): layouts.Connection.unpack(value)
+            for key, value in self.maps["connections"].items()
+        }
+
     def drops(self) -> dict[int, int]:
         """Packets dropped so far, by reason."""
-        found: dict[int, int] = {}
-        for (reason, _), (packets, _) in self.maps.counters().items():
-            if reason:
-                found[reason] = found.get(reason, 0) + packets
+        found = {}
+        for reason in reasons():
+            raw = b"".join(
+                self.maps["counters"].get((reason * 2 + direction).to_bytes(4, "little")) or b"" for direction in (0, 1)
+            )
+            found[reason] = sum(packets for packets, _ in layouts.Counter.layout.iter_unpack(raw))
         return found
 
     def dropped_for(self, program: str, packet: bytes) -> int:
@@ -85,12 +119,67 @@ class Datapath:
         assert (result == TC_ACT_SHOT) == bool(reasons), f"result {result}, counted {reasons}: a drop without a reason"
         return reasons[0] if reasons else 0
 
-    def connection(
-        self, low: str, high: str, low_port: int, high_port: int, protocol: int
-    ) -> layouts.Connection | None:
-        raw = self.maps["connections"].get(layouts.ConnectionKey(low, high, low_port, high_port, protocol).pack())
-        return layouts.Connection.unpack(raw) if raw else None
+    def passes(self, program: str, packet: bytes) -> Any:
+        """The packet as it is after `program`, which must not drop it, as scapy sees it."""
+        run = self.run(program, packet)
+        assert run.result != TC_ACT_SHOT
+        return Ether(run.packet)
 
 
-def last_events(events: list[Event], count: int) -> list[Event]:
-    return events[-count:]
+class Routed(Datapath):
+    """Packets meet the routes of a network namespace of its own: 192.0.2.0/24 is next door, all else by .254."""
+
+    ROUTES = (
+        "ip link set lo up",
+        "ip link add out type veth peer name far",
+        "ip link set far up",
+        f"ip address add {NODE}/24 dev out",
+        "ip link set out up",
+        "ip route add default via 192.0.2.254",
+        "ip route add prohibit 203.0.113.0/25",
+        "sysctl -qw net.ipv4.ip_forward=1",
+    )
+
+    def __init__(self, pin_dir: Path) -> None:
+        super().__init__(pin_dir)
+        self._inside = ThreadPoolExecutor(1, "in a namespace")
+        self._inside.submit(self._enter).result()
+
+    def _enter(self) -> None:
+        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "unshare")
+        for command in self.ROUTES:
+            subprocess.run(command.split(), check=True)
+
+    def close(self) -> None:
+        self._inside.shutdown()
+        super().close()
+
+    def run(self, program: str, packet: bytes, repeat: int = 1) -> ProgramRun:
+        return self._inside.submit(super().run, program, packet, repeat).result()
+
+
+def with_right_checksums(packet: bytes) -> bytes:
+    """The same packet with every checksum computed anew; one of 0 in UDP stays, as it means that there is none."""
+    parsed = Ether(packet)
+    for layer in (IP, TCP, UDP, ICMP):
+        if layer in parsed and not (layer is UDP and parsed[UDP].chksum == 0):
+            del parsed[layer].chksum
+    return bytes(parsed)
+
+
+def frame(ip: Any) -> bytes:
+    """As it comes from a pod or from the wire."""
+    return bytes(Ether(src="02:00:00:00:00:aa", dst="02:00:00:00:00:bb") / ip)
+
+
+def tcp(source: str, destination: str, sport: int, dport: int, flags: str = "S", **ip: Any) -> bytes:
+    return frame(IP(src=source, dst=destination, **ip) / TCP(sport=sport, dport=dport, flags=flags) / b"hello")
+
+
+def udp(source: str, destination: str, sport: int, dport: int, **fields: Any) -> bytes:
+    return frame(IP(src=source, dst=destination) / UDP(sport=sport, dport=dport, **fields) / b"hello!!")
+
+
+def echo(source: str, destination: str, number: int, *, reply: bool = False) -> bytes:
+    return frame(IP(src=source, dst=destination) / ICMP(type=0 if reply else 8, id=number, seq=1) / b"12345678")

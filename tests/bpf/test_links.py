@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pytest
 from pyroute2 import netns
 
-from services.dataplane import bpf_syscall, cni, netlink
+from services.dataplane import bpf_syscall, cni, netlink, rtnl
 from services.dataplane.links import DeviceInfo, LinkError, Links, NodeRoute, TcProgram, host_link_name, link_mac
 
 T = TypeVar("T")
@@ -352,13 +352,10 @@ def test_a_new_router_address_takes_the_place_of_the_old_and_others_stay(namespa
 def test_a_refusal_says_what_was_asked_and_carries_the_kernels_words(namespaces: Callable[[str], str]) -> None:
     node = namespaces("node")
 
-    def bring_up_a_link_that_is_not(route: Any) -> None:
-        with netlink.asked("bring up link 77"):
-            route.link("set", index=77, state="up")
-
-    with opened(node) as fd, pytest.raises(netlink.Refused, match=r"^bring up link 77: .+ \(ENODEV\)$") as caught:
-        netlink.within(fd, bring_up_a_link_that_is_not)
-    assert caught.value.errno == errno.ENODEV
+    with opened(node) as fd, netlink.open_within(fd) as route:
+        with pytest.raises(netlink.Refused, match=r"^bring up link 77: .+ \(ENODEV\)$") as caught:
+            rtnl.set_up(route, 77)
+        assert caught.value.errno == errno.ENODEV
 
 
 # CNI, from the executable down

@@ -186,3 +186,15 @@ async def test_a_change_reaches_its_reader_within_milliseconds(server: Server) -
                 taken.append(time.perf_counter() - started)
                 await asyncio.sleep(0.012)
             assert sorted(taken)[len(taken) // 2] < 0.05, "the way through the owner is part of policy's 100 ms"
+
+
+async def test_a_flood_of_changes_reaches_whoever_listens_to_the_owner(server: Server) -> None:
+    """Deltas are cut while the owner is still reading its own log: none may claim more than it carries."""
+    many = [namespace(number) for number in range(1000)]
+    async with buses(server, "owner", "reader") as (owner, reader):
+        outbox = await owner.own("resources")
+        async with watching(reader, subjects.NAMESPACE) as told:
+            await asyncio.gather(*(outbox.say(*each) for each in many))
+            await told.until_values([subject for subject, _ in many], 30)
+            await asyncio.gather(*(outbox.unsay(subject) for subject, _ in many))
+            await told.until_values((), 30)

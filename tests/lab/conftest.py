@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab import state
 from lab.testing import Lab
 from tests.lab.space import Space
 
@@ -23,6 +25,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def alone() -> Iterator[None]:
+    """The labs' names are fixed, so that what a killed run left is found: two runs at once would take each other's."""
+    state.RUN.mkdir(parents=True, exist_ok=True)
+    with (state.RUN / ".tests").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.exit("another run of tests/lab is at work on this machine; wait for its end", 1)
+        yield
 
 
 @pytest.fixture(scope="session", params=["tunnel", "native"])

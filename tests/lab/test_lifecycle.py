@@ -83,6 +83,17 @@ def test_up_a_second_time_says_so_and_with_other_settings_is_refused() -> None:
         assert (status, "other settings" in said, "lab down" in said) == (1, True, True)
 
 
+def test_what_was_killed_stays_so_until_it_is_started() -> None:
+    with Lab(NAME, nodes=1):
+        assert run("lab", "kill", "--name", NAME, "--control", "lb") == (0, "lb is killed\n")
+        status, said = run("lab", "kill", "--name", NAME, "--control", "lb")
+        assert (status, "stopped already" in said) == (1, True)
+        status, said = run("lab", "up", "--name", NAME, "--nodes", "1")
+        assert (status, f"plexus lab start --name {NAME} --control lb" in said) == (1, True)
+        assert run("lab", "start", "--name", NAME, "--control", "lb") == (0, "lb is ready\n")
+        assert run("lab", "status", "--name", NAME)[0] == 0
+
+
 @pytest.mark.parametrize("after", [0.3, 0.6, 1.0, 2.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_that_is_interrupted_cleans_up_after_itself(after: float, number: signal.Signals) -> None:

@@ -151,6 +151,7 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow f = {};
 	struct endpoint *to;
+	struct connection *c;
 
 	if (skb->protocol == bpf_htons(ETH_P_ARP)) /* the host looks for the pod */
 		return TC_ACT_OK;
@@ -164,7 +165,14 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	if (p->is_error) /* the node's own stack tells the pod of what it sent; anyone else must have a connection */
 		return identity_of(p->source, NULL) == IDENTITY_HOST || admit_error(p) ? TC_ACT_OK : TC_ACT_SHOT;
 	find(&f, p);
-	return admit(p, &f, NULL, to, 0, 0, 0) ? TC_ACT_OK : TC_ACT_SHOT;
+	if (!admit(p, &f, NULL, to, 0, 0, 0))
+		return TC_ACT_SHOT;
+	/* A backend that is the node itself answers for its service. */
+	c = f.connection;
+	if (c && c->flags & CT_TRANSLATED && !f.from_origin &&
+	    !rewrite_source(skb, p, c->service_address, c->service_port))
+		return TC_ACT_SHOT;
+	return TC_ACT_OK;
 }
 
 int from_pod(struct __sk_buff *skb)

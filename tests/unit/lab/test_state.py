@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bus import accounts
 from lab import execute, names, processes, programs, state
 from lab.errors import LabError
 from lab.settings import Settings, settings
@@ -106,6 +107,17 @@ def test_a_pod_that_is_not_there_is_an_error_that_names_those_that_are() -> None
     assert execute.pod(lab, "default/xwing").netns == "n"
     with pytest.raises(LabError, match="there is: default/xwing"):
         execute.pod(lab, "other/xwing")
+
+
+def test_every_service_is_a_user_of_its_own_on_the_bus() -> None:
+    lab = claim("a")
+    state.write(lab.directory.passwords, accounts.new_passwords(lab.nodes))
+    told = [program.environment for program in programs.programs(lab).values() if program.service != "bus"]
+    users = {each["PLEXUS_BUS_USER"]: each["PLEXUS_BUS_PASSWORD"] for each in told}
+    users[lab.bus_user] = lab.bus_password
+    assert users == {user.name: user.password for user in programs.bus_settings(lab).users}
+    assert len(set(users.values())) == len(told) + 1
+    assert lab.directory.path.stat().st_mode & 0o077 == 0
 
 
 def test_every_program_is_told_who_and_where_it_is() -> None:

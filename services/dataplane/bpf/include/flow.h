@@ -65,7 +65,8 @@ static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
 		return LIFETIME_OTHER;
 	if (flags & CT_RESET || (flags & (CT_ORIGIN_FIN | CT_REPLY_FIN)) == (CT_ORIGIN_FIN | CT_REPLY_FIN))
 		return LIFETIME_TCP_CLOSING;
-	return flags & CT_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
+	/* No reply is ever seen by a choice: it lives as long as an answered connection. */
+	return flags & (CT_REPLIED | CT_CHOICE) ? LIFETIME_TCP : LIFETIME_TCP_SYN;
 }
 
 /* A packet of the connection has passed. Writes only what changes: most packets write nothing. */
@@ -90,21 +91,28 @@ static __always_inline void touch(struct flow *f, struct packet *p)
 		c->expires = expires;
 }
 
+/* Identities of the two ends; 0: not needed so far. */
+struct ends {
+	__u32 origin;
+	__u32 called;
+};
+
 /* Egress policy of the pod that began, ingress policy of the pod that was called, whichever of them live here.
  *
- * `port` is the called one's. `origin_identity` 0: look it up. */
-static __always_inline bool judge(struct packet *p, struct endpoint *origin, __be32 origin_address,
+ * `port` is the called one's. `origin_identity` 0: look it up. Who is who is left in `who`, for the event. */
+static __always_inline bool judge(struct packet *p, struct ends *who, struct endpoint *origin, __be32 origin_address,
                                   __u32 origin_identity, struct endpoint *called, __be32 called_address, __be16 port)
 {
+	who->origin = origin_identity;
 	if (origin && origin->flags & ENDPOINT_ENFORCE_EGRESS) {
-		p->destination_identity = identity_of(called_address, called);
-		if (!policy_allows(p, origin->policy, EGRESS, p->destination_identity, port))
+		who->called = identity_of(called_address, called);
+		if (!policy_allows(p, origin->policy, EGRESS, who->called, port))
 			return false;
 	}
 	if (called && called->flags & ENDPOINT_ENFORCE_INGRESS) {
 		if (!origin_identity)
 			origin_identity = identity_of(origin_address, origin);
-		p->source_identity = origin_identity;
+		who->origin = origin_identity;
 		/* The node itself may always reach its pods: it is who starts, probes and stops them. */
 		if (origin_identity != IDENTITY_HOST &&
 		    !policy_allows(p, called->policy, INGRESS, origin_identity, port))
@@ -119,12 +127,14 @@ static __always_inline __be16 policy_port(struct packet *p)
 	return p->protocol == IPPROTO_ICMP ? bpf_htons(p->icmp_type + 1) : p->destination_port;
 }
 
-/* An ICMP error may pass where the packet that it is about has passed. */
+/* An ICMP error may pass where the packet that it is about has passed, and goes to who sent that (RFC 792). */
 static __always_inline bool admit_error(struct packet *p)
 {
 	struct connection_key key;
 	struct connection *c;
 
+	if (p->about.source != p->destination)
+		return REFUSE(p, DROP_INVALID);
 	key_of(&key, p->about.source, p->about.source_port, p->about.destination, p->about.destination_port,
 	       p->about.protocol);
 	c = connections.lookup(&key);
@@ -141,17 +151,24 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
                                   __u32 source_identity, __be32 service_address, __be16 service_port)
 {
 	struct connection fresh = {};
+	struct ends who = {};
 	bool allowed;
 
 	if (f->connection && f->connection->epoch == p->epoch) {
 		touch(f, p);
 		return true;
 	}
-	if (f->from_origin)
-		allowed = judge(p, from, p->source, source_identity, to, p->destination, policy_port(p));
-	else /* ICMP: only an echo has replies with its identifier, and the echo is what was judged */
-		allowed = judge(p, to, p->destination, 0, from, p->source,
+	if (f->from_origin) {
+		allowed = judge(p, &who, from, p->source, source_identity, to, p->destination, policy_port(p));
+		p->source_identity = who.origin;
+		p->destination_identity = who.called;
+	} else { /* ICMP: only an echo has replies with its identifier, and the echo is what was judged */
+		allowed = judge(p, &who, to, p->destination, 0, from, p->source,
 		                p->protocol == IPPROTO_ICMP ? bpf_htons(ICMP_ECHO + 1) : p->source_port);
+		p->destination_identity = who.origin;
+		if (who.called)
+			p->source_identity = who.called;
+	}
 	if (!allowed) {
 		if (f->connection)
 			connections.delete(&f->key);

@@ -57,7 +57,8 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	fib.ipv4_dst = p->destination;
 	failed = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (failed < 0 || failed == BPF_FIB_LKUP_RET_BLACKHOLE || failed == BPF_FIB_LKUP_RET_UNREACHABLE ||
-	    failed == BPF_FIB_LKUP_RET_PROHIBIT || failed == BPF_FIB_LKUP_RET_FWD_DISABLED)
+	    failed == BPF_FIB_LKUP_RET_PROHIBIT || failed == BPF_FIB_LKUP_RET_FWD_DISABLED ||
+	    failed == BPF_FIB_LKUP_RET_NOT_FWDED) /* no route, a broadcast, or an address of the node that nobody named */
 		return REFUSE(p, DROP_FIB);
 	way->to = WAY_OUT;
 #if MASQUERADE

@@ -25,7 +25,7 @@
 #define POLICY_MAX 1048576 /* over all pods of the node; 16384 a pod is kept by policy.py */
 #define SERVICES_MAX 65536
 #define BACKENDS_MAX 262144
-#define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 11000 events */
+#define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 18000 events */
 
 /* The node. Addresses are in network byte order. */
 #ifndef NODE_ADDRESS

@@ -22,6 +22,18 @@ static __always_inline void nat_key_of(struct nat_key *key, __be32 remote, __be1
 	key->pad[2] = 0;
 }
 
+/* The connection that held this mapping is over: nothing else takes mappings away. */
+static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *entry, struct packet *p)
+{
+	struct connection_key of = {};
+	struct connection *c;
+
+	key_of(&of, entry->pod_address, entry->pod_port, p->destination,
+	       p->protocol == IPPROTO_ICMP ? entry->pod_port : p->destination_port, p->protocol);
+	c = connections.lookup(&of);
+	return !c || c->nat_port != key->node_port || c->expires < p->now;
+}
+
 /* Rewrite the source of a packet that leaves, with the port that its connection holds, or a free one. */
 static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, struct connection *c)
 {
@@ -36,6 +48,12 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 
 			nat_key_of(&key, p->destination, p->destination_port, port, p->protocol);
 			if (nat.insert(&key, &mine) == 0) {
+				c->nat_port = port;
+				break;
+			}
+			entry = nat.lookup(&key);
+			if (entry && is_abandoned(&key, entry, p)) {
+				nat.update(&key, &mine);
 				c->nat_port = port;
 				break;
 			}

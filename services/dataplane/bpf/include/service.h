@@ -67,8 +67,7 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 			choice.epoch = p->epoch;
 			choice.service_address = to;
 			choice.service_port = to_port;
-			/* No reply is ever seen on this tuple: live as long as an answered connection. */
-			choice.expires = p->now + lifetime(p->protocol, CT_REPLIED);
+			choice.expires = p->now + lifetime(p->protocol, choice.flags);
 			if (connections.update(&f->key, &choice))
 				return REFUSE(p, DROP_CT_INSERT);
 		}

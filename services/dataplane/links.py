@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from services.dataplane import rtnl
 from services.dataplane.batch import Batch
-from services.dataplane.netlink import Refused, Route, open_within
+from services.dataplane.netlink import Netlink, Refused, open_within
 from services.dataplane.rtnl import Attached, Direction, NodeRoute, SeenLink
 
 __all__ = [
@@ -98,8 +98,8 @@ class Links:
     """Everything about links in the network namespace of the thread that makes this object, and first uses it."""
 
     def __init__(self) -> None:
-        self._route = Route()
-        self._removing = Route()
+        self._netlink = Netlink()
+        self._removing = Netlink()
         self._thread = ThreadPoolExecutor(1, "links")
         self._removal_thread = ThreadPoolExecutor(1, "links remove")
         self._removals: Batch[str] = Batch(self._removal_thread, self._remove)
@@ -108,7 +108,7 @@ class Links:
         """Waits for what runs. Links, routes and programs stay as they are."""
         self._thread.shutdown()
         self._removal_thread.shutdown()
-        self._route.close()
+        self._netlink.close()
         self._removing.close()
 
     async def _run(self, work: Callable[..., T], *arguments: object, namespace: int | None = None) -> T:
@@ -178,15 +178,15 @@ class Links:
 
     async def attach_tc(self, ifindex: int, prog_fd: int, direction: Direction, name: str) -> None:
         """Attach a program; the one that is there is replaced atomically."""
-        await self._run(rtnl.attach, self._route, ifindex, prog_fd, direction, name)
+        await self._run(rtnl.attach, self._netlink, ifindex, prog_fd, direction, name)
 
     async def detach_tc(self, ifindex: int, direction: Direction) -> None:
         """Nothing when nothing is attached, or the link is gone."""
-        await self._run(rtnl.detach, self._route, ifindex, direction)
+        await self._run(rtnl.detach, self._netlink, ifindex, direction)
 
     async def list_tc(self, ifindex: int) -> list[Attached]:
         """Every program on both hooks of a link, ours and others'; empty when the link is gone."""
-        return await self._run(rtnl.list_attached, self._route, ifindex)
+        return await self._run(rtnl.list_attached, self._netlink, ifindex)
 
     # The node
 
@@ -211,11 +211,11 @@ class Links:
         await self._run(self._ensure_node_route, route)
 
     async def delete_node_route(self, cidr: str) -> None:
-        await self._run(rtnl.delete_node_route, self._route, cidr)
+        await self._run(rtnl.delete_node_route, self._netlink, cidr)
 
     async def list_node_routes(self) -> list[NodeRoute]:
         """The routes to other nodes' pods that we made, by CIDR."""
-        return await self._run(rtnl.list_node_routes, self._route)
+        return await self._run(rtnl.list_node_routes, self._netlink)
 
     async def ensure_sysctls(self, devices: Iterable[str] = ()) -> None:
         """Forwarding on; reverse path filters off for all, for links to come, and for `devices`."""
@@ -240,25 +240,25 @@ class Links:
             host = self._make_veth(netns_fd, pod, name, host_mac, ifname, pod_mac, mtu_bytes)
             try:
                 for program in programs:
-                    rtnl.attach(self._route, host.index, program.fd, program.direction, program.name)
-                rtnl.set_up(self._route, host.index)
-                rtnl.set_link_route(self._route, address, host.index)
+                    rtnl.attach(self._netlink, host.index, program.fd, program.direction, program.name)
+                rtnl.set_up(self._netlink, host.index)
+                rtnl.set_link_route(self._netlink, address, host.index)
                 _disable_reverse_path_filter(name)
                 _bring_up(pod, host.peer_index, address, gateway, host_mac)
             except BaseException:
-                rtnl.delete_link(self._route, name)
+                rtnl.delete_link(self._netlink, name)
                 raise
         return PodLink(name, host.index, host_mac, pod_mac, host.peer_index)
 
     def _make_veth(
-        self, netns_fd: int, pod: Route, name: str, host_mac: str, ifname: str, pod_mac: str, mtu_bytes: int
+        self, netns_fd: int, pod: Netlink, name: str, host_mac: str, ifname: str, pod_mac: str, mtu_bytes: int
     ) -> SeenLink:
         """The host side; one from before is kept when its peer is the pod's interface, else replaced."""
         for _ in range(2):
             try:
-                rtnl.add_veth(self._route, name, host_mac, ifname, pod_mac, mtu_bytes, netns_fd)
+                rtnl.add_veth(self._netlink, name, host_mac, ifname, pod_mac, mtu_bytes, netns_fd)
             except Refused as failure:
-                existing = rtnl.find_link(self._route, name)
+                existing = rtnl.find_link(self._netlink, name)
                 inside = rtnl.find_link(pod, ifname)
                 if existing is None:
                     if inside is not None:
@@ -269,9 +269,9 @@ class Links:
                     raise
                 if inside is not None and inside.index == existing.peer_index and inside.mac == pod_mac:
                     return existing
-                rtnl.delete_link(self._route, name)
+                rtnl.delete_link(self._netlink, name)
             else:
-                made = rtnl.find_link(self._route, name)
+                made = rtnl.find_link(self._netlink, name)
                 if made is not None:
                     return made
         raise LinkError(f"the link {name} does not stay as it is made: who else makes or removes it?")
@@ -280,7 +280,9 @@ class Links:
         rtnl.delete_links(self._removing, names)
 
     def _pod_links(self) -> list[SeenLink]:
-        found = [each for each in rtnl.list_links(self._route) if each.group == rtnl.POD_GROUP and each.kind == "veth"]
+        found = [
+            each for each in rtnl.list_links(self._netlink) if each.group == rtnl.POD_GROUP and each.kind == "veth"
+        ]
         return sorted(found, key=lambda link: link.name)
 
     def _check(self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str) -> tuple[str, ...]:
@@ -289,49 +291,49 @@ class Links:
             inside, problems = _check_inside(pod, ifname, address, gateway)
         if inside is None:
             return tuple(problems)
-        host = rtnl.find_link(self._route, name)
+        host = rtnl.find_link(self._netlink, name)
         if host is None:
             return (*problems, f"the host side {name} is gone")
         if host.peer_index != inside.index:
             problems.append(f"the host side {name} belongs to another interface than {ifname}")
         if not host.up:
             problems.append(f"the host side {name} is down")
-        if not rtnl.has_route(self._route, f"{address}/32", host.index):
+        if not rtnl.has_route(self._netlink, f"{address}/32", host.index):
             problems.append(f"the node has no route to {address} by {name}")
         return tuple(problems)
 
     def _device_info(self, name: str) -> DeviceInfo:
-        link = rtnl.find_link(self._route, name)
+        link = rtnl.find_link(self._netlink, name)
         if link is None:
-            others = (other.name for other in rtnl.list_links(self._route) if other.group != rtnl.POD_GROUP)
+            others = (other.name for other in rtnl.list_links(self._netlink) if other.group != rtnl.POD_GROUP)
             raise LinkError(f"there is no device {name}: name one of {', '.join(sorted(others))}")
-        addresses = rtnl.list_addresses(self._route, link.index)
+        addresses = rtnl.list_addresses(self._netlink, link.index)
         address = next((address for address, is_global, _ in addresses if is_global), "")
         return DeviceInfo(link.name, link.index, link.mac, address, link.mtu_bytes)
 
     def _ensure_vxlan(self, name: str, port: int, mtu_bytes: int) -> DeviceInfo:
-        link = rtnl.find_link(self._route, name)
+        link = rtnl.find_link(self._netlink, name)
         if link is not None and link.tunnel_port == port:
-            rtnl.set_mtu(self._route, link.index, mtu_bytes)
-            rtnl.set_up(self._route, link.index)
+            rtnl.set_mtu(self._netlink, link.index, mtu_bytes)
+            rtnl.set_up(self._netlink, link.index)
         else:
-            rtnl.delete_link(self._route, name)
-            rtnl.add_vxlan(self._route, name, port, mtu_bytes)
+            rtnl.delete_link(self._netlink, name)
+            rtnl.add_vxlan(self._netlink, name, port, mtu_bytes)
         _write(f"conf/{name}/rp_filter", "0")
         return self._device_info(name)
 
     def _ensure_router_address(self, address: str) -> None:
-        rtnl.set_up(self._route, rtnl.LOOPBACK_INDEX)
-        rtnl.add_address(self._route, rtnl.LOOPBACK_INDEX, address, rtnl.ADDRESS_PROTOCOL)
-        for other, _, maker in rtnl.list_addresses(self._route, rtnl.LOOPBACK_INDEX):
+        rtnl.set_up(self._netlink, rtnl.LOOPBACK_INDEX)
+        rtnl.add_address(self._netlink, rtnl.LOOPBACK_INDEX, address, rtnl.ADDRESS_PROTOCOL)
+        for other, _, maker in rtnl.list_addresses(self._netlink, rtnl.LOOPBACK_INDEX):
             if maker == rtnl.ADDRESS_PROTOCOL and other != address:
-                rtnl.delete_address(self._route, rtnl.LOOPBACK_INDEX, other)
+                rtnl.delete_address(self._netlink, rtnl.LOOPBACK_INDEX, other)
 
     def _ensure_node_route(self, route: NodeRoute) -> None:
-        link = rtnl.find_link(self._route, route.device)
+        link = rtnl.find_link(self._netlink, route.device)
         if link is None:
             raise LinkError(f"there is no device {route.device} for the route to {route.cidr}: make it first")
-        rtnl.set_node_route(self._route, route, link.index)
+        rtnl.set_node_route(self._netlink, route, link.index)
 
     def _ensure_sysctls(self, devices: tuple[str, ...]) -> None:
         _write("ip_forward", "1")
@@ -339,7 +341,7 @@ class Links:
             _write(f"conf/{scope}/rp_filter", "0")
 
 
-def _bring_up(pod: Route, index: int, address: str, gateway: str, gateway_mac: str) -> None:
+def _bring_up(pod: Netlink, index: int, address: str, gateway: str, gateway_mac: str) -> None:
     rtnl.set_up(pod, rtnl.LOOPBACK_INDEX)
     rtnl.set_up(pod, index)
     rtnl.add_address(pod, index, address)
@@ -348,7 +350,7 @@ def _bring_up(pod: Route, index: int, address: str, gateway: str, gateway_mac: s
     rtnl.set_default_route(pod, gateway, index)
 
 
-def _check_inside(pod: Route, ifname: str, address: str, gateway: str) -> tuple[SeenLink | None, list[str]]:
+def _check_inside(pod: Netlink, ifname: str, address: str, gateway: str) -> tuple[SeenLink | None, list[str]]:
     inside = rtnl.find_link(pod, ifname)
     if inside is None:
         return None, [f"the pod has no interface {ifname}"]

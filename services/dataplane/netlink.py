@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
+import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,6 +33,7 @@ from pyroute2.netlink.rtnl.tcmsg import sched_bpf
 
 ANSWER_SECONDS = 10.0  # the routing lock is held for tens of milliseconds at worst; far beyond that something is stuck
 DUMP_ATTEMPTS = 4
+HEADER_BYTES = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)  # pyroute2 would start ldconfig to find it
 
@@ -66,7 +69,7 @@ def message(form: Any, attributes: Iterable[tuple[str, Any]] = (), **fields: int
     return made
 
 
-class Route:
+class Netlink:
     """A route netlink socket. It belongs to the network namespace of the thread that made it, wherever it is used.
 
     Not for two threads at once.
@@ -80,7 +83,7 @@ class Route:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Route:
+    def __enter__(self) -> Netlink:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,9 +104,10 @@ class Route:
             self._sequence += 1
             self._socket.put(request, kind, flags, msg_seq=self._sequence)
             found, end, whole = self._answers()
-            refusal = end["header"]["error"]
-            if refusal is not None and refusal.args[0] not in accept:
-                raise Refused(refusal.args[0], refusal.args[1], says)
+            # Read here, because pyroute2 passes over the error number in the end mark of a list.
+            number = -struct.unpack_from("=i", end.data, end.offset + HEADER_BYTES)[0]
+            if number and number not in accept:
+                raise Refused(number, end.get("msg") or os.strerror(number), says)
             if whole:
                 return found
         raise Refused(errno.EINTR, "the list changed while it was read", says)
@@ -117,13 +121,14 @@ class Route:
                 header = answer["header"]
                 if header["sequence_number"] != self._sequence:
                     continue  # the late answer to a request that timed out
+                # pyroute2 passes over the kernel's mark that a list changed while it was read.
                 whole = whole and not header["flags"] & NLM_F_DUMP_INTR
                 if header["type"] in (NLMSG_ERROR, NLMSG_DONE):
                     return found, answer, whole
                 found.append(answer)
 
 
-def open_within(namespace: int) -> Route:
+def open_within(namespace: int) -> Netlink:
     """A socket in the network namespace that the file descriptor `namespace` refers to.
 
     A thread of its own enters the namespace, opens the socket and ends there: no other thread is ever in it.
@@ -132,9 +137,9 @@ def open_within(namespace: int) -> Route:
     Raises: OSError: `namespace` is not a network namespace, or we may not enter it.
     """
 
-    def enter() -> Route:
+    def enter() -> Netlink:
         netns.setns(namespace, libc=_libc)
-        return Route()
+        return Netlink()
 
     with ThreadPoolExecutor(1, "enter network namespace") as thread:
         return thread.submit(enter).result()

@@ -1,6 +1,6 @@
 """Route netlink requests of this service, in its own words.
 
-Every function that changes something may be repeated. All raise what `Route.ask` does.
+Every function that changes something may be repeated. All raise what `Netlink.ask` does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
 from pyroute2.protocols import ETH_P_ALL
 
-from services.dataplane.netlink import Route, message
+from services.dataplane.netlink import Netlink, message
 
 Direction = Literal["ingress", "egress"]
 
@@ -93,7 +93,7 @@ class Attached:
 # Links
 
 
-def add_veth(route: Route, name: str, mac: str, peer: str, peer_mac: str, mtu_bytes: int, namespace: int) -> None:
+def add_veth(netlink: Netlink, name: str, mac: str, peer: str, peer_mac: str, mtu_bytes: int, namespace: int) -> None:
     """A veth, both sides down, ours in `POD_GROUP`, the peer in the network namespace behind the fd `namespace`.
 
     The kernel refuses to bring up a side before the two know each other, so neither is made up.
@@ -101,10 +101,10 @@ def add_veth(route: Route, name: str, mac: str, peer: str, peer_mac: str, mtu_by
     inside = [*_named(peer, mtu_bytes), ("IFLA_ADDRESS", peer_mac), ("IFLA_NET_NS_FD", namespace)]
     info = _info("veth", ("VETH_INFO_PEER", {"attrs": inside}))
     wanted = message(ifinfmsg, [*_named(name, mtu_bytes), ("IFLA_ADDRESS", mac), ("IFLA_GROUP", POD_GROUP), info])
-    route.ask(f"create the link {name} with {peer} in the pod", kinds.RTM_NEWLINK, NEW, wanted)
+    netlink.ask(f"create the link {name} with {peer} in the pod", kinds.RTM_NEWLINK, NEW, wanted)
 
 
-def add_vxlan(route: Route, name: str, port: int, mtu_bytes: int) -> None:
+def add_vxlan(netlink: Netlink, name: str, port: int, mtu_bytes: int) -> None:
     """A VXLAN device, up, that takes tunnel endpoint and identifier from each packet (collect-metadata mode).
 
     Without ARP: who is behind the tunnel is decided by routes and programs, so nobody needs to be asked.
@@ -112,7 +112,7 @@ def add_vxlan(route: Route, name: str, port: int, mtu_bytes: int) -> None:
     data = (("IFLA_VXLAN_LEARNING", 0), ("IFLA_VXLAN_PORT", port), ("IFLA_VXLAN_COLLECT_METADATA", 1))
     flags = IFF_UP | IFF_NOARP
     wanted = message(ifinfmsg, [*_named(name, mtu_bytes), _info("vxlan", *data)], flags=flags, change=flags)
-    route.ask(f"create the VXLAN device {name} on UDP port {port}", kinds.RTM_NEWLINK, NEW, wanted)
+    netlink.ask(f"create the VXLAN device {name} on UDP port {port}", kinds.RTM_NEWLINK, NEW, wanted)
 
 
 def _named(name: str, mtu_bytes: int) -> list[tuple[str, Any]]:
@@ -123,24 +123,24 @@ def _info(kind: str, *data: tuple[str, Any]) -> tuple[str, Any]:
     return "IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": list(data)})]}
 
 
-def set_up(route: Route, index: int) -> None:
+def set_up(netlink: Netlink, index: int) -> None:
     wanted = message(ifinfmsg, index=index, flags=IFF_UP, change=IFF_UP)
-    route.ask(f"bring up link {index}", kinds.RTM_SETLINK, 0, wanted)
+    netlink.ask(f"bring up link {index}", kinds.RTM_SETLINK, 0, wanted)
 
 
-def set_mtu(route: Route, index: int, mtu_bytes: int) -> None:
+def set_mtu(netlink: Netlink, index: int, mtu_bytes: int) -> None:
     wanted = message(ifinfmsg, [("IFLA_MTU", mtu_bytes)], index=index)
-    route.ask(f"set the MTU of link {index} to {mtu_bytes}", kinds.RTM_SETLINK, 0, wanted)
+    netlink.ask(f"set the MTU of link {index} to {mtu_bytes}", kinds.RTM_SETLINK, 0, wanted)
 
 
-def find_link(route: Route, name: str) -> SeenLink | None:
+def find_link(netlink: Netlink, name: str) -> SeenLink | None:
     wanted = message(ifinfmsg, [("IFLA_IFNAME", name)])
-    found = route.ask(f"look up the link {name}", kinds.RTM_GETLINK, 0, wanted, (errno.ENODEV,))
+    found = netlink.ask(f"look up the link {name}", kinds.RTM_GETLINK, 0, wanted, (errno.ENODEV,))
     return _seen(found[0]) if found else None
 
 
-def list_links(route: Route) -> list[SeenLink]:
-    return [_seen(each) for each in route.ask("list links", kinds.RTM_GETLINK, NLM_F_DUMP, message(ifinfmsg))]
+def list_links(netlink: Netlink) -> list[SeenLink]:
+    return [_seen(each) for each in netlink.ask("list links", kinds.RTM_GETLINK, NLM_F_DUMP, message(ifinfmsg))]
 
 
 def _seen(link: Any) -> SeenLink:
@@ -159,33 +159,33 @@ def _seen(link: Any) -> SeenLink:
     )
 
 
-def delete_link(route: Route, name: str) -> None:
+def delete_link(netlink: Netlink, name: str) -> None:
     gone = message(ifinfmsg, [("IFLA_IFNAME", name)])
-    route.ask(f"delete the link {name}", kinds.RTM_DELLINK, 0, gone, (errno.ENODEV,))
+    netlink.ask(f"delete the link {name}", kinds.RTM_DELLINK, 0, gone, (errno.ENODEV,))
 
 
-def delete_links(route: Route, names: list[str]) -> None:
+def delete_links(netlink: Netlink, names: list[str]) -> None:
     """All of them in one sweep: a single removal waits tens of milliseconds, and so does a group of any size."""
     mark = ("IFLA_GROUP", REMOVED_GROUP)
     for name in names:
         marked = message(ifinfmsg, [("IFLA_IFNAME", name), mark])
-        route.ask(f"mark the link {name} for removal", kinds.RTM_SETLINK, 0, marked, (errno.ENODEV,))
-    route.ask("delete marked links", kinds.RTM_DELLINK, 0, message(ifinfmsg, [mark]), (errno.ENODEV,))
+        netlink.ask(f"mark the link {name} for removal", kinds.RTM_SETLINK, 0, marked, (errno.ENODEV,))
+    netlink.ask("delete marked links", kinds.RTM_DELLINK, 0, message(ifinfmsg, [mark]), (errno.ENODEV,))
 
 
 # Addresses and neighbours
 
 
-def add_address(route: Route, index: int, address: str, protocol: int = 0) -> None:
+def add_address(netlink: Netlink, index: int, address: str, protocol: int = 0) -> None:
     """`address`/32 on a link. `protocol`: who made it, 0 for nobody in particular."""
     maker = [("IFA_PROTO", protocol)] if protocol else []
     says = f"add {address} to link {index}"
-    route.ask(says, kinds.RTM_NEWADDR, NEW, _address(index, address, *maker), (errno.EEXIST,))
+    netlink.ask(says, kinds.RTM_NEWADDR, NEW, _address(index, address, *maker), (errno.EEXIST,))
 
 
-def delete_address(route: Route, index: int, address: str) -> None:
+def delete_address(netlink: Netlink, index: int, address: str) -> None:
     gone = (errno.EADDRNOTAVAIL, errno.ENODEV)
-    route.ask(f"remove {address} from link {index}", kinds.RTM_DELADDR, 0, _address(index, address), gone)
+    netlink.ask(f"remove {address} from link {index}", kinds.RTM_DELADDR, 0, _address(index, address), gone)
 
 
 def _address(index: int, address: str, *more: tuple[str, Any]) -> Any:
@@ -193,18 +193,18 @@ def _address(index: int, address: str, *more: tuple[str, Any]) -> Any:
     return message(ifaddrmsg, attributes, family=AF_INET, prefixlen=32, scope=RT_SCOPE_UNIVERSE, index=index)
 
 
-def list_addresses(route: Route, index: int) -> list[tuple[str, bool, int]]:
+def list_addresses(netlink: Netlink, index: int) -> list[tuple[str, bool, int]]:
     """(address, is it global, who made it) in the kernel's order."""
     wanted = message(ifaddrmsg, family=AF_INET, index=index)
-    found = route.ask(f"list addresses of link {index}", kinds.RTM_GETADDR, NLM_F_DUMP, wanted)
+    found = netlink.ask(f"list addresses of link {index}", kinds.RTM_GETADDR, NLM_F_DUMP, wanted)
     return [(each.get("local"), each["scope"] == RT_SCOPE_UNIVERSE, each.get("proto") or 0) for each in found]
 
 
-def set_neighbour(route: Route, index: int, address: str, mac: str) -> None:
+def set_neighbour(netlink: Netlink, index: int, address: str, mac: str) -> None:
     """`address` is at `mac`, for ever."""
     attributes = [("NDA_DST", address), ("NDA_LLADDR", mac)]
     wanted = message(ndmsg, attributes, family=AF_INET, ifindex=index, state=NUD_PERMANENT)
-    route.ask(f"say that {address} is at {mac}", kinds.RTM_NEWNEIGH, SET, wanted)
+    netlink.ask(f"say that {address} is at {mac}", kinds.RTM_NEWNEIGH, SET, wanted)
 
 
 # Routes
@@ -218,19 +218,19 @@ def _route(cidr: str, protocol: int, scope: int, *attributes: tuple[str, Any]) -
     return message(rtmsg, [*destination, *attributes], proto=protocol, scope=scope, **head)
 
 
-def set_link_route(route: Route, address: str, index: int) -> None:
+def set_link_route(netlink: Netlink, address: str, index: int) -> None:
     """`address` is directly behind a link."""
     wanted = _route(f"{address}/32", POD_ROUTE_PROTOCOL, RT_SCOPE_LINK, ("RTA_OIF", index))
-    route.ask(f"route {address} to link {index}", kinds.RTM_NEWROUTE, SET, wanted)
+    netlink.ask(f"route {address} to link {index}", kinds.RTM_NEWROUTE, SET, wanted)
 
 
-def set_default_route(route: Route, gateway: str, index: int) -> None:
+def set_default_route(netlink: Netlink, gateway: str, index: int) -> None:
     way = (("RTA_GATEWAY", gateway), ("RTA_OIF", index))
     wanted = _route("0.0.0.0/0", POD_ROUTE_PROTOCOL, RT_SCOPE_UNIVERSE, *way)
-    route.ask(f"route everything to {gateway}", kinds.RTM_NEWROUTE, SET, wanted)
+    netlink.ask(f"route everything to {gateway}", kinds.RTM_NEWROUTE, SET, wanted)
 
 
-def set_node_route(route: Route, node: NodeRoute, index: int) -> None:
+def set_node_route(netlink: Netlink, node: NodeRoute, index: int) -> None:
     """Source: linux/lwtunnel.h; net/ipv4/ip_tunnel_core.c, ip_tun_build_state."""
     scope = RT_SCOPE_UNIVERSE
     way: list[tuple[str, Any]] = [("RTA_OIF", index)]
@@ -245,32 +245,32 @@ def set_node_route(route: Route, node: NodeRoute, index: int) -> None:
     if node.mtu_bytes:
         way.append(("RTA_METRICS", {"attrs": [("RTAX_MTU", node.mtu_bytes)]}))
     says = f"route {node.cidr} to node {node.node_address} by {node.device}"
-    route.ask(says, kinds.RTM_NEWROUTE, SET, _route(node.cidr, NODE_ROUTE_PROTOCOL, scope, *way))
+    netlink.ask(says, kinds.RTM_NEWROUTE, SET, _route(node.cidr, NODE_ROUTE_PROTOCOL, scope, *way))
 
 
-def delete_node_route(route: Route, cidr: str) -> None:
+def delete_node_route(netlink: Netlink, cidr: str) -> None:
     gone = _route(cidr, NODE_ROUTE_PROTOCOL, RT_SCOPE_NOWHERE)  # "nowhere" matches any scope
-    route.ask(f"remove the route to {cidr}", kinds.RTM_DELROUTE, 0, gone, (errno.ESRCH,))
+    netlink.ask(f"remove the route to {cidr}", kinds.RTM_DELROUTE, 0, gone, (errno.ESRCH,))
 
 
-def _list_routes(route: Route, protocol: int) -> list[Any]:
-    return route.ask("list routes", kinds.RTM_GETROUTE, NLM_F_DUMP, message(rtmsg, family=AF_INET, proto=protocol))
+def _list_routes(netlink: Netlink, protocol: int) -> list[Any]:
+    return netlink.ask("list routes", kinds.RTM_GETROUTE, NLM_F_DUMP, message(rtmsg, family=AF_INET, proto=protocol))
 
 
-def has_route(route: Route, cidr: str, index: int, gateway: str | None = None) -> bool:
+def has_route(netlink: Netlink, cidr: str, index: int, gateway: str | None = None) -> bool:
     """Did we route `cidr` to a link, by way of `gateway`?"""
     network = IPv4Network(cidr)
     wanted = (str(network.network_address) if network.prefixlen else None, network.prefixlen, index, gateway)
     return any(
         (each.get("dst"), each["dst_len"], each.get("oif"), each.get("gateway")) == wanted
-        for each in _list_routes(route, POD_ROUTE_PROTOCOL)
+        for each in _list_routes(netlink, POD_ROUTE_PROTOCOL)
     )
 
 
-def list_node_routes(route: Route) -> list[NodeRoute]:
+def list_node_routes(netlink: Netlink) -> list[NodeRoute]:
     """The routes to other nodes' pods that we made, by CIDR."""
-    names = {link.index: link.name for link in list_links(route)}
-    found = (_node_route(each, names) for each in _list_routes(route, NODE_ROUTE_PROTOCOL))
+    names = {link.index: link.name for link in list_links(netlink)}
+    found = (_node_route(each, names) for each in _list_routes(netlink, NODE_ROUTE_PROTOCOL))
     return sorted(found, key=lambda each: each.cidr)
 
 
@@ -290,19 +290,19 @@ def _node_route(found: Any, names: dict[int, str]) -> NodeRoute:
 # Programs
 
 
-def attach(route: Route, index: int, program: int, direction: Direction, name: str) -> None:
+def attach(netlink: Netlink, index: int, program: int, direction: Direction, name: str) -> None:
     """Attach the program behind the fd `program`; one that is there already is replaced in a single step."""
     clsact = message(tcmsg, [("TCA_KIND", "clsact")], index=index, handle=CLSACT_HANDLE, parent=kinds.TC_H_CLSACT)
-    route.ask(f"add clsact to link {index}", kinds.RTM_NEWQDISC, NEW, clsact, (errno.EEXIST,))
+    netlink.ask(f"add clsact to link {index}", kinds.RTM_NEWQDISC, NEW, clsact, (errno.EEXIST,))
     options = [("TCA_BPF_FD", program), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", TCA_BPF_FLAG_ACT_DIRECT)]
     wanted = _filter(index, direction, ("TCA_OPTIONS", {"attrs": options}))
-    route.ask(f"attach {name} to link {index}, {direction}", kinds.RTM_NEWTFILTER, NLM_F_CREATE, wanted)
+    netlink.ask(f"attach {name} to link {index}, {direction}", kinds.RTM_NEWTFILTER, NLM_F_CREATE, wanted)
 
 
-def detach(route: Route, index: int, direction: Direction) -> None:
+def detach(netlink: Netlink, index: int, direction: Direction) -> None:
     gone = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
     says = f"detach the {direction} program of link {index}"
-    route.ask(says, kinds.RTM_DELTFILTER, 0, _filter(index, direction), gone)
+    netlink.ask(says, kinds.RTM_DELTFILTER, 0, _filter(index, direction), gone)
 
 
 def _filter(index: int, direction: Direction, *more: tuple[str, Any]) -> Any:
@@ -311,12 +311,12 @@ def _filter(index: int, direction: Direction, *more: tuple[str, Any]) -> Any:
     return message(tcmsg, attributes, index=index, handle=FILTER_HANDLE, parent=HOOK[direction], info=info)
 
 
-def list_attached(route: Route, index: int) -> list[Attached]:
+def list_attached(netlink: Netlink, index: int) -> list[Attached]:
     """Every program on both hooks of a link, ours and others'; empty when the link is gone."""
-    return [each for direction in HOOK for each in _attached(route, index, direction)]
+    return [each for direction in HOOK for each in _attached(netlink, index, direction)]
 
 
-def _attached(route: Route, index: int, direction: Direction) -> list[Attached]:
+def _attached(netlink: Netlink, index: int, direction: Direction) -> list[Attached]:
     wanted = message(tcmsg, index=index, parent=HOOK[direction])
     gone = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
     says = f"list the {direction} programs of link {index}"
@@ -329,6 +329,6 @@ def _attached(route: Route, index: int, direction: Direction) -> list[Attached]:
             priority=found["info"] >> 16,
             handle=found["handle"],
         )
-        for found in route.ask(says, kinds.RTM_GETTFILTER, NLM_F_DUMP, wanted, gone)
+        for found in netlink.ask(says, kinds.RTM_GETTFILTER, NLM_F_DUMP, wanted, gone)
         if found.get("kind") == "bpf" and found.get(("options", "tca_bpf_id"))
     ]

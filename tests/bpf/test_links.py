@@ -352,9 +352,9 @@ def test_a_new_router_address_takes_the_place_of_the_old_and_others_stay(namespa
 def test_a_refusal_says_what_was_asked_and_carries_the_kernels_words(namespaces: Callable[[str], str]) -> None:
     node = namespaces("node")
 
-    with opened(node) as fd, netlink.open_within(fd) as route:
+    with opened(node) as fd, netlink.open_within(fd) as opened_there:
         with pytest.raises(netlink.Refused, match=r"^bring up link 77: .+ \(ENODEV\)$") as caught:
-            rtnl.set_up(route, 77)
+            rtnl.set_up(opened_there, 77)
         assert caught.value.errno == errno.ENODEV
 
 

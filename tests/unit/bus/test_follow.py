@@ -1,0 +1,61 @@
+"""A reader of a log never claims a position whose changes it has not passed on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from bus import follow
+from bus.follow import _read
+from bus.link import Mailbox
+from bus.log import Log, LogInfo, Missed, Reader
+from bus.view import View
+from bus.wire import Entry, Interest
+
+LAST = 5
+
+
+class Box:
+    """Messages 1 to `LAST`, with a chance for every other task between two; then the connection is made anew."""
+
+    empty = False
+
+    def __init__(self, view: View, told: list[Entry]) -> None:
+        self._left = list(range(1, LAST + 1))
+        self._view = view
+        self._told = told
+
+    async def get(self, deadline: float | None = None) -> tuple[str, object]:
+        reached = max((entry.sequence for entry in self._told), default=0)
+        assert self._view.position == reached, "whoever asks now is told of a position without its changes"
+        await asyncio.sleep(0)
+        return ("inbox", self._left.pop(0)) if self._left else (Mailbox.RECONNECTED, None)
+
+
+class Consumer:
+    SILENCE_SECONDS = 5.0
+    pending = LAST
+
+    async def take(self, message: int) -> Entry:
+        return Entry(message, f"state.resources.node.n{message}", b"")
+
+
+async def test_a_position_is_never_ahead_of_the_changes_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(Interest(["state.resources.>"]))
+    view.begin("log")
+    view.finish(0)
+    told: list[Entry] = []
+    monkeypatch.setattr(follow, "BATCH", 2)
+    with pytest.raises(Missed):
+        await _read(
+            cast(Mailbox, Box(view, told)),
+            cast(Reader, Consumer()),
+            cast(Log, None),
+            view,
+            LogInfo("log", 0),
+            told.extend,
+        )
+    assert [entry.sequence for entry in told] == [1, 2, 3, 4]  # the fifth is read again after the reconnect
+    assert view.position == 4

@@ -1,7 +1,8 @@
 """The addresses of one node: leased out of the blocks that ipam gave it, so starting a pod asks nobody.
 
-A lease belongs to one attachment (an interface of a sandbox) and ends only by `release`. The first usable address of
-the node's first block is the router's: the gateway of every pod here. Plain state, no I/O, no clock.
+A lease belongs to one attachment (an interface of a sandbox) and ends only by `release`. The first address of every
+block stands for the node (`router_of`); that of the first block is the gateway of every pod here. Plain state, no I/O,
+no clock.
 """
 
 from __future__ import annotations
@@ -56,8 +57,7 @@ class Addresses:
     def free(self) -> int:
         """How many more leases the blocks have room for: what tells when to ask for another block."""
         held = sum(1 for address in self._holder_of if self._block_of(address))
-        router = 1 if self._router and self._block_of(self._router) else 0
-        return sum(len(_usable(block)) for block in self._blocks.values()) - held - router
+        return sum(len(_usable(block)) for block in self._blocks.values()) - held
 
     def holder(self, address: str) -> Attachment | None:
         return self._holder_of.get(address)
@@ -126,10 +126,10 @@ class Addresses:
             while self._untouched[cidr] < len(usable):
                 address = str(block[usable[self._untouched[cidr]]])
                 self._untouched[cidr] += 1
-                if address != self._router and address not in self._holder_of and address not in self._freed:
+                if address not in self._holder_of and address not in self._freed:
                     return address
         for address in self._freed:
-            if address != self._router and self._block_of(address):
+            if self._block_of(address):
                 return address
         sizes = ", ".join(self._blocks) or "none yet"
         raise PoolExhausted(f"no free address on this node: its blocks are {sizes}, {len(self._holder_of)} leases")
@@ -144,13 +144,15 @@ class Addresses:
             return
         self._router = ""
         for block in self._blocks.values():
-            for offset in _usable(block):
-                if str(block[offset]) not in self._holder_of:
-                    self._router = str(block[offset])
-                    return
+            self._router = router_of(block)
+            return
+
+
+def router_of(block: Network) -> str:
+    """The address of a block that stands for its node, on every node (model.py): never a pod's, in any block."""
+    return str(block[1])
 
 
 def _usable(block: Network) -> range:
-    """Offsets that may be given out: not the first and the last, where the block is large enough to spare them."""
-    size = block.num_addresses
-    return range(1, size - 1) if size > 2 else range(size)
+    """Offsets that pods may get: not the network's address, the router's, nor the last."""
+    return range(2, block.num_addresses - 1)

@@ -57,7 +57,7 @@ def _ipcache(maps: Maps, model: NodeModel) -> Iterator[Row]:
         yield {
             "prefix": f"{k.address}/{k.bits}",
             "identity": v.identity,
-            "node": "" if v.node == "0.0.0.0" else v.node,
+            "node_address": "" if v.node == "0.0.0.0" else v.node,
             "pod": known.pod if known else "",
         }
 
@@ -66,6 +66,8 @@ def _connections(maps: Maps, model: NodeModel) -> Iterator[Row]:
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // layouts.TICK_NS
     for key, value in maps["connections"].items():
         k, v = layouts.ConnectionKey.unpack(key), layouts.Connection.unpack(value)
+        if v.expires < now:  # as good as absent: the next packet or the next insertion takes its place
+            continue
         low, high = (k.low, k.low_port), (k.high, k.high_port)
         origin, other = (low, high) if v.flags & 0x01 else (high, low)
         yield {
@@ -87,7 +89,7 @@ def _nat(maps: Maps, model: NodeModel) -> Iterator[Row]:
         yield {
             "protocol": PROTOCOLS.get(k.protocol, k.protocol),
             "pod": f"{v.pod}:{v.pod_port}",
-            "node": f"{k.node}:{k.node_port}",
+            "node_address": f"{k.node}:{k.node_port}",
             "remote": f"{k.remote}:{k.remote_port}",
         }
 

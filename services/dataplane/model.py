@@ -253,7 +253,6 @@ class NodeModel:
         routes: dict[str, str] = {}
         self.own_blocks = {cidr: block for cidr, block in self._blocks.items() if block.node == self.node}
         own = self._nodes.get(self.node)
-        own_address = own.addresses[0] if own and own.addresses else "0.0.0.0"
         for cidr, block in self._blocks.items():
             owner = self._nodes.get(block.node)
             if owner is None or not owner.addresses:
@@ -266,7 +265,7 @@ class NodeModel:
             wanted[IpcacheKey(router_address(cidr)).pack()] = IpcacheEntry(router, behind).pack()
             if block.node != self.node:
                 routes[cidr] = owner.addresses[0]
-        for address in {*self._own_addresses, own_address} - {"0.0.0.0"}:
+        for address in {*self._own_addresses, *(own.addresses if own else ())}:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():
             self.ipcache.delete(key)

@@ -59,6 +59,7 @@ class Node:
         self.endpoints = Endpoints()
         self.addresses = Addresses()
         self._synced = asyncio.Event()
+        self._router = ""  # the address that the node answers to
         self._routes: dict[str, NodeRoute] = {}
         self._writing = asyncio.Lock()
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
@@ -131,8 +132,9 @@ class Node:
 
     async def _follow_routes(self) -> None:
         """The host's own way to other nodes' pods."""
-        if self.addresses.router:
+        if self.addresses.router and self.addresses.router != self._router:
             await self.links.ensure_router_address(self.addresses.router)
+            self._router = self.addresses.router
         wanted = {cidr: self._route(cidr, address) for cidr, address in self.model.wanted_routes.items()}
         for cidr in self._routes.keys() - wanted.keys():
             await self.links.delete_node_route(cidr)

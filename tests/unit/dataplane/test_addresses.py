@@ -57,7 +57,7 @@ def test_an_exhausted_pool_says_so_and_recovers() -> None:
     with pytest.raises(PoolExhausted, match=r"10\.0\.1\.0/30"):
         addresses.lease(OTHER)
     addresses.set_blocks(["10.0.1.0/30", "10.0.9.0/30"])
-    assert addresses.lease(OTHER) == "10.0.9.1"  # only the first block spends one on the router
+    assert addresses.lease(OTHER) == "10.0.9.2"  # .1 stands for the node in every block
 
 
 def test_without_a_block_there_is_no_router_and_no_lease() -> None:

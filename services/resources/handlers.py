@@ -20,7 +20,6 @@ from services.resources.store import Store
 log = logger(__name__)
 
 LEASE = "resources"
-REPORT_SECONDS = 1.0  # how old the revision in our health may be
 ATTEMPTS = 8  # plans for one request; a second writer exists only for a moment, at a takeover
 
 
@@ -29,9 +28,19 @@ class Overtaken(Exception):
 
 
 class Handlers:
-    """What the active replica answers with. It holds the log's values, and writes each change there first."""
+    """What the active replica answers with. It holds the log's values, and writes each change there first.
 
-    def __init__(self, outbox: Outbox, settings: Settings, new_uid: Callable[[], str] = lambda: str(uuid4())) -> None:
+    `realised` is told the revision after each request, when the log holds all of it.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        settings: Settings,
+        new_uid: Callable[[], str] = lambda: str(uuid4()),
+        realised: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._realised = realised
         self._outbox = outbox
         self._settings = settings
         self._new_uid = new_uid
@@ -85,6 +94,7 @@ class Handlers:
                 await self.catch_up()
                 yield
                 self._seen = max(self._seen, self._outbox.position)
+                self._realised(self.revision)
             except BaseException:
                 self._is_current = False
                 raise
@@ -140,14 +150,18 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> N
     """Answer while the lease is held. Returns when it is lost; a standby answers nothing."""
     outbox = await bus.own("resources")
     try:
-        handlers = Handlers(outbox, settings)
+
+        def realised(revision: int) -> None:
+            report.report(ready=True, active=True, revision={"resources": revision})
+
+        handlers = Handlers(outbox, settings, realised=realised)
         await handlers.catch_up()
+        realised(handlers.revision)
         async with asyncio.TaskGroup() as tasks:
             answering = [
                 tasks.create_task(bus.answer(APPLY, handler=handlers.apply), name="answer apply"),
                 tasks.create_task(bus.answer(BIND, handler=handlers.bind), name="answer bind"),
                 tasks.create_task(bus.answer(POD_STATUS, handler=handlers.pod_status), name="answer podstatus"),
-                tasks.create_task(_keep_reporting(handlers, report), name="report"),
             ]
             log.info("active", revision=handlers.revision)
             await lease.lost()
@@ -164,12 +178,6 @@ async def run(bus: Bus, settings: Settings, report: Report) -> None:
         report.report(ready=True, active=False, revision={})
         async with bus.lease(LEASE) as lease:
             await serve(bus, lease, settings, report)
-
-
-async def _keep_reporting(handlers: Handlers, report: Report) -> None:
-    while True:
-        report.report(ready=True, active=True, revision={"resources": handlers.revision})
-        await asyncio.sleep(REPORT_SECONDS)
 
 
 async def _read(documents: Sequence[Document], to_delete: bool) -> tuple[list[Resource], list[Refusal]]:

@@ -133,13 +133,7 @@ def test_a_mapping_that_another_took_meanwhile_is_not_shared(node: Routed) -> No
 def fill(node: Routed, expires: int) -> None:
     """Another pod holds every port towards `OUTSIDE`:53, by connections that end at the tick `expires`."""
     other, remote = "10.0.0.2", pack_address(OUTSIDE)
-    holder = NatEntry.layout.pack(pack_address(other), socket.htons(1))
-    node.maps["nat"].set_many(
-        (NatKey.layout.pack(remote, pack_address(NODE), socket.htons(53), socket.htons(port), 17), holder)
-        for port in PORTS
-    )
-    for port in PORTS:
-        # Each holder is a connection of its own: the pod's port is the mapped one.
+    for port in PORTS:  # each is held by a connection of its own, from the same port of the pod
         node.maps["nat"].set(
             NatKey.layout.pack(remote, pack_address(NODE), socket.htons(53), socket.htons(port), 17),
             NatEntry.layout.pack(pack_address(other), socket.htons(port)),

@@ -327,8 +327,7 @@ def test_a_deny_entry_has_a_reason_of_its_own(node: Datapath) -> None:
     assert node.dropped_for("from_pod", tcp(POD, REMOTE, node.free_port(), 81)) == 0
 
 
-DENY = precedence("deny", 1)
-URGENT = precedence("allow")
+DENY, LATER_DENY = precedence("deny"), precedence("deny", 1)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +336,7 @@ URGENT = precedence("allow")
         # (l4 bits, precedence, deny) of the entry for the identity and of the one for its group
         ((24, ALLOW, False), (24, DENY, True), DENIED_BY_RULE),
         ((8, DENY, True), (24, ALLOW, False), DENIED_BY_RULE),
-        ((0, URGENT, False), (24, DENY, True), 0),
+        ((0, ALLOW, False), (24, LATER_DENY, True), 0),
         ((8, ALLOW, False), (24, ALLOW, True), DENIED_BY_RULE),
         ((24, ALLOW, False), (8, ALLOW, True), 0),
         ((24, ALLOW, True), (24, ALLOW, False), DENIED_BY_RULE),

@@ -1,0 +1,165 @@
+"""Programs and maps in the kernel as the loader leaves them."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from pathlib import Path
+
+import pytest
+
+from services.dataplane import bpf_syscall, layouts, loader
+from services.dataplane.bpf_syscall import Map
+from services.dataplane.effects import Maps
+from services.dataplane.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
+from services.dataplane.services import ServiceTables
+from tests.bpf.datapath import NODE, Datapath
+
+
+def test_every_map_has_the_shape_that_python_writes(programs: Path) -> None:
+    assert {each.name for each in (programs / "maps").iterdir()} == set(layouts.MAPS)
+    for name, shape in layouts.MAPS.items():
+        found = Map.open(programs / "maps" / name)
+        assert MapShape(found.info.key_bytes, found.info.value_bytes) == shape, name
+        found.close()
+    loader.check_maps(programs)
+
+
+def test_every_program_is_pinned(programs: Path) -> None:
+    assert {each.name for each in (programs / "programs").iterdir()} == set().union(*loader.UNITS.values())
+    assert {*loader.TC_PROGRAMS, *loader.SOCKET_PROGRAMS} == set().union(*loader.UNITS.values())
+
+
+def test_a_map_of_another_shape_is_refused_by_name(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layouts.MAPS, "connections", MapShape(16, 12))
+    with pytest.raises(loader.LoadError, match=r"connections .*16\+28 .*16\+12"):
+        loader.check_maps(programs)
+
+
+CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"node_address": "192.0.2.9"},
+        {"device_index": 2},
+        {"tunnel_index": 3},
+        {"direct_routes": False},
+        {"masquerade": False},
+        {"native_cidr": "10.0.0.0/8"},
+        {"ct_max": 1},
+        {"nat_max": 1},
+        {"sock_reverse_max": 1},
+    ],
+)
+def test_whatever_is_compiled_in_changes_the_digest(change: dict[str, object]) -> None:
+    assert loader.digest(CONFIG) == loader.digest(dataclasses.replace(CONFIG))
+    assert loader.digest(dataclasses.replace(CONFIG, **change)) != loader.digest(CONFIG)  # type: ignore[arg-type]
+
+
+def test_addresses_are_compiled_in_network_order() -> None:
+    defines = dataclasses.replace(CONFIG, native_cidr="10.1.0.0/16").defines()
+    assert struct.pack("=I", int(defines["NODE_ADDRESS"].rstrip("u"), 16)) == bytes([192, 0, 2, 1])
+    assert struct.pack("=I", int(defines["NATIVE_CIDR"].rstrip("u"), 16)) == bytes([10, 1, 0, 0])
+    assert struct.pack("=I", int(defines["NATIVE_MASK"].rstrip("u"), 16)) == bytes([255, 255, 0, 0])
+
+
+async def test_what_is_pinned_and_unchanged_is_not_compiled_again(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "programs.json").write_text(f'{{"digest": "{loader.digest(CONFIG)}"}}')
+
+    async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
+        raise AssertionError("it was compiled")
+
+    monkeypatch.setattr(loader, "_compile", compiler)
+    assert await loader.load(CONFIG, programs, tmp_path) == loader.Loaded(compiled=False, instructions={})
+    with pytest.raises(AssertionError):
+        await loader.load(dataclasses.replace(CONFIG, device_index=9), programs, tmp_path)
+    assert not (tmp_path / "programs.json").exists()  # a compilation that fails leaves no promise behind
+
+
+@pytest.mark.parametrize("stamp", ["", "{", "[]", '{"digest": 7}', "null"])
+async def test_a_damaged_stamp_only_means_compiling(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamp: str
+) -> None:
+    (tmp_path / "programs.json").write_text(stamp)
+
+    async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
+        return {"from_pod": 1}
+
+    monkeypatch.setattr(loader, "_compile", compiler)
+    assert (await loader.load(CONFIG, programs, tmp_path)).compiled
+
+
+async def test_what_does_not_compile_says_where(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "UNITS", {"sock": ["no_such_function"]})
+    pin_dir = programs.with_name(programs.name + "-broken")
+    try:
+        with pytest.raises(loader.LoadError, match="no_such_function"):
+            await loader.load(CONFIG, pin_dir, tmp_path)
+        assert not (tmp_path / "programs.json").exists()
+    finally:
+        for each in (*pin_dir.glob("*/*"),):
+            each.unlink()
+        for each in (*pin_dir.glob("*"), pin_dir):
+            each.rmdir()
+
+
+# Maps
+
+
+async def test_tables_reach_the_kernel_and_the_epoch_rises(datapath: Datapath) -> None:
+    tables = ServiceTables()
+    tables.services.put(ServiceKey("10.96.0.1", 443, 6).pack(), ServiceEntry(1, 0).pack())
+    before = epoch(datapath)
+    assert await datapath.maps.write((tables.services, tables.backends)) == 1
+    assert datapath.maps.dump("services") == dict(tables.services.wanted)
+    assert epoch(datapath) == before + 1
+    assert await datapath.maps.write((tables.services, tables.backends)) == 0
+    assert epoch(datapath) == before + 1
+    tables.services.delete(ServiceKey("10.96.0.1", 443, 6).pack())
+    assert await datapath.maps.write((tables.services,)) == 1
+    assert datapath.maps.dump("services") == {}
+
+
+def epoch(datapath: Datapath) -> int:
+    raw = datapath.maps["node_state"].get(bytes(4))
+    assert raw is not None
+    return int(struct.unpack_from("=I", raw)[0])
+
+
+async def test_a_restart_goes_on_counting_epochs(datapath: Datapath, programs: Path) -> None:
+    datapath.maps.raise_epoch()
+    before = epoch(datapath)
+    again = Maps(programs)
+    again.raise_epoch()
+    again.close()
+    assert epoch(datapath) == before + 1
+
+
+async def test_many_entries_are_written_off_the_event_loop_and_all_arrive(datapath: Datapath) -> None:
+    tables = ServiceTables()
+    for number in range(10_000):
+        key = ServiceKey(f"10.96.{number // 250}.{number % 250}", 80, 6)
+        tables.services.put(key.pack(), ServiceEntry(number, 0).pack())
+    assert await datapath.maps.write((tables.services,)) == 10_000
+    assert datapath.maps.dump("services") == dict(tables.services.wanted)
+
+
+def test_a_removed_key_is_no_error(datapath: Datapath) -> None:
+    assert datapath.maps["ipcache"].remove_many([IpcacheKey("10.0.0.1").pack()]) == 0
+    assert datapath.maps["ipcache"].get(IpcacheKey("10.0.0.1").pack()) is None
+
+
+def test_a_pin_is_replaced_in_one_step(programs: Path) -> None:
+    path = programs / "programs" / "extra"
+    first, second = (bpf_syscall.open_pinned(programs / "programs" / name) for name in ("from_pod", "to_pod"))
+    try:
+        bpf_syscall.pin(first, path)
+        bpf_syscall.pin(second, path)
+        found = bpf_syscall.open_pinned(path)
+        assert bpf_syscall.program_id(found) == bpf_syscall.program_id(second)
+    finally:
+        path.unlink()

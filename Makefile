@@ -9,7 +9,7 @@ LAYERS := unit contract bus bpf lab
 C_FILES = $(shell find bench cni services -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
-.PHONY: help setup programs demo fmt check check-python check-types check-imports check-c test bench lock clean
+.PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock clean
 .PHONY: $(LAYERS:%=test-%)
 
 help: ## what there is to type
@@ -51,6 +51,10 @@ test-%: ## one layer: make test-unit
 
 bench: setup ## what packets, pod starts and policy changes cost, beside plain Linux routing
 	@$(BIN)/python -m bench
+
+docs: setup ## write docs/events.md anew from bus/subjects.py and bus/messages
+	@mkdir -p build
+	@$(BIN)/python -m tools.events_doc > build/events.md && mv build/events.md docs/events.md
 
 lock: ## resolve pyproject.toml into requirements.lock anew
 	@tools/lock.sh $(LOCK_OPTIONS)

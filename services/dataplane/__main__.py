@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack, closing
+from pathlib import Path
 
 from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
@@ -21,6 +22,9 @@ from services.dataplane.pods import NodePods
 from services.dataplane.settings import TUNNEL_DEVICE, VXLAN_OVERHEAD_BYTES, NodeSettings
 
 log = logger(__name__)
+
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+NAT_PORT_MIN = 61000  # bpf/include/limits.h
 
 
 async def run(service: Service, settings: NodeSettings) -> None:
@@ -50,6 +54,8 @@ async def start(
     if settings.is_tunnel:
         tunnel = await links.ensure_vxlan(TUNNEL_DEVICE, settings.tunnel_port, mtu_bytes)
         tunnel_index = tunnel.index
+    if settings.masquerade:
+        check_local_ports()
     await links.ensure_sysctls([device.name, *([TUNNEL_DEVICE] if tunnel_index else [])])
     config = loader.DatapathConfig(
         node_address=device.address,
@@ -77,6 +83,18 @@ async def start(
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
     return Node(settings, service, device, links, maps, journal, programs, mtu_bytes)
+
+
+def check_local_ports() -> None:
+    """The node's own connections and masqueraded ones must not share ports (docs/adr/0006)."""
+    last = int(LOCAL_PORTS.read_text().split()[1])
+    if last >= NAT_PORT_MIN:
+        log.error(
+            "the node's own connections may take ports of masqueraded ones: "
+            "lower the second number of net.ipv4.ip_local_port_range",
+            last_local_port=last,
+            first_masquerade_port=NAT_PORT_MIN,
+        )
 
 
 async def answer_dumps(node: Node) -> None:

@@ -44,6 +44,8 @@ def flatten(source: Path, seen: set[str] | None = None) -> str:
         found = _INCLUDE.match(line)
         if not found:
             lines.append(line)
+            if line == "{":  # bcc puts a line of its own before each function: count anew in its body
+                lines.append(f'#line {number + 1} "{name}"')
             continue
         if found[1] not in seen:
             seen.add(found[1])

@@ -107,11 +107,17 @@ class NodeModel:
     # What the bus says
 
     def put(self, subject: str, message: Message) -> None:
+        """`subject` has this value now.
+
+        Raises: ValueError: an address or network in it is none; nothing is changed.
+        """
         match message:
             case Namespace():
                 self._namespaces[message.name] = message
                 self._touch_pods(message.name)
             case Node():
+                for address in message.addresses:
+                    ipaddress.IPv4Address(address)
                 self._nodes[message.name] = message
                 self._is_network_stale = True
             case Pod():
@@ -121,9 +127,12 @@ class NodeModel:
                 self._numbers[labels_text(message.labels)] = message.number
                 self._stale_pods.update(address for address in self.pods if address not in self._identity)
             case AddressIdentity():
+                for address in (message.address, message.node_address):
+                    ipaddress.IPv4Address(address)
                 self.addresses[message.address] = message
                 self._put_address(message)
             case Block():
+                ipaddress.IPv4Network(message.cidr)
                 self._blocks[message.cidr] = message
                 self._is_network_stale = True
             case LoadBalancedService():
@@ -134,12 +143,14 @@ class NodeModel:
                 self._stale_identities |= self.policies.put_selector(message)
 
     def delete(self, subject: str) -> None:
+        """`subject` is gone. Raises: ValueError: its tokens make no sense; nothing is changed."""
         family = subjects.state_of(subject)
         if family is None:
             return
         tokens = family.parse(subject)
         if family is subjects.NAMESPACE:
             self._namespaces.pop(tokens[0], None)
+            self._touch_pods(tokens[0])
         elif family is subjects.NODE:
             self._is_network_stale |= self._nodes.pop(tokens[0], None) is not None
         elif family is subjects.POD:

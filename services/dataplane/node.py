@@ -11,6 +11,7 @@ import asyncio
 
 from bus import subjects
 from bus.interface import Batch, BusError
+from bus.messages import Message
 from bus.messages import dataplane as messages
 from bus.service import Service
 from bus.telemetry import count, logger
@@ -30,6 +31,7 @@ log = logger(__name__)
 
 HEAL_SECONDS = 30.0  # how often what the kernel holds is compared with what it should hold
 IDENTITY_HOST = 1
+BLOCKS_KEY = "blocks"  # in the journal: CIDRs of this node's blocks
 
 
 class Node:
@@ -81,20 +83,31 @@ class Node:
 
     async def hear_batch(self, batch: Batch) -> None:
         for change in batch.changes:
-            if subjects.ENDPOINT.has(change.subject):
-                self._heard_of_myself(change.subject, change.message)
-            elif change.message is None:
-                self.model.delete(change.subject)
-            else:
-                self.model.put(change.subject, change.message)
+            try:
+                self._hear(change.subject, change.message)
+            except Exception as problem:  # noqa: BLE001  # one senseless message must not stop the node
+                count("plexus_changes_refused_total", owner=change.subject.split(".")[1])
+                log.error(
+                    "a change makes no sense and is passed over: correct what it says at its source",
+                    subject=change.subject,
+                    why=repr(problem),
+                )
         if not batch.synced:
             return
         if not self.is_synced:
             await self._first_sync()
         await self.write()
-        self._follow_blocks()
+        await self._follow_blocks()
         await self._follow_routes()
         await self._realised(batch.revision)
+
+    def _hear(self, subject: str, message: Message | None) -> None:
+        if subjects.ENDPOINT.has(subject):
+            self._heard_of_myself(subject, message)
+        elif message is None:
+            self.model.delete(subject)
+        else:
+            self.model.put(subject, message)
 
     def _heard_of_myself(self, subject: str, message: object) -> None:
         """What the bus holds of this node's endpoints: other than what is so, it is said again."""
@@ -125,8 +138,12 @@ class Node:
             if self._wanted_message(subject) != self._published.get(subject):
                 self._mark(subject)
 
-    def _follow_blocks(self) -> None:
-        self.addresses.set_blocks(sorted(self.model.own_blocks))
+    async def _follow_blocks(self) -> None:
+        """Addresses come out of these blocks; after a restart without the bus too."""
+        blocks = sorted(self.model.own_blocks)
+        if blocks != sorted(self.addresses.blocks):
+            self.addresses.set_blocks(blocks)
+            await self.journal.put(BLOCKS_KEY, blocks)
         self.service.check("addresses", bool(self.addresses.blocks), "" if self.addresses.blocks else "no block yet")
         self.service.ready(bool(self.addresses.blocks))
 
@@ -299,6 +316,7 @@ class Node:
         Comes before anything is heard.
         """
         self.model.services.adopt(self.maps.dump("services"))
+        self.addresses.set_blocks(self.journal.get(BLOCKS_KEY) or [])
         seen = {link.name: link for link in await self.links.list_pod_links()}
         records = {key: Endpoint.from_record(value) for key, value in self.journal.items("endpoint/").items()}
         alive = [each for each in records.values() if each.interface in seen]

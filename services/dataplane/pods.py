@@ -95,12 +95,18 @@ class NodePods:
         return "" if self._node.addresses.router else "the node has no block of pod addresses yet"
 
     async def _discard(self, endpoint: Endpoint) -> None:
-        """Everything of an endpoint that `endpoints` does not list any more."""
+        """Everything of an endpoint that `endpoints` does not list any more. After a failure it is listed again, so
+        that the runtime's next DEL finds what is left of it."""
         node = self._node
-        node.model.remove_pod(endpoint.address)
-        await node.write()
-        await node.links.delete_pod_link(endpoint.interface)
-        await node.journal.delete(record_key(endpoint.container_id))
+        try:
+            node.model.remove_pod(endpoint.address)
+            await node.write()
+            await node.links.delete_pod_link(endpoint.interface)
+            await node.journal.delete(record_key(endpoint.container_id))
+        except BaseException:
+            if node.endpoints.of_pod(endpoint.namespace, endpoint.pod) is None:
+                node.endpoints.add(endpoint)
+            raise
         node.addresses.release(attachment_of(endpoint))
         node.forget(endpoint)
 

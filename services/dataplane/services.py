@@ -6,6 +6,7 @@ map holds after a restart is kept, so nothing is rewritten and nothing points at
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,11 @@ class ServiceTables:
         return "/".join(known.owner) if known else ""
 
     def put(self, service: LoadBalancedService) -> None:
+        """These are the service's frontends now. Raises: ValueError: an address or port is none; nothing is changed."""
+        for each in service.frontends:
+            _check(each.address, each.port)
+            for backend in each.backends:
+                _check(backend.address, backend.port)
         name = (service.namespace, service.name)
         wanted = {
             ServiceKey(each.address, each.port, PROTOCOLS[each.protocol]): each.backends
@@ -91,3 +97,9 @@ class ServiceTables:
         self.services.delete(key.pack())
         for slot in range(known.slots):
             self.backends.delete(BackendKey(known.number, slot).pack())
+
+
+def _check(address: str, port: int) -> None:
+    ipaddress.IPv4Address(address)
+    if not 0 < port < 65536:
+        raise ValueError(f"{port} is not a port")

@@ -18,7 +18,7 @@ from scapy.layers.l2 import Ether
 from services.dataplane import bpf_syscall, layouts, loader
 from services.dataplane.bpf_syscall import ProgramRun
 from services.dataplane.effects import Maps
-from services.dataplane.layouts import EndpointEntry, Event, IpcacheEntry, IpcacheKey, pack_address
+from services.dataplane.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
 from services.dataplane.policy import ALLOW, PolicyEntry, PolicyKey
 from services.dataplane.reasons import reasons
 
@@ -85,9 +85,7 @@ class Datapath:
         """One entry of a policy; its cookie is 77."""
         self.policy(policy, [(PolicyKey(identity, direction, protocol, port, bits), PolicyEntry(ALLOW, 77))])
 
-    def service(
-        self, address: str, port: int, protocol: int, backends: list[tuple[str, int]], number: int = 1
-    ) -> None:
+    def service(self, address: str, port: int, protocol: int, backends: list[tuple[str, int]], number: int = 1) -> None:
         for slot, (backend, backend_port) in enumerate(backends):
             entry = layouts.BackendEntry(backend, backend_port)
             self.maps["backends"].set(layouts.BackendKey(number, slot).pack(), entry.pack())

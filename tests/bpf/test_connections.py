@@ -75,9 +75,9 @@ def test_the_entry_knows_who_began_whichever_end_is_low(
 ) -> None:
     datapath.endpoint(POD, 256)
     datapath.endpoint(NEIGHBOUR, 257)
-    datapath.passes("from_pod", tcp(one, other, *ports))
+    datapath.passes("from_pod", tcp(one, other, ports[0], ports[1]))
     assert "replied" not in flags(only(datapath)[1])
-    datapath.passes("from_pod", tcp(other, one, *reversed(ports), "SA"))
+    datapath.passes("from_pod", tcp(other, one, ports[1], ports[0], "SA"))
     assert "replied" in flags(only(datapath)[1])
 
 
@@ -151,9 +151,7 @@ def test_an_answered_connection_lives_longest(pair: Datapath) -> None:
         ([("server", "RA")], {"reset"}),
     ],
 )
-def test_the_end_of_a_connection_is_noticed(
-    pair: Datapath, packets: list[tuple[str, str]], expected: set[str]
-) -> None:
+def test_the_end_of_a_connection_is_noticed(pair: Datapath, packets: list[tuple[str, str]], expected: set[str]) -> None:
     port = open_connection(pair)
     alive = only(pair)[1].expires
     for sender, what in packets:

@@ -93,7 +93,9 @@ async def test_a_damaged_stamp_only_means_compiling(
     assert (await loader.load(CONFIG, programs, tmp_path)).compiled
 
 
-async def test_what_does_not_compile_says_where(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_does_not_compile_says_where(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loader, "UNITS", {"sock": ["no_such_function"]})
     pin_dir = programs.with_name(programs.name + "-broken")
     try:

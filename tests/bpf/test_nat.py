@@ -138,7 +138,9 @@ def fill(node: Routed, expires: int) -> None:
             NatKey.layout.pack(remote, pack_address(NODE), socket.htons(53), socket.htons(port), 17),
             NatEntry.layout.pack(pack_address(other), socket.htons(port)),
         )
-        low, high = sorted([(int.from_bytes(pack_address(a), "little"), a, p) for a, p in ((other, port), (OUTSIDE, 53))])
+        low, high = sorted(
+            [(int.from_bytes(pack_address(a), "little"), a, p) for a, p in ((other, port), (OUTSIDE, 53))]
+        )
         key = ConnectionKey(low[1], high[1], low[2], high[2], 17)
         value = expires.to_bytes(4, "little") + bytes(22) + socket.htons(port).to_bytes(2, "little")
         node.maps["connections"].set(key.pack(), value)

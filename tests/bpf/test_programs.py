@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_Router_Alert
@@ -47,7 +48,12 @@ NO_TUNNEL_KEY, UNKNOWN_TARGET, UNROUTABLE, FRAGMENT, FIB, DENIED_BY_RULE, TTL = 
 BOTH = FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS
 ELSEWHERE = 99  # an interface that is not the one packets come from
 PROGRAMS = ("from_pod", "to_pod", "from_netdev", "from_overlay")
-WAY_IN = {"from_pod": (POD, REMOTE), "to_pod": (REMOTE, POD), "from_netdev": (REMOTE, POD), "from_overlay": (REMOTE, POD)}
+WAY_IN = {
+    "from_pod": (POD, REMOTE),
+    "to_pod": (REMOTE, POD),
+    "from_netdev": (REMOTE, POD),
+    "from_overlay": (REMOTE, POD),
+}
 
 
 @pytest.fixture
@@ -132,7 +138,7 @@ def test_only_tcp_udp_and_icmp_pass(node: Datapath, program: str, protocol: int)
 
 @pytest.mark.parametrize("program", ["from_pod", "to_pod", "from_netdev"])
 @pytest.mark.parametrize("fields", [{"version": 6}, {"version": 0}, {"ihl": 4}, {"ihl": 0}, {"len": 19}, {"len": 0}])
-def test_a_header_that_contradicts_itself_is_dropped(node: Datapath, program: str, fields: dict[str, int]) -> None:
+def test_a_header_that_contradicts_itself_is_dropped(node: Datapath, program: str, fields: dict[str, Any]) -> None:
     source, destination = WAY_IN[program]
     assert node.dropped_for(program, tcp(source, destination, 1000, 80, **fields)) == INVALID
 
@@ -152,13 +158,22 @@ def test_a_packet_cut_anywhere_is_dropped_with_a_reason_or_left_to_the_node(
         "options": tcp(source, destination, node.free_port(), 80, options=[IPOption_NOP()] * 40),
     }[kind]
     for length in range(14, len(packet)):
-        try:
-            reason = node.dropped_for(program, packet[:length])
-        except OSError as refused:  # newer kernels give a program no IPv4 packet without its header
-            assert refused.errno == errno.EINVAL and length < 14 + 20
+        if length < 14 + 20 and not runs(node, program, packet[:length]):
             continue
+        reason = node.dropped_for(program, packet[:length])
         if length < 14 + 20 + 8:
             assert reason or program == "from_netdev"
+
+
+def runs(node: Datapath, program: str, packet: bytes) -> bool:
+    """Newer kernels give a test's program no IPv4 packet without its header."""
+    try:
+        node.run(program, packet)
+    except OSError as refused:
+        if refused.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def test_a_header_with_options_is_read_to_its_end(node: Datapath) -> None:
@@ -240,7 +255,9 @@ def test_the_checksum_stays_right_when_a_hop_is_lost(node: Datapath, ttl: int) -
         assert with_right_checksums(run.packet) == run.packet
 
 
-@pytest.mark.parametrize(("program", "destination"), [("from_pod", NEIGHBOUR), ("from_pod", REMOTE), ("from_netdev", POD)])
+@pytest.mark.parametrize(
+    ("program", "destination"), [("from_pod", NEIGHBOUR), ("from_pod", REMOTE), ("from_netdev", POD)]
+)
 @pytest.mark.parametrize("ttl", [0, 1])
 def test_the_last_hop_is_not_routed(node: Datapath, program: str, destination: str, ttl: int) -> None:
     source = POD if program == "from_pod" else REMOTE

@@ -116,7 +116,7 @@ def test_the_choice_of_a_backend_lives_as_long_as_the_connection(node: Datapath)
         node.passes("from_netdev", tcp(REMOTE, POD, 8080, client, "SA"))
     ends = {each.expires for each in node.connections().values()}
     assert len(node.connections()) == 2
-    assert max(ends) - min(ends) <= 1
+    assert max(ends) - min(ends) <= 60  # ticks of about a second; a short life would be thousands away
 
 
 def test_a_service_without_backends_is_dropped(node: Datapath) -> None:

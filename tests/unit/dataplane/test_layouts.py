@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED
 from services.dataplane import layouts, policy, reasons
+from services.dataplane.__main__ import NAT_PORT_MIN
 from services.dataplane.layouts import (
     BackendEntry,
     BackendKey,
@@ -58,8 +59,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "event_rate": (EventRate.layout, "window woken lost sent"),
     "event": (
         Event.layout,
-        "at source_identity destination_identity source destination source_port destination_port protocol type reason "
-        "direction policy cookie length line file",
+        """at source_identity destination_identity source destination source_port destination_port protocol type reason
+        direction policy cookie length line file""",
     ),
 }
 ONLY_IN_C = {"endpoint_key": 4, "sock_reverse_key": 16, "sock_reverse": 8, "node_state": 8}
@@ -83,6 +84,7 @@ CONSTANTS = {
     "TICK_SHIFT": layouts.TICK_NS.bit_length() - 1,
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},
+    "NAT_PORT_MIN": NAT_PORT_MIN,
     "DROP_POLICY": reasons.POLICY_DENIED,
     "DROP_POLICY_DENY": reasons.POLICY_DENIED_BY_DENYLIST,
 }
@@ -103,7 +105,9 @@ POLICY_CONSTANTS = {  # policy.h calls into the kernel: its constants are read a
 def declared() -> dict[str, list[str]]:
     """Members by struct, as types.h spells them: "way[2]"; padding left out."""
     found = {}
-    for name, body in re.findall(r"^struct (\w+) \{(.*?)^\};", (INCLUDE / "types.h").read_text(), re.MULTILINE | re.DOTALL):
+    for name, body in re.findall(
+        r"^struct (\w+) \{(.*?)^\};", (INCLUDE / "types.h").read_text(), re.MULTILINE | re.DOTALL
+    ):
         members = re.findall(r"^\s*__\w+ (\w+(?:\[\d+\])?);", body, re.MULTILINE)
         found[name] = [each for each in members if not each.startswith("pad")]
     return found
@@ -179,7 +183,8 @@ def test_every_flag_and_way_has_a_name() -> None:
     text = (INCLUDE / "types.h").read_text()
     assert len(re.findall(r"^#define CT_\w+ 0x", text, re.MULTILINE)) == len(layouts.CT_FLAGS)
     assert len(re.findall(r"^#define WAY_\w+ \d", text, re.MULTILINE)) == len(layouts.WAYS)
-    assert layouts.DIRECTIONS[policy.INGRESS], layouts.DIRECTIONS[policy.EGRESS] == ("ingress", "egress")
+    assert layouts.DIRECTIONS[policy.INGRESS] == "ingress"
+    assert layouts.DIRECTIONS[policy.EGRESS] == "egress"
 
 
 # reasons.h
@@ -188,7 +193,9 @@ def test_every_flag_and_way_has_a_name() -> None:
 def test_every_reason_and_file_has_its_public_name() -> None:
     text = reasons.HEADER.read_text()
     assert len(reasons.reasons()) == len(re.findall(r"^\s*DROP_\w+ = ", text, re.MULTILINE))
-    files = {reasons.file_name(number) for number in range(1, 1 + len(re.findall(r"^\s*FILE_\w+ = ", text, re.MULTILINE)))}
+    files = {
+        reasons.file_name(number) for number in range(1, 1 + len(re.findall(r"^\s*FILE_\w+ = ", text, re.MULTILINE)))
+    }
     assert all((INCLUDE / name).exists() or (INCLUDE.parent / name).exists() for name in files)
     assert reasons.reason_name(133) == "Policy denied"
     assert reasons.reason_name(181) == "Policy denied by denylist"

@@ -50,7 +50,8 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	}
 	if (first >= FIRST_MULTICAST || first == LOOPBACK || first == 0)
 		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
-	/* Asked once a connection, so that what has no route is dropped here with a reason and not later without. */
+	/* Asked once a connection, so that what has no route is dropped here with a reason and not later without.
+	 * "Not forwarded" is no route, a broadcast, or an address of the node that nobody named. */
 	fib.family = AF_INET;
 	fib.ifindex = skb->ifindex;
 	fib.ipv4_src = p->source;
@@ -58,7 +59,7 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	failed = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (failed < 0 || failed == BPF_FIB_LKUP_RET_BLACKHOLE || failed == BPF_FIB_LKUP_RET_UNREACHABLE ||
 	    failed == BPF_FIB_LKUP_RET_PROHIBIT || failed == BPF_FIB_LKUP_RET_FWD_DISABLED ||
-	    failed == BPF_FIB_LKUP_RET_NOT_FWDED) /* no route, a broadcast, or an address of the node that nobody named */
+	    failed == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return REFUSE(p, DROP_FIB);
 	way->to = WAY_OUT;
 #if MASQUERADE

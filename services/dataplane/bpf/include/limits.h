@@ -22,7 +22,7 @@
 #endif
 #define ENDPOINTS_MAX 65536
 #define IPCACHE_MAX 512000
-#define POLICY_MAX 1048576 /* over all pods of the node; 16384 a pod is kept by policy.py */
+#define POLICY_MAX 1048576 /* over all pods of the node; policy.py keeps it to 16384 an identity */
 #define SERVICES_MAX 65536
 #define BACKENDS_MAX 262144
 #define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 18000 events */

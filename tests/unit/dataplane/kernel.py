@@ -1,0 +1,131 @@
+"""A kernel in memory that carries out what it is told: maps that hold what is written, links that are there."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+
+from services.dataplane import layouts
+from services.dataplane.bpf_syscall import Map, MapInfo
+from services.dataplane.effects import Maps
+from services.dataplane.links import Attached, Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram
+
+
+class MemoryMap(Map):
+    """One map. `room`: entries at most."""
+
+    __slots__ = ("entries", "room")
+
+    def __init__(self, name: str, room: int = 1_000_000) -> None:
+        shape = layouts.MAPS[name]
+        self.info = MapInfo(1, 1, shape.key_bytes, shape.value_bytes, room)
+        self.value_bytes = shape.value_bytes
+        self.entries: dict[bytes, bytes] = {}
+        self.room = room
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.entries.get(key)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        assert (len(key), len(value)) == (self.info.key_bytes, self.info.value_bytes)
+        if key not in self.entries and len(self.entries) >= self.room:
+            raise OSError(errno.E2BIG, "full")
+        self.entries[key] = value
+
+    def remove(self, key: bytes) -> bool:
+        return self.entries.pop(key, None) is not None
+
+    def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
+        written = 0
+        for key, value in entries:
+            try:
+                self.set(key, value)
+            except OSError:
+                break
+            written += 1
+        return written
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from list(self.entries.items())
+
+
+class MemoryMaps(Maps):
+    """The maps of a node; they outlive the process, as pinned ones do."""
+
+    def __init__(self) -> None:
+        self.memory = {name: MemoryMap(name) for name in layouts.MAPS}
+        self._maps = dict(self.memory)
+        self._epoch = 0
+
+
+class MemoryLinks(Links):
+    """The links of a node. `broken`: the kernel refuses everything, with this text."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, SeenLink] = {}
+        self.routes: dict[str, NodeRoute] = {}
+        self.attached: dict[int, dict[Direction, str]] = {}
+        self.router = ""
+        self.broken = ""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _work(self) -> None:
+        if self.broken:
+            raise LinkError(self.broken)
+
+    async def create_pod_link(
+        self,
+        netns_fd: int,
+        container_id: str,
+        ifname: str,
+        address: str,
+        gateway: str,
+        mtu_bytes: int,
+        programs: Sequence[TcProgram] = (),
+    ) -> PodLink:
+        self._work()
+        name = f"lxc{container_id}"
+        index = self.pods[name].index if name in self.pods else 10 + len(self.pods)
+        self.pods[name] = SeenLink(name, index, "02:00:00:00:00:02", mtu_bytes, "veth", 0, 2, True)
+        for program in programs:
+            await self.attach_tc(index, program.fd, program.direction, program.name)
+        return PodLink(name, index, "02:00:00:00:00:02", "02:00:00:00:00:01", 2)
+
+    async def delete_pod_link(self, name: str) -> None:
+        self._work()
+        self.pods.pop(name, None)
+
+    async def list_pod_links(self) -> list[SeenLink]:
+        return list(self.pods.values())
+
+    async def check_pod_link(
+        self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str
+    ) -> tuple[str, ...]:
+        return () if f"lxc{container_id}" in self.pods else ("the host side is gone",)
+
+    async def attach_tc(self, ifindex: int, prog_fd: int, direction: Direction, name: str) -> None:
+        self._work()
+        self.attached.setdefault(ifindex, {})[direction] = name
+
+    async def list_tc(self, ifindex: int) -> list[Attached]:
+        return [Attached(hook, name, 1, "", 1, 1) for hook, name in self.attached.get(ifindex, {}).items()]
+
+    async def ensure_router_address(self, address: str) -> None:
+        self._work()
+        self.router = address
+
+    async def ensure_node_route(self, route: NodeRoute) -> None:
+        self._work()
+        self.routes[route.cidr] = route
+
+    async def delete_node_route(self, cidr: str) -> None:
+        self._work()
+        self.routes.pop(cidr, None)
+
+    async def list_node_routes(self) -> list[NodeRoute]:
+        return list(self.routes.values())

@@ -29,6 +29,10 @@ class Undecodable(Exception):
         self.why = why
 
 
+class Newer(Undecodable):
+    """Its schema is newer than the one known here: no garbage, but a value with a meaning for others."""
+
+
 class TooLarge(Exception):
     """A message is over the limit; nothing was sent."""
 
@@ -50,14 +54,14 @@ def decode(subject: str, body: bytes, expected: type[M], *, limit: int = LIMIT_B
     """The message in `body`, every field checked against its type.
 
     Unknown fields are passed over; a schema newer than ours is refused, because a meaning has changed.
-    Raises: Undecodable, and nothing else, whatever the bytes are.
+    Raises: Undecodable (Newer, when it is that), and nothing else, whatever the bytes are.
     """
     if len(body) > limit:
         raise Undecodable(subject, f"{len(body)} bytes, the limit is {limit}")
     try:
         schema, rest = _envelope.decode(body)
         if schema > expected.schema:
-            raise Undecodable(subject, f"schema {schema} is newer than {expected.schema}, which is known here")
+            raise Newer(subject, f"schema {schema} is newer than {expected.schema}, which is known here")
         if schema < 1:
             raise Undecodable(subject, f"schema {schema}: the first is 1")
         message: M = _decoder(expected).decode(rest)

@@ -3,18 +3,24 @@
 The model is pure and never awaits. `run_control` watches its inputs (its own log among them, when the service
 allocates), feeds changes to the model, and, while it holds the owner's lease, carries out the actions that the model
 asks for. Outputs are written only when they differ from what the log holds, so a takeover causes no storm.
+
+What goes wrong with one subject stops no other, and shows in health as a check that is not ok:
+- "inputs": changes that the model could not take. The revision goes on (the owner has heard them); a subject is left
+  out of the check again when a later value, or its deletion, is taken.
+- "outputs": actions that can never be carried out as they are (too large, not permitted). The revision is held back
+  until the model says something else of the subject that works.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from bus.codec import TooLarge
-from bus.interface import Batch, Bus, Conflict, Lease, Outbox, Refused
+from bus.interface import Batch, Bus, Conflict, Lease, Outbox, Refused, Unreadable
 from bus.messages import Message
 from bus.revision import Revision
 from bus.subjects import State
@@ -26,6 +32,7 @@ LEASE_SECONDS = 3.0  # how long the cluster is without a leader after one is kil
 RETRY_SECONDS = 1.0  # until a model whose `act` failed is asked again
 AT_ONCE = 256  # outputs being written at the same time
 TRIES = 10  # of one output against other writers
+NAMED = 3  # subjects in a check's detail; the others are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,8 @@ class Unsay:
 class Claim:
     """Take `subject` if nobody has it (compare-and-set).
 
-    Either way the model next hears `put(subject, holder's value)`.
+    Either way the model next hears `put(subject, holder's value)`. When that value cannot be read here (a newer schema,
+    garbage), it stays as it is, and the model hears `taken(subject)`.
     """
 
     subject: str
@@ -58,7 +66,19 @@ Action = Say | Unsay | Claim
 
 
 class Model(Protocol):
-    """What a control service is: plain state, no I/O, no clock, no awaits."""
+    """What a control service is: plain state, no I/O, no clock, no awaits.
+
+    Two more methods are optional; `act` is called again after them:
+
+        def taken(self, subject: str) -> None
+            A claim of `subject` met a value that cannot be read here. Somebody has it, until `put` or `delete` of that
+            subject says otherwise: claim another. Without this method such a claim counts as refused.
+
+        def refused(self, subject: str, why: str) -> None
+            The last action on `subject` cannot be carried out (`why`, for people): too large, or not permitted. Its old
+            value stays, and the revision is held back, until `act` says something else of it that works. Told at most
+            once a turn of each subject.
+    """
 
     owner: ClassVar[str]
     hears: ClassVar[tuple[State[Message], ...]]  # families; the service's own when it makes claims
@@ -89,8 +109,15 @@ class Report(Protocol):
         """`ready`: every input is synced. `active`: we hold the lease. `revision`: up to where all outputs are said."""
 
 
+class ControlReport(Report, Protocol):
+    """What `run_control` tells: with it, which subjects are in trouble."""
+
+    def check(self, name: str, ok: bool, detail: str = "") -> None:
+        """One thing ("inputs", "outputs") that is well or is not; the latest of each name counts."""
+
+
 async def run_control(
-    bus: Bus, model: Model, *, report: Report | None = None, lease_seconds: float = LEASE_SECONDS
+    bus: Bus, model: Model, *, report: ControlReport | None = None, lease_seconds: float = LEASE_SECONDS
 ) -> None:
     """Run `model` until cancelled: hear always, act while holding the lease named after its owner.
 
@@ -112,7 +139,7 @@ async def run_control(
 class Control:
     """What `run_control` keeps beside the model: heard and not yet acted on, said and not yet written."""
 
-    def __init__(self, bus: Bus, model: Model, report: Report | None) -> None:
+    def __init__(self, bus: Bus, model: Model, report: ControlReport | None) -> None:
         self._bus = bus
         self._model = model
         self._report = report
@@ -123,6 +150,10 @@ class Control:
         self._cause: Cause | None = None  # of the oldest change that was not acted on
         self._wanted: dict[str, Message | None] = {}  # what we said, to say it again after another has led
         self._unwritten: dict[str, Action] = {}
+        self._given_up: dict[str, tuple[Action, str]] = {}  # what cannot be carried out as it is, and why
+        self._tried: dict[str, tuple[Action, str]] = {}  # in this turn and in vain: each subject's last action, and why
+        self._unusable: dict[str, str] = {}  # subject -> why the model could not take its latest change
+        self._failure = ""  # why the model's last `act` failed
         self._done: dict[str, int] = {}  # up to where everything is said
         self._active = False
 
@@ -134,6 +165,7 @@ class Control:
 
     def take(self, what: str, batch: Batch) -> None:
         """Feed one batch to the model."""
+        before = self._unusable.copy()
         for change in batch.changes:
             self._feed(change.subject, change.message)
         if batch.changes and batch.synced and what not in self.waits_for:
@@ -142,6 +174,8 @@ class Control:
                 self._cause = Cause(newest.caused_at, newest.trace)
         if batch.synced and what in self.waits_for:
             self.waits_for.discard(what)
+            self._tell()
+        elif self._unusable != before:
             self._tell()
         if what == "inputs":  # our own log does not count: its revision is what we say of it
             self._revision = batch.revision
@@ -154,8 +188,14 @@ class Control:
             else:
                 self._model.put(subject, message)
         except Exception as problem:  # noqa: BLE001  # one thing that the model cannot take must not stop the others
+            self._unusable[subject] = repr(problem)
             count("control_errors", owner=self._model.owner, step="hear")
             log.error("the model failed on a change; the rest goes on", subject=subject, cause=problem)
+            return
+        self._unusable.pop(subject, None)
+        given_up = self._given_up.get(subject)
+        if given_up and message is not None and isinstance(given_up[0], Claim):
+            del self._given_up[subject]  # somebody has it, and the model knows who
 
     # -- acting
 
@@ -189,8 +229,9 @@ class Control:
         await self._begin(outbox)
         while lease.held:
             self._changed.clear()
-            if await self.turn(outbox):
-                self._tell()
+            done = await self.turn(outbox)
+            self._tell()
+            if done:
                 await self._changed.wait()
             else:
                 await self._changed_or_later()
@@ -214,8 +255,10 @@ class Control:
             subject: Unsay(subject) if message is None else Say(subject, message)
             for subject, message in self._wanted.items()
         }
-        self._unwritten = {**again, **self._unwritten}
+        given_up = {subject: action for subject, (action, _) in self._given_up.items()}
+        self._unwritten = {**again, **given_up, **self._unwritten}
         while not await self.turn(outbox):
+            self._tell()
             await self._changed_or_later()
         said = set(self._model.said())
         strays = [
@@ -223,29 +266,37 @@ class Control:
             for subject in outbox.subjects()
             if subject not in said and any(family.has(subject) for family in self._model.says)
         ]
+        strays = [subject for subject in strays if not is_newer(outbox, subject)]
         if strays:
             count("control_pruned", len(strays), owner=self._model.owner)
             log.info("taking back what nobody says any more", owner=self._model.owner, subjects=len(strays))
         await self._carry_out(outbox, [Unsay(subject) for subject in strays])
 
     async def turn(self, outbox: Outbox) -> bool:
-        """Let the model act until it has nothing more to do, then say how far that reaches. False: try again later."""
+        """Let the model act until it has nothing more to do, then say how far that reaches. False: try again later.
+
+        Nothing is said of how far it reaches while an action is given up: there is nothing to try again either.
+        """
+        self._tried.clear()
         revision = self._revision
         cause, self._cause = self._cause, None
         with caused_by(cause.at, cause.trace) if cause else nullcontext():
             while True:
                 try:
-                    actions = list(self._model.act())
+                    actions = [action for action in self._model.act() if not self._is_vain(action)]
                 except Exception as problem:  # noqa: BLE001  # the model's own state is what it is; the next turn may do better
                     count("control_errors", owner=self._model.owner, step="act")
                     log.error("the model failed to act; asking it again", owner=self._model.owner, cause=problem)
+                    self._failure = repr(problem)
                     return False
+                self._failure = ""
                 if not actions and not self._unwritten:
                     break
                 if not await self._carry_out(outbox, actions):
                     return False
-        outbox.heard(revision)
-        self._done = revision
+        if not self._given_up:
+            outbox.heard(revision)
+            self._done = revision
         return True
 
     async def _carry_out(self, outbox: Outbox, actions: Iterable[Action]) -> bool:
@@ -277,17 +328,71 @@ class Control:
                         case Claim(subject, message):
                             winner = await outbox.claim(subject, message)
                             self._feed(subject, winner)
+                    self._given_up.pop(action.subject, None)
                 except Conflict:
                     count("control_conflicts", owner=self._model.owner)  # the outbox has learned; we lead, so we insist
                     continue
-                except (TooLarge, Refused) as problem:
-                    count("control_errors", owner=self._model.owner, step="write")
-                    log.error("an output cannot be written; its old value stays", subject=action.subject, cause=problem)
+                except (TooLarge, Refused, Unreadable) as problem:
+                    self._cannot(action, problem)
                 if self._unwritten.get(action.subject) is action:
                     del self._unwritten[action.subject]
                 return
             log.warning("another writer keeps changing our output", subject=action.subject)
 
+    def _is_vain(self, action: Action) -> bool:
+        """It failed in this turn already, and will fail again: the model has nothing better."""
+        tried = self._tried.get(action.subject)
+        if tried is None or tried[0] != action:
+            return False
+        self._given_up[action.subject] = tried
+        return True
+
+    def _cannot(self, action: Action, problem: TooLarge | Refused | Unreadable) -> None:
+        """The action cannot be carried out, now or later, as it is. The model may know another."""
+        subject = action.subject
+        first = subject not in self._tried
+        self._tried[subject] = action, str(problem)
+        if isinstance(problem, Unreadable) and first and self._mention("taken", subject):
+            self._given_up.pop(subject, None)
+            count("control_claims_unreadable", owner=self._model.owner)
+            log.warning("a claim met a value that cannot be read here: it counts as taken", subject=subject)
+            return
+        self._given_up[subject] = action, str(problem)
+        count("control_errors", owner=self._model.owner, step="write")
+        log.error("an output cannot be written; its old value stays", subject=subject, cause=problem)
+        if first:
+            self._mention("refused", subject, str(problem))
+
+    def _mention(self, what: str, subject: str, *facts: str) -> bool:
+        """Call a method that the model may have. False: it has none, or that failed."""
+        if not callable(getattr(type(self._model), what, None)):
+            return False
+        try:
+            getattr(self._model, what)(subject, *facts)
+        except Exception as problem:  # noqa: BLE001  # as in _feed
+            count("control_errors", owner=self._model.owner, step=what)
+            log.error("the model failed on what became of its action", subject=subject, cause=problem)
+            return False
+        return True
+
     def _tell(self) -> None:
         if self._report is not None:
+            given_up = {subject: why for subject, (_, why) in self._given_up.items()}
+            outputs = [f"the model fails: {self._failure}"] if self._failure else []
+            outputs = outputs + named("cannot be written", given_up) if self._active else []  # else another's business
+            inputs = named("cannot be used", self._unusable)
+            self._report.check("inputs", not inputs, "; ".join(inputs))
+            self._report.check("outputs", not outputs, "; ".join(outputs))
             self._report.report(ready=not self.waits_for, active=self._active, revision=self._done)
+
+
+def is_newer(outbox: Outbox, subject: str) -> bool:
+    """`subject` has a value of a newer schema than ours: not to be taken back by one who cannot read it."""
+    problem = outbox.unreadable(subject)
+    return problem is not None and problem.newer
+
+
+def named(what: str, problems: Mapping[str, str]) -> list[str]:
+    """For a check's detail: the first of these subjects, each with why, and how many more there are."""
+    lines = [f"{subject} {what}: {why}" for subject, why in sorted(problems.items())[:NAMED]]
+    return [*lines, f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else lines

@@ -73,6 +73,17 @@ class Refused(BusError):
         self.subject = subject
 
 
+class Unreadable(BusError):
+    """The key has a value that cannot be read here: taken, but not known by whom. `newer`: its schema is newer than
+    ours, so that it is somebody's; else it is garbage."""
+
+    def __init__(self, subject: str, why: str, *, newer: bool) -> None:
+        super().__init__(f"{subject}: {why}")
+        self.subject = subject
+        self.why = why
+        self.newer = newer
+
+
 class BusAway(BusError):
     """The server cannot be reached, or did not answer in time."""
 
@@ -107,6 +118,9 @@ class Outbox(Protocol):
     def subjects(self) -> list[str]:
         """Every subject that has a value, decodable or not."""
 
+    def unreadable(self, subject: str) -> Unreadable | None:
+        """Why the value of `subject` cannot be read here; None when it can, or when there is none."""
+
     async def say(self, subject: str, message: Message) -> bool:
         """Give `subject` this value. False: it has it already, nothing was written.
 
@@ -117,7 +131,10 @@ class Outbox(Protocol):
         """Take the value away. False: there was none. Raises: Conflict, as `say`."""
 
     async def claim(self, subject: str, message: Message) -> Message:
-        """Take `subject` if it has no value. Returns the value that it has then: mine, or who was first."""
+        """Take `subject` if it has no value. Returns the value that it has then: mine, or who was first.
+
+        Raises: Unreadable: it has one that cannot be read here; TooLarge, Refused.
+        """
 
     def heard(self, revision: Revision) -> None:
         """All said up to now includes the roots up to `revision`; travels with the next delta."""

@@ -224,19 +224,26 @@ def inbox_of(user: str) -> str:
 class Mailbox:
     """One queue for all that one task waits for: several subscriptions, and news of a reconnect.
 
-    Unbounded, because a dropped message would only be read again; what is read from it must be cheap to handle.
+    Unbounded where it carries a log, because a dropped message would only be read again: what is read must be cheap to
+    handle. Where anyone may send (questions), `limit` bounds the bytes that wait, each message counting for at least
+    MESSAGE_BYTES; what is over it is dropped and counted as `dropped`.
     """
 
     RECONNECTED = "reconnected"
+    MESSAGE_BYTES = 1024  # what a message costs in memory beside its body, with room to spare
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, limit: int = 0, dropped: str = "") -> None:
         self._link = link
-        self._queue: asyncio.Queue[tuple[str, Msg | None]] = asyncio.Queue()
+        self._limit = limit
+        self._dropped = dropped
+        self._waiting = 0  # bytes
+        self._queue: asyncio.Queue[tuple[str, Msg | None, float]] = asyncio.Queue()
+        self.arrived = 0.0  # loop time when the message that `get` gave last came in
         self._open: dict[str, tuple[Subscription, asyncio.Task[None]]] = {}
         self._forget: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Mailbox:
-        self._forget = self._link.on_reconnect(lambda: self._queue.put_nowait((self.RECONNECTED, None)))
+        self._forget = self._link.on_reconnect(lambda: self._put(self.RECONNECTED, None))
         return self
 
     async def __aexit__(
@@ -262,10 +269,10 @@ class Mailbox:
     async def get(self, deadline: float | None = None) -> tuple[str, Msg | None] | None:
         """The next (subject joined, message) or (RECONNECTED, None). None: nothing until `deadline` (loop time)."""
         if not self._queue.empty():
-            return self._queue.get_nowait()
+            return self._taken(*self._queue.get_nowait())
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._queue.get()
+                return self._taken(*await self._queue.get())
         except TimeoutError:
             return None
 
@@ -275,4 +282,19 @@ class Mailbox:
 
     async def _pump(self, label: str, subscription: Subscription) -> None:
         async for message in subscription.messages:
-            self._queue.put_nowait((label, message))
+            if self._limit and self._waiting and self._waiting + self._cost(message) > self._limit:
+                count(self._dropped, subject=label)
+            else:
+                self._put(label, message)
+
+    def _put(self, label: str, message: Msg | None) -> None:
+        self._waiting += self._cost(message)
+        self._queue.put_nowait((label, message, asyncio.get_running_loop().time()))
+
+    def _taken(self, label: str, message: Msg | None, arrived: float) -> tuple[str, Msg | None]:
+        self._waiting -= self._cost(message)
+        self.arrived = arrived
+        return label, message
+
+    def _cost(self, message: Msg | None) -> int:
+        return self.MESSAGE_BYTES + len(message.data) if message is not None else 0

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from bus import wire
 from bus.codec import Undecodable, encode
 from bus.follow import follow
-from bus.interface import BusAway, Conflict
+from bus.interface import BusAway, Conflict, Unreadable
 from bus.link import Link, Mailbox
 from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log
 from bus.messages import Message
@@ -29,7 +29,7 @@ from bus.revision import ROOTS, Revision
 from bus.subjects import delta_of, log_of, snapshot_of
 from bus.telemetry import count, logger
 from bus.view import View
-from bus.watch import read_entry
+from bus.watch import read_entry, unreadable
 from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
 
 log = logger(__name__)
@@ -37,8 +37,7 @@ log = logger(__name__)
 BATCH_SECONDS = 0.010  # between deltas; the first after a pause goes at once
 HEARTBEAT_SECONDS = 1.0
 CACHED_SNAPSHOTS = 8  # nodes ask for much the same; a thousand at once must not cost a thousand compressions
-
-
+WAITING_BYTES = 8 << 20  # of questions for snapshots; one that is dropped is asked again, or the log is read instead
 LARGE_SNAPSHOT = 1000  # entries; from here on packing goes to a thread
 
 Starter = Callable[[Coroutine[None, None, None], str], "asyncio.Task[None]"]
@@ -112,7 +111,7 @@ class NatsOutbox:
         self._loaded = asyncio.Event()
         self._revision: dict[str, int] = {}
         self._heard: deque[tuple[int, dict[str, int]]] = deque()  # (position it holds from, revision)
-        self._written = 0  # the last sequence that a write of ours was given
+        self._written = 0  # the last sequence that a write of ours was given, or that one of ours lost to
         self._locks = KeyLocks()
         self._snapshots: dict[tuple[int, tuple[str, ...]], Kept] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,6 +153,9 @@ class NatsOutbox:
     def subjects(self) -> list[str]:
         return [subject for subject, entry in self._table.entries.items() if entry.body is not None]
 
+    def unreadable(self, subject: str) -> Unreadable | None:
+        return unreadable(self._table.entries.get(subject))
+
     async def say(self, subject: str, message: Message) -> bool:
         body = encode(message, subject=subject)
         async with self._locks.hold(subject):
@@ -175,6 +177,8 @@ class NatsOutbox:
             while True:
                 if (winner := self.get(subject)) is not None:
                     return winner
+                if (problem := self.unreadable(subject)) is not None:
+                    raise problem
                 try:
                     await self._write(subject, body)
                     return message
@@ -206,6 +210,7 @@ class NatsOutbox:
             self._table.entries.pop(subject, None)
         else:
             self._table.entries[subject] = msgspec.structs.replace(entry, stored_at=time.time())
+            self._written = max(self._written, entry.sequence)  # what is heard from here on may rest on it
 
     # -- what it hears of its own log
 
@@ -277,7 +282,7 @@ class NatsOutbox:
             self._sent = reach
 
     async def _answer_snapshots(self) -> None:
-        async with Mailbox(self._link) as box:
+        async with Mailbox(self._link, limit=WAITING_BYTES, dropped="bus_snapshot_dropped") as box:
             await box.join(snapshot_of(self._owner), queue=self._owner)
             while True:
                 item = await box.get()

@@ -25,6 +25,7 @@ M = TypeVar("M", bound=Message)
 A = TypeVar("A", bound=Message)
 
 AT_ONCE = 16  # questions in hand; further ones wait, and are dropped when their asker has given up
+WAITING_BYTES = 8 << 20  # of questions that wait; further ones are dropped, and their askers hear nothing
 LIMIT_BYTES = 4 * 1024 * 1024  # of a question or an answer, if the server takes that much
 
 REFUSED = "Plexus-Refused"
@@ -57,14 +58,14 @@ async def answer(
     subject = request.all(*tokens)
     now = asyncio.get_running_loop().time
     places = asyncio.Semaphore(AT_ONCE)
-    async with Mailbox(link) as box, asyncio.TaskGroup() as tasks:
+    async with Mailbox(link, limit=WAITING_BYTES, dropped="bus_question_dropped") as box, asyncio.TaskGroup() as tasks:
         await box.join(subject, queue=request.owner)
         while True:
             item = await box.get()
             if item is None or item[1] is None or not item[1].reply:
                 continue
             message = item[1]
-            until = now() + _seconds_left(message)
+            until = box.arrived + _seconds_left(message)
             await places.acquire()
             if now() > until:
                 places.release()

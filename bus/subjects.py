@@ -79,6 +79,10 @@ class Subject(Generic[M_co]):
 class State(Subject[M_co]):
     """The last value of a thing. `head` is "state.<owner>.<noun>"."""
 
+    def subject_of(self, message: Message) -> str:
+        """Where `message` belongs by what it says of itself; each of `keys` is a field of it."""
+        return self.of(*(str(getattr(message, key)) for key in self.keys))
+
 
 class Event(Subject[M_co]):
     """A fact. `head` is "evt.<owner>.<noun>"."""
@@ -137,6 +141,16 @@ OWNERS = tuple(dict.fromkeys(state.owner for state in STATES))
 def state_of(subject: str) -> State[Message] | None:
     """The family that `subject` belongs to; None when nobody declared it."""
     return next((state for state in STATES if state.has(subject)), None)
+
+
+def check_subject(subject: str, message: Message) -> None:
+    """A message speaks of the thing whose subject it came on. Raises: ValueError: it speaks of another.
+
+    Who may write a subject is settled by its name; without this, a body could speak for what its writer may not.
+    """
+    family = state_of(subject)
+    if family is None or not isinstance(message, family.message) or family.subject_of(message) != subject:
+        raise ValueError(f"the message on {subject} is of another thing")
 
 
 # The bus's own subjects and streams: how an owner hands its log to those who watch it

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bus.codec import LIMIT_BYTES, Undecodable, decode, encode
-from bus.interface import Batch, Conflict, Family, Lease, Outbox, Unanswered
+from bus.interface import Batch, Conflict, Family, Lease, Outbox, Unanswered, Unreadable
 from bus.link import NobodyAnswers
 from bus.messages import Message
 from bus.questions import LIMIT_BYTES as QUESTION_BYTES
@@ -22,7 +22,7 @@ from bus.revision import ROOTS, Revision
 from bus.subjects import Request, stream_of
 from bus.telemetry import count, current_cause, logger
 from bus.view import View
-from bus.watch import Merged, interests, read_entry
+from bus.watch import Merged, interests, read_entry, unreadable
 from bus.wire import Entry, Interest
 
 log = logger(__name__)
@@ -118,6 +118,9 @@ class MemoryOutbox:
     def subjects(self) -> list[str]:
         return [subject for subject, entry in self._log.entries.items() if entry.body is not None]
 
+    def unreadable(self, subject: str) -> Unreadable | None:
+        return unreadable(self._log.entries.get(subject))
+
     async def say(self, subject: str, message: Message) -> bool:
         body = encode(message, subject=subject)
         known = self._log.entries.get(subject)
@@ -139,6 +142,8 @@ class MemoryOutbox:
         await asyncio.sleep(0)
         if (winner := self.get(subject)) is not None:
             return winner
+        if (problem := self.unreadable(subject)) is not None:
+            raise problem
         self._log.write(subject, encode(message, subject=subject), None)
         return message
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from nats.aio.msg import Msg
 
 from bus import revision, wire
-from bus.codec import Undecodable, decode
+from bus.codec import Newer, Undecodable, decode
 from bus.follow import follow
-from bus.interface import Batch, BusAway, Change, Family
+from bus.interface import Batch, BusAway, Change, Family, Unreadable
 from bus.link import Link, Mailbox
 from bus.log import Log
 from bus.messages import Message
@@ -45,18 +45,33 @@ def interests(families: Sequence[Family]) -> dict[str, Interest]:
 
 def read_entry(entry: Entry, families: Iterable[State[Message]] | None = None) -> Change | None:
     """The change that an entry stands for; None, counted and logged, when its body is not what belongs there."""
-    message: Message | None = None
-    if entry.body is not None:
-        try:
-            family = state_of(entry.subject)
-            if family is None:
-                raise Undecodable(entry.subject, "no such family of subjects")
-            message = decode(entry.subject, entry.body, family.message)
-        except Undecodable as problem:
-            count("bus_undecodable", family=".".join(entry.subject.split(".")[:3]))
-            log.warning("message dropped: it does not decode", subject=problem.subject, why=problem.why)
-            return None
+    try:
+        message = message_of(entry)
+    except Undecodable as problem:
+        count("bus_undecodable", family=".".join(entry.subject.split(".")[:3]))
+        log.warning("message dropped: it does not decode", subject=problem.subject, why=problem.why)
+        return None
     return Change(entry.subject, message, entry.sequence, entry.caused_at, entry.trace)
+
+
+def message_of(entry: Entry) -> Message | None:
+    """The value that an entry gives its key; None when it takes it away. Raises: Undecodable."""
+    if entry.body is None:
+        return None
+    family = state_of(entry.subject)
+    if family is None:
+        raise Undecodable(entry.subject, "no such family of subjects")
+    return decode(entry.subject, entry.body, family.message)
+
+
+def unreadable(entry: Entry | None) -> Unreadable | None:
+    """Why the value that an entry gives cannot be read here; None when it can, or when it gives none."""
+    try:
+        if entry is not None:
+            message_of(entry)
+    except Undecodable as problem:
+        return Unreadable(problem.subject, problem.why, newer=isinstance(problem, Newer))
+    return None
 
 
 @dataclass

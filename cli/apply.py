@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +13,12 @@ from cli.errors import Failed
 from cli.output import Format, Output, show_value
 from cli.session import Name, Session, run
 
-SECONDS = 10.0  # for the resources service's answer
+if TYPE_CHECKING:
+    from bus.interface import Bus
+
+SECONDS, SECONDS_EACH = 10.0, 0.01  # for the resources service's answer; a document takes it some milliseconds
+TAKEOVER_SECONDS = 4.0  # until a standby answers: a lease (bus/control.py) and one second
+RETRY_SECONDS = 0.1
 
 Sources = Annotated[
     list[str], typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="A file, a folder, or - for standard input.")
@@ -36,7 +42,7 @@ def send(filename: list[str], *, delete: bool, name: str, output: Format) -> Non
     question = Apply(documents=read(filename), delete=delete)
 
     async def ask(session: Session) -> Applied:
-        return await session.bus.ask(APPLY, message=question, timeout=SECONDS)
+        return await carried_out(session.bus, question)
 
     answer = run(ask, name)
     if answer.refusals:
@@ -46,6 +52,35 @@ def send(filename: list[str], *, delete: bool, name: str, output: Format) -> Non
             print(outcome_line(outcome))
     else:
         show_value(answer, output)
+
+
+async def carried_out(bus: Bus, question: Apply) -> Applied:
+    """The resources service's answer; while nobody answers at all, for as long as a successor may take.
+
+    Raises: Unanswered; Failed: too much for one call, or no answer in time, with what that means.
+    """
+    from bus.codec import TooLarge
+    from bus.interface import Unanswered
+
+    now = asyncio.get_running_loop().time
+    timeout = SECONDS + SECONDS_EACH * len(question.documents)
+    give_up = now() + TAKEOVER_SECONDS
+    while True:
+        asked = now()
+        try:
+            return await bus.ask(APPLY, message=question, timeout=timeout)
+        except Unanswered as error:
+            if isinstance(error.__cause__, TooLarge):
+                size = error.__cause__.size
+                raise Failed(f"the manifests are {size} bytes together, more than one call takes; split them") from None
+            if now() - asked >= timeout:
+                raise Failed(
+                    f"the service resources did not answer within {timeout:.0f} s; it may still be carried out: "
+                    "plexus wait tells, and doing it again does no harm"
+                ) from None
+            if "nobody answers" not in error.why or now() > give_up:
+                raise
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 def outcome_line(outcome: Outcome) -> str:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -19,8 +20,8 @@ import typer
 from bus.interface import Bus
 from bus.messages.dataplane import Flow, FlowBatch
 from bus.messages.resources import Apply
-from bus.subjects import APPLY, POD, SERVICE
-from cli.apply import refusal_line
+from bus.subjects import POD, SERVICE
+from cli.apply import carried_out, refusal_line
 from cli.checks import COLUMNS, TIMED_OUT, Check, landing_checks, web_checks
 from cli.errors import Failed
 from cli.manifests import read
@@ -57,8 +58,9 @@ def demo(
     Without --once the lab stays up for trying things until Ctrl-C. Nothing is left behind either way.
     """
     refuse_if_taken(name)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us in the background had it ignored
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     try:
         rows, services = tell(name)
         print()
@@ -68,12 +70,18 @@ def demo(
             with suppress(KeyboardInterrupt):
                 signal.pause()
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave things behind
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave things behind
         print("cleaning up", flush=True)
         cleanup.clean(name)
     if problems := [problem(row) for row in rows if not row["ok"]]:
         raise Failed(*problems)
     print("all was as expected")
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal's handler: end as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def refuse_if_taken(name: str) -> None:
@@ -169,7 +177,7 @@ async def reason_row(drops: asyncio.Queue[tuple[str, Flow]], teller: Teller) -> 
 
 async def apply(bus: Bus, sources: Sequence[str]) -> None:
     """What `plexus apply -f` does. Raises Failed with a line for each refusal."""
-    answer = await bus.ask(APPLY, message=Apply(documents=read(sources)), timeout=10.0)
+    answer = await carried_out(bus, Apply(documents=read(sources)))
     if answer.refusals:
         raise Failed(*map(refusal_line, answer.refusals))
 

@@ -98,6 +98,8 @@ def values_of(file: Path) -> dict[str, Any]:
         raise Failed(f"{file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Failed(f"{file} is not YAML: {error}") from None
+    except RecursionError:
+        raise Failed(f"{file} is nested too deeply") from None
     if not isinstance(content or {}, dict):
         raise Failed(f"{file} holds no mapping of Helm values")
     return content or {}
@@ -121,13 +123,20 @@ def down(
     everything: Annotated[
         bool, typer.Option("--all", help="Every lab on this machine, whatever is left of it.")
     ] = False,
+    owner: Annotated[
+        str, typer.Option("--owner", metavar="O", help="Every lab that was brought up with PLEXUS_LAB_OWNER=O.")
+    ] = "",
 ) -> None:
     """Stop a lab and remove all of it; also what a crash left. Nothing to remove is fine."""
     from lab import cleanup, names
-    from lab.state import ENVIRONMENT_NAME, labs
+    from lab.state import ENVIRONMENT_NAME, labs, owned_by
 
+    if owner and (name or everything):
+        raise typer.BadParameter("--owner stands alone")
     name = name or os.environ.get(ENVIRONMENT_NAME, "")
-    if everything:
+    if owner:
+        gone = owned_by(owner)
+    elif everything:
         gone = cleanup.rests()
     elif name:
         gone = [names.check(name)]
@@ -165,7 +174,7 @@ def execute(
         raise typer.BadParameter("what to run is missing: put it after --")
     sys.stdout.flush()
     entered = places.command(place, command)
-    os.execvpe(entered[0], entered, {**os.environ, **processes.environment(lab.name, {})})
+    os.execvpe(entered[0], entered, {**places.RESOLVER, **os.environ, **processes.environment(lab.name, {})})
 
 
 @app.command()

@@ -21,6 +21,9 @@ from cli.errors import Failed
 SUFFIXES = (".yaml", ".yml", ".json")
 FILE_BYTES = 10_000_000  # a larger file is not a manifest
 UNFOLDED_VALUES = 200_000  # in one document once every alias is written out
+DEEPEST = 64  # levels of lists and mappings; the deepest field of any kind is at 20
+
+TOO_DEEP = f"nested more than {DEEPEST} levels deep"
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = ("str", "int", "float", "bool", "null")
@@ -159,16 +162,28 @@ def json_value(text: str) -> Any:
         raise Malformed(f"{word} is not a value")
 
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise Malformed(error.msg, error.lineno) from error
     except RecursionError as error:
-        raise Malformed("nested too deeply") from error
+        raise Malformed(TOO_DEEP) from error
+    layer = [value]
+    for _ in range(DEEPEST + 1):
+        layer = [
+            item
+            for each in layer
+            if isinstance(each, (dict, list))
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not layer:
+            return value
+    raise Malformed(TOO_DEEP)
 
 
 def yaml_values(text: str) -> Iterator[tuple[int, Any]]:
     """(first line, value) of each YAML document. Raises Malformed."""
     try:
+        check_depth(text)
         loader = Loader(text)
         try:
             while loader.check_node():
@@ -182,8 +197,18 @@ def yaml_values(text: str) -> Iterator[tuple[int, Any]]:
         raise Malformed(error.problem or error.context or "not YAML", mark.line + 1 if mark else 0) from error
     except yaml.YAMLError as error:
         raise Malformed(f"not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise Malformed("nested too deeply") from error
+
+
+def check_depth(text: str) -> None:
+    """Raises Malformed, YAMLError. Comes first and recurses nowhere: composing does, and overflows the C stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                raise Malformed(TOO_DEEP, event.start_mark.line + 1)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def unfolded(node: Any, sizes: dict[int, int], above: set[int]) -> int:

@@ -8,7 +8,7 @@ only for what an event might have missed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,11 +125,14 @@ def unready(
     pods: Mapping[tuple[str, ...], Pod],
     endpoints: Mapping[tuple[str, ...], Endpoint],
     deployments: Mapping[tuple[str, ...], Deployment],
+    nodes: Collection[str],
 ) -> list[str]:
     """What is missing until every pod is ready and has its place in the network, a line for each pod or Deployment.
 
+    So is what is there too much: an endpoint whose pod is gone. A node that is gone took its endpoints with it.
+
     Args:
-        pods, deployments: by (namespace, name).  endpoints: by (node, namespace, pod).
+        pods, deployments: by (namespace, name).  endpoints: by (node, namespace, pod).  nodes: by name.
     """
     missing: list[str] = []
     for (namespace, name), deployment in deployments.items():
@@ -154,6 +157,10 @@ def unready(
             why = f"its endpoint on {pod.node} is {endpoint.state}"
         if why:
             missing.append(f"pod {namespace}/{name}: {why}")
+    for node, namespace, name in endpoints:
+        owner_of = pods.get((namespace, name))
+        if node in nodes and (owner_of is None or owner_of.node != node):
+            missing.append(f"pod {namespace}/{name}: it is gone, and its endpoint on {node} is still there")
     return missing
 
 
@@ -215,7 +222,8 @@ async def pods_ready(bus: Bus, progress: Progress) -> Picture:
         seen.take(batch)
         if not batch.synced:
             continue
-        progress.pods = unready(seen.of(POD), seen.of(ENDPOINT), seen.of(DEPLOYMENT))
+        nodes = {name for (name,) in seen.of(NODE)}
+        progress.pods = unready(seen.of(POD), seen.of(ENDPOINT), seen.of(DEPLOYMENT), nodes)
         if not progress.pods:
             return seen
     raise Failed("the bus ended while waiting; look at plexus status")

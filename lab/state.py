@@ -36,6 +36,7 @@ RUN = Path("/run/plexus/lab")
 BPF = Path("/sys/fs/bpf")
 OPERATOR = "operator"  # the bus user that may do everything, as bus/accounts.py calls it
 ENVIRONMENT_NAME = "PLEXUS_LAB"  # which lab a command means
+ENVIRONMENT_OWNER = "PLEXUS_LAB_OWNER"  # who brings it up; any word, for `lab down --owner`
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[str]
     values: dict[str, Any]
     cgroup_root: str  # where the machine has its cgroup v2 tree
+    owner: str = ""  # as $PLEXUS_LAB_OWNER said when it was brought up
 
     @property
     def plan(self) -> Plan:
@@ -230,6 +232,11 @@ def record(name: str) -> Record | None:
     return read(Directory(name).lab, Record)
 
 
+def owned_by(owner: str) -> list[str]:
+    """Every lab that this owner brought up, by name."""
+    return [each.name for each in map(record, labs()) if each is not None and each.owner == owner]
+
+
 def claim(name: str, nodes: list[str], wanted: Settings, cgroup_root: Path) -> Record:
     """Take the lowest free slot and write the lab down. Raises LabError when all are taken."""
     with locked():
@@ -237,7 +244,14 @@ def claim(name: str, nodes: list[str], wanted: Settings, cgroup_root: Path) -> R
         free = next((slot for slot in range(SLOTS) if slot not in taken), None)
         if free is None:
             raise LabError(f"{SLOTS} labs are up, which is all this machine has addresses for; take one down first")
-        made = Record(name=name, slot=free, nodes=nodes, values=dict(wanted.values), cgroup_root=str(cgroup_root))
+        made = Record(
+            name=name,
+            slot=free,
+            nodes=nodes,
+            values=dict(wanted.values),
+            cgroup_root=str(cgroup_root),
+            owner=os.environ.get(ENVIRONMENT_OWNER, ""),
+        )
         made.directory.make(nodes)
         write(made.directory.lab, made)
         return made

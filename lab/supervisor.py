@@ -23,7 +23,7 @@ from bus.telemetry import configure_logs, logger
 from lab import cluster, dialogue, names, processes, state
 from lab.errors import LabError
 from lab.plan import BUS_PORT
-from lab.programs import BUS, ROOT, Program, programs
+from lab.programs import BUS, CONTROL_SERVICES, ROOT, Program, programs
 from lab.state import ProcessId, Record
 
 log = logger("lab.supervisor")
@@ -218,7 +218,15 @@ class Supervisor:
             )
         except BusError as error:
             return str(error)
-        return "" if health.ready else unready(health)
+        return not_ready(keeper.program, health)
+
+
+def not_ready(program: Program, health: Health) -> str:
+    """Why a service is not ready by what it says of itself; "" when it is. Of a control service there is one in a lab,
+    so a standby is not ready: it waits for its predecessor's lease to end, and nobody answers yet."""
+    if not health.ready:
+        return unready(health)
+    return "stands by" if program.service in CONTROL_SERVICES and not health.active else ""
 
 
 def unready(health: Health) -> str:

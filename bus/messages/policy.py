@@ -5,23 +5,25 @@ from __future__ import annotations
 from typing import Literal
 
 from bus.messages import Message, Part
-from bus.messages.resources import LabelSelector, PortRange
+from bus.messages.resources import LabelSelector, PortRange, Protocol, Protocol
 
 
 class SelectorRule(Part, frozen=True, kw_only=True):
-    """One allow rule. Peers are the union of `selectors`, `entities` and `identities`; `any_peer`: everyone."""
+    """One allow rule. Peers are the union of `selectors` and `entities`; `any_peer`: everyone."""
 
     direction: Literal["ingress", "egress"]
     selectors: list[str] = []  # ids of Selector
     entities: list[str] = []
     any_peer: bool = False
     ports: list[PortRange] = []  # none: every port; named ports are already numbers
-    identities: list[int] = []  # peers by number, ascending: those that have an egress rule's named port
-    only_subjects: list[int] = []  # ascending; those governed that have an ingress rule's named port. None: all
+    subject: str = ""  # id of a Selector: the rule is for those governed that are members of it. "": for all governed
 
 
 class PolicyRules(Message, frozen=True, kw_only=True):
-    """One policy, compiled. Subject: state.policy.rules.<kind>.<namespace>.<name>"""
+    """One policy, compiled. Subject: state.policy.rules.<kind>.<namespace>.<name>
+
+    What it was compiled from, the delta that carries it says (bus/wire.py: Delta.revision).
+    """
 
     kind: str
     namespace: str
@@ -30,12 +32,32 @@ class PolicyRules(Message, frozen=True, kw_only=True):
     rules: list[SelectorRule] = []
     deny_ingress_by_default: bool = False
     deny_egress_by_default: bool = False
-    revision: int = 0  # of the resources log
+
+
+class NamedPort(Part, frozen=True, kw_only=True):
+    """A container port as pods call it."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class NamedPort(Part, frozen=True, kw_only=True):
+    """A container port as pods call it."""
+
+    name: str
+    protocol: Protocol
+    port: int
 
 
 class Selector(Message, frozen=True, kw_only=True):
-    """The identities that a selector selects now. Subject: state.policy.selector.<id>"""
+    """The identities that a selector selects now. Subject: state.policy.selector.<id>
+
+    With `having`: of those, the ones whose pods have this container port. So a rule for a named port says the number,
+    and refers to whoever gives it the name: its subjects (ingress) or its peers (egress).
+    """
 
     id: str  # the first 16 hex digits of SHA-256 over the canonical form
     selector: LabelSelector
     members: list[int] = []  # identity numbers, ascending
+    having: NamedPort | None = None

@@ -74,7 +74,7 @@ def _connections(maps: Maps, model: NodeModel) -> Iterator[Row]:
             "protocol": PROTOCOLS.get(k.protocol, k.protocol),
             "source": f"{origin[0]}:{origin[1]}",
             "destination": f"{other[0]}:{other[1]}",
-            "service": f"{v.service}:{v.service_port}" if v.flags & 0xA0 else "",
+            "service": f"{v.service}:{v.service_port}" if v.flags & 0x20 else "",
             "masquerade_port": v.nat_port,
             "expires_seconds": round((v.expires - now) * layouts.TICK_NS / 1e9),
             "flags": [name for bit, name in layouts.CT_FLAGS.items() if v.flags & bit],

@@ -23,7 +23,6 @@ CT_FLAGS = {
     0x10: "reset",
     0x20: "translated",
     0x40: "masqueraded",
-    0x80: "choice",
 }
 WAYS = ("unknown", "local", "host", "pod", "out")
 TICK_NS = 1 << 30  # the unit of `Connection.expires`
@@ -261,6 +260,43 @@ class ServiceEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceKey:
+    client: str
+    service: str
+    client_port: int
+    service_port: int
+    protocol: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=4s4s2s2sB3x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            pack_address(self.client),
+            pack_address(self.service),
+            self.client_port.to_bytes(2, "big"),
+            self.service_port.to_bytes(2, "big"),
+            self.protocol,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which backend a client's packets to a service go to."""
+
+    address: str
+    port: int
+    slot: int
+    epoch: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=4s2s2xII")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Choice:
+        address, port, slot, epoch = cls.layout.unpack(raw)
+        return cls(text(address), int.from_bytes(port, "big"), slot, epoch)
+
+
+@dataclass(frozen=True, slots=True)
 class BackendKey:
     service: int
     slot: int
@@ -367,6 +403,7 @@ MAPS: dict[str, MapShape] = {
     "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size),
     "connections": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
+    "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
     "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
     "sock_reverse": MapShape(16, 8),

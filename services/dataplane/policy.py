@@ -188,9 +188,9 @@ def entries_for(
             missing.add(policy.subject)
             continue
         for rule in policy.rules:
-            if rule.only_subjects and not _has(rule.only_subjects, identity):
+            missing.update(key for key in _referred(rule) if key not in selectors)
+            if rule.subject and not (rule.subject in selectors and _has(selectors[rule.subject].members, identity)):
                 continue
-            missing.update(key for key in rule.selectors if key not in selectors)
             direction = DIRECTIONS.index(rule.direction)
             parts = l4_parts(rule.ports)
             for peer in _peers(rule, selectors):
@@ -263,7 +263,7 @@ class PolicyStore:
         self._rules: dict[PolicyName, PolicyRules] = {}
         self._selectors: dict[str, Selector] = {}
         self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
-        self._by_peer: dict[str, set[PolicyName]] = defaultdict(set)
+        self._by_rule: dict[str, set[PolicyName]] = defaultdict(set)
         self._governing: dict[int, set[PolicyName]] = {}  # by local identity
         self._governed: dict[PolicyName, set[int]] = defaultdict(set)
 
@@ -300,8 +300,8 @@ class PolicyStore:
         self._rules[name] = rules
         self._by_subject[rules.subject].add(name)
         for rule in rules.rules:
-            for key in rule.selectors:
-                self._by_peer[key].add(name)
+            for key in _referred(rule):
+                self._by_rule[key].add(name)
         for identity in self._governing:
             if governs(rules, identity, self._selectors):
                 self._bind(name, identity)
@@ -314,8 +314,8 @@ class PolicyStore:
             return set()
         _forget(self._by_subject, rules.subject, key)
         for rule in rules.rules:
-            for selector in rule.selectors:
-                _forget(self._by_peer, selector, key)
+            for selector in _referred(rule):
+                _forget(self._by_rule, selector, key)
         touched = self._governed.pop(key, set())
         for identity in touched:
             self._governing[identity].discard(key)
@@ -343,7 +343,7 @@ class PolicyStore:
         """Judge anew who is governed through this selector. `appeared`: it came or went as a whole, so that what the
         policies for it say changed also for those whom they govern before and after."""
         touched: set[int] = set()
-        for name in self._by_peer.get(key, ()):
+        for name in self._by_rule.get(key, ()):
             touched |= self._governed[name]
         names = self._by_subject.get(key, ())
         selector = self._selectors.get(key)
@@ -378,16 +378,24 @@ def _has(ascending: Sequence[int], number: int) -> bool:
     return at < len(ascending) and ascending[at] == number
 
 
+def _referred(rule: SelectorRule) -> list[str]:
+    """The ids of the selectors that a rule names."""
+    return [*rule.selectors, rule.subject] if rule.subject else rule.selectors
+
+
+def _referred(rule: SelectorRule) -> list[str]:
+    """The ids of the selectors that a rule names."""
+    return [*rule.selectors, rule.subject] if rule.subject else rule.selectors
+
+
 def _peers(rule: SelectorRule, selectors: Mapping[str, Selector]) -> set[int]:
     """The map identities that a rule is about."""
     peers: set[int] = set(AGGREGATES) if rule.any_peer else set()
     for entity in rule.entities:
         peers.update(ENTITIES.get(entity, ()))
-    numbers = set(rule.identities)
     for key in rule.selectors:
         if key in selectors:
-            numbers.update(selectors[key].members)
-    peers.update(number for number in numbers if IDENTITY_MIN <= number <= IDENTITY_MAX)
+            peers.update(number for number in selectors[key].members if IDENTITY_MIN <= number <= IDENTITY_MAX)
     return peers
 
 

@@ -107,6 +107,12 @@ class IdentityModel:
         else:
             raise ValueError(f"{subject} is not heard by identity")
 
+    def taken(self, subject: str) -> None:
+        """The number has a value that cannot be read here: it is somebody's, until its subject is put or deleted."""
+        number = IDENTITY.parse(subject)[0]
+        if number.isdecimal():
+            self._renumber(self._numbers.put_unreadable(int(number)))
+
     def _renumber(self, texts: set[str]) -> None:
         for text in texts:
             self._unnumbered.add(text)

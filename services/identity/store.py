@@ -109,6 +109,7 @@ class Numbers:
     def __init__(self) -> None:
         self._text: dict[int, str] = {}
         self._by_text: dict[str, set[int]] = {}
+        self._unreadable: set[int] = set()  # numbers that somebody has, though not known for which labels
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._text)
@@ -116,6 +117,7 @@ class Numbers:
     def put(self, identity: Identity) -> set[str]:
         """The label sets whose number may have changed."""
         text = labels.labels_text(identity.labels)
+        self._unreadable.discard(identity.number)
         if self._text.get(identity.number) == text:
             return set()
         changed = self.delete(identity.number)
@@ -123,8 +125,15 @@ class Numbers:
         self._by_text.setdefault(text, set()).add(identity.number)
         return changed | {text}
 
+    def put_unreadable(self, number: int) -> set[str]:
+        """The label sets whose number may have changed."""
+        changed = self.delete(number)
+        self._unreadable.add(number)
+        return changed
+
     def delete(self, number: int) -> set[str]:
         """The label sets whose number may have changed."""
+        self._unreadable.discard(number)
         text = self._text.pop(number, None)
         if text is None:
             return set()
@@ -134,7 +143,7 @@ class Numbers:
         return {text}
 
     def taken(self, number: int) -> bool:
-        return number in self._text
+        return number in self._text or number in self._unreadable
 
     def text(self, number: int) -> str | None:
         return self._text.get(number)

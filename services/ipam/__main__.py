@@ -15,12 +15,15 @@ log = logger(__name__)
 
 
 class Reporter:
-    """`bus.control.Report`: passes on how the model does, with the nodes that it could give no block."""
+    """`bus.control.ControlReport`: passes on how the model does, with the nodes that it could give no block."""
 
     def __init__(self, service: Service, model: BlockAllocation) -> None:
         self._service = service
         self._model = model
         self._short: list[str] = []
+
+    def check(self, name: str, ok: bool, detail: str = "") -> None:
+        self._service.check(name, ok, detail)
 
     def report(self, *, ready: bool, active: bool, revision: Revision) -> None:
         self._service.report(ready=ready, active=active, revision=revision)

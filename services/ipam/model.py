@@ -77,7 +77,8 @@ class BlockAllocation:
         self._nodes: set[str] = set()
         self._blocks: dict[str, Block] = {}  # subject -> block
         self._blocks_of: dict[str, set[str]] = defaultdict(set)  # node -> subjects
-        self._taken: Counter[int] = Counter()  # block numbers that known blocks touch
+        self._unreadable: set[str] = set()  # subjects of blocks that somebody has, though not known who
+        self._taken: Counter[int] = Counter()  # block numbers that all of these touch
         self._addresses: dict[str, dict[str, IPv4Address]] = defaultdict(dict)  # node -> endpoint's subject -> address
         self._dirty: set[str] = set()  # nodes whose need, or whose end, is to be looked at
         self._short: set[str] = set()  # nodes that need a block and could not get one
@@ -114,10 +115,21 @@ class BlockAllocation:
             node = ENDPOINT.parse(subject)[0]
             self._addresses.get(node, {}).pop(subject, None)
             self._dirty.add(node)
+        elif subject in self._unreadable:
+            self._unreadable.discard(subject)
+            self._taken -= Counter(self._numbers_of(subject))
+            self._dirty |= self._short
         elif (block := self._blocks.pop(subject, None)) is not None:
             self._blocks_of[block.node].discard(subject)
             self._taken -= Counter(self._pools.numbers(IPv4Network(block.cidr)))  # drops counts of zero
             self._dirty |= {block.node} | self._short
+
+    def taken(self, subject: str) -> None:
+        """The block has a value that cannot be read here: it is somebody's, until its subject is put or deleted."""
+        if subject not in self._unreadable:
+            self.delete(subject)
+            self._unreadable.add(subject)
+            self._taken.update(self._numbers_of(subject))
 
     def act(self) -> Iterable[Action]:
         """Free what has no use any more, then claim what is needed. After a lost claim the next block is tried."""

@@ -13,11 +13,14 @@ log = logger(__name__)
 
 
 class Reporter:
-    """`bus.control.Report`: passes on how the model does, with the policies that do not compile."""
+    """`bus.control.ControlReport`: passes on how the model does, with the policies that do not compile."""
 
     def __init__(self, service: Service, model: PolicyModel) -> None:
         self._service = service
         self._model = model
+
+    def check(self, name: str, ok: bool, detail: str = "") -> None:
+        self._service.check(name, ok, detail)
 
     def report(self, *, ready: bool, active: bool, revision: Revision) -> None:
         self._service.report(ready=ready, active=active, revision=revision)

@@ -1,10 +1,10 @@
 """Policies become rules that name selectors; selectors name their members. Pure: no I/O, no clock.
 
 A new identity is matched against the selectors once and changes only those that select it, so it is one small delta
-each and no rule is said again (a rule with a named port excepted: that is resolved here, see `_named`).
+each and no rule is said again. Named ports are resolved here, to selectors of those who have them (`named.py`).
 
-A policy that cannot be compiled is said as nothing but the default deny that it asks for: it never becomes "no rule
-applies". It stays so, in `failed`, until the policy is changed.
+A policy that cannot be compiled, or whose rules the bus does not take, is said as nothing but the default deny that it
+asks for: it never becomes "no rule applies". It stays so, in `failed`, until the policy is changed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from bus.control import Action, Say, Unsay
 from bus.messages import Message
 from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
-from bus.messages.resources import LabelSelector, Namespace, Pod, Policy, PortRange, Protocol, Requirement, Rule
-from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR, State
+from bus.messages.resources import LabelSelector, Namespace, Pod, Policy, PortRange, Requirement, Rule
+from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR, State, check_subject
+from services.policy.named import EVERYONE, NamedSelectors
 from services.policy.store import Identities, NamedPorts, Selectors
 
 ENTITIES = frozenset({*labels.RESERVED, "all", "cluster", "none"})
 POD_ENTITIES = frozenset({"all", "cluster"})
 """Entities among which every pod is, and so whoever has a named port."""
+
+NOT_TAKEN = "the bus does not take its rules"
+"""Why a policy fails that compiles, but to more than one message may hold."""
 
 Report = Callable[[str, str], None]
 """Told about each policy that does not compile: why, and which, as "CiliumNetworkPolicy/default/rule1"."""
@@ -57,28 +61,37 @@ class PolicyModel:
         self._identities = Identities()
         self._selectors = Selectors(self._identities)
         self._ports = NamedPorts()
+        self._named = NamedSelectors(self._identities, self._selectors, self._ports)
         self._policies: dict[str, Policy] = {}
         self._compiled: dict[str, _Compiled] = {}
-        self._said_rules: dict[str, PolicyRules] = {}
-        self._said_selectors: dict[str, Selector] = {}
+        self._said_rules: dict[str, PolicyRules | None] = {}  # None: there may be any value, for ours was refused
+        self._said_selectors: dict[str, Selector | None] = {}
+        self._next_rules: dict[str, PolicyRules | None] = {}  # compiled, and waiting for the selectors; None: gone
         self._naming: dict[str, set[str]] = {}  # selector id -> policies with named ports that depend on its members
         self._naming_any: set[str] = set()  # policies with named ports that depend on every identity
         self._dirty_policies: set[str] = set()
         self._dirty_rules: set[str] = set()
         self._dirty_selectors: set[str] = set()
         self._released: set[str] = set()  # selectors that lost a reference and may have none left
+        self._not_taken: set[str] = set()  # policies whose rules, or selectors, were refused
+        self._unsayable: set[str] = set()  # selectors that were refused
         self.failed: dict[str, str] = {}
         self.failures: Counter[str] = Counter()
 
     # hearing
 
     def put(self, subject: str, message: Message) -> None:
+        """`subject` has this value now. Raises: ValueError: it makes no sense; nothing is changed."""
+        check_subject(subject, message)
         match message:
             case Policy():
                 if self._policies.get(subject) != message:
                     self._policies[subject] = message
+                    self._not_taken.discard(subject)
                     self._dirty_policies.add(subject)
             case Identity():
+                if not labels.IDENTITY_MIN <= message.number <= labels.IDENTITY_MAX:
+                    raise ValueError(f"{message.number} is not the number of a label set")
                 if self._identities.labels_of(message.number) != message.labels:
                     self._moved(self._selectors.put_identity(message.number, message.labels))
             case Pod():
@@ -86,11 +99,12 @@ class PolicyModel:
             case Namespace():
                 self._renamed(self._ports.put_namespace(message))
             case _:
-                raise TypeError(f"{subject} is not heard by policy")
+                raise ValueError(f"{subject} is not heard by policy")
 
     def delete(self, subject: str) -> None:
         if POLICY.has(subject):
             if self._policies.pop(subject, None) is not None:
+                self._not_taken.discard(subject)
                 self._dirty_policies.add(subject)
         elif IDENTITY.has(subject):
             number = IDENTITY.parse(subject)[0]
@@ -135,6 +149,7 @@ class PolicyModel:
                 self._selectors.release(key)
             self._released.update(before)
         self._dirty_policies.clear()
+        self._compile_rules()
         known = set(self._said_selectors)
         selectors = list(self._changed_selectors())
         if any(say.message.id not in known for say in selectors if isinstance(say.message, Selector)):
@@ -146,40 +161,77 @@ class PolicyModel:
         for key in self._said_selectors:
             yield SELECTOR.of(key)
 
+    def refused(self, subject: str, why: str) -> None:
+        """What was said of `subject` was not written, nor will be: whatever policy it is of fails, and only denies.
+
+        What cannot be said even so is left as it is: a node denies where the selector of a policy's subject is missing.
+        """
+        if RULES.has(subject):
+            self._said_rules[subject] = None
+            self._give_up(POLICY.of(*RULES.parse(subject)))
+        elif SELECTOR.has(subject):
+            (key,) = SELECTOR.parse(subject)
+            self._said_selectors[key] = None
+            self._unsayable.add(key)
+            self._released.add(key)
+            for policy in [each for each in self._compiled if key in self._named.of(each) | set(self._held(each))]:
+                self._give_up(policy)
+
+    def _give_up(self, subject: str) -> None:
+        """Once for each policy, so that a default deny that is refused as well is not tried for ever."""
+        compiled = self._compiled.get(subject)
+        if compiled is not None and not compiled.failed:
+            self._not_taken.add(subject)
+            self._dirty_policies.add(subject)
+
     def _changed_selectors(self) -> Iterator[Say]:
         for key in sorted(self._dirty_selectors):
-            if key in self._selectors:
-                message = self._selectors.message(key)
-                if self._said_selectors.get(key) != message:
-                    self._said_selectors[key] = message
-                    yield Say(SELECTOR.of(key), message)
+            message = self._selectors.message(key) if key in self._selectors else self._named.message(key)
+            if message is not None and self._said_selectors.get(key) != message:
+                self._said_selectors[key] = message
+                yield Say(SELECTOR.of(key), message)
         self._dirty_selectors.clear()
 
     def _gone_selectors(self) -> Iterator[Unsay]:
         for key in sorted(self._released):
-            if key not in self._selectors and self._said_selectors.pop(key, None) is not None:
-                yield Unsay(SELECTOR.of(key))
+            if key not in self._selectors and self._named.message(key) is None:
+                self._unsayable.discard(key)
+                if key in self._said_selectors:
+                    del self._said_selectors[key]
+                    yield Unsay(SELECTOR.of(key))
         self._released.clear()
 
-    def _changed_rules(self) -> Iterator[Say | Unsay]:
+    def _compile_rules(self) -> None:
+        """Compile what has changed; it waits in `_next_rules` until what it names is said."""
+        self._named.anew()
         for subject in sorted(self._dirty_rules):
             compiled = self._compiled.get(subject)
-            said = RULES.of(*POLICY.parse(subject))
-            if compiled is not None:
-                message = self._rules(compiled)
-                if self._said_rules.get(said) != message:
-                    self._said_rules[said] = message
-                    yield Say(said, message)
-            elif self._said_rules.pop(said, None) is not None:
-                yield Unsay(said)
+            named: dict[str, Selector] = {}
+            self._next_rules[RULES.of(*POLICY.parse(subject))] = (
+                None if compiled is None else self._rules(compiled, named)
+            )
+            changed, left = self._named.refer(subject, named)
+            self._dirty_selectors |= changed
+            self._released |= left
         self._dirty_rules.clear()
+
+    def _changed_rules(self) -> Iterator[Say | Unsay]:
+        for subject, message in sorted(self._next_rules.items()):
+            if message is None:
+                if subject in self._said_rules:
+                    del self._said_rules[subject]
+                    yield Unsay(subject)
+            elif self._said_rules.get(subject) != message:
+                self._said_rules[subject] = message
+                yield Say(subject, message)
+        self._next_rules.clear()
 
     # compiling
 
     def _take(self, subject: str) -> list[str]:
         """Refer to the selectors of the policy as it is now. Returns those referred to before, to be released."""
-        before = self._compiled.pop(subject, None)
-        held = [] if before is None else [before.subject, *(key for keys in before.peers for key in keys)]
+        held = self._held(subject)
+        self._compiled.pop(subject, None)
         for key in held:
             naming = self._naming.get(key)
             if naming is not None:
@@ -193,13 +245,21 @@ class PolicyModel:
             self._compiled[subject] = self._compile(subject, policy)
         return held
 
+    def _held(self, subject: str) -> list[str]:
+        """The selectors that the policy refers to as it was taken, each as often as it does."""
+        taken = self._compiled.get(subject)
+        return [] if taken is None else [taken.subject, *(key for keys in taken.peers for key in keys)]
+
     def _compile(self, subject: str, policy: Policy) -> _Compiled:
-        wrong = _problem(policy)
+        wrong = NOT_TAKEN if subject in self._not_taken else _problem(policy)
         if wrong is not None:
             self.failed[subject] = wrong
             self.failures[wrong] += 1
             self._report(wrong, f"{policy.kind}/{policy.namespace}/{policy.name}")
-            return _Compiled(policy, self._acquire(_governed(policy)), [], failed=True)
+            governed = _governed(policy)
+            if labels.selector_id(governed) in self._unsayable:
+                governed = _namespace_of(policy)
+            return _Compiled(policy, self._acquire(governed), [], failed=True)
         compiled = _Compiled(policy, self._acquire(policy.subject), [], failed=False)
         for rule in policy.rules:
             keys = [self._acquire(peer.selector) for peer in rule.peers if peer.selector is not None]
@@ -213,11 +273,12 @@ class PolicyModel:
 
     def _acquire(self, selector: LabelSelector) -> str:
         key = self._selectors.acquire(selector)
-        if key not in self._said_selectors:
+        if self._said_selectors.get(key) is None:
             self._dirty_selectors.add(key)
         return key
 
-    def _rules(self, compiled: _Compiled) -> PolicyRules:
+    def _rules(self, compiled: _Compiled, named: dict[str, Selector]) -> PolicyRules:
+        """What to say of a policy. Adds the selectors for its named ports to `named`."""
         policy = compiled.policy
         deny_ingress, deny_egress = policy.deny_ingress_by_default, policy.deny_egress_by_default
         rules: list[SelectorRule] = []
@@ -228,7 +289,7 @@ class PolicyModel:
                 deny_ingress = deny_egress = True
         else:
             for rule, keys in zip(policy.rules, compiled.peers, strict=True):
-                rules += self._rule(rule, keys, compiled.subject)
+                rules += self._rule(rule, sorted(set(keys)), compiled.subject, named)
         return PolicyRules(
             kind=policy.kind,
             namespace=policy.namespace,
@@ -239,11 +300,12 @@ class PolicyModel:
             deny_egress_by_default=deny_egress,
         )
 
-    def _rule(self, rule: Rule, keys: list[str], subject: str) -> Iterator[SelectorRule]:
+    def _rule(
+        self, rule: Rule, selectors: list[str], subject: str, named: dict[str, Selector]
+    ) -> Iterator[SelectorRule]:
         """One section. None at all when it is for named ports that nobody has: no ports would mean every port."""
         numbered = [port for port in rule.ports if not port.name]
         entities = sorted({peer.entity for peer in rule.peers if peer.entity})
-        selectors = sorted(set(keys))
         if numbered or not rule.ports:
             yield SelectorRule(
                 direction=rule.direction,
@@ -252,41 +314,26 @@ class PolicyModel:
                 any_peer=rule.any_peer,
                 ports=numbered,
             )
-        if rule.direction == "ingress":
-            for port, having in self._named(rule, self._selectors.members(subject)):
+        bases = [subject] if rule.direction == "ingress" else [EVERYONE] if _reaches_every_pod(rule) else selectors
+        having = {each.id: each for base in bases for each in self._named.having(base, rule.ports)}
+        named |= having
+        for each in having.values():
+            if rule.direction == "ingress":
                 yield SelectorRule(
                     direction="ingress",
                     selectors=selectors,
                     entities=entities,
                     any_peer=rule.any_peer,
-                    ports=[port],
-                    only_subjects=having,
+                    ports=_numbers(each),
+                    subject=each.id,
                 )
-        else:
-            peers: Iterable[int] = self._identities.all()
-            if not _reaches_every_pod(rule):
-                peers = set[int]().union(*map(self._selectors.members, keys))
-            for port, having in self._named(rule, peers):
-                yield SelectorRule(direction="egress", ports=[port], identities=having)
+            else:
+                yield SelectorRule(direction="egress", selectors=[each.id], ports=_numbers(each))
 
-    def _named(self, rule: Rule, identities: Iterable[int]) -> list[tuple[PortRange, list[int]]]:
-        """What the rule's port names stand for: each number, with those of `identities` whose pods call it so.
 
-        A number is open for exactly the identities that give it the name: another pod that the policy governs cannot
-        open a port here by calling a port of its own so.
-        """
-        wanted = [port for port in rule.ports if port.name]
-        found: dict[tuple[Protocol, int], set[int]] = {}
-        if wanted:
-            for identity in identities:
-                text = labels.labels_text(self._identities.labels_of(identity) or {})
-                for port in wanted:
-                    for number in self._ports.numbers(text, port.name, port.protocol):
-                        found.setdefault(number, set()).add(identity)
-        return [
-            (PortRange(protocol=protocol, port=number), sorted(having))
-            for (protocol, number), having in sorted(found.items())
-        ]
+def _numbers(selector: Selector) -> list[PortRange]:
+    """The number of the named port that makes `selector`."""
+    return [] if selector.having is None else [PortRange(protocol=selector.having.protocol, port=selector.having.port)]
 
 
 def _reaches_every_pod(rule: Rule) -> bool:
@@ -297,6 +344,10 @@ def _governed(policy: Policy) -> LabelSelector:
     """Whom a policy that does not compile denies: those that it selects, or, where that is unclear, its namespace."""
     if _selector_problem(policy.subject) is None:
         return policy.subject
+    return _namespace_of(policy)
+
+
+def _namespace_of(policy: Policy) -> LabelSelector:
     return LabelSelector(requirements=[Requirement(key=labels.NAMESPACE, operator="In", values=[policy.namespace])])
 
 

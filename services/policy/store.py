@@ -21,7 +21,7 @@ Term = tuple[str, str | None]
 ANYTHING: Term = ("", None)
 """Where a selector without any requirement on presence is filed."""
 
-NamedPort = tuple[str, Protocol, int]
+PortName = tuple[str, Protocol, int]
 """Name, transport protocol, number."""
 
 PodKey = tuple[str, str]  # namespace, name
@@ -44,24 +44,30 @@ class Identities:
     def __init__(self) -> None:
         self._labels: dict[int, Mapping[str, str]] = {}
         self._by_term: dict[Term, set[int]] = {}
+        self._text: dict[int, str] = {}
         self._by_text: dict[str, set[int]] = {}
 
     def put(self, number: int, found: Mapping[str, str]) -> None:
         self.delete(number)
         self._labels[number] = found
-        self._by_text.setdefault(labels.labels_text(found), set()).add(number)
+        text = self._text[number] = labels.labels_text(found)
+        self._by_text.setdefault(text, set()).add(number)
         for term in _terms(found):
             self._by_term.setdefault(term, set()).add(number)
 
     def delete(self, number: int) -> None:
         gone = self._labels.pop(number, None)
         if gone is not None:
-            _remove(self._by_text, labels.labels_text(gone), number)
+            _remove(self._by_text, self._text.pop(number), number)
             for term in _terms(gone):
                 _remove(self._by_term, term, number)
 
     def labels_of(self, number: int) -> Mapping[str, str] | None:
         return self._labels.get(number)
+
+    def text_of(self, number: int) -> str:
+        """The label set of a known identity, as text."""
+        return self._text[number]
 
     def with_text(self, text: str) -> set[int]:
         return self._by_text.get(text, set())
@@ -114,6 +120,9 @@ class Selectors:
 
     def members(self, key: str) -> set[int]:
         return self._entries[key].members
+
+    def selector(self, key: str) -> LabelSelector:
+        return self._entries[key].selector
 
     def message(self, key: str) -> Selector:
         entry = self._entries[key]
@@ -168,8 +177,8 @@ class NamedPorts:
     _namespaces: dict[str, Namespace] = field(default_factory=dict)
     _pods: dict[PodKey, Pod] = field(default_factory=dict)
     _by_namespace: dict[str, set[PodKey]] = field(default_factory=dict)
-    _given: dict[PodKey, tuple[str, frozenset[NamedPort]]] = field(default_factory=dict)
-    _ports: dict[str, Counter[NamedPort]] = field(default_factory=dict)
+    _given: dict[PodKey, tuple[str, frozenset[PortName]]] = field(default_factory=dict)
+    _ports: dict[str, Counter[PortName]] = field(default_factory=dict)
 
     def put_namespace(self, namespace: Namespace) -> set[str]:
         """Returns the label sets (as text) whose ports changed."""
@@ -215,14 +224,14 @@ class NamedPorts:
                         self._add(*given, by)
         return changed
 
-    def _gives(self, key: PodKey) -> tuple[str, frozenset[NamedPort]] | None:
+    def _gives(self, key: PodKey) -> tuple[str, frozenset[PortName]] | None:
         pod, namespace = self._pods.get(key), self._namespaces.get(key[0])
         if pod is None or namespace is None:
             return None
         named = frozenset((port.name, port.protocol, port.port) for port in pod.ports if port.name)
         return labels.labels_text(labels.canonical_labels(pod, namespace)), named
 
-    def _add(self, text: str, ports: frozenset[NamedPort], by: int) -> None:
+    def _add(self, text: str, ports: frozenset[PortName], by: int) -> None:
         counted = self._ports.setdefault(text, Counter())
         for port in ports:
             counted[port] += by

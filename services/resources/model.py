@@ -2,7 +2,8 @@
 
 All or nothing: a plan with refusals has no steps. The order of the steps is what makes a death between any two of them
 harmless: an address is claimed before the Service that shows it, an owner goes before what it owns, a namespace goes
-last; what a death leaves over, `plan_tidy` takes away, and asking again does the rest.
+last; what a death leaves over, `plan_tidy` takes away, and asking again does the rest. Steps that may be taken at the
+same time are one stage (`stages`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
+from itertools import groupby
 from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from bus.codec import LIMIT_BYTES, TooLarge, encode
 from bus.control import Action, Claim, Say, Unsay
 from bus.messages import Message
 from bus.messages.resources import (
@@ -64,6 +67,8 @@ FAMILIES: Mapping[str, State[Any]] = {
     "Pod": POD,
 }  # the kinds of which one resource is one subject
 
+TOLD_LATER_BYTES = 4096  # kept free in a pod's message for its node, its address, and the reason why it is not ready
+
 Refuse = Callable[[str, str], None]  # (path, problem)
 
 
@@ -74,6 +79,11 @@ class Plan:
     steps: tuple[Action, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+
+
+def stages(steps: Iterable[Action]) -> list[list[Action]]:
+    """The steps in runs that follow each other. Within one, all do the same to one family, and none waits for another."""
+    return [list(run) for _, run in groupby(steps, key=lambda step: (type(step), state_of(step.subject)))]
 
 
 @dataclass
@@ -165,7 +175,9 @@ def plan_status(store: Store, status: PodStatus) -> Plan:
     if wrong is not None:
         return _refused("podstatus", pod, "address", wrong)
     ready = status.ready and status.phase == "Running"
-    return _pod_plan(pod, replace(pod, phase=status.phase, ready=ready, address=status.address, reason=status.reason))
+    told = replace(pod, phase=status.phase, ready=ready, address=status.address, reason=status.reason)
+    wrong = _too_large(told)
+    return _pod_plan(pod, told) if wrong is None else _refused("podstatus", pod, "reason", wrong)
 
 
 def plan_tidy(store: Store) -> Plan:
@@ -216,7 +228,23 @@ def _wanted(draft: _Draft, resource: Resource) -> list[tuple[str, Message]]:
 
     if key.namespace and key.namespace not in draft.namespaces and not draft.store.has_namespace(key.namespace):
         refuse("metadata.namespace", f'there is no namespace "{key.namespace}"; apply a Namespace of this name first')
-    return [(subject, _filled(draft, resource, subject, message, refuse)) for subject, message in resource.messages]
+    wanted = [(subject, _filled(draft, resource, subject, message, refuse)) for subject, message in resource.messages]
+    for _, message in wanted:
+        wrong = _too_large(message, TOLD_LATER_BYTES if isinstance(message, Pod) else 0)
+        if wrong is not None:
+            refuse("", wrong)
+            break  # the other rules of a policy bear the same manifest
+    return wanted
+
+
+def _too_large(message: Message, reserved: int = 0) -> str | None:
+    """Why the bus would not carry the message with `reserved` bytes more; found before the first step is taken."""
+    limit = LIMIT_BYTES - reserved
+    try:
+        encode(message, limit=limit)
+    except TooLarge as problem:
+        return f"is {problem.size} bytes as Plexus keeps it; the limit is {limit // 1024} KiB: split it"
+    return None
 
 
 def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, refuse: Refuse) -> Message:

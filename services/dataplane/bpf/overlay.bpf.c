@@ -14,7 +14,7 @@
 
 /* Only the node that an address lives on may speak for it: a stranger's tunnel packet is not believed.
  * A node's own traffic bears no pod's identity; a pod's may be newer in the tunnel key than in the map. */
-static __always_inline bool identify(struct packet *p)
+static __always_inline bool identify(struct packet *p, struct way *came)
 {
 	struct ipcache_entry *sender = who_is(p->source);
 
@@ -24,16 +24,24 @@ static __always_inline bool identify(struct packet *p)
 	if (sender->identity == IDENTITY_REMOTE_NODE || p->tunnel_identity < IDENTITY_CLUSTER_MIN ||
 	    p->tunnel_identity >= IDENTITY_LOCAL_MIN)
 		p->source_identity = sender->identity;
+	came->to = WAY_POD;
+	came->hop = sender->node;
 	return true;
+}
+
+static __always_inline bool is_way_back(struct packet *p, __u8 way, __be32 hop)
+{
+	return way == WAY_POD && hop == p->tunnel_from;
 }
 
 static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet *p)
 {
 	struct bpf_tunnel_key key = {};
+	struct way came = {};
 	struct ipcache_entry *entry;
 	struct endpoint *to;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
 		return DROP(p, DROP_UNSUPPORTED_L3);
 	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
 		return DROP(p, DROP_NO_TUNNEL_KEY);
@@ -49,7 +57,7 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 	entry = who_is(p->destination);
 	if (!entry || entry->identity != IDENTITY_HOST)
 		return DROP(p, DROP_UNROUTABLE);
-	return identify(p) ? TC_ACT_OK : TC_ACT_SHOT;
+	return identify(p, &came) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
 int from_overlay(struct __sk_buff *skb)

@@ -14,11 +14,6 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_POD
 
-static __always_inline bool is_same_mac(const __u8 *a, const __u8 *b)
-{
-	return *(__u32 *)a == *(__u32 *)b && *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
-}
-
 /* The gateway of every pod is the host side of its veth: say so, for whatever address it asks. What the pod answers
  * to the host's own question goes on to the host, if it is the truth. */
 static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p)
@@ -98,15 +93,24 @@ static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct 
 	}
 }
 
+/* A connection that may have begun before its service was known: nobody has answered it, or nobody need. */
+static __always_inline bool is_unsettled(struct flow *f, struct packet *p)
+{
+	struct connection *c = f->connection;
+
+	return f->from_origin && c->epoch != p->epoch && (p->protocol == IPPROTO_UDP || !(c->flags & CT_REPLIED));
+}
+
 static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 {
 	struct endpoint *from, *to = NULL;
 	struct connection *c;
+	struct translation t = {};
 	struct flow f = {};
 	struct way way = {};
-	__be32 service_address = 0;
-	__be16 service_port = 0;
 
+	if (skb->vlan_present) /* the tag would leave with the packet */
+		return DROP(p, DROP_UNSUPPORTED_L3);
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, p);
 	if (skb->protocol != bpf_htons(ETH_P_IP))
@@ -119,6 +123,9 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	p->source_identity = from->identity;
 
 	if (p->is_error) {
+		/* A pod is an end of what it complains about, never a router. */
+		if (p->about.destination != p->source)
+			return DROP(p, DROP_INVALID);
 		if (!admit_error(p))
 			return TC_ACT_SHOT;
 		to = endpoint_at(p->destination);
@@ -129,18 +136,22 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	}
 
 	find(&f, p);
-	if ((!f.connection || f.connection->flags & CT_CHOICE) && !balance(skb, p, &f, &service_address, &service_port))
+	if ((!f.connection || is_unsettled(&f, p)) && !balance(skb, p, &f, &t))
 		return TC_ACT_SHOT;
 	if (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL)
 		to = endpoint_at(p->destination);
-	if (!admit(p, &f, from, to, from->identity, service_address, service_port))
+	if (!admit(p, &f, from, to, from->identity))
 		return TC_ACT_SHOT;
 	c = f.connection;
-	if (!c || !choose_way(skb, p, &f, to, &way)) /* admitted, so there is one: the verifier wants to hear it */
+	if (!c) /* admitted, so there is one: the verifier wants to hear it */
 		return TC_ACT_SHOT;
-
-	/* The reply of a backend: the client knows it by the service's address. */
-	if (c->flags & CT_TRANSLATED && !f.from_origin && !rewrite_source(skb, p, c->service_address, c->service_port))
+	if (f.from_origin) {
+		if (!translated(p, c, &t))
+			return TC_ACT_SHOT;
+	} else if (!from_service(skb, p, c)) {
+		return TC_ACT_SHOT;
+	}
+	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
 	if (MASQUERADE && c->flags & CT_MASQUERADED && f.from_origin && way.to == WAY_OUT && !masquerade(skb, p, c))
 		return TC_ACT_SHOT;
@@ -165,14 +176,11 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	if (p->is_error) /* the node's own stack tells the pod of what it sent; anyone else must have a connection */
 		return identity_of(p->source, NULL) == IDENTITY_HOST || admit_error(p) ? TC_ACT_OK : TC_ACT_SHOT;
 	find(&f, p);
-	if (!admit(p, &f, NULL, to, 0, 0, 0))
+	if (!admit(p, &f, NULL, to, 0))
 		return TC_ACT_SHOT;
 	/* A backend that is the node itself answers for its service. */
 	c = f.connection;
-	if (c && c->flags & CT_TRANSLATED && !f.from_origin &&
-	    !rewrite_source(skb, p, c->service_address, c->service_port))
-		return TC_ACT_SHOT;
-	return TC_ACT_OK;
+	return !c || f.from_origin || from_service(skb, p, c) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
 int from_pod(struct __sk_buff *skb)

@@ -254,8 +254,9 @@ def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
         where = f"spec.ports[{index}]"
         problems.add_if(joined(where, "port"), words.port_number(port.port))
         target = port.port if port.target_port is None else port.target_port
-        wrong = words.port_number(target) if isinstance(target, int) else words.port_name(target)
-        problems.add_if(joined(where, "targetPort"), wrong)
+        if port.target_port is not None:
+            wrong = words.port_number(target) if isinstance(target, int) else words.port_name(target)
+            problems.add_if(joined(where, "targetPort"), wrong)
         if port.name:
             problems.add_if(joined(where, "name"), words.dns_label(port.name))
         elif len(spec.ports) > 1:

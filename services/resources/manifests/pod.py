@@ -116,8 +116,11 @@ def read_deployment(
         problems.add("spec.replicas", f"{spec.replicas} is not a count; use 0 or more")
     if template.spec.restart_policy != "Always":
         problems.add("spec.template.spec.restartPolicy", "must be Always in a Deployment")
+    known = len(problems)
     requirements = read_selector(spec.selector, "spec.selector", problems)
-    if not requirements:
+    if len(problems) > known:
+        pass  # what is left of a bad selector says nothing
+    elif not requirements:
         problems.add("spec.selector", "is empty; name labels that spec.template.metadata.labels has")
     elif not selects(selector_of(requirements), template.metadata.labels):
         problems.add("spec.selector", "does not select spec.template.metadata.labels; make them agree")

@@ -125,9 +125,15 @@ def depth_exceeds(value: object, levels: int) -> bool:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean "x"?', or "" when nothing is near."""
+    found = meant(word, known)
+    return f'; did you mean "{found}"?' if found else ""
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The known word that is nearest to this one, "" when none is near."""
     by_lower = {each.lower(): each for each in sorted(known)}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f'; did you mean "{by_lower[found[0]]}"?' if found else ""
+    return by_lower[found[0]] if found else ""
 
 
 def joined(path: str, field: str) -> str:
@@ -139,13 +145,15 @@ def _object_misfits(value: object, wanted: inspect.StructType, path: str) -> Ite
         yield Problem(path, f"must be a map of fields, got {_shown(value)}")
         return
     fields, passed_over, null_is_absent = _fields(wanted.cls)
+    misspelt = set()  # fields that seem to be there under another spelling: one complaint is enough
     for key in value:
         if not isinstance(key, str) or (key not in fields and key not in passed_over):
-            hint = nearest(str(key), fields.keys() | passed_over)
-            yield Problem(joined(path, str(key)), f"is not a known field{hint}")
+            known = fields.keys() | passed_over
+            misspelt.add(meant(str(key), known))
+            yield Problem(joined(path, str(key)), f"is not a known field{nearest(str(key), known)}")
     for name, field in fields.items():
         if name not in value or (value[name] is None and null_is_absent):
-            if field.required:
+            if field.required and name not in misspelt:
                 yield Problem(joined(path, name), "is required, and missing")
         elif value[name] is None:
             yield Problem(joined(path, name), "is null; leave it out, or give it a value")

@@ -3,28 +3,41 @@
 #ifndef PLEXUS_DELIVER_H
 #define PLEXUS_DELIVER_H
 
-/* Who sends this? Asked for the first packet of a connection and after a change; false: it is not who it says. */
-static __always_inline bool identify(struct packet *p);
+/* Who sends this, and by what way has it come? false: it is not who it says. */
+static __always_inline bool identify(struct packet *p, struct way *came);
 
-/* Judge and hand over. */
+/* Packets that go this way (of a connection) come back by this device, and this one has. */
+static __always_inline bool is_way_back(struct packet *p, __u8 way, __be32 hop);
+
+/* Judge and hand over. Who sends it is asked for the first packet of a connection, after a change, and whenever it
+ * does not come from where its connection's other packets go: nobody slips in between. */
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, struct endpoint *to)
 {
-	struct flow f = {};
 	struct connection *c;
+	struct way came = {};
+	struct flow f = {};
+	__u32 back;
 
 	if (p->is_error) {
-		if (!identify(p) || !admit_error(p))
+		if (!identify(p, &came) || !admit_error(p))
 			return TC_ACT_SHOT;
 		return into_pod(skb, p, to);
 	}
 	find(&f, p);
-	if ((!f.connection || f.connection->epoch != p->epoch) && !identify(p))
+	c = f.connection;
+	back = (f.from_origin ^ 1) & 1;
+	if ((!c || c->epoch != p->epoch || !is_way_back(p, c->way[back], c->hop[back])) && !identify(p, &came))
 		return TC_ACT_SHOT;
-	if (!admit(p, &f, NULL, to, p->source_identity, 0, 0))
+	if (!admit(p, &f, NULL, to, p->source_identity))
 		return TC_ACT_SHOT;
 	c = f.connection;
-	if (c && c->flags & CT_TRANSLATED && !f.from_origin &&
-	    !rewrite_source(skb, p, c->service_address, c->service_port))
+	if (!c)
+		return TC_ACT_SHOT;
+	if (came.to != WAY_UNKNOWN) {
+		c->hop[back] = came.hop;
+		c->way[back] = came.to;
+	}
+	if (!f.from_origin && !from_service(skb, p, c))
 		return TC_ACT_SHOT;
 	return into_pod(skb, p, to);
 }

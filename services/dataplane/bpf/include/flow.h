@@ -41,22 +41,32 @@ struct flow {
 	__u32 from_origin; /* 1: this packet goes the way of the first one. Not bool: the verifier wants to see `& 1` */
 };
 
-static __always_inline bool is_alive(struct connection *c, struct packet *p)
+/* What only the end that begins sends: against the connection's direction, or after its end, it begins another. */
+static __always_inline bool begins(struct packet *p)
 {
-	if (c->expires < p->now)
-		return false;
-	/* The same ports are used again: a new connection, to be judged as one. */
-	return !((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-	         c->flags & (CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN));
+	if (p->protocol == IPPROTO_ICMP)
+		return p->icmp_type == ICMP_ECHO;
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 static __always_inline void find(struct flow *f, struct packet *p)
 {
+	struct connection *c;
+
 	f->source_is_low = key_of(&f->key, p->source, p->source_port, p->destination, p->destination_port, p->protocol);
-	f->connection = connections.lookup(&f->key);
-	if (f->connection && !is_alive(f->connection, p))
-		f->connection = NULL;
-	f->from_origin = !f->connection || f->source_is_low == !!(f->connection->flags & CT_ORIGIN_LOW);
+	f->connection = NULL;
+	f->from_origin = 1;
+	c = connections.lookup(&f->key);
+	if (!c || c->expires < p->now)
+		return;
+	if (f->source_is_low != !!(c->flags & CT_ORIGIN_LOW)) {
+		if (begins(p))
+			return;
+		f->from_origin = 0;
+	} else if (c->flags & (CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN) && begins(p)) {
+		return; /* the same ports are used again: to be judged as new */
+	}
+	f->connection = c;
 }
 
 static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
@@ -65,8 +75,7 @@ static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
 		return LIFETIME_OTHER;
 	if (flags & CT_RESET || (flags & (CT_ORIGIN_FIN | CT_REPLY_FIN)) == (CT_ORIGIN_FIN | CT_REPLY_FIN))
 		return LIFETIME_TCP_CLOSING;
-	/* No reply is ever seen by a choice: it lives as long as an answered connection. */
-	return flags & (CT_REPLIED | CT_CHOICE) ? LIFETIME_TCP : LIFETIME_TCP_SYN;
+	return flags & CT_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
 }
 
 /* A packet of the connection has passed. Writes only what changes: most packets write nothing. */
@@ -127,28 +136,28 @@ static __always_inline __be16 policy_port(struct packet *p)
 	return p->protocol == IPPROTO_ICMP ? bpf_htons(p->icmp_type + 1) : p->destination_port;
 }
 
-/* An ICMP error may pass where the packet that it is about has passed, and goes to who sent that (RFC 792). */
+/* An ICMP error may pass where the packet that it is about has passed and still may, and goes to who sent that
+ * (RFC 792). A redirect never does: nobody but the node routes for a pod. */
 static __always_inline bool admit_error(struct packet *p)
 {
 	struct connection_key key;
 	struct connection *c;
 
-	if (p->about.source != p->destination)
+	if (p->about.source != p->destination || p->icmp_type == ICMP_REDIRECT)
 		return REFUSE(p, DROP_INVALID);
 	key_of(&key, p->about.source, p->about.source_port, p->about.destination, p->about.destination_port,
 	       p->about.protocol);
 	c = connections.lookup(&key);
-	if (!c || c->expires < p->now)
+	if (!c || c->expires < p->now || c->epoch != p->epoch)
 		return REFUSE(p, DROP_UNKNOWN_CT);
 	return true;
 }
 
 /* Judge the packet if its connection is new or was last judged under an older policy; keep the connection.
  *
- * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up.
- * A connection that is translated keeps the service's address in `service` (address 0: none). */
+ * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
 static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
-                                  __u32 source_identity, __be32 service_address, __be16 service_port)
+                                  __u32 source_identity)
 {
 	struct connection fresh = {};
 	struct ends who = {};
@@ -185,10 +194,6 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 	fresh.flags = f->source_is_low ? CT_ORIGIN_LOW : 0;
 	if (p->tcp_flags & TCP_RST)
 		fresh.flags |= CT_RESET;
-	if (service_address)
-		fresh.flags |= CT_TRANSLATED;
-	fresh.service_address = service_address;
-	fresh.service_port = service_port;
 	fresh.expires = p->now + lifetime(p->protocol, fresh.flags);
 	if (connections.update(&f->key, &fresh))
 		return REFUSE(p, DROP_CT_INSERT);

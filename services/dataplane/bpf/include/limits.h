@@ -20,6 +20,7 @@
 #ifndef SOCK_REVERSE_MAX
 #define SOCK_REVERSE_MAX 262144
 #endif
+#define CHOICES_MAX 65536 /* connections to services that the socket hooks did not see; the oldest is evicted */
 #define ENDPOINTS_MAX 65536
 #define IPCACHE_MAX 512000
 #define POLICY_MAX 1048576 /* over all pods of the node; policy.py keeps it to 16384 an identity */
@@ -52,7 +53,7 @@
  * so the two never meet and packets of the node itself need no look-up. */
 #define NAT_PORT_MIN 61000
 #define NAT_PORT_MAX 65535
-#define NAT_TRIES 16 /* free ports looked for before a connection is dropped; each costs one map update */
+#define NAT_TRIES 8 /* free ports looked for before a connection is dropped; each costs a map update */
 
 /* Time is counted in ticks of 2^30 ns (1.07 s): a shift instead of a division for every packet. */
 #define TICK_SHIFT 30

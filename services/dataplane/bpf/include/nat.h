@@ -14,7 +14,7 @@ static __always_inline void nat_key_of(struct nat_key *key, __be32 remote, __be1
 {
 	key->remote_address = remote;
 	key->node_address = NODE_ADDRESS;
-	key->remote_port = protocol == IPPROTO_ICMP ? 0 : remote_port;
+	key->remote_port = remote_port; /* ICMP: 0, see icmp_ports */
 	key->node_port = node_port;
 	key->protocol = protocol;
 	key->pad[0] = 0;
@@ -28,10 +28,10 @@ static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *
 	struct connection_key of = {};
 	struct connection *c;
 
-	key_of(&of, entry->pod_address, entry->pod_port, p->destination,
-	       p->protocol == IPPROTO_ICMP ? entry->pod_port : p->destination_port, p->protocol);
+	key_of(&of, entry->pod_address, entry->pod_port, key->remote_address, key->remote_port, key->protocol);
 	c = connections.lookup(&of);
-	return !c || c->nat_port != key->node_port || c->expires < p->now;
+	/* Without a port it is just about to take one, maybe this. */
+	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port);
 }
 
 /* Rewrite the source of a packet that leaves, with the port that its connection holds, or a free one. */
@@ -42,6 +42,8 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 	struct nat_key key;
 	__u32 start = bpf_get_prandom_u32();
 
+	if (p->protocol == IPPROTO_ICMP && p->icmp_type != ICMP_ECHO)
+		return REFUSE(p, DROP_NAT_PROTOCOL);
 	if (!c->nat_port) {
 		for (__u32 i = 0; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
 			__be16 port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
@@ -51,12 +53,11 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 				c->nat_port = port;
 				break;
 			}
+		}
+		if (!c->nat_port) { /* mappings stay until somebody needs their port: the last one tried may be over */
 			entry = nat.lookup(&key);
-			if (entry && is_abandoned(&key, entry, p)) {
-				nat.update(&key, &mine);
-				c->nat_port = port;
-				break;
-			}
+			if (entry && is_abandoned(&key, entry, p) && nat.update(&key, &mine) == 0)
+				c->nat_port = key.node_port;
 		}
 		if (!c->nat_port)
 			return REFUSE(p, DROP_NO_NAT_MAPPING);
@@ -78,19 +79,16 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	struct nat_key key;
 	__be16 port = p->destination_port;
 
-	if (bpf_ntohs(port) < NAT_PORT_MIN)
+	if (bpf_ntohs(port) < NAT_PORT_MIN || (p->protocol == IPPROTO_ICMP && p->icmp_type != ICMP_ECHOREPLY))
 		return true;
 	nat_key_of(&key, p->source, p->source_port, port, p->protocol);
 	entry = nat.lookup(&key);
 	if (!entry)
 		return true;
-	if (p->protocol == IPPROTO_ICMP && p->icmp_type != ICMP_ECHOREPLY)
-		return true;
-	if (!rewrite_destination(skb, p, entry->pod_address, entry->pod_port))
-		return false;
-	if (p->protocol == IPPROTO_ICMP)
-		p->source_port = entry->pod_port;
-	return true;
+	/* Without the connection that it belongs to this would begin one, from outside. */
+	if (is_abandoned(&key, entry, p))
+		return REFUSE(p, DROP_NO_NAT_MAPPING);
+	return rewrite_destination(skb, p, entry->pod_address, entry->pod_port);
 }
 
 #endif

@@ -11,7 +11,7 @@ struct packet {
 	__u32 l4; /* offset of the transport header */
 	__be32 source;
 	__be32 destination;
-	__be16 source_port; /* ICMP echo: the identifier, on both sides; other ICMP: see parse_ip4 */
+	__be16 source_port; /* ICMP: the identifier at the end that asks, 0 at the one that answers; see `icmp_ports` */
 	__be16 destination_port;
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -23,15 +23,15 @@ struct packet {
 	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
 	__u16 line;
 	__u16 pad;
-	__u32 now;   /* tick */
+	__u32 now; /* tick */
 	__u32 epoch; /* read before any policy, so that a change in between is noticed at the next packet */
-	__u64 time;  /* coarse ns */
+	__u64 time; /* coarse ns */
 	__u32 policy; /* that decided, and the entry's cookie */
 	__u32 cookie;
 	__u32 source_identity; /* 0: not needed so far */
 	__u32 destination_identity;
 	__u32 tunnel_identity; /* from the tunnel, which the overlay program fills */
-	__be32 tunnel_from;    /* the node that sent it */
+	__be32 tunnel_from; /* the node that sent it */
 	struct {
 		__be32 source;
 		__be32 destination;
@@ -80,9 +80,20 @@ static __always_inline bool is_icmp_error(__u8 type)
 	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
 }
 
-static __always_inline bool has_identifier(__u8 type)
+/* ICMP has no ports: what stands for them in a connection's key. The two differ always, so that the same type the other
+ * way is no reply; an echo's reply, and nothing else, has the echo's pair turned round. */
+static __always_inline void icmp_ports(__u8 type, __be16 identifier, __be16 *source, __be16 *destination)
 {
-	return type == ICMP_ECHO || type == ICMP_ECHOREPLY;
+	if (type == ICMP_ECHO) {
+		*source = identifier;
+		*destination = 0;
+	} else if (type == ICMP_ECHOREPLY) {
+		*source = 0;
+		*destination = identifier;
+	} else { /* what lets one type pass opens no other */
+		*source = bpf_htons(type);
+		*destination = bpf_htons(0xff00 | type);
+	}
 }
 
 /* The packet inside an ICMP error (RFC 792): its header and 8 bytes, sent by whom the error goes to. */
@@ -90,7 +101,8 @@ static __always_inline bool parse_about(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr ip;
 	struct {
-		__be16 first, second, third, fourth;
+		__be16 source_port, destination_port; /* or ICMP type, code and checksum */
+		__be16 identifier, rest;
 	} l4;
 	__u32 inner = p->l4 + sizeof(struct icmp);
 
@@ -101,12 +113,11 @@ static __always_inline bool parse_about(struct __sk_buff *skb, struct packet *p)
 	p->about.source = ip.saddr;
 	p->about.destination = ip.daddr;
 	p->about.protocol = ip.protocol;
-	p->about.source_port = l4.first;
-	p->about.destination_port = l4.second;
-	if (ip.protocol == IPPROTO_ICMP) {
-		p->about.source_port = l4.third;
-		p->about.destination_port = l4.third;
-	}
+	p->about.source_port = l4.source_port;
+	p->about.destination_port = l4.destination_port;
+	if (ip.protocol == IPPROTO_ICMP)
+		icmp_ports(bpf_ntohs(l4.source_port) >> 8, l4.identifier, &p->about.source_port,
+		           &p->about.destination_port);
 	return true;
 }
 
@@ -145,15 +156,7 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
 			p->is_error = 1;
 			return parse_about(skb, p);
 		}
-		if (has_identifier(p->icmp_type)) {
-			p->source_port = *(__be16 *)(l4 + 4);
-			p->destination_port = p->source_port;
-		} else {
-			/* The type stands for it, so that what lets one type pass opens no other, and the two
-			 * ports differ, so that the same type the other way is no reply. */
-			p->source_port = bpf_htons(p->icmp_type);
-			p->destination_port = ~p->source_port;
-		}
+		icmp_ports(p->icmp_type, *(__be16 *)(l4 + 4), &p->source_port, &p->destination_port);
 		return true;
 	}
 	p->source_port = *(__be16 *)l4;

@@ -20,7 +20,9 @@ enum drop_reason {
 	DROP_NO_BACKEND = 158,            /* Service backend not found */
 	DROP_UNKNOWN_CT = 163,            /* Unknown connection tracking state */
 	DROP_NO_NAT_MAPPING = 167,        /* No mapping for NAT masquerade */
+	DROP_NAT_PROTOCOL = 168,      /* Unsupported protocol for NAT masquerade */
 	DROP_FIB = 169,                   /* FIB lookup failed */
+	DROP_ENCAP_PROHIBITED = 170,  /* Encapsulation traffic is prohibited */
 	DROP_POLICY_DENY = 181,           /* Policy denied by denylist */
 	DROP_TTL = 196,                   /* TTL exceeded */
 };

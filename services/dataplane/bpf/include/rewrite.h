@@ -55,4 +55,10 @@ static __always_inline bool rewrite_destination(struct __sk_buff *skb, struct pa
 	return true;
 }
 
+/* A reply of a backend: the client knows it by the address of the service that it called. */
+static __always_inline bool from_service(struct __sk_buff *skb, struct packet *p, struct connection *c)
+{
+	return !(c->flags & CT_TRANSLATED) || rewrite_source(skb, p, c->service_address, c->service_port);
+}
+
 #endif

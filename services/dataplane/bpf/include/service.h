@@ -6,77 +6,100 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_SERVICE
 
-static __always_inline struct service *service_at(__be32 address, __be16 port, __u8 protocol)
-{
-	struct service_key key = { .address = address, .port = port, .protocol = protocol };
+/* What was done to a packet that goes to a service. */
+struct translation {
+	__be32 address; /* the service's; 0: it goes to none */
+	__be16 port;
+	bool is_new; /* `choice` is to be kept once the packet is admitted */
+	struct choice_key key;
+	struct choice choice;
+};
 
-	return services.lookup(&key);
+/* The backend that this client has, if it may keep it. Since the last change a UDP client, or a new TCP connection on
+ * the same ports, goes elsewhere when the backend is gone; a TCP connection stays where it is. */
+static __always_inline bool keeps(struct packet *p, struct choice *kept, struct service *service)
+{
+	struct backend_key key = { .service = service->number, .slot = kept->slot };
+	struct backend *backend;
+
+	if (kept->epoch == p->epoch || (p->protocol == IPPROTO_TCP && !begins(p)))
+		return true;
+	backend = kept->slot < service->backends ? backends.lookup(&key) : NULL;
+	if (!backend || backend->address != kept->address || backend->port != kept->port)
+		return false;
+	kept->epoch = p->epoch;
+	return true;
 }
 
-static __always_inline struct backend *any_backend(struct service *service)
+static __always_inline bool choose(struct packet *p, struct service *service, struct choice *choice)
 {
 	struct backend_key key = { .service = service->number };
+	struct backend *backend = NULL;
 
-	if (!service->backends)
-		return NULL;
-	key.slot = bpf_get_prandom_u32() % service->backends;
-	return backends.lookup(&key);
+	if (service->backends) {
+		key.slot = bpf_get_prandom_u32() % service->backends;
+		backend = backends.lookup(&key);
+	}
+	if (!backend) /* or the host's stack would answer for it */
+		return REFUSE(p, DROP_NO_BACKEND);
+	choice->address = backend->address;
+	choice->port = backend->port;
+	choice->slot = key.slot;
+	choice->epoch = p->epoch;
+	return true;
 }
 
-/* If the packet goes to a service, send it to the backend that its connection has, or to one chosen now.
+/* If the packet goes to a service, send it to the backend that its client has, or to one chosen now.
  *
- * `f` was found for the packet as it is; afterwards it is found for the packet as rewritten. The service's address
- * is left in `*address` (0: not a service). */
-static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, struct flow *f, __be32 *address,
-                                    __be16 *port)
+ * `f` was found for the packet as it is; afterwards it is found for the packet as rewritten. */
+static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, struct flow *f, struct translation *t)
 {
-	struct connection choice = {};
+	struct service_key at = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
 	struct service *service;
-	struct backend *backend;
-	__be32 to;
-	__be16 to_port;
+	struct choice *kept;
 
-	if (f->connection && f->connection->flags & CT_CHOICE && f->connection->epoch == p->epoch) {
-		to = f->connection->service_address;
-		to_port = f->connection->service_port;
-		touch(f, p);
+	if (p->protocol == IPPROTO_ICMP)
+		return true;
+	service = services.lookup(&at);
+	if (!service)
+		return true;
+	t->address = p->destination;
+	t->port = p->destination_port;
+	t->key.client = p->source;
+	t->key.service = p->destination;
+	t->key.client_port = p->source_port;
+	t->key.service_port = p->destination_port;
+	t->key.protocol = p->protocol;
+	kept = choices.lookup(&t->key);
+	if (kept && keeps(p, kept, service)) {
+		t->choice.address = kept->address;
+		t->choice.port = kept->port;
 	} else {
-		if (p->protocol == IPPROTO_ICMP)
-			return true;
-		service = service_at(p->destination, p->destination_port, p->protocol);
-		if (!service) {
-			if (f->connection) { /* a choice for a service that is gone */
-				connections.delete(&f->key);
-				f->connection = NULL;
-				f->from_origin = true;
-			}
-			return true;
-		}
-		if (f->connection) { /* chosen before the last change: the connection stays where it is */
-			to = f->connection->service_address;
-			to_port = f->connection->service_port;
-			f->connection->epoch = p->epoch;
-			touch(f, p);
-		} else {
-			backend = any_backend(service);
-			if (!backend) /* or the host's stack would answer for it */
-				return REFUSE(p, DROP_NO_BACKEND);
-			to = backend->address;
-			to_port = backend->port;
-			choice.flags = CT_CHOICE | (f->source_is_low ? CT_ORIGIN_LOW : 0);
-			choice.epoch = p->epoch;
-			choice.service_address = to;
-			choice.service_port = to_port;
-			choice.expires = p->now + lifetime(p->protocol, choice.flags);
-			if (connections.update(&f->key, &choice))
-				return REFUSE(p, DROP_CT_INSERT);
-		}
+		if (!choose(p, service, &t->choice))
+			return false;
+		t->is_new = true;
 	}
-	*address = p->destination;
-	*port = p->destination_port;
-	if (!rewrite_destination(skb, p, to, to_port))
+	if (t->choice.address == p->source) /* its own backend: a packet from itself would be a martian to it */
+		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
+	if (!rewrite_destination(skb, p, t->choice.address, t->choice.port))
 		return false;
 	find(f, p);
+	return true;
+}
+
+/* The packet is admitted: keep the choice, and let replies on its connection bear what the client called. */
+static __always_inline bool translated(struct packet *p, struct connection *c, struct translation *t)
+{
+	if (t->is_new && choices.update(&t->key, &t->choice))
+		return REFUSE(p, DROP_CT_INSERT);
+	if (c->service_address != t->address || c->service_port != t->port) {
+		c->service_address = t->address;
+		c->service_port = t->port;
+		if (t->address)
+			c->flags |= CT_TRANSLATED;
+		else
+			c->flags &= ~CT_TRANSLATED;
+	}
 	return true;
 }
 

@@ -71,9 +71,8 @@ struct connection_key {
 #define CT_RESET 0x10
 #define CT_TRANSLATED 0x20  /* replies bear service_address:service_port */
 #define CT_MASQUERADED 0x40 /* leaves the node as NODE_ADDRESS:nat_port */
-#define CT_CHOICE 0x80 /* not a connection: client to service, and the backend chosen in service_address:service_port */
 
-/* Where packets of one direction go next. */
+/* Where packets of one direction go next, which is also where those of the other direction come from. */
 #define WAY_UNKNOWN 0
 #define WAY_LOCAL 1 /* a pod of this node */
 #define WAY_HOST 2 /* this node itself */
@@ -84,7 +83,7 @@ struct connection {
 	__u32 expires; /* tick after which the entry is as good as absent */
 	__u32 epoch; /* policy and identities as of this epoch allow it */
 	__u8 flags; /* CT_* */
-	__u8 way[2]; /* WAY_* of the replies, of the origin's packets */
+	__u8 way[2];   /* WAY_* of the replies, of the origin's packets: by `from_origin` */
 	__u8 pad;
 	__be32 hop[2];
 	__be32 service_address;
@@ -119,6 +118,25 @@ struct service_key {
 struct service {
 	__u32 number;
 	__u32 backends; /* how many; backends are numbered from 0 */
+};
+
+/* choices: which backend a client's packets to a service go to, where the socket was not asked. One direction only:
+ * it says nothing of what may pass. */
+struct choice_key {
+	__be32 client;
+	__be32 service;
+	__be16 client_port;
+	__be16 service_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct choice {
+	__be32 address; /* of the backend */
+	__be16 port;
+	__u16 pad;
+	__u32 slot;
+	__u32 epoch; /* as of this epoch the slot held that backend */
 };
 
 struct backend_key {

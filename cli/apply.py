@@ -69,9 +69,9 @@ async def carried_out(bus: Bus, question: Apply) -> Applied:
         asked = now()
         try:
             return await bus.ask(APPLY, message=question, timeout=timeout)
-        except Unanswered as error:
-            if isinstance(error.__cause__, TooLarge):
-                size = error.__cause__.size
+        except (Unanswered, TooLarge) as error:
+            size = next((each.size for each in (error, error.__cause__) if isinstance(each, TooLarge)), 0)
+            if size or not isinstance(error, Unanswered):
                 raise Failed(f"the manifests are {size} bytes together, more than one call takes; split them") from None
             if now() - asked >= timeout:
                 raise Failed(

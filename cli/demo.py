@@ -80,8 +80,8 @@ def demo(
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal's handler: end as Ctrl-C does."""
-    raise KeyboardInterrupt
+    """A signal's handler: end as Ctrl-C does, also inside asyncio, which has a handler of its own for that."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def refuse_if_taken(name: str) -> None:

@@ -167,17 +167,13 @@ def json_value(text: str) -> Any:
         raise Malformed(error.msg, error.lineno) from error
     except RecursionError as error:
         raise Malformed(TOO_DEEP) from error
-    layer = [value]
-    for _ in range(DEEPEST + 1):
-        layer = [
-            item
-            for each in layer
-            if isinstance(each, (dict, list))
-            for item in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not layer:
-            return value
-    raise Malformed(TOO_DEEP)
+    layer = [value] if isinstance(value, (dict, list)) else []  # all lists and mappings of one level
+    for _ in range(DEEPEST):
+        items = (item for each in layer for item in (each.values() if isinstance(each, dict) else each))
+        layer = [item for item in items if isinstance(item, (dict, list))]
+    if layer:
+        raise Malformed(TOO_DEEP)
+    return value
 
 
 def yaml_values(text: str) -> Iterator[tuple[int, Any]]:

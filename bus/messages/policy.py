@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bus.messages import Message, Part
-from bus.messages.resources import LabelSelector, PortRange, Protocol, Protocol
+from bus.messages.resources import LabelSelector, PortRange, Protocol
 
 
 class SelectorRule(Part, frozen=True, kw_only=True):
@@ -32,14 +32,6 @@ class PolicyRules(Message, frozen=True, kw_only=True):
     rules: list[SelectorRule] = []
     deny_ingress_by_default: bool = False
     deny_egress_by_default: bool = False
-
-
-class NamedPort(Part, frozen=True, kw_only=True):
-    """A container port as pods call it."""
-
-    name: str
-    protocol: Protocol
-    port: int
 
 
 class NamedPort(Part, frozen=True, kw_only=True):

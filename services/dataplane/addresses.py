@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
 
+MIN_BLOCK_BITS = 8
+
 
 class Attachment(NamedTuple):
     """One interface of one sandbox; what a lease belongs to."""
@@ -65,9 +67,9 @@ class Addresses:
     def set_blocks(self, cidrs: Iterable[str]) -> None:
         """These are the node's blocks now. A block that is gone gives no new leases; leases out of it stay.
 
-        Raises: ValueError: not a network ("10.0.1.0/24"), or it overlaps another of them; nothing is changed.
+        Raises: ValueError: not a block ("10.0.1.0/24"), or it overlaps another of them; nothing is changed.
         """
-        wanted = {cidr: ip_network(cidr) for cidr in cidrs}
+        wanted = {cidr: block_of(cidr) for cidr in cidrs}
         for cidr, block in wanted.items():
             for other, network in wanted.items():
                 if other != cidr and network.version == block.version and network.overlaps(block):
@@ -148,8 +150,23 @@ class Addresses:
             return
 
 
+def block_of(cidr: str) -> Network:
+    """The network of a block.
+
+    Raises: ValueError: not a network, without room for a pod beside the router, or more than a cluster can have:
+        routes to it would take in the addresses of others.
+    """
+    network = ip_network(cidr)
+    if not MIN_BLOCK_BITS <= network.prefixlen <= network.max_prefixlen - 2:
+        raise ValueError(f"{cidr} is no block: its length is /{MIN_BLOCK_BITS} to /{network.max_prefixlen - 2}")
+    return network
+
+
 def router_of(block: Network) -> str:
-    """The address of a block that stands for its node, on every node (model.py): never a pod's, in any block."""
+    """The address of a block that stands for its node, on every node (model.py): never a pod's, in any block.
+
+    It is its own pods' gateway, and the source of the node's own traffic to pods.
+    """
     return str(block[1])
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from bus import subjects
-from bus.labels import RESERVED, canonical_labels, labels_text
+from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, canonical_labels, labels_text
 from bus.messages import Message
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
@@ -23,6 +24,7 @@ from bus.messages.lb import LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Namespace, Node, Pod
 from bus.subjects import State
+from services.dataplane.addresses import block_of, router_of
 from services.dataplane.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
@@ -99,6 +101,7 @@ class NodeModel:
         self._network_keys: set[bytes] = set()
         self._synced = False
         self._is_network_stale = True
+        self.problems: dict[str, str] = {}  # what the last `settle` could not bring up to date, and why
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -109,7 +112,7 @@ class NodeModel:
     def put(self, subject: str, message: Message) -> None:
         """`subject` has this value now.
 
-        Raises: ValueError: an address or network in it is none; nothing is changed.
+        Raises: ValueError: an address, network, port or identity in it is none; nothing is changed.
         """
         match message:
             case Namespace():
@@ -123,16 +126,16 @@ class NodeModel:
             case Pod():
                 self._put_pod(message)
             case Identity():
-                self.identities[message.number] = message
-                self._numbers[labels_text(message.labels)] = message.number
-                self._stale_pods.update(address for address in self.pods if address not in self._identity)
+                self._put_identity(message)
             case AddressIdentity():
                 for address in (message.address, message.node_address):
                     ipaddress.IPv4Address(address)
+                check_identity(message.identity)
                 self.addresses[message.address] = message
                 self._put_address(message)
             case Block():
-                ipaddress.IPv4Network(message.cidr)
+                if block_of(message.cidr).version != 4:
+                    raise ValueError(f"{message.cidr}: IPv4 only so far")
                 self._blocks[message.cidr] = message
                 self._is_network_stale = True
             case LoadBalancedService():
@@ -140,6 +143,8 @@ class NodeModel:
             case PolicyRules():
                 self._stale_identities |= self.policies.put_rules(message)
             case Selector():
+                for number in message.members:
+                    check_identity(number)
                 self._stale_identities |= self.policies.put_selector(message)
 
     def delete(self, subject: str) -> None:
@@ -159,9 +164,7 @@ class NodeModel:
         elif family is subjects.IDENTITY:
             gone = self.identities.pop(int(tokens[0]), None)
             if gone is not None:
-                if self._numbers.get(labels_text(gone.labels)) == gone.number:
-                    del self._numbers[labels_text(gone.labels)]
-                self._stale_pods.update(address for address, number in self._identity.items() if number == gone.number)
+                self._forget_number(gone)
         elif family is subjects.ADDRESS:
             if self.addresses.pop(tokens[0], None) is not None:
                 self.ipcache.delete(IpcacheKey(tokens[0]).pack())
@@ -205,19 +208,32 @@ class NodeModel:
     # What follows from it
 
     def settle(self) -> list[LocalPod]:
-        """Bring the tables up to date. Returns the pods of this node of which something may have changed."""
+        """Bring the tables up to date. Returns the pods of this node of which something may have changed.
+
+        What fails is told in `problems`, keeps what the tables held of it (nothing, for a new pod: it is closed), and
+        is tried again by the next call; the rest is not touched by that.
+        """
+        self.problems = {}
         if self._is_network_stale:
-            self._is_network_stale = False
-            self._settle_network()
-        for address in self._stale_pods:
-            self._settle_identity(address)
-        for identity in self._stale_identities:
-            self._expand(identity)
-        self._stale_identities.clear()
-        settled, self._stale_pods = self._stale_pods, set()
-        for address in settled:
-            self._settle_entry(address)
-        return [self.pods[address] for address in settled if address in self.pods]
+            self._is_network_stale = not self._settled("network", self._settle_network)
+        pods, self._stale_pods = self._stale_pods, set()
+        failed = {each for each in pods if not self._settled(f"pod {each}", self._settle_identity, each)}
+        identities, self._stale_identities = self._stale_identities, set()
+        for identity in identities:
+            if not self._settled(f"identity {identity}", self._expand, identity):
+                self._stale_identities.add(identity)
+        pods, self._stale_pods = pods | self._stale_pods, set()
+        failed |= {each for each in pods if not self._settled(f"pod {each}", self._settle_entry, each)}
+        self._stale_pods = failed
+        return [self.pods[address] for address in pods if address in self.pods]
+
+    def _settled(self, what: str, work: Callable[..., None], *arguments: object) -> bool:
+        try:
+            work(*arguments)
+        except Exception as problem:  # noqa: BLE001  # the loop over objects: one that fails must not stop the others
+            self.problems[what] = repr(problem)
+            return False
+        return True
 
     def identity_of(self, address: str) -> int:
         """The identity of the pod at `address`, as of the last `settle`; 0 while its labels or number are not known."""
@@ -232,6 +248,22 @@ class NodeModel:
     def policy_of(self, identity: int) -> EndpointPolicy | None:
         """What the policy table holds for a local identity."""
         return self._expanded.get(identity)
+
+    def _put_identity(self, identity: Identity) -> None:
+        if not IDENTITY_MIN <= identity.number <= IDENTITY_MAX:
+            raise ValueError(f"{identity.number} is not the identity of a label set")
+        before = self.identities.get(identity.number)
+        if before is not None and before.labels != identity.labels:
+            self._forget_number(before)
+        self.identities[identity.number] = identity
+        self._numbers[labels_text(identity.labels)] = identity.number
+        self._stale_pods.update(address for address in self.pods if address not in self._identity)
+
+    def _forget_number(self, gone: Identity) -> None:
+        """The label set has this number no more."""
+        if self._numbers.get(labels_text(gone.labels)) == gone.number:
+            del self._numbers[labels_text(gone.labels)]
+        self._stale_pods.update(address for address, number in self._identity.items() if number == gone.number)
 
     def _put_pod(self, pod: Pod) -> None:
         key = (pod.namespace, pod.name)
@@ -262,18 +294,17 @@ class NodeModel:
         """Blocks, routers and nodes: what of the ipcache and the routes is not one pod's."""
         wanted: dict[bytes, bytes] = {}
         routes: dict[str, str] = {}
-        self.own_blocks = {cidr: block for cidr, block in self._blocks.items() if block.node == self.node}
         own = self._nodes.get(self.node)
         for cidr, block in self._blocks.items():
             owner = self._nodes.get(block.node)
             if owner is None or not owner.addresses:
                 continue
-            network = ipaddress.ip_network(cidr)
+            network = block_of(cidr)
             unknown = IpcacheEntry(RESERVED["unmanaged"], owner.addresses[0])
             wanted[IpcacheKey(str(network.network_address), network.prefixlen).pack()] = unknown.pack()
             router = RESERVED["host"] if block.node == self.node else RESERVED["remote-node"]
             behind = "0.0.0.0" if block.node == self.node else owner.addresses[0]
-            wanted[IpcacheKey(router_address(cidr)).pack()] = IpcacheEntry(router, behind).pack()
+            wanted[IpcacheKey(router_of(network)).pack()] = IpcacheEntry(router, behind).pack()
             if block.node != self.node:
                 routes[cidr] = owner.addresses[0]
         for address in {*self._own_addresses, *(own.addresses if own else ())}:
@@ -287,20 +318,22 @@ class NodeModel:
             if known is not None:
                 self._put_address(known)
         self._network_keys = set(wanted)
+        self.own_blocks = {cidr: block for cidr, block in self._blocks.items() if block.node == self.node}
         self.wanted_routes = routes
 
     def _settle_identity(self, address: str) -> None:
         """Follow which identities live here, and in how many pods."""
-        before = self._identity.pop(address, 0)
         pod = self.pods.get(address)
         after = self._number_of(pod) if pod else 0
+        if after:
+            self._stale_identities |= self.policies.add_identity(after, self.identities[after].labels)
+        before = self._identity.pop(address, 0)
         if after:
             self._identity[address] = after
         if before == after:
             return
         if after:
             self._living[after] += 1
-            self._stale_identities |= self.policies.add_identity(after)
         if before:
             self._living[before] -= 1
             if not self._living[before]:
@@ -354,9 +387,10 @@ class NodeModel:
         )
 
 
-def router_address(cidr: str) -> str:
-    """The address of a block that stands for its node: its pods' gateway, and the source of its own traffic to pods."""
-    return str(ipaddress.ip_network(cidr).network_address + 1)
+def check_identity(number: int) -> None:
+    """Raises: ValueError: it does not fit where maps keep an identity."""
+    if not 0 <= number <= 0xFFFFFFFF:
+        raise ValueError(f"{number} is not an identity")
 
 
 def _flags(policy: EndpointPolicy) -> int:

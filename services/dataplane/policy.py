@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
-from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED
+from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, selects
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import PortRange
 
@@ -156,25 +156,40 @@ def l4_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, int]]:
     return frozenset(parts)
 
 
-def governs(policy: PolicyRules, identity: int, selectors: Mapping[str, Selector]) -> bool:
-    """The policy is for pods of this identity. One whose subject is not heard counts as for all: it may well be."""
+def governs(
+    policy: PolicyRules, identity: int, selectors: Mapping[str, Selector], labels: Mapping[str, str] | None = None
+) -> bool:
+    """The policy is for pods of this identity. One whose subject is not heard counts as for all: it may well be.
+
+    Args:
+        labels: those of the identity; they decide, so that a pod is governed from its first packet, whether or not
+            the policy service has heard of its identity. None: not known, then the subject's members decide.
+    """
     subject = selectors.get(policy.subject)
-    return subject is None or _has(subject.members, identity)
+    if subject is None:
+        return True
+    return _has(subject.members, identity) if labels is None else selects(subject.selector, labels)
 
 
 def entries_for(
-    identity: int, policies: Iterable[PolicyRules], selectors: Mapping[str, Selector], *, limit: int = ENTRIES_MAX
+    identity: int,
+    policies: Iterable[PolicyRules],
+    selectors: Mapping[str, Selector],
+    labels: Mapping[str, str] | None = None,
+    *,
+    limit: int = ENTRIES_MAX,
 ) -> EndpointPolicy:
     """Expand all that governs one local identity.
 
     Args:
         policies: any; those that do not govern `identity` are passed over.
         selectors: by id.
+        labels: those of `identity`, see `governs`. Peers are members always: whom nobody has heard of may not call.
         limit: entries at most; over it the larger direction is denied, and if need be the other as well.
     Returns: entries by key. Where two keys overlap, the longer one's cookie also names the policies of the shorter,
         so whichever the look-up finds names all that allow the packet by the same peer.
     """
-    mine = sorted((each for each in policies if governs(each, identity, selectors)), key=name_of)
+    mine = sorted((each for each in policies if governs(each, identity, selectors, labels)), key=name_of)
     missing: set[str] = set()
     deciders: list[list[str]] = [[], []]
     sources: list[dict[PolicyKey, set[str]]] = [{}, {}]
@@ -264,6 +279,7 @@ class PolicyStore:
         self._selectors: dict[str, Selector] = {}
         self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
         self._by_rule: dict[str, set[PolicyName]] = defaultdict(set)
+        self._labels: dict[int, Mapping[str, str]] = {}  # by local identity
         self._governing: dict[int, set[PolicyName]] = {}  # by local identity
         self._governed: dict[PolicyName, set[int]] = defaultdict(set)
 
@@ -272,21 +288,23 @@ class PolicyStore:
         """The local identities."""
         return frozenset(self._governing)
 
-    def add_identity(self, identity: int) -> set[int]:
-        """A pod of this identity lives here."""
-        if identity in self._governing:
+    def add_identity(self, identity: int, labels: Mapping[str, str]) -> set[int]:
+        """A pod of this identity, which stands for `labels`, lives here."""
+        if self._labels.get(identity) == labels:
             return set()
+        self.remove_identity(identity)
+        self._labels[identity] = labels
         self._governing[identity] = set()
         for subject, names in self._by_subject.items():
             selector = self._selectors.get(subject)
-            if selector is None or _has(selector.members, identity):
+            if selector is None or selects(selector.selector, labels):
                 for name in names:
                     self._bind(name, identity)
         return {identity}
 
     def remove_identity(self, identity: int) -> set[int]:
         """The last pod of this identity is gone."""
-        if identity not in self._governing:
+        if self._labels.pop(identity, None) is None:
             return set()
         for name in self._governing.pop(identity):
             self._governed[name].discard(identity)
@@ -296,15 +314,15 @@ class PolicyStore:
         name = (rules.kind, rules.namespace, rules.name)
         if self._rules.get(name) == rules:
             return set()
-        touched = self.delete_rules(*name)
+        governed = [each for each, labels in self._labels.items() if governs(rules, each, self._selectors, labels)]
+        touched = self.delete_rules(*name)  # from here on nothing fails: it is all of the old rules or all of the new
         self._rules[name] = rules
         self._by_subject[rules.subject].add(name)
         for rule in rules.rules:
             for key in _referred(rule):
                 self._by_rule[key].add(name)
-        for identity in self._governing:
-            if governs(rules, identity, self._selectors):
-                self._bind(name, identity)
+        for identity in governed:
+            self._bind(name, identity)
         return touched | self._governed[name]
 
     def delete_rules(self, kind: str, namespace: str, name: str) -> set[int]:
@@ -324,34 +342,36 @@ class PolicyStore:
     def put_selector(self, selector: Selector) -> set[int]:
         before = self._selectors.get(selector.id)
         self._selectors[selector.id] = selector
-        if before is not None and before.members == selector.members:
+        if before == selector:
             return set()
-        return self._reselect(selector.id, appeared=before is None)
+        touched = self._reselect(selector.id) if before is None or before.selector != selector.selector else set()
+        return touched | self._named_by(selector.id)
 
     def delete_selector(self, key: str) -> set[int]:
         """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
-        return set() if self._selectors.pop(key, None) is None else self._reselect(key, appeared=True)
+        return set() if self._selectors.pop(key, None) is None else self._reselect(key) | self._named_by(key)
 
     def policy_of(self, identity: int) -> EndpointPolicy:
         """All that holds for a local identity; for one that is not local, `denied`."""
         names = self._governing.get(identity)
         if names is None:
             return denied(identity)
-        return entries_for(identity, [self._rules[name] for name in names], self._selectors)
+        return entries_for(identity, [self._rules[name] for name in names], self._selectors, self._labels[identity])
 
-    def _reselect(self, key: str, *, appeared: bool) -> set[int]:
-        """Judge anew who is governed through this selector. `appeared`: it came or went as a whole, so that what the
-        policies for it say changed also for those whom they govern before and after."""
+    def _named_by(self, key: str) -> set[int]:
+        """Whom the policies govern whose rules name this selector."""
+        return set().union(*(self._governed[name] for name in self._by_rule.get(key, ())))
+
+    def _reselect(self, key: str) -> set[int]:
+        """Judge anew who is governed through this selector, which came, went or says something else. Those whom its
+        policies govern before and after count too: what the policies say of them is another thing now."""
         touched: set[int] = set()
-        for name in self._by_rule.get(key, ()):
-            touched |= self._governed[name]
         names = self._by_subject.get(key, ())
         selector = self._selectors.get(key)
-        for identity in self._governing if names else ():
-            now = selector is None or _has(selector.members, identity)
+        for identity, labels in self._labels.items() if names else ():
+            now = selector is None or selects(selector.selector, labels)
             for name in names:
-                before = identity in self._governed[name]
-                if now != before or (appeared and now):
+                if now or identity in self._governed[name]:
                     touched.add(identity)
                     (self._bind if now else self._unbind)(name, identity)
         return touched
@@ -376,11 +396,6 @@ def _forget(index: dict[str, set[PolicyName]], key: str, name: PolicyName) -> No
 def _has(ascending: Sequence[int], number: int) -> bool:
     at = bisect_left(ascending, number)
     return at < len(ascending) and ascending[at] == number
-
-
-def _referred(rule: SelectorRule) -> list[str]:
-    """The ids of the selectors that a rule names."""
-    return [*rule.selectors, rule.subject] if rule.subject else rule.selectors
 
 
 def _referred(rule: SelectorRule) -> list[str]:

@@ -44,7 +44,7 @@ class NamedSelectors:
         return self._of.get(policy, set())
 
     def refer(self, policy: str, wanted: Mapping[str, Selector]) -> tuple[set[str], set[str]]:
-        """The policy refers to these, and to no others. Returns the ids of those taken or changed, and of those left."""
+        """The policy refers to these and to no others. Returns the ids of those new or changed, and of those left."""
         left = self.of(policy) - wanted.keys()
         for key in left:
             self._entries[key].users.discard(policy)

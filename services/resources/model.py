@@ -82,7 +82,7 @@ class Plan:
 
 
 def stages(steps: Iterable[Action]) -> list[list[Action]]:
-    """The steps in runs that follow each other. Within one, all do the same to one family, and none waits for another."""
+    """The steps in runs that follow each other: all of one do the same to one family, and none waits for another."""
     return [list(run) for _, run in groupby(steps, key=lambda step: (type(step), state_of(step.subject)))]
 
 

@@ -55,7 +55,7 @@ class Datapath:
 
     def clear(self) -> None:
         """Empty every map but counters; connections are judged anew."""
-        for name in ("endpoints", "ipcache", "policy", "connections", "nat", "services", "backends"):
+        for name in ("endpoints", "ipcache", "policy", "connections", "choices", "nat", "services", "backends"):
             self.maps[name].remove_many([key for key, _ in self.maps[name].items()])
 
     def free_port(self) -> int:

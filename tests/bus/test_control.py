@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -76,6 +76,17 @@ def address(name: str, number: int) -> AddressIdentity:
 class Told:
     def __init__(self) -> None:
         self.last: dict[str, object] = {}
+        self.checks: dict[str, str] = {}  # what is not well, and why
+
+    def check(self, name: str, ok: bool, detail: str = "") -> None:
+        self.checks.pop(name, None)
+        if not ok:
+            self.checks[name] = detail
+
+    async def until(self, so: Callable[[Told], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not so(self):
+                await asyncio.sleep(0.01)
 
     def report(self, *, ready: bool, active: bool, revision: Revision) -> None:
         self.last = {"ready": ready, "active": active, "revision": dict(revision)}

@@ -51,6 +51,27 @@ async def test_of_two_claims_the_first_one_holds(opened: Open) -> None:
         assert winners[0] == winners[1] and winners[0] in (mine, theirs)
 
 
+async def test_what_cannot_be_read_here_is_taken_and_stays(opened: Open) -> None:
+    """A newer schema is somebody's; garbage may be; neither is given away."""
+    async with opened("one") as one:
+        await one.ensure_streams()
+        mine = Identity(number=256, labels={})
+        for number, value, newer in ((256, NewerIdentity(number=256), True), (257, Garbled(number="x"), False)):
+            subject = subjects.IDENTITY.of(str(number))
+            first = await one.publish_state(subject, value)
+            box = await one.own("identity")
+            with pytest.raises(Unreadable) as lost:
+                await box.claim(subject, mine)
+            assert (lost.value.subject, lost.value.newer) == (subject, newer)
+            problem = box.unreadable(subject)
+            assert problem is not None and problem.newer == newer
+            assert await one.publish_state(subject, mine, expected=first), "it is still the value"
+            await box.close()
+        box = await one.own("identity")
+        assert box.unreadable(subject) is None and await box.claim(subject, mine) == mine
+        assert box.unreadable(subjects.IDENTITY.of("300")) is None
+
+
 async def test_compare_and_set_names_the_winner(opened: Open) -> None:
     async with opened("one") as one:
         await one.ensure_streams()

@@ -131,6 +131,27 @@ async def test_what_an_owner_has_heard_travels_only_with_what_it_said_about_it(s
             assert time.monotonic() - before < 0.5
 
 
+async def test_what_an_owner_has_heard_waits_for_a_value_that_it_only_found_when_its_write_lost(server: Server) -> None:
+    """The next `say` of that value writes nothing, so nothing else marks where it came to be."""
+    subject = subjects.IDENTITY.of("256")
+    mine, heard = Identity(number=256, labels={"a": "1"}), {"resources": 9, "dataplane": 1}
+    async with buses(server, "owner", "other", "reader") as (owner, other, reader):
+        outbox = await owner.own("identity")
+        await outbox.say(subject, Identity(number=256, labels={}))
+        async with watching(reader, subjects.IDENTITY) as told:
+            await told.until_told(subject)
+            reading = outbox._tasks[0]  # it reads its log late
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            await other.publish_state(subject, mine)
+            with pytest.raises(Conflict):
+                await outbox.say(subject, mine)
+            assert not await outbox.say(subject, mine)
+            outbox.heard(heard)
+            await asyncio.sleep(1.2)  # a heartbeat or more
+            assert told.values[subject] == mine or told.revision != heard
+
+
 async def test_a_change_carries_its_time_and_trace_to_the_reader(server: Server) -> None:
     trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     async with buses(server, "owner", "reader") as (owner, reader):

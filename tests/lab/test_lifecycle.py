@@ -71,6 +71,25 @@ def test_down_after_kill_9_of_the_supervisor_leaves_nothing() -> None:
         lab.check_clean = lambda: None  # type: ignore[method-assign]  # there is nothing left to ask
 
 
+def test_a_new_supervisor_goes_on_with_pods_that_were_half_made_and_every_address_is_given_once() -> None:
+    pods = "---".join(POD.replace("name: a", f"name: a{number}") for number in range(30))
+    with Lab(NAME, nodes=2) as lab:
+        lab.apply(pods)
+        directory = lab.record.directory
+        assert eventually(lambda: 0 < sum(bool(box.address) for box in directory.sandboxes()) < 30, every=0.001)
+        supervisor = state.read(directory.process("supervisor"), state.ProcessId)
+        assert supervisor is not None
+        assert processes.kill_and_wait([supervisor]) == []
+        assert run("lab", "up", "--name", NAME, "--nodes", "2")[0] == 0
+        lab.wait()
+        boxes = directory.sandboxes()
+        assert len({box.address for box in boxes if box.address}) == len(boxes) == 30
+        lab.check_clean()
+        assert run("lab", "down", "--name", NAME)[0] == 0
+        assert cleanup.left(NAME) == []
+        lab.check_clean = lambda: None  # type: ignore[method-assign]  # there is nothing left to ask
+
+
 def test_down_of_what_is_not_there_is_fine() -> None:
     assert run("lab", "down", "--name", NAME)[0] == 0
 
@@ -81,6 +100,28 @@ def test_up_a_second_time_says_so_and_with_other_settings_is_refused() -> None:
         assert (status, "up already" in said) == (0, True)
         status, said = run("lab", "up", "--name", NAME, "--nodes", "2")
         assert (status, "other settings" in said, "lab down" in said) == (1, True, True)
+
+
+def test_a_service_that_is_ready_again_answers() -> None:
+    """Not before its predecessor's lease has ended; and whoever asks before that waits for it."""
+    with Lab(NAME, nodes=1) as lab:
+        lab.kill(control="resources")
+        lab.revive(control="resources")
+        lab.apply(POD)
+        resources = state.read(lab.record.directory.process("resources"), state.ProcessId)
+        assert resources is not None
+        assert processes.kill_and_wait([resources]) == []
+        lab.delete(POD)
+
+
+def test_exec_of_a_name_that_nobody_can_look_up_fails_soon() -> None:
+    with Lab(NAME, nodes=1) as lab:
+        lab.apply(POD)
+        lab.wait()
+        began = time.monotonic()
+        status, _ = run("lab", "exec", "--name", NAME, "a", "--", "curl", "-s", "http://svc.default.svc.cluster.local/")
+        assert status == 6  # curl's word for it
+        assert time.monotonic() - began < 5
 
 
 def test_what_was_killed_stays_so_until_it_is_started() -> None:

@@ -142,6 +142,42 @@ def test_default_deny_closes_one_direction_and_lets_replies_of_the_other_pass(
     assert space.get("server", space.address("client"))  # the other way, and its replies, stay open
 
 
+def test_without_the_policy_service_a_new_pod_in_a_closed_namespace_is_closed(space: Space) -> None:
+    """Its labels are new, so its identity is in no selector that the dead service knew of."""
+    everybody = f"""
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: deny, namespace: {space.name}}}
+spec: {{podSelector: {{}}, policyTypes: [Ingress]}}
+"""
+    friends = f"""
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: friends, namespace: {space.name}}}
+spec:
+  podSelector: {{}}
+  ingress:
+  - from: [{{podSelector: {{matchLabels: {{app: friend}}}}}}]
+"""
+    space.apply(space.pod("client"), space.pod("friend", "node3"), everybody, friends)
+    try:
+        space.lab.kill(control="policy")
+        space.lab.apply(space.pod("server", "node2", label="never-seen-before"))
+        assert eventually(lambda: has_address(space, "server"), 10)
+        for _ in range(3):  # from its first moment on
+            assert not space.get("client", space.address("server"), seconds=0.5)
+    finally:
+        space.lab.revive(control="policy")
+    space.lab.wait()
+    assert not space.get("client", space.address("server"), seconds=1)
+    assert "Hostname: server" in space.get("friend", space.address("server"))
+
+
+def has_address(space: Space, pod: str) -> bool:
+    boxes = space.lab.record.directory.sandboxes()
+    return any(box.address for box in boxes if (box.namespace, box.name) == (space.name, pod))
+
+
 def test_a_namespace_selector_lets_one_namespace_in(space: Space) -> None:
     friends = f"{space.name}-friends"
     manifests = f"""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,6 +19,8 @@ from cli.demo import PODS, RULE
 from cli.manifests import read
 from cli.probe import request
 from cli.telling import Teller
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_manifests_of_the_demonstration_are_there() -> None:
@@ -103,3 +110,37 @@ def test_without_a_terminal_steps_are_plain_lines() -> None:
 
 def test_on_a_terminal_a_done_step_stays_and_the_display_goes() -> None:
     assert "✓ " in told(terminal=True)
+
+
+INTERRUPTED = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from cli import demo
+demo.cleanup.clean = lambda name: print("cleaned", name, flush=True)
+demo.state.record = lambda name: None
+def tell(name):
+    print("telling", flush=True)
+    {story}
+demo.tell = tell
+demo.demo(once=True, name="nobody")
+"""
+
+
+@pytest.mark.parametrize("story", ["time.sleep(20)", "import asyncio; asyncio.run(asyncio.sleep(20))"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_demonstration_that_was_started_with_sigint_ignored_can_be_ended(story: str, number: signal.Signals) -> None:
+    """As a shell does for what it starts in the background."""
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED.format(story=story)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "telling\n"
+        time.sleep(0.2)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=10)
+    assert said == "cleaning up\ncleaned nobody\n"
+    assert process.returncode != 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cli.errors import Failed
 from cli.manifests import FILE_BYTES, Malformed, parse, read
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def problem(text: str, name: str = "a.yaml") -> Malformed:
@@ -90,6 +94,30 @@ def test_scalars_are_what_a_manifest_means(written: str, value: object) -> None:
 )
 def test_what_no_manifest_may_hold_is_refused(text: str) -> None:
     assert problem(text).problem
+
+
+NESTED = ["[" * 100_000, "- " * 100_000, "a: " + "{a: " * 100_000, "x: 1\na: " + "[" * 65 + "]" * 65]
+
+
+@pytest.mark.parametrize("text", NESTED, ids=["lists", "entries", "mappings", "one too deep"])
+def test_what_is_nested_without_end_is_one_line_and_kills_nobody(text: str, tmp_path: Path) -> None:
+    """In a process of its own: the C library would take the whole one with it."""
+    (tmp_path / "a.yaml").write_text(text)
+    command = [sys.executable, "-m", "cli", "apply", "-f", str(tmp_path / "a.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    line = text.count("\n") + 1
+    assert done.stderr == f"plexus: {tmp_path}/a.yaml, line {line}: nested more than 64 levels deep\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("levels", [65, 500, 100_000])
+def test_json_that_is_nested_too_deep_is_refused(levels: int) -> None:
+    assert "64 levels" in problem('{"a": ' + "[" * (levels - 1) + "]" * (levels - 1) + "}", "a.json").problem
+
+
+def test_as_deep_as_is_allowed_is_taken() -> None:
+    text = '{"a": ' + "[" * 63 + "]" * 63 + "}"
+    assert parse(text, "a.yaml")[0].manifest == parse(text, "a.json")[0].manifest
 
 
 def test_aliases_that_unfold_to_something_huge_are_refused_at_once() -> None:

@@ -10,6 +10,8 @@ from bus.subjects import NODE, POD
 from cli.state import Picture
 from cli.wait import Progress, Realised, committed_at, history, in_words, took, unready
 
+NODES = {"node1", "node2"}
+
 
 def pod(name: str = "web", **values: object) -> Pod:
     known = {"namespace": "default", "name": name, "uid": "u1", "node": "node1", "ready": True, "phase": "Running"}
@@ -24,7 +26,7 @@ def endpoint(name: str = "web", **values: object) -> Endpoint:
 
 def missing(one_pod: Pod, one_endpoint: Endpoint | None = None) -> list[str]:
     endpoints: dict[tuple[str, ...], Endpoint] = {("node1", "default", "web"): one_endpoint} if one_endpoint else {}
-    return unready({("default", "web"): one_pod}, endpoints, {})
+    return unready({("default", "web"): one_pod}, endpoints, {}, NODES)
 
 
 def test_a_ready_pod_with_a_ready_endpoint_is_not_missing() -> None:
@@ -51,10 +53,22 @@ def test_finished_pods_and_pods_in_the_hosts_network_need_no_endpoint() -> None:
     assert missing(pod(host_network=True)) == []
 
 
+def test_an_endpoint_whose_pod_is_gone_is_not_settled() -> None:
+    left_over: dict[tuple[str, ...], Endpoint] = {("node1", "default", "web"): endpoint()}
+    gone = ["pod default/web: it is gone, and its endpoint on node1 is still there"]
+    assert unready({}, left_over, {}, NODES) == gone
+    elsewhere: dict[tuple[str, ...], Pod] = {("default", "web"): pod(node="node2", host_network=True)}
+    assert unready(elsewhere, left_over, {}, NODES) == gone
+
+
+def test_a_node_that_is_gone_is_not_waited_for() -> None:
+    assert unready({}, {("node9", "default", "web"): endpoint()}, {}, NODES) == []
+
+
 def test_a_deployment_wants_all_its_pods_to_exist() -> None:
     one = Deployment(namespace="default", name="d", replicas=2, selector=LabelSelector(), template={})
     pods: dict[tuple[str, ...], Pod] = {("default", "d-1"): pod("d-1", owner="deployment/default/d", host_network=True)}
-    assert unready(pods, {}, {("default", "d"): one}) == ["deployment default/d: 1 of 2 pods exist"]
+    assert unready(pods, {}, {("default", "d"): one}, NODES) == ["deployment default/d: 1 of 2 pods exist"]
 
 
 def test_a_node_is_there_when_both_roots_are_and_the_time_of_the_resources_counts() -> None:

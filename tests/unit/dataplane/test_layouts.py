@@ -18,6 +18,8 @@ from services.dataplane.__main__ import NAT_PORT_MIN
 from services.dataplane.layouts import (
     BackendEntry,
     BackendKey,
+    Choice,
+    ChoiceKey,
     Connection,
     ConnectionKey,
     Counter,
@@ -57,6 +59,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "backend": (BackendEntry.layout, "address port"),
     "counter": (Counter.layout, "packets bytes"),
     "event_rate": (EventRate.layout, "window woken lost sent"),
+    "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
+    "choice": (Choice.layout, "address port slot epoch"),
     "event": (
         Event.layout,
         """at source_identity destination_identity source destination source_port destination_port protocol type reason
@@ -73,6 +77,7 @@ MAP_STRUCTS = {
     "services": ("service_key", "service"),
     "backends": ("backend_key", "backend"),
     "sock_reverse": ("sock_reverse_key", "sock_reverse"),
+    "choices": ("choice_key", "choice"),
 }
 CONSTANTS = {
     "ENDPOINT_ENFORCE_INGRESS": layouts.FLAG_ENFORCE_INGRESS,

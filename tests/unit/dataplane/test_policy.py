@@ -132,10 +132,28 @@ def test_members_that_are_no_label_sets_are_passed_over() -> None:
 
 
 def test_a_rule_for_some_subjects_is_for_those_only() -> None:
-    rule = SelectorRule(direction="ingress", selectors=["ships"], ports=[TCP_80], only_subjects=[DEATHSTAR])
-    both = selectors(selector("empire", DEATHSTAR, XWING), SHIPS)
+    rule = SelectorRule(direction="ingress", selectors=["ships"], ports=[TCP_80], subject="http")
+    both = selectors(selector("empire", DEATHSTAR, XWING), SHIPS, selector("http", DEATHSTAR))
     assert verdict(entries_for(DEATHSTAR, [policy(rule)], both), TIEFIGHTER, INGRESS, 6, 80).allowed
     assert not verdict(entries_for(XWING, [policy(rule)], both), TIEFIGHTER, INGRESS, 6, 80).allowed
+
+
+def test_a_rule_whose_own_subjects_were_never_heard_is_for_nobody() -> None:
+    rule = SelectorRule(direction="ingress", selectors=["ships"], ports=[TCP_80], subject="http")
+    found = entries_for(DEATHSTAR, [policy(rule)], selectors(EMPIRE, SHIPS))
+    assert found.entries == NODE_MAY
+    assert found.missing == {"http"}
+
+
+def test_who_joins_a_rules_own_subjects_is_judged_anew() -> None:
+    store = PolicyStore()
+    store.add_identity(DEATHSTAR)
+    for each in (EMPIRE, SHIPS, selector("http")):
+        store.put_selector(each)
+    store.put_rules(policy(SelectorRule(direction="ingress", selectors=["ships"], ports=[TCP_80], subject="http")))
+    assert not verdict(store.policy_of(DEATHSTAR), TIEFIGHTER, INGRESS, 6, 80).allowed
+    assert store.put_selector(selector("http", DEATHSTAR)) == {DEATHSTAR}
+    assert verdict(store.policy_of(DEATHSTAR), TIEFIGHTER, INGRESS, 6, 80).allowed
 
 
 def test_an_icmp_type_has_its_own_entry_and_all_types_one() -> None:

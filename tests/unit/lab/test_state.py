@@ -7,9 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from bus import accounts
-from lab import execute, names, processes, programs, state
+from bus.messages.dataplane import Health
+from cli.__main__ import app
+from lab import cleanup, execute, names, processes, programs, state, supervisor
 from lab.errors import LabError
 from lab.settings import Settings, settings
 
@@ -18,6 +21,7 @@ from lab.settings import Settings, settings
 def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "RUN", tmp_path)
     monkeypatch.delenv(state.ENVIRONMENT_NAME, raising=False)
+    monkeypatch.delenv(state.ENVIRONMENT_OWNER, raising=False)
 
 
 def claim(name: str, nodes: int = 2, wanted: Settings | None = None) -> state.Record:
@@ -34,6 +38,26 @@ def test_what_was_claimed_is_read_back() -> None:
     made = claim("a", 3, settings({"routingMode": "native"}))
     assert state.record("a") == made
     assert made.settings.get("routingMode") == "native"
+
+
+def test_a_lab_bears_the_mark_of_who_brought_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim("somebodys")
+    monkeypatch.setenv(state.ENVIRONMENT_OWNER, "ci-1")
+    claim("ours")
+    monkeypatch.setenv(state.ENVIRONMENT_OWNER, "ci-2")
+    claim("another")
+    assert state.owned_by("ci-1") == ["ours"]
+
+
+def test_down_by_owner_leaves_the_labs_of_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned: list[str] = []
+    monkeypatch.setattr(cleanup, "clean", cleaned.append)
+    for name, owner in (("a", ""), ("b", "ci-1"), ("c", "ci-2"), ("d", "ci-1")):
+        monkeypatch.setenv(state.ENVIRONMENT_OWNER, owner)
+        claim(name)
+    done = CliRunner().invoke(app, ["lab", "down", "--owner", "ci-1"])
+    assert (done.exit_code, cleaned) == (0, ["b", "d"])
+    assert CliRunner().invoke(app, ["lab", "down", "--owner", "ci-1", "--all"]).exit_code == 2
 
 
 def test_the_only_lab_is_meant_when_nobody_says() -> None:
@@ -118,6 +142,19 @@ def test_every_service_is_a_user_of_its_own_on_the_bus() -> None:
     assert users == {user.name: user.password for user in programs.bus_settings(lab).users}
     assert len(set(users.values())) == len(told) + 1
     assert lab.directory.path.stat().st_mode & 0o077 == 0
+
+
+def test_a_control_service_that_stands_by_is_not_ready_yet() -> None:
+    found = programs.programs(claim("a"))
+
+    def told(service: str, ready: bool, active: bool) -> str:
+        health = Health(service=service, instance="x", started_at=0.0, version="1", ready=ready, active=active)
+        return supervisor.not_ready(found[service], health)
+
+    assert told("resources", ready=True, active=False) == "stands by"
+    assert told("resources", ready=True, active=True) == ""
+    assert told("node1.dataplane", ready=True, active=False) == ""
+    assert told("lb", ready=False, active=True) == "not ready"
 
 
 def test_every_program_is_told_who_and_where_it_is() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Network
+from itertools import groupby
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bus.codec import LIMIT_BYTES
 from bus.interface import Unanswered
 from bus.messages import Message
 from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Pod, PodStatus, Service
@@ -16,9 +21,9 @@ from bus.revision import Revision
 from bus.service import BadSettings
 from bus.subjects import APPLY, BIND, NAMESPACE, POD, POD_STATUS, SERVICE
 from bus.testing import Hub, MemoryOutbox
-from services.resources.handlers import Handlers, run
+from services.resources.handlers import AT_ONCE, Handlers, run
 from services.resources.settings import Settings, from_environment
-from tests.unit.resources.manifests import documents, pod, service
+from tests.unit.resources.manifests import cilium, documents, pod, service
 
 NODE_ONE = """
 apiVersion: v1
@@ -26,6 +31,9 @@ kind: Node
 metadata: {name: node1}
 status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
 """
+
+
+NAMESPACE_A = "{apiVersion: v1, kind: Namespace, metadata: {name: a}}"
 
 
 class Reports:
@@ -78,9 +86,85 @@ async def test_a_refused_call_writes_nothing() -> None:
         await answered(hub, service())
         before = hub.log("resources").last
         refused = await answered(hub, pod(), service("ports: [{port: 70000}]", name="b"))
-        assert [each.path for each in refused.refusals] == ["spec.ports[0].port", "spec.ports[0].targetPort"]
+        assert [each.path for each in refused.refusals] == ["spec.ports[0].port"]
         assert hub.log("resources").last == before
         running.cancel()
+
+
+async def test_a_call_with_one_resource_too_large_for_the_bus_writes_nothing_and_names_it() -> None:
+    hub = Hub()
+    handlers = Handlers(MemoryOutbox(hub, "resources"), Settings())
+    await handlers.catch_up()
+    before = hub.log("resources").last
+    rules = ", ".join(f"{{fromEndpoints: [{{matchLabels: {{app: a{n}}}}}]}}" for n in range(6000))
+    call = Apply(documents=documents("\n---\n".join((NAMESPACE_A, service(), cilium(f"ingress: [{rules}]")))))
+    (refusal,) = (await handlers.apply(call)).refusals
+    assert (refusal.source, refusal.kind, refusal.name) == ("test.yaml, document 3", "CiliumNetworkPolicy", "rule1")
+    assert "the limit is 512 KiB" in refusal.problem
+    assert hub.log("resources").last == before
+
+
+async def test_a_pod_that_is_taken_has_room_for_what_is_told_of_it_later() -> None:
+    handlers = Handlers(MemoryOutbox(Hub(), "resources"), Settings(), lambda: "uid")
+    room = LIMIT_BYTES
+    while True:  # the largest that is taken
+        call = Apply(documents=documents(f"{NODE_ONE}\n---\n{pod()}"))
+        call.documents[1].manifest["spec"]["containers"][0]["args"] = ["x" * room]
+        if not (await handlers.apply(call)).refusals:
+            break
+        room -= 256
+    bound = await handlers.bind(Bind(namespace="default", name="p", uid="uid", node="node1"))
+    assert bound.refusals == []
+    told = PodStatus(namespace="default", name="p", uid="uid", phase="Pending", ready=False, reason="r" * 3000)
+    assert (await handlers.pod_status(told)).refusals == []
+    far_too_long = msgspec.structs.replace(told, reason="r" * LIMIT_BYTES)
+    assert [each.path for each in (await handlers.pod_status(far_too_long)).refusals] == ["reason"]
+
+
+class SlowOutbox(MemoryOutbox):
+    """Every write takes its time, and is noted with how many were going on."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub, "resources")
+        self.at_once = 0
+        self.most_at_once = 0
+        self.began: list[str] = []
+
+    @asynccontextmanager
+    async def slowly(self, subject: str) -> AsyncIterator[None]:
+        self.began.append(subject.split(".")[2])
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        await asyncio.sleep(0.001)
+        yield
+        self.at_once -= 1
+
+    async def say(self, subject: str, message: Message) -> bool:
+        async with self.slowly(subject):
+            return await super().say(subject, message)
+
+    async def unsay(self, subject: str) -> bool:
+        async with self.slowly(subject):
+            return await super().unsay(subject)
+
+    async def claim(self, subject: str, message: Message) -> Message:
+        async with self.slowly(subject):
+            return await super().claim(subject, message)
+
+
+async def test_what_does_not_depend_on_each_other_is_written_at_the_same_time_and_counted() -> None:
+    hub = Hub()
+    outbox = SlowOutbox(hub)
+    handlers = Handlers(outbox, Settings())
+    call = Apply(documents=documents("\n---\n".join(service(name=f"s{n}") for n in range(100))))
+    applied = await handlers.apply(call)
+    assert outbox.most_at_once == AT_ONCE
+    assert applied.revision == hub.log("resources").last
+    order = [noun for noun, _ in groupby(outbox.began)]
+    assert order == ["namespace", "clusteraddress", "service"]
+    outbox.began.clear()
+    await handlers.apply(Apply(documents=call.documents, delete=True))
+    assert [noun for noun, _ in groupby(outbox.began)] == ["service", "clusteraddress"]
 
 
 async def test_a_standby_answers_nothing_and_takes_over_when_the_active_one_dies() -> None:

@@ -329,6 +329,19 @@ def test_a_refusal_names_the_document_the_kind_and_the_name() -> None:
     assert (refusal.source, refusal.kind, refusal.name) == ("test.yaml, document 1", "CiliumNetworkPolicy", "rule1")
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (service("ports: [{port: 0}]"), "spec.ports[0].port"),
+        (pod().replace("containers", "contaners"), "spec.contaners"),
+        (pod(containers="[{nme: c, image: i}]"), "spec.containers[0].nme"),
+        (deployment("matchExpressions: [{key: a, operator: Inn}]"), "spec.selector.matchExpressions[0].operator"),
+    ],
+)
+def test_one_mistake_is_one_complaint(text: str, path: str) -> None:
+    assert [each.path for each in refusals(text)] == [path]
+
+
 def test_every_fault_of_a_document_is_named_at_once() -> None:
     text = service("ports: [{port: 0}, {port: 70000}], type: NodePort")
     assert set(problems(text)) >= {"spec.ports[0].port", "spec.ports[1].port", "spec.type", "spec.ports[0].name"}

@@ -27,7 +27,7 @@ from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log
 from bus.messages import Message
 from bus.revision import ROOTS, Revision
 from bus.subjects import delta_of, log_of, snapshot_of
-from bus.telemetry import count, logger
+from bus.telemetry import count, current_cause, logger
 from bus.view import View
 from bus.watch import read_entry, unreadable
 from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
@@ -194,15 +194,17 @@ class NatsOutbox:
     async def _write(self, subject: str, body: bytes | None) -> None:
         """Write over the value that the table knows. Raises: Conflict, after which the table knows better."""
         expected = self._table.sequence(subject)
+        cause = current_cause()
         try:
-            sequence = await self._log.write(subject, body, expected=expected)
+            sequence = await self._log.write(subject, body, expected=expected, cause=cause)
         except Conflict as conflict:
             if conflict.sequence or self._table.body(subject) is not None:
                 await self._learn(subject)
                 raise
-            sequence = await self._log.write(subject, body, expected=0)  # the server forgot the deletion that we know
+            # The server forgot the deletion that we know.
+            sequence = await self._log.write(subject, body, expected=0, cause=cause)
         self._written = max(self._written, sequence)
-        self._table.put(Entry(sequence, subject, body, stored_at=time.time()))
+        self._table.put(Entry(sequence, subject, body, cause.at, dict(cause.trace), time.time()))
 
     async def _learn(self, subject: str) -> None:
         entry = await self._log.last(subject)

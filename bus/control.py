@@ -55,7 +55,7 @@ class Claim:
     """Take `subject` if nobody has it (compare-and-set).
 
     Either way the model next hears `put(subject, holder's value)`. When that value cannot be read here (a newer schema,
-    garbage), it stays as it is, and the model hears `taken(subject)`.
+    garbage), or `put` failed on it, it stays as it is, and the model hears `taken(subject)`.
     """
 
     subject: str
@@ -328,6 +328,8 @@ class Control:
                         case Claim(subject, message):
                             winner = await outbox.claim(subject, message)
                             self._feed(subject, winner)
+                            if subject in self._unusable:
+                                raise Unreadable(subject, self._unusable[subject], newer=False)
                     self._given_up.pop(action.subject, None)
                 except Conflict:
                     count("control_conflicts", owner=self._model.owner)  # the outbox has learned; we lead, so we insist

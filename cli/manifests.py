@@ -202,7 +202,7 @@ def check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
-                raise Malformed(TOO_DEEP, event.start_mark.line + 1)
+                raise Malformed(TOO_DEEP, event.start_mark.line + 1 if event.start_mark else 0)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 

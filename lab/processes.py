@@ -135,6 +135,17 @@ def marked(lab: str) -> list[ProcessId]:
     return [process for process in found if process is not None]
 
 
+def leader(cgroup: Path, mark: str) -> ProcessId | None:
+    """Who in this cgroup was started by `start` with `mark` ("NAME=value") in its environment, and not by its likes."""
+    with suppress(OSError):
+        for pid in map(int, (cgroup / "cgroup.procs").read_text().split()):
+            with suppress(OSError):
+                environment_of = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                if os.getsid(pid) == pid and mark.encode() in environment_of:
+                    return identify(pid)
+    return None
+
+
 def ancestors() -> set[int]:
     """This process, its parent, and so on."""
     pid, found = os.getpid(), set[int]()

@@ -18,6 +18,7 @@ from lab.programs import ROOT
 from lab.state import ProcessId, Record, Sandbox, write
 
 CNI = ROOT / "build" / "plexus-cni"
+CONTAINER = "PLEXUS_CONTAINER"  # in the environment of a pod's program: which of the containers it is
 CNI_SECONDS = 60.0  # the executable itself gives up before
 NETWORK = {"cniVersion": "1.0.0", "name": "plexus", "type": "plexus-cni"}
 
@@ -121,12 +122,14 @@ def run(lab: Record, box: Sandbox, container: str, start: images.Start) -> proce
         netns=box.netns,
         cgroup=Path(box.cgroup),
         log=lab.directory.log(f"pods/{box.namespace}.{box.name}.{container}"),
-        more={**start.environment, "HOSTNAME": box.name, "POD_IP": box.address},
+        more={**start.environment, "HOSTNAME": box.name, "POD_IP": box.address, CONTAINER: container},
         directory=Path("/"),
     )
 
 
 def alive(box: Sandbox, container: str) -> ProcessId | None:
-    """The container's program, when it still runs from before."""
+    """The container's program, when it still runs from before; also one that nobody had the time to write down."""
     known = box.processes.get(container)
-    return known if known is not None and processes.is_alive(known) else None
+    if known is not None and processes.is_alive(known):
+        return known
+    return processes.leader(Path(box.cgroup), f"{CONTAINER}={container}")

@@ -23,7 +23,7 @@ from bus.messages.dataplane import Endpoint
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.resources import Namespace, Node, Pod
-from bus.subjects import ADDRESS, BLOCK, ENDPOINT, IDENTITY, NAMESPACE, NODE, POD, State
+from bus.subjects import ADDRESS, BLOCK, ENDPOINT, IDENTITY, NAMESPACE, NODE, POD, State, check_subject
 from services.identity.store import EndpointKey, Numbers, Places, PodKey, Pods
 
 INIT = labels.RESERVED["init"]
@@ -69,6 +69,16 @@ class IdentityModel:
     # hearing
 
     def put(self, subject: str, message: Message) -> None:
+        """`subject` has this value now.
+
+        Raises: ValueError: it makes no sense. A number then counts as taken, by nobody known; else nothing is changed.
+        """
+        try:
+            check_subject(subject, message)
+        except ValueError:
+            if IDENTITY.has(subject):
+                self.taken(subject)
+            raise
         match message:
             case Pod():
                 self._pods.put(message)
@@ -84,7 +94,7 @@ class IdentityModel:
             case Identity():
                 self._renumber(self._numbers.put(message))
             case _:
-                raise TypeError(f"{subject} is not heard by identity")
+                raise ValueError(f"{subject} is not heard by identity")
 
     def delete(self, subject: str) -> None:
         if POD.has(subject):

@@ -16,7 +16,7 @@ from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from bus.subjects import BLOCK, ENDPOINT, NODE, State
+from bus.subjects import BLOCK, ENDPOINT, NODE, State, check_subject
 
 RESERVED_ADDRESSES = 3  # of each block no pod has: the network's, the node's router, the broadcast address
 FULL_SHARE = 0.75  # of its addresses in use, and a node gets another block
@@ -76,6 +76,7 @@ class BlockAllocation:
         self._pools = pools
         self._nodes: set[str] = set()
         self._blocks: dict[str, Block] = {}  # subject -> block
+        self._networks: dict[str, IPv4Network] = {}  # of the same
         self._blocks_of: dict[str, set[str]] = defaultdict(set)  # node -> subjects
         self._unreadable: set[str] = set()  # subjects of blocks that somebody has, though not known who
         self._taken: Counter[int] = Counter()  # block numbers that all of these touch
@@ -89,21 +90,30 @@ class BlockAllocation:
         return sorted(self._short)
 
     def put(self, subject: str, message: Message) -> None:
+        """`subject` has this value now.
+
+        Raises: ValueError: it makes no sense. A block then counts as taken, by nobody known; else nothing is changed.
+        """
+        try:
+            check_subject(subject, message)
+            network = IPv4Network(message.cidr) if isinstance(message, Block) else None
+        except ValueError:
+            if BLOCK.has(subject):
+                self.taken(subject)
+            raise
         match message:
             case Node():
                 self._nodes.add(message.name)
                 self._dirty.add(message.name)
             case Endpoint():
-                try:
-                    self._addresses[message.node][subject] = IPv4Address(message.address)
-                except AddressValueError:
-                    return  # of a family that has no blocks here
+                self._locate(message.node, subject, message.address)
                 self._dirty.add(message.node)
-            case Block():
+            case Block() if network is not None:
                 self.delete(subject)
                 self._blocks[subject] = message
+                self._networks[subject] = network
                 self._blocks_of[message.node].add(subject)
-                self._taken.update(self._pools.numbers(IPv4Network(message.cidr)))
+                self._taken.update(self._pools.numbers(network))
                 self._dirty.add(message.node)
 
     def delete(self, subject: str) -> None:
@@ -113,7 +123,7 @@ class BlockAllocation:
             self._dirty.add(node)
         elif ENDPOINT.has(subject):
             node = ENDPOINT.parse(subject)[0]
-            self._addresses.get(node, {}).pop(subject, None)
+            self._locate(node, subject, "")
             self._dirty.add(node)
         elif subject in self._unreadable:
             self._unreadable.discard(subject)
@@ -121,7 +131,7 @@ class BlockAllocation:
             self._dirty |= self._short
         elif (block := self._blocks.pop(subject, None)) is not None:
             self._blocks_of[block.node].discard(subject)
-            self._taken -= Counter(self._pools.numbers(IPv4Network(block.cidr)))  # drops counts of zero
+            self._taken -= Counter(self._pools.numbers(self._networks.pop(subject)))  # drops counts of zero
             self._dirty |= {block.node} | self._short
 
     def taken(self, subject: str) -> None:
@@ -132,34 +142,40 @@ class BlockAllocation:
             self._taken.update(self._numbers_of(subject))
 
     def act(self) -> Iterable[Action]:
-        """Free what has no use any more, then claim what is needed. After a lost claim the next block is tried."""
-        dirty, self._dirty = sorted(self._dirty), set()
-        actions: list[Action] = []
-        for node in dirty:
-            self._short.discard(node)
-            if node not in self._nodes:
-                actions += [
-                    Unsay(subject) for subject in sorted(self._blocks_of.get(node, ())) if self._is_free(subject)
-                ]
-                self._forget(node)
-        for action in actions:
-            self.delete(action.subject)
+        """Free what has no use any more, then claim what is needed. After a lost claim the next block is tried.
+
+        All is worked out before anything is taken as done, so that nothing is lost on the way.
+        """
+        freed = [
+            subject
+            for node in sorted(self._dirty - self._nodes)
+            for subject in sorted(self._blocks_of.get(node, ()))
+            if self._is_free(subject)
+        ]
+        looked_at = self._dirty | (self._short if freed else set())
         # Actions are carried out side by side: a block that is freed now is given to nobody before the next call.
-        reserved = {number for action in actions for number in self._numbers_of(action.subject)}
+        reserved = {number for subject in freed for number in self._pools.numbers(self._networks[subject])}
+        claims: list[Claim] = []
         claimants: set[str] = set()
-        for node in sorted((set(dirty) | self._dirty) & self._nodes):
+        short: set[str] = set()
+        for node in sorted(looked_at & self._nodes):
             if not self._needs_block(node):
                 continue
             number = self._candidate(node, reserved)
             if number is None:
-                self._short.add(node)
+                short.add(node)
                 continue
             reserved.add(number)
             claimants.add(node)
             cidr = self._pools.block(number)
-            actions.append(Claim(BLOCK.of(cidr), Block(cidr=cidr, node=node)))
-        self._dirty = claimants | (self._short if len(actions) > len(claimants) else set())  # looked at again
-        return actions
+            claims.append(Claim(BLOCK.of(cidr), Block(cidr=cidr, node=node)))
+        self._short = (self._short - looked_at) | short
+        for subject in freed:
+            self.delete(subject)
+        for node in looked_at - self._nodes:
+            self._forget(node)
+        self._dirty = claimants | (self._short if freed else set())  # looked at again
+        return [*map(Unsay, freed), *claims]
 
     def said(self) -> Iterable[str]:
         """Every block that is known: none is taken away but by `act`."""
@@ -167,7 +183,7 @@ class BlockAllocation:
 
     def _needs_block(self, node: str) -> bool:
         """It has none, or more than FULL_SHARE of its addresses are in use."""
-        sizes = (IPv4Network(self._blocks[subject].cidr).num_addresses for subject in self._blocks_of.get(node, ()))
+        sizes = (self._networks[subject].num_addresses for subject in self._blocks_of.get(node, ()))
         room = sum(max(1, size - RESERVED_ADDRESSES) for size in sizes)
         return len(self._addresses.get(node, ())) > FULL_SHARE * room or room == 0
 
@@ -183,11 +199,24 @@ class BlockAllocation:
 
     def _is_free(self, subject: str) -> bool:
         """No endpoint of any node has an address in the block."""
-        block = IPv4Network(self._blocks[subject].cidr)
+        block = self._networks[subject]
         return not any(address in block for known in self._addresses.values() for address in known.values())
 
     def _numbers_of(self, subject: str) -> range:
-        return self._pools.numbers(IPv4Network(BLOCK.parse(subject)[0]))
+        """The blocks that a block's subject is about, whatever its value."""
+        try:
+            return self._pools.numbers(IPv4Network(BLOCK.parse(subject)[0]))
+        except ValueError:
+            return range(0)
+
+    def _locate(self, node: str, subject: str, address: str) -> None:
+        """The node's endpoint has this address; what is no IPv4 address is in no block here."""
+        try:
+            self._addresses[node][subject] = IPv4Address(address)
+        except AddressValueError:
+            self._addresses[node].pop(subject, None)
+            if not self._addresses[node]:
+                del self._addresses[node]
 
     def _forget(self, node: str) -> None:
         for index in (self._blocks_of, self._addresses):

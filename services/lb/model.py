@@ -1,46 +1,68 @@
 """Services, pods, slices and endpoints -> frontends with backends. Pure; recomputes only what a change touches.
 
+What cannot be an address or a port, or is not its node's to give, is left out of its Service, which goes on with the
+rest; `left_out` says what and why. A Service that cannot be worked out at all keeps what was said of it, in `failed`.
+
 Source: Kubernetes, "Service" (target ports, Services without selectors) and "EndpointSlices" (conditions, port names).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from ipaddress import ip_address
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Address
 from typing import ClassVar
 
 from bus.control import Action, Say, Unsay
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
+from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.messages.resources import EndpointSlice, Pod, Service, ServicePort
-from bus.subjects import ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE, State
+from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE, State, check_subject
+from services.lb.places import NOT_AN_ADDRESS, Name, Places, parse
 
-Name = tuple[str, str]  # (namespace, name)
+NOT_A_PORT = "not a port"
+
 Label = tuple[str, str, str]  # (namespace, key, value)
+
+Report = Callable[[str, dict[str, str]], None]
+"""Told once about each thing left out as it arises: why, and the facts."""
+
+
+def _quiet(reason: str, facts: dict[str, str]) -> None:
+    pass
 
 
 class LoadBalancing:
-    """`bus.control.Model`."""
+    """`bus.control.Model`.
+
+    `left_out` holds, by Service, what it goes without now ("10.0.0.5:8080 of pod web") and why; `refusals` how often
+    each reason arose; `failed` why a Service could not be worked out.
+    """
 
     owner: ClassVar[str] = "lb"
-    hears: ClassVar[tuple[State[Message], ...]] = (SERVICE, POD, ENDPOINT_SLICE, ENDPOINT)
+    hears: ClassVar[tuple[State[Message], ...]] = (SERVICE, POD, ENDPOINT_SLICE, ENDPOINT, BLOCK)
     says: ClassVar[tuple[State[Message], ...]] = (FRONTEND,)
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report = _quiet) -> None:
+        self._report = report
         self._services: dict[Name, Service] = {}
         self._pods: dict[Name, Pod] = {}
         self._slices: dict[Name, EndpointSlice] = {}
-        self._endpoints: dict[Name, dict[str, Endpoint]] = defaultdict(dict)  # pod -> node -> its endpoint there
+        self._places = Places()
         self._pods_by_label: dict[Label, set[Name]] = defaultdict(set)
         self._services_by_label: dict[Label, set[Name]] = defaultdict(set)  # by the first label of the selector
         self._slices_by_service: dict[Name, set[Name]] = defaultdict(set)
         self._dirty: set[Name] = set()
         self._said: dict[Name, LoadBalancedService] = {}
+        self.left_out: dict[Name, dict[str, str]] = {}
+        self.refusals: Counter[str] = Counter()
+        self.failed: dict[Name, str] = {}
 
     def put(self, subject: str, message: Message) -> None:
+        """`subject` has this value now. Raises: ValueError: it makes no sense; nothing is changed."""
+        check_subject(subject, message)
         match message:
             case Service():
                 self._set_service((message.namespace, message.name), message)
@@ -49,9 +71,11 @@ class LoadBalancing:
             case EndpointSlice():
                 self._set_slice((message.namespace, message.name), message)
             case Endpoint():
-                pod = (message.namespace, message.pod)
-                self._endpoints[pod][message.node] = message
-                self._touch_services_of(pod)
+                self._places.put_endpoint(message)
+                self._touch_services_of((message.namespace, message.pod))
+            case Block():
+                for pod in self._places.put_block(message):
+                    self._touch_services_of(pod)
 
     def delete(self, subject: str) -> None:
         if SERVICE.has(subject):
@@ -62,19 +86,26 @@ class LoadBalancing:
             self._set_slice(_name(ENDPOINT_SLICE.parse(subject)), None)
         elif ENDPOINT.has(subject):
             node, *rest = ENDPOINT.parse(subject)
-            pod = _name(rest)
-            if self._endpoints.get(pod, {}).pop(node, None) is not None:
+            self._places.delete_endpoint(node, _name(rest))
+            self._touch_services_of(_name(rest))
+        elif BLOCK.has(subject):
+            for pod in self._places.delete_block(*BLOCK.parse(subject)):
                 self._touch_services_of(pod)
-            if not self._endpoints.get(pod):
-                self._endpoints.pop(pod, None)
 
     def act(self) -> Iterable[Action]:
-        """Say each Service that was touched and came out different."""
+        """Say each Service that was touched and came out different. One that fails does not hold up the others."""
         dirty, self._dirty = sorted(self._dirty), set()
         actions: list[Action] = []
         for name in dirty:
-            service = self._services.get(name)
-            balanced = self._balanced(service) if service is not None else None
+            left_out: dict[str, str] = {}
+            try:
+                service = self._services.get(name)
+                balanced = self._balanced(service, left_out) if service is not None else None
+            except Exception as problem:  # noqa: BLE001  # whatever is wrong with one Service is its own trouble
+                self.failed[name] = repr(problem)
+                continue
+            self.failed.pop(name, None)
+            self._note(name, left_out)
             if balanced is None and self._said.pop(name, None) is not None:
                 actions.append(Unsay(FRONTEND.of(*name)))
             elif balanced is not None and self._said.get(name) != balanced:
@@ -128,35 +159,46 @@ class LoadBalancing:
 
     # -- what follows from it
 
-    def _balanced(self, service: Service) -> LoadBalancedService | None:
-        """None for a headless Service."""
-        frontends = [
-            Frontend(
-                address=address,
-                port=port.port,
-                protocol=port.protocol,
-                port_name=port.name,
-                backends=sorted(set(self._backends(service, port)), key=_backend_order),
-            )
-            for address in service.cluster_addresses
-            for port in service.ports
-        ]
-        frontends.sort(key=lambda each: (_number(each.address), each.port, each.protocol))
+    def _balanced(self, service: Service, left_out: dict[str, str]) -> LoadBalancedService | None:
+        """None for a headless Service. Adds to `left_out` what it goes without."""
+        frontends: list[Frontend] = []
+        for address in service.cluster_addresses:
+            for port in service.ports:
+                reason = _objection(address, port.port)
+                if reason is not None:
+                    left_out[f"{address}:{port.port}"] = reason
+                    continue
+                backends = set(self._backends(service, port, left_out))
+                frontends.append(
+                    Frontend(
+                        address=address,
+                        port=port.port,
+                        protocol=port.protocol,
+                        port_name=port.name,
+                        backends=sorted(backends, key=_backend_order),
+                    )
+                )
+        frontends.sort(key=lambda each: (IPv4Address(each.address), each.port, each.protocol))
         if not frontends:
             return None
         return LoadBalancedService(namespace=service.namespace, name=service.name, frontends=frontends)
 
-    def _backends(self, service: Service, port: ServicePort) -> Iterator[Backend]:
+    def _backends(self, service: Service, port: ServicePort, left_out: dict[str, str]) -> Iterator[Backend]:
         if not service.selector:
-            yield from self._slice_backends(service, port)
+            yield from self._slice_backends(service, port, left_out)
             return
         for pod in self._pods_selected_by(service):
             target = _target_port(pod, port)
-            place = self._place_of(pod)
-            if target is not None and place is not None:
+            place = self._places.of(pod)
+            if target is None or place is None:
+                continue
+            reason = self._places.objection(pod, place) or _objection(place, target)
+            if reason is None:
                 yield Backend(address=place, port=target, node=pod.node)
+            else:
+                left_out[f"{place}:{target} of pod {pod.name}"] = reason
 
-    def _slice_backends(self, service: Service, port: ServicePort) -> Iterator[Backend]:
+    def _slice_backends(self, service: Service, port: ServicePort, left_out: dict[str, str]) -> Iterator[Backend]:
         """A slice's port belongs to the Service's port of the same name and protocol; its number is the backends'."""
         for name in self._slices_by_service.get((service.namespace, service.name), ()):
             known = self._slices[name]
@@ -165,7 +207,20 @@ class LoadBalancing:
                     continue
                 for endpoint in known.endpoints:
                     for address in endpoint.addresses if endpoint.ready else ():
-                        yield Backend(address=address, port=offered.port, node=endpoint.node)
+                        reason = _objection(address, offered.port)
+                        if reason is None:
+                            yield Backend(address=address, port=offered.port, node=endpoint.node)
+                        else:
+                            left_out[f"{address}:{offered.port} of slice {known.name}"] = reason
+
+    def _note(self, name: Name, left_out: dict[str, str]) -> None:
+        before = self.left_out.pop(name, {})
+        if left_out:
+            self.left_out[name] = left_out
+        for thing, reason in sorted(left_out.items()):
+            if before.get(thing) != reason:
+                self.refusals[reason] += 1
+                self._report(reason, {"service": "/".join(name), "what": thing})
 
     def _pods_selected_by(self, service: Service) -> Iterator[Pod]:
         """Through the selector's label that the fewest pods have."""
@@ -176,16 +231,12 @@ class LoadBalancing:
             if _is_selected_by(self._pods[name], service.selector):
                 yield self._pods[name]
 
-    def _place_of(self, pod: Pod) -> str | None:
-        """Where the pod takes connections now; None: it does not."""
-        if not pod.ready or pod.phase != "Running":
-            return None
-        if pod.host_network:
-            return pod.address or None
-        endpoint = self._endpoints.get((pod.namespace, pod.name), {}).get(pod.node)
-        if endpoint is None or endpoint.state != "ready" or endpoint.uid not in ("", pod.uid):
-            return None
-        return endpoint.address
+
+def _objection(address: str, port: int) -> str | None:
+    """Why nothing can be reached there."""
+    if parse(address) is None:
+        return NOT_AN_ADDRESS
+    return None if 0 < port < 65536 else NOT_A_PORT
 
 
 def _target_port(pod: Pod, port: ServicePort) -> int | None:
@@ -218,15 +269,9 @@ def _discard(index: dict[Label, set[Name]] | dict[Name, set[Name]], key: tuple[s
         del names[key]
 
 
-def _backend_order(backend: Backend) -> tuple[tuple[int, int], int, str]:
-    return _number(backend.address), backend.port, backend.node
-
-
-@lru_cache(maxsize=1 << 16)
-def _number(address: str) -> tuple[int, int]:
-    """(family, value): the order in which people expect addresses."""
-    parsed = ip_address(address)
-    return parsed.version, int(parsed)
+def _backend_order(backend: Backend) -> tuple[IPv4Address | None, int, str]:
+    """As people expect addresses: by number."""
+    return parse(backend.address), backend.port, backend.node
 
 
 def _name(tokens: Iterable[str]) -> Name:

@@ -7,8 +7,9 @@ Stops  The rules and members that nodes hold stay in force: traffic that was all
        identity is a member of nothing until policy is back, so where a policy governs, it is denied.
 
 A new identity costs one small delta for each selector that selects it; no rule is said again. A selector is said before
-the first rule that names it and taken back after the last. A policy that does not compile is said as its default deny
-alone, logged and counted. Named ports are resolved here: to the identities that have them, number by number.
+the first rule that names it and taken back after the last. Named ports are resolved here, to selectors of the
+identities that have them, number by number. A policy that does not compile, or whose rules the bus does not take, is
+said as its default deny alone, logged, counted and shown in health.
 
-Read `model.py`; `store.py` holds the indexes, `bus/labels.py` says when a selector selects.
+Read `model.py`; `store.py` holds the indexes, `named.py` the named ports, `bus/labels.py` says when a selector selects.
 """

@@ -1,4 +1,4 @@
-"""Wiring: policy on the bus, and telling which policies do not compile."""
+"""Wiring: policy on the bus, and telling which policies fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logger(__name__)
 
 
 class Reporter:
-    """`bus.control.ControlReport`: passes on how the model does, with the policies that do not compile."""
+    """`bus.control.ControlReport`: passes on how the model does, with the policies that only deny."""
 
     def __init__(self, service: Service, model: PolicyModel) -> None:
         self._service = service
@@ -29,9 +29,9 @@ class Reporter:
 
 
 def failed(reason: str, policy: str) -> None:
-    """Count and log one policy that does not compile."""
+    """Count and log one policy that does not compile, or whose rules cannot be said."""
     count("policies_failed", reason=reason)
-    log.error("a policy does not compile and only denies; correct and apply it again", reason=reason, policy=policy)
+    log.error("a policy fails and only denies; correct and apply it again", reason=reason, policy=policy)
 
 
 async def body(service: Service) -> None:

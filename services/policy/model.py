@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
+
 from bus import labels
 from bus.control import Action, Say, Unsay
 from bus.messages import Message
@@ -74,7 +76,7 @@ class PolicyModel:
         self._dirty_selectors: set[str] = set()
         self._released: set[str] = set()  # selectors that lost a reference and may have none left
         self._not_taken: set[str] = set()  # policies whose rules, or selectors, were refused
-        self._unsayable: set[str] = set()  # selectors that were refused
+        self._unsayable: set[str] = set()  # selectors that were refused, and go without members
         self.failed: dict[str, str] = {}
         self.failures: Counter[str] = Counter()
 
@@ -162,9 +164,10 @@ class PolicyModel:
             yield SELECTOR.of(key)
 
     def refused(self, subject: str, why: str) -> None:
-        """What was said of `subject` was not written, nor will be: whatever policy it is of fails, and only denies.
+        """What was said of `subject` was not written, nor will be. The policy fails, and only denies.
 
-        What cannot be said even so is left as it is: a node denies where the selector of a policy's subject is missing.
+        A selector that is refused is said without members, and fails the policies whose rules name it. As the subject
+        of a policy it does: nodes judge by the labels whom a policy governs.
         """
         if RULES.has(subject):
             self._said_rules[subject] = None
@@ -172,10 +175,12 @@ class PolicyModel:
         elif SELECTOR.has(subject):
             (key,) = SELECTOR.parse(subject)
             self._said_selectors[key] = None
-            self._unsayable.add(key)
-            self._released.add(key)
-            for policy in [each for each in self._compiled if key in self._named.of(each) | set(self._held(each))]:
-                self._give_up(policy)
+            if key not in self._unsayable:
+                self._unsayable.add(key)
+                self._dirty_selectors.add(key)
+                for policy, taken in self._compiled.items():
+                    if key in self._named.of(policy) or any(key in keys for keys in taken.peers):
+                        self._give_up(policy)
 
     def _give_up(self, subject: str) -> None:
         """Once for each policy, so that a default deny that is refused as well is not tried for ever."""
@@ -187,6 +192,8 @@ class PolicyModel:
     def _changed_selectors(self) -> Iterator[Say]:
         for key in sorted(self._dirty_selectors):
             message = self._selectors.message(key) if key in self._selectors else self._named.message(key)
+            if message is not None and key in self._unsayable:
+                message = msgspec.structs.replace(message, members=[])
             if message is not None and self._said_selectors.get(key) != message:
                 self._said_selectors[key] = message
                 yield Say(SELECTOR.of(key), message)
@@ -230,8 +237,8 @@ class PolicyModel:
 
     def _take(self, subject: str) -> list[str]:
         """Refer to the selectors of the policy as it is now. Returns those referred to before, to be released."""
-        held = self._held(subject)
-        self._compiled.pop(subject, None)
+        before = self._compiled.pop(subject, None)
+        held = [] if before is None else [before.subject, *(key for keys in before.peers for key in keys)]
         for key in held:
             naming = self._naming.get(key)
             if naming is not None:
@@ -245,21 +252,13 @@ class PolicyModel:
             self._compiled[subject] = self._compile(subject, policy)
         return held
 
-    def _held(self, subject: str) -> list[str]:
-        """The selectors that the policy refers to as it was taken, each as often as it does."""
-        taken = self._compiled.get(subject)
-        return [] if taken is None else [taken.subject, *(key for keys in taken.peers for key in keys)]
-
     def _compile(self, subject: str, policy: Policy) -> _Compiled:
         wrong = NOT_TAKEN if subject in self._not_taken else _problem(policy)
         if wrong is not None:
             self.failed[subject] = wrong
             self.failures[wrong] += 1
             self._report(wrong, f"{policy.kind}/{policy.namespace}/{policy.name}")
-            governed = _governed(policy)
-            if labels.selector_id(governed) in self._unsayable:
-                governed = _namespace_of(policy)
-            return _Compiled(policy, self._acquire(governed), [], failed=True)
+            return _Compiled(policy, self._acquire(_governed(policy)), [], failed=True)
         compiled = _Compiled(policy, self._acquire(policy.subject), [], failed=False)
         for rule in policy.rules:
             keys = [self._acquire(peer.selector) for peer in rule.peers if peer.selector is not None]
@@ -273,7 +272,8 @@ class PolicyModel:
 
     def _acquire(self, selector: LabelSelector) -> str:
         key = self._selectors.acquire(selector)
-        if self._said_selectors.get(key) is None:
+        if self._said_selectors.get(key) is None or key in self._unsayable:  # which may fit by now
+            self._unsayable.discard(key)
             self._dirty_selectors.add(key)
         return key
 
@@ -344,10 +344,6 @@ def _governed(policy: Policy) -> LabelSelector:
     """Whom a policy that does not compile denies: those that it selects, or, where that is unclear, its namespace."""
     if _selector_problem(policy.subject) is None:
         return policy.subject
-    return _namespace_of(policy)
-
-
-def _namespace_of(policy: Policy) -> LabelSelector:
     return LabelSelector(requirements=[Requirement(key=labels.NAMESPACE, operator="In", values=[policy.namespace])])
 
 

@@ -33,7 +33,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self.taken: dict[int, str] = {}
+        self.holders: dict[int, str] = {}
         self.said_addresses: dict[str, int] = {}
         self.acts = 0
 
@@ -44,7 +44,7 @@ class Numbers:
             case Namespace(name=name):
                 self.names.add(name)
             case Identity(number=number, labels=labels):
-                self.taken[number] = labels["name"]
+                self.holders[number] = labels["name"]
 
     def delete(self, subject: str) -> None:
         if subjects.NAMESPACE.has(subject):
@@ -52,8 +52,8 @@ class Numbers:
 
     def act(self) -> Iterable[Action]:
         self.acts += 1
-        numbers = {name: number for number, name in self.taken.items()}
-        free = (number for number in range(FIRST, FIRST + 10_000) if number not in self.taken)
+        numbers = {name: number for number, name in self.holders.items()}
+        free = (number for number in range(FIRST, FIRST + 10_000) if number not in self.holders)
         for name in sorted(self.names - numbers.keys()):
             number = next(free)
             yield Claim(subjects.IDENTITY.of(str(number)), Identity(number=number, labels={"name": name}))
@@ -166,7 +166,7 @@ async def test_an_allocation_that_lost_its_race_tries_the_next(opened: Open) -> 
             await watcher.until(lambda watcher: addresses(watcher) == {"a": 256})
             taken = Identity(number=257, labels={"name": "someone else's"})
             await other.publish_state(subjects.IDENTITY.of("257"), taken, expected=0)
-            model.taken.pop(257, None)
+            model.holders.pop(257, None)
             await box.say(subjects.NAMESPACE.of("b"), Namespace(name="b"))
             await watcher.until(lambda watcher: addresses(watcher) == {"a": 256, "b": 258})
 

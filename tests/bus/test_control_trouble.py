@@ -10,7 +10,7 @@ import pytest
 
 from bus import subjects
 from bus.codec import LIMIT_BYTES
-from bus.control import Action, Claim, Say
+from bus.control import Action, Say
 from bus.interface import Conflict
 from bus.messages.dataplane import Check
 from bus.messages.identity import AddressIdentity, Identity
@@ -71,11 +71,10 @@ class Careful(Numbers):
 
     def taken(self, subject: str) -> None:
         self.told_taken.append(subject)
-        self.taken_numbers.add(int(subjects.IDENTITY.parse(subject)[0]))
+        self.holders[int(subjects.IDENTITY.parse(subject)[0])] = ""
 
     def said(self) -> Iterable[str]:
-        known = set(self.numbers) - self.taken_numbers
-        return [*super().said(), *(subjects.IDENTITY.of(str(number)) for number in known)]
+        return [*super().said(), *(subjects.IDENTITY.of(str(number)) for number, name in self.holders.items() if name)]
 
 
 def large() -> AddressIdentity:
@@ -131,9 +130,8 @@ async def test_a_model_that_insists_on_it_is_asked_again_only_when_something_cha
             acts = model.acts
             await asyncio.sleep(0.2)
             assert model.acts == acts and told.last["revision"] == {}
-            model.said_addresses.pop("big")
             await box.unsay(subjects.NAMESPACE.of("big"))
-            await asyncio.sleep(0.1)
+            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 3})
         assert counted("control_errors", owner="identity", step="write") - before < 10
 
 
@@ -168,6 +166,19 @@ async def test_a_claim_that_meets_what_it_cannot_read_is_not_taken_for_done(open
             await node.publish_state(subject, labelled("b", 256))
             await watcher.until(lambda watcher: addresses(watcher) == {"a": 257})
             await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 1})
+
+
+async def test_a_number_whose_holder_makes_no_sense_to_the_model_is_taken(opened: Open) -> None:
+    """It decodes, but names nobody, so `put` fails on it."""
+    async with opened("resources") as resources, opened("control") as bus, opened("node") as node:
+        box, told, model = await resources.own("resources"), Told(), Careful()
+        await node.ensure_streams()
+        subject = subjects.IDENTITY.of("256")
+        await box.say(subjects.NAMESPACE.of("a"), Namespace(name="a"))
+        await node.publish_state(subject, Identity(number=256, labels={}))
+        async with control(bus, model, told), watching(node, subjects.ADDRESS) as watcher:
+            await watcher.until(lambda watcher: addresses(watcher) == {"a": 257})
+            assert model.told_taken == [subject]
 
 
 async def test_changes_that_the_model_cannot_take_are_shown_until_they_are_replaced_or_gone(opened: Open) -> None:
@@ -221,7 +232,3 @@ async def test_a_service_shows_in_health_what_its_model_could_not_take() -> None
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-
-
-def test_a_claim_names_what_it_takes() -> None:
-    assert Claim(BIG, large()).subject == BIG

@@ -33,7 +33,7 @@ async def hold_again_and_again(bus: NatsBus, name: str, belief: Belief, hold_sec
                     belief.overlaps += 1
                 belief.holders[name] = lease.deadline  # type: ignore[attr-defined]  # until then it may act
                 await asyncio.sleep(0.005)
-        belief.holders.pop(name, None)
+            belief.holders.pop(name, None)  # it acts no longer; another may have the lease before the release returns
 
 
 async def test_a_lease_given_back_is_taken_at_once_and_never_held_twice(server: Server) -> None:

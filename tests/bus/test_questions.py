@@ -8,14 +8,17 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 
-from bus import subjects
+from bus import outbox, questions, subjects, wire
 from bus.client import NatsBus
+from bus.codec import encode
 from bus.interface import Unanswered
 from bus.messages.dataplane import AppliedRevision, Dump, DumpRows
-from bus.messages.resources import Applied, Apply, Document
+from bus.messages.resources import Applied, Apply, Document, Namespace
 from bus.server import Server
-from tests.bus.watcher import buses
+from bus.telemetry import counted
+from tests.bus.watcher import buses, watching
 
 
 async def answering(bus: NatsBus, handler: Callable[[Apply], Awaitable[Applied]]) -> asyncio.Task[None]:
@@ -102,6 +105,88 @@ async def test_a_slow_handler_meets_the_deadline_of_the_asker_and_does_not_hold_
         with pytest.raises(Unanswered, match=r"0\.4 s"):
             await slow
         task.cancel()
+
+
+async def test_of_more_questions_than_may_wait_some_are_dropped_and_the_service_goes_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "WAITING_BYTES", 20_000)
+    handled: list[int] = []
+    go = asyncio.Event()
+
+    async def handler(_: Apply) -> Applied:
+        handled.append(1)
+        await go.wait()
+        return Applied()
+
+    before = counted("bus_question_dropped", subject=subjects.APPLY.all())
+    async with buses(server, "service", "asker") as (service, asker):
+        task = await answering(service, handler)
+        body = encode(Apply(documents=[]))
+        for _ in range(200):
+            await asker.link.publish(subjects.APPLY.of(), body, reply=asker.link.client.new_inbox())
+        async with asyncio.timeout(3):
+            while counted("bus_question_dropped", subject=subjects.APPLY.all()) - before < 150:
+                await asyncio.sleep(0.01)
+        go.set()
+        assert await asker.ask(subjects.APPLY, message=Apply(documents=[])) == Applied()
+        assert 16 < len(handled) < 50
+        task.cancel()
+
+
+async def test_a_question_whose_asker_gave_up_while_it_waited_is_not_put_to_the_handler(server: Server) -> None:
+    handled: list[bool] = []
+    go = asyncio.Event()
+
+    async def handler(question: Apply) -> Applied:
+        handled.append(question.delete)
+        await go.wait()
+        return Applied()
+
+    async with buses(server, "service", "asker") as (service, asker), asyncio.TaskGroup() as tasks:
+        task = await answering(service, handler)
+        patient = [
+            tasks.create_task(asker.ask(subjects.APPLY, message=Apply(documents=[]), timeout=5))
+            for _ in range(questions.AT_ONCE + 1)  # one more, so that the next ones are not even looked at
+        ]
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            with pytest.raises(Unanswered):
+                await asker.ask(subjects.APPLY, message=Apply(documents=[], delete=True), timeout=0.1)
+        go.set()
+        assert await asyncio.gather(*patient) == [Applied()] * len(patient)
+        await asyncio.sleep(0.1)
+        assert handled == [False] * len(patient)
+        task.cancel()
+
+
+async def test_of_more_questions_for_a_snapshot_than_may_wait_some_are_dropped(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "WAITING_BYTES", 20_000)
+    go = asyncio.Event()
+    answer = outbox.NatsOutbox._answer
+
+    async def slow(self: outbox.NatsOutbox, message: Msg) -> None:
+        await go.wait()
+        await answer(self, message)
+
+    monkeypatch.setattr(outbox.NatsOutbox, "_answer", slow)
+    subject = subjects.snapshot_of("resources")
+    before = counted("bus_snapshot_dropped", subject=subject)
+    async with buses(server, "owner", "reader") as (owner, reader):
+        box = await owner.own("resources")
+        await box.say(subjects.NAMESPACE.of("n"), Namespace(name="n"))
+        body = wire.pack(wire.SnapshotQuestion(wire.SCHEMA, "", 0, [subjects.NAMESPACE.all()]))
+        await asyncio.sleep(0.05)
+        for _ in range(200):
+            await reader.link.publish(subject, body, reply=reader.link.client.new_inbox())
+        async with asyncio.timeout(3):
+            while counted("bus_snapshot_dropped", subject=subject) - before < 150:
+                await asyncio.sleep(0.01)
+        go.set()
+        async with watching(reader, subjects.NAMESPACE) as told:
+            await told.until_values([subjects.NAMESPACE.of("n")])
 
 
 async def test_a_megabyte_fits_into_an_answer_and_one_that_does_not_is_refused(server: Server) -> None:

@@ -7,13 +7,14 @@ import asyncio
 import pytest
 
 from bus import subjects
-from bus.interface import Conflict, Unanswered
+from bus.interface import Conflict, Unanswered, Unreadable
 from bus.messages.dataplane import AppliedRevision
 from bus.messages.identity import Identity
 from bus.messages.resources import Applied, Apply, Namespace, Pod
 from bus.telemetry import caused_by, counted
 from bus.testing import first_synced
 from tests.bus.places import Open
+from tests.bus.unread import Garbled, NewerIdentity
 from tests.bus.watcher import watching
 
 N1, N2 = subjects.NAMESPACE.of("n1"), subjects.NAMESPACE.of("n2")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from bus import subjects
+from bus.interface import Conflict
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import Identity
 from bus.messages.resources import Namespace, Pod

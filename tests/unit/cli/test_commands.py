@@ -332,51 +332,6 @@ def test_a_service_that_is_away_is_one_line(cluster: Cluster, monkeypatch: pytes
     assert result.stderr.count("\n") == 1
 
 
-def test_apply_waits_for_a_successor_that_takes_over_meanwhile(cluster: Cluster) -> None:
-    async def take_over(connection: MemoryBus) -> None:
-        async def apply(question: Apply) -> Applied:
-            return Applied(outcomes=[Outcome(kind="Pod", namespace="default", name="a", change="created")])
-
-        await asyncio.sleep(0.5)
-        await connection.answer(APPLY, handler=apply)
-
-    cluster.silent, cluster.during = {"resources"}, take_over
-    assert plexus("apply", "-f", "-", given="kind: Pod\n").stdout == "pod/a created\n"
-
-
-def test_an_answer_that_is_late_is_not_told_as_a_failure(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def think(connection: MemoryBus) -> None:
-        async def apply(question: Apply) -> Applied:
-            await asyncio.sleep(60)
-            return Applied()
-
-        await connection.answer(APPLY, handler=apply)
-
-    monkeypatch.setattr("cli.apply.SECONDS", 0.1)
-    cluster.silent, cluster.during = {"resources"}, think
-    told = plexus("apply", "-f", "-", given="kind: Pod\n", status=1).stderr
-    assert "it may still be carried out: plexus wait tells" in told
-
-
-def test_time_for_an_answer_grows_with_the_documents(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slowly(connection: MemoryBus) -> None:
-        async def apply(question: Apply) -> Applied:
-            await asyncio.sleep(0.3)
-            return Applied()
-
-        await connection.answer(APPLY, handler=apply)
-
-    monkeypatch.setattr("cli.apply.SECONDS", 0.1)
-    cluster.silent, cluster.during = {"resources"}, slowly
-    plexus("apply", "-f", "-", given="---\n".join(["kind: Pod\n"] * 100))
-
-
-def test_more_than_a_call_takes_is_told_in_bytes(cluster: Cluster) -> None:
-    huge = "kind: Pod\na: " + "x" * 5_000_000
-    told = plexus("apply", "-f", "-", given=huge, status=1).stderr
-    assert "more than one call takes; split them" in told
-
-
 # get
 
 

@@ -151,6 +151,69 @@ def test_blocks_of_another_size_are_not_given_again_in_part() -> None:
     assert claimed == {"10.0.0.16/29", "10.0.0.24/29"}
 
 
+@pytest.mark.parametrize("cidr", ["zzz", "10.0.0.1/29", "fd00::/64", "10.0.0.8/29"])
+def test_a_block_that_makes_no_sense_is_refused_and_given_to_nobody(cidr: str) -> None:
+    """The others are served in the same breath, and what is claimed is never what was refused."""
+    log, model = Log(), BlockAllocation(SMALL)
+    subject = BLOCK.of("10.0.0.0/29")
+    with pytest.raises(ValueError):
+        model.put(subject, Block(cidr=cidr, node="a"))
+    assert subject not in set(model.said())
+    for name in "abc":
+        model.put(*node(name))
+    log.settle(model)
+    assert len(log.blocks) == 3 and subject not in log.blocks
+    model.put(*node("d"))
+    log.settle(model)
+    assert model.short == ["d"]
+    model.delete(subject)
+    log.settle(model)
+    assert log.of("d") == ["10.0.0.0/29"]
+
+
+def test_a_claim_that_meets_a_senseless_block_goes_on_to_the_next_one() -> None:
+    model = BlockAllocation(SMALL)
+    model.put(*node("a"))
+    (claim,) = model.act()
+    with pytest.raises(ValueError):
+        model.put(claim.subject, Block(cidr="zzz", node="b"))
+    (other,) = model.act()
+    assert isinstance(other, Claim) and other.subject != claim.subject
+
+
+def test_a_block_that_cannot_be_worked_out_loses_no_work() -> None:
+    """Half of what was heard is never forgotten because the other half failed."""
+    log, model = Log(), BlockAllocation(SMALL)
+    model.put(*node("a"))
+    log.settle(model)
+    model.delete(NODE.of("a"))
+    model.put(*node("b"))
+    candidate, model._candidate = model._candidate, None  # type: ignore[assignment, method-assign]
+    with pytest.raises(TypeError):
+        model.act()
+    model._candidate = candidate  # type: ignore[method-assign]
+    log.settle(model)
+    assert log.of("a") == [] and len(log.of("b")) == 1
+
+
+def test_an_endpoint_that_is_no_ipv4_address_any_more_keeps_no_block() -> None:
+    log, model = Log(), BlockAllocation(SMALL)
+    model.put(*node("a"))
+    log.settle(model)
+    model.put(*endpoint("a", "p", addresses(log.of("a")[0])[0]))
+    model.put(*endpoint("a", "p", "fd00::1"))
+    model.delete(NODE.of("a"))
+    log.settle(model)
+    assert log.of("a") == []
+
+
+def test_a_node_cannot_speak_for_another() -> None:
+    model = BlockAllocation(SMALL)
+    _, forged = endpoint("a", "p", "10.0.0.2")
+    with pytest.raises(ValueError, match="another thing"):
+        model.put(ENDPOINT.of("b", "default", "p"), forged)
+
+
 def test_several_pools_are_one_supply() -> None:
     pools = Pools([IPv4Network("10.0.0.0/30"), IPv4Network("10.9.0.0/29")], 30)
     assert [pools.block(number) for number in range(pools.count)] == ["10.0.0.0/30", "10.9.0.0/30", "10.9.0.4/30"]

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from bus.control import Action, Say, Unsay
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
+from bus.messages.ipam import Block
 from bus.messages.lb import Backend, LoadBalancedService
 from bus.messages.resources import ContainerPort, EndpointPort, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint
-from bus.subjects import ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE
-from services.lb.model import LoadBalancing
+from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE
+from services.lb.model import NOT_A_PORT, LoadBalancing
+from services.lb.places import NOT_AN_ADDRESS, OUTSIDE_BLOCK
 
 WEB = {"app": "web"}
 
@@ -39,7 +41,7 @@ def pod(name: str = "p", **fields: Any) -> tuple[str, Pod]:
         "ready": True,
     }
     message = Pod(**values | fields)
-    return POD.of("default", name), message
+    return POD.of(message.namespace, name), message
 
 
 def endpoint(name: str = "p", address: str = "10.0.0.5", on: str = "node1", **fields: Any) -> tuple[str, Endpoint]:
@@ -64,9 +66,17 @@ def slice_of(name: str = "s", **fields: Any) -> tuple[str, EndpointSlice]:
     return ENDPOINT_SLICE.of("default", name), message
 
 
+def block(cidr: str = "10.0.0.0/8", on: str = "node1") -> tuple[str, Block]:
+    return BLOCK.of(cidr), Block(cidr=cidr, node=on)
+
+
+BLOCKS = block(), block("9.0.0.0/8"), block("10.0.0.0/9", "node2")
+
+
 def model(*things: tuple[str, Message]) -> LoadBalancing:
+    """Of nodes that hold `BLOCKS`."""
     made = LoadBalancing()
-    for subject, message in things:
+    for subject, message in (*BLOCKS, *things):
         made.put(subject, message)
     return made
 
@@ -99,10 +109,77 @@ def test_a_ready_pod_with_an_endpoint_in_operation_is_a_backend() -> None:
         pytest.param((pod(labels={"app": "other"}), endpoint()), id="a pod that is not selected"),
         pytest.param((pod(namespace="shop"), endpoint()), id="a pod of another namespace"),
         pytest.param((pod(host_network=True),), id="a pod on the host's network without address"),
+        pytest.param((pod(host_network=True, address="fd00::1"),), id="a pod on the host's network by IPv6"),
+        pytest.param((pod(), endpoint(address="8.8.8.8")), id="an address outside of the node's blocks"),
+        pytest.param((pod(node="node2"), endpoint(address="10.200.0.1", on="node2")), id="one in another node's block"),
+        pytest.param((pod(), endpoint(address="fd00::1")), id="an address of another family"),
+        pytest.param((pod(), endpoint(address="zzz")), id="what is no address"),
     ],
 )
 def test_is_no_backend(things: tuple[tuple[str, Message], ...]) -> None:
     assert backends(service(), *things) == []
+
+
+def test_what_is_left_out_is_counted_told_once_and_named_until_it_is_mended() -> None:
+    told: list[tuple[str, dict[str, str]]] = []
+    made = LoadBalancing(lambda reason, facts: told.append((reason, facts)))
+    for thing in (*BLOCKS, service(), pod("a"), pod("b"), endpoint("a", "8.8.8.8"), endpoint("b", "10.0.0.6")):
+        made.put(*thing)
+    assert [each.address for each in said(list(made.act())).frontends[0].backends] == ["10.0.0.6"]
+    made.put(*service(labels={"a": "b"}))
+    list(made.act())
+    assert made.left_out == {("default", "svc"): {"8.8.8.8:8080 of pod a": OUTSIDE_BLOCK}}
+    assert told == [(OUTSIDE_BLOCK, {"service": "default/svc", "what": "8.8.8.8:8080 of pod a"})]
+    assert made.refusals == {OUTSIDE_BLOCK: 1}
+    made.put(*endpoint("a", "10.0.0.5"))
+    assert len(said(list(made.act())).frontends[0].backends) == 2
+    assert not made.left_out
+
+
+def test_a_block_that_comes_later_or_goes_moves_its_nodes_backends() -> None:
+    made = model(service(), pod(), endpoint(address="11.0.0.5"))
+    assert said(list(made.act())).frontends[0].backends == []
+    made.put(*block("11.0.0.0/24"))
+    assert len(said(list(made.act())).frontends[0].backends) == 1
+    made.put(*block("11.0.0.0/24", on="node2"))
+    assert said(list(made.act())).frontends[0].backends == []
+    made.put(*block("11.0.0.0/24"))
+    list(made.act())
+    made.delete(BLOCK.of("11.0.0.0/24"))
+    assert said(list(made.act())).frontends[0].backends == []
+
+
+def test_a_node_cannot_speak_for_another_in_a_message_of_its_own() -> None:
+    made = model(service(), pod(), endpoint())
+    list(made.act())
+    _, forged = endpoint(address="10.0.0.66")
+    with pytest.raises(ValueError, match="another thing"):
+        made.put(ENDPOINT.of("node2", "default", "p"), forged)
+    assert list(made.act()) == []
+
+
+def test_a_service_that_fails_keeps_its_backends_and_does_not_hold_up_the_others() -> None:
+    made = model(service("a"), service("b"), pod(), endpoint())
+    list(made.act())
+    made.put(*service("a", ports=[ServicePort(port="80", target_port=1)]))
+    made.put(*pod(ready=False))
+    assert [action.subject for action in made.act()] == [FRONTEND.of("default", "b")]
+    assert list(made.failed) == [("default", "a")]
+    assert FRONTEND.of("default", "a") in set(made.said())
+    made.put(*service("a"))
+    assert [action.subject for action in made.act()] == [FRONTEND.of("default", "a")]
+    assert not made.failed
+
+
+def test_an_address_or_port_that_makes_no_sense_is_left_out_of_its_service() -> None:
+    wrong = service(
+        cluster_addresses=["zzz", "fd00::1", "10.96.0.1"],
+        ports=[ServicePort(name="a", port=0, target_port=1), ServicePort(name="b", port=80, target_port=70000)],
+    )
+    made = model(wrong, pod(), endpoint())
+    (frontend,) = said(list(made.act())).frontends
+    assert (frontend.address, frontend.port, frontend.backends) == ("10.96.0.1", 80, [])
+    assert made.refusals == {NOT_AN_ADDRESS: 4, NOT_A_PORT: 2}
 
 
 def test_a_pod_on_the_hosts_network_is_reached_at_its_reported_address() -> None:
@@ -210,6 +287,10 @@ THINGS: list[tuple[str, Message]] = [
     endpoint("a", "10.0.0.3", on="node2"),
     endpoint("b", "10.0.0.2"),
     endpoint("b", "10.0.0.4", on="node2"),
+    endpoint("b", "8.8.8.8"),
+    block(),
+    block("10.0.0.0/9", "node2"),
+    block("10.0.0.0/31"),
     slice_of(ports=[EndpointPort(port=1)], endpoints=[SliceEndpoint(addresses=["10.2.0.1"])]),
     slice_of(service="b", ports=[EndpointPort(port=1)], endpoints=[SliceEndpoint(addresses=["10.2.0.2"])]),
 ]
@@ -218,7 +299,7 @@ THINGS: list[tuple[str, Message]] = [
 @given(st.lists(st.tuples(st.sampled_from(["put", "delete", "act"]), st.sampled_from(THINGS)), max_size=40))
 def test_however_it_came_to_be_the_same_state_says_the_same(events: list[tuple[str, tuple[str, Message]]]) -> None:
     """The incremental model against one that hears only the outcome."""
-    made, values = LoadBalancing(), dict[str, Message]()
+    made, values = model(), dict[str, Message](BLOCKS)
     outputs: dict[str, Message] = {}
 
     def act(actor: LoadBalancing, into: dict[str, Message]) -> None:
@@ -239,6 +320,9 @@ def test_however_it_came_to_be_the_same_state_says_the_same(events: list[tuple[s
             act(made, outputs)
     act(made, outputs)
     plain: dict[str, Message] = {}
-    act(model(*values.items()), plain)
+    other = LoadBalancing()
+    for thing in values.items():
+        other.put(*thing)
+    act(other, plain)
     assert outputs == plain
     assert sorted(made.said()) == sorted(outputs)

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from bus import labels
 from bus.control import run_control
+from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector
-from bus.messages.resources import LabelSelector, Namespace, Peer, Pod, Policy, PortRange, Requirement, Rule
-from bus.subjects import NAMESPACE, POD, POLICY, RULES, SELECTOR
+from bus.messages.resources import (
+    ContainerPort,
+    LabelSelector,
+    Namespace,
+    Peer,
+    Pod,
+    Policy,
+    PortRange,
+    Requirement,
+    Rule,
+)
+from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR
 from bus.testing import Hub
 from services.dataplane.policy import INGRESS, PolicyStore, verdict
 from services.identity.model import IdentityModel
@@ -44,7 +57,7 @@ DEATHSTAR, TIEFIGHTER, XWING = pod("deathstar", "empire"), pod("tiefighter", "em
 async def test_a_policy_reaches_a_node_that_hears_pods_and_policies_in_any_order() -> None:
     hub = Hub()
     store = PolicyStore()
-    store.add_identity(number(DEATHSTAR))
+    store.add_identity(number(DEATHSTAR), labels.canonical_labels(DEATHSTAR, DEFAULT))
 
     async def hear() -> None:
         async for batch in hub.bus("node").watch_state(RULES, SELECTOR):
@@ -80,6 +93,31 @@ async def test_a_policy_reaches_a_node_that_hears_pods_and_policies_in_any_order
         assert not lands(store, XWING)
         for task in running:
             task.cancel()
+
+
+async def test_rules_that_are_too_large_for_the_bus_are_said_as_their_default_deny() -> None:
+    hub = Hub()
+    model = PolicyModel()
+    ports = [ContainerPort(name="http", port=number) for number in range(1, 41)]
+    star = msgspec.structs.replace(DEATHSTAR, ports=ports)
+    section = Rule(direction="ingress", peers=[Peer(selector=org("empire"))], ports=[PortRange(name="http")])
+    large = msgspec.structs.replace(RULE1, rules=[section] * 300)
+    found = labels.canonical_labels(DEATHSTAR, DEFAULT)
+    hub.put(NAMESPACE.of(DEFAULT.name), DEFAULT)
+    hub.put(POD.of(star.namespace, star.name), star)
+    hub.put(IDENTITY.of(str(number(DEATHSTAR))), Identity(number=number(DEATHSTAR), labels=found))
+    running = asyncio.create_task(run_control(hub.bus("policy"), model), name="policy")
+    hub.put(POLICY.of(RULE1.kind, RULE1.namespace, RULE1.name), large)
+    subject = RULES.of(RULE1.kind, RULE1.namespace, RULE1.name)
+    async with asyncio.timeout(WITHIN_SECONDS * 4):
+        while subject not in hub.states("policy"):
+            await asyncio.sleep(0.01)
+    said = hub.states("policy")[subject]
+    assert isinstance(said, PolicyRules)
+    assert said.rules == [] and said.deny_ingress_by_default
+    assert model.failed
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def lands(store: PolicyStore, ship: Pod) -> bool:

@@ -337,6 +337,7 @@ def test_a_refusal_names_the_document_the_kind_and_the_name() -> None:
         (pod(containers="[{nme: c, image: i}]"), "spec.containers[0].nme"),
         (deployment("matchExpressions: [{key: a, operator: Inn}]"), "spec.selector.matchExpressions[0].operator"),
     ],
+    ids=["a port without targetPort", "containers misspelt", "a container's name misspelt", "a selector's operator"],
 )
 def test_one_mistake_is_one_complaint(text: str, path: str) -> None:
     assert [each.path for each in refusals(text)] == [path]

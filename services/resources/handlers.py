@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 from bus.control import Action, Claim, Report, Say
-from bus.interface import Bus, Conflict, Lease, Outbox
-from bus.messages.resources import Applied, Apply, Bind, Document, PodStatus, Refusal
-from bus.subjects import APPLY, BIND, POD_STATUS
+from bus.interface import Bus, Conflict, Lease, Outbox, Unreadable
+from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Document, PodStatus, Refusal
+from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, POD_STATUS
 from bus.telemetry import logger
 from services.resources.manifests import Resource, read_document
 from services.resources.model import (
@@ -174,6 +174,10 @@ class Handlers:
                 self._store.delete(step.subject)
         except Conflict:
             self._relearn(step.subject)
+            return False
+        except Unreadable:  # only addresses are claimed: somebody has this one, whoever it is; plan with another
+            (address,) = CLUSTER_ADDRESS.parse(step.subject)
+            self._store.put(step.subject, ClusterAddress(address=address, namespace="", service=""))
             return False
         return True
 

@@ -19,7 +19,7 @@ from bus.messages import Message
 from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Pod, PodStatus, Service
 from bus.revision import Revision
 from bus.service import BadSettings
-from bus.subjects import APPLY, BIND, NAMESPACE, POD, POD_STATUS, SERVICE
+from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, NAMESPACE, POD, POD_STATUS, SERVICE
 from bus.testing import Hub, MemoryOutbox
 from services.resources.handlers import AT_ONCE, Handlers, run
 from services.resources.settings import Settings, from_environment
@@ -102,6 +102,19 @@ async def test_a_call_with_one_resource_too_large_for_the_bus_writes_nothing_and
     assert (refusal.source, refusal.kind, refusal.name) == ("test.yaml, document 3", "CiliumNetworkPolicy", "rule1")
     assert "the limit is 512 KiB" in refusal.problem
     assert hub.log("resources").last == before
+
+
+async def test_an_address_held_in_words_of_a_newer_version_is_not_given_away() -> None:
+    hub = Hub()
+    network = Settings(service_network=IPv4Network("10.0.0.0/30"))  # two addresses
+    newer = msgspec.msgpack.encode([ClusterAddress.schema + 1, {}])
+    hub.put_bytes(CLUSTER_ADDRESS.of("10.0.0.1"), newer)
+    handlers = Handlers(MemoryOutbox(hub, "resources"), network)
+    given = await handlers.apply(Apply(documents=documents(service())))
+    assert given.refusals == []
+    found = hub.states("resources")[SERVICE.of("default", "svc")]
+    assert isinstance(found, Service) and found.cluster_addresses == ["10.0.0.2"]
+    assert (await handlers.apply(Apply(documents=documents(service(name="second"))))).refusals
 
 
 async def test_a_pod_that_is_taken_has_room_for_what_is_told_of_it_later() -> None:

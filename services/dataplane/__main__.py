@@ -13,9 +13,11 @@ from bus.messages.dataplane import Dump, DumpRows
 from bus.service import BadSettings, Service, run_service
 from bus.telemetry import logger
 from services.dataplane import cni, effects, loader
+from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
 from services.dataplane.journal import Journal
+from services.dataplane.limits import limit
 from services.dataplane.links import Links, TcProgram
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
@@ -24,7 +26,6 @@ from services.dataplane.settings import TUNNEL_DEVICE, VXLAN_OVERHEAD_BYTES, Nod
 log = logger(__name__)
 
 LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-NAT_PORT_MIN = 61000  # bpf/include/limits.h
 
 
 async def run(service: Service, settings: NodeSettings) -> None:
@@ -54,6 +55,8 @@ async def start(
     if settings.is_tunnel:
         tunnel = await links.ensure_vxlan(TUNNEL_DEVICE, settings.tunnel_port, mtu_bytes)
         tunnel_index = tunnel.index
+    else:
+        await links.delete_vxlan(TUNNEL_DEVICE)  # of an earlier start in tunnel mode: nobody answers there any more
     if settings.masquerade:
         check_local_ports()
     await links.ensure_sysctls([device.name, *([TUNNEL_DEVICE] if tunnel_index else [])])
@@ -88,18 +91,19 @@ async def start(
 def check_local_ports() -> None:
     """The node's own connections and masqueraded ones must not share ports (docs/adr/0006)."""
     last = int(LOCAL_PORTS.read_text().split()[1])
-    if last >= NAT_PORT_MIN:
+    first = limit("NAT_PORT_MIN")
+    if last >= first:
         log.error(
             "the node's own connections may take ports of masqueraded ones: "
             "lower the second number of net.ipv4.ip_local_port_range",
             last_local_port=last,
-            first_masquerade_port=NAT_PORT_MIN,
+            first_masquerade_port=first,
         )
 
 
 async def answer_dumps(node: Node) -> None:
     async def answer(question: Dump) -> DumpRows:
-        return await asyncio.to_thread(dump, node.settings.node, question, node.maps, node.model)
+        return await to_the_end(asyncio.to_thread(dump, node.settings.node, question, node.maps, node.model))
 
     await node.bus.answer(subjects.DUMP, node.settings.node, handler=answer)
 

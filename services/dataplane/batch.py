@@ -1,13 +1,33 @@
-"""Work that costs the same for one as for twenty: whoever comes while a round runs shares the next one."""
+"""Work that is not cut off: to its end for one caller, or in rounds for all who wait (`Batch`).
+
+A round costs the same for one as for twenty: whoever comes while one runs shares the next.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """What `work` returns or raises. A caller that is cancelled is so only when `work` is done: what it holds, a lock
+    or open files, stays its own for as long as `work` uses it."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as reason:
+            cancelled = reason
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # seen: the caller is not there to take it
+    raise cancelled
 
 
 class Batch(Generic[T]):

@@ -27,6 +27,7 @@ MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 LINK_CREATE, LINK_UPDATE = 28, 29
 
 _ATTR_BYTES = 128
+_NO_BATCH = (errno.EINVAL, 524)  # 524: ENOTSUPP, which has no name in user space
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -143,8 +144,14 @@ class Map:
         return True
 
     def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
-        """How many were written: all, or as many as there was room for."""
-        return sum(self._set_batch(batch) for batch in _batches(entries, self.BATCH))
+        """How many were written, from the first on: all, or those before the first that found no room."""
+        written = 0
+        for batch in _batches(entries, self.BATCH):
+            done = self._set_batch(batch)
+            written += done
+            if done < len(batch):
+                break
+        return written
 
     def _set_batch(self, batch: Sequence[tuple[bytes, bytes]]) -> int:
         keys = ctypes.create_string_buffer(b"".join(key for key, _ in batch), len(batch) * self.info.key_bytes)
@@ -166,10 +173,41 @@ class Map:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every entry, in no order. An entry written or removed meanwhile may be seen or not."""
-        key = ctypes.create_string_buffer(self.info.key_bytes)
+        size = min(self.BATCH, self.info.max_entries)
+        cursor = ctypes.create_string_buffer(max(4, self.info.key_bytes))  # of hashes a number, else the last key
+        at = 0
+        seen = 0
+        while seen <= self.info.max_entries:  # a walk that starts again, as of a trie, ends all the same
+            keys = ctypes.create_string_buffer(size * self.info.key_bytes)
+            values = ctypes.create_string_buffer(size * self.value_bytes)
+            parts = (at, _address(cursor), _address(keys), _address(values), size, self.fd, 0, 0)
+            attr = ctypes.create_string_buffer(struct.pack("=QQQQIIQQ", *parts), _ATTR_BYTES)
+            try:
+                _call(MAP_LOOKUP_BATCH, attr)
+                is_last = False
+            except OSError as error:
+                if error.errno == errno.ENOSPC:  # one bucket of a hash holds more than `size`
+                    size *= 2
+                    continue
+                if error.errno in (errno.EAGAIN, errno.EINTR) or (not at and error.errno in _NO_BATCH):
+                    yield from self._walk(cursor.raw[: self.info.key_bytes] if at else None)
+                    return
+                if error.errno != errno.ENOENT:
+                    raise
+                is_last = True
+            number = int(struct.unpack_from("=I", attr.raw, 32)[0])
+            yield from zip(_cut(keys, self.info.key_bytes, number), _cut(values, self.value_bytes, number), strict=True)
+            if is_last:
+                return
+            seen += number
+            at = _address(cursor)
+
+    def _walk(self, after: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """The entries behind the key `after`, one by one: for maps and kernels without look-ups in batches."""
+        key = ctypes.create_string_buffer(after or b"", self.info.key_bytes)
         following = ctypes.create_string_buffer(self.info.key_bytes)
         seen = self.info.max_entries  # an entry removed meanwhile starts the walk again: never walk for ever
-        at = 0
+        at = 0 if after is None else _address(key)
         while seen >= 0:
             try:
                 _bpf(MAP_NEXT_KEY, struct.pack("=I4xQQ", self.fd, at, _address(following)))
@@ -183,6 +221,12 @@ class Map:
             key.raw = following.raw
             at = _address(key)
             seen -= 1
+
+
+def _cut(buffer: ctypes.Array[ctypes.c_char], size: int, number: int) -> Iterator[bytes]:
+    """The first `number` pieces of `size` bytes."""
+    raw = buffer.raw
+    return (raw[start : start + size] for start in range(0, number * size, size))
 
 
 def _batches(entries: Iterable[tuple[bytes, bytes]], size: int) -> Iterator[list[tuple[bytes, bytes]]]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from bus.telemetry import count, logger
 from services.dataplane import bpf_syscall, layouts, loader
+from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.tables import Table
 
@@ -40,7 +42,17 @@ class Maps:
         return self._maps[name]
 
     def dump(self, name: str) -> dict[bytes, bytes]:
+        """Every entry. Blocks for about 0.3 microseconds an entry; `read` does not."""
         return dict(self._maps[name].items())
+
+    async def read(self, name: str) -> dict[bytes, bytes]:
+        """Every entry, read on a thread; as it is when nobody writes meanwhile."""
+        return await to_the_end(asyncio.to_thread(self.dump, name))
+
+    async def look_up(self, name: str, keys: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        """What the map answers for each of `keys` now."""
+        found = self._maps[name]
+        return await to_the_end(asyncio.to_thread(lambda: {key: found.get(key) for key in keys}))
 
     async def write(self, tables: tuple[Table, ...]) -> int:
         """Write what is owed, in the order that never opens or breaks anything in between. Returns entries written.
@@ -55,7 +67,7 @@ class Maps:
             if size <= INLINE_ENTRIES:
                 self._write(owed)
             else:
-                await asyncio.to_thread(self._write, owed)
+                await to_the_end(asyncio.to_thread(self._write, owed))
         except BaseException:
             for table, upserts, gone in owed.values():
                 table.owe([*upserts, *gone])
@@ -63,18 +75,22 @@ class Maps:
         return size
 
     def _write(self, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
-        for name in WRITE_ORDER:
-            if name in owed:
-                table, upserts, _ = owed[name]
-                written = self._maps[name].set_many(upserts.items())
-                if written < len(upserts):
-                    table.owe(list(upserts)[written:])
-                    count("plexus_map_full_total", len(upserts) - written, map=name)
-                    log.error("map full: raise its limit or use less", map=name, missing=len(upserts) - written)
-        for name in DELETE_ORDER:
-            if name in owed:
-                self._maps[name].remove_many(owed[name][2])
-        self.raise_epoch()
+        try:
+            for name in WRITE_ORDER:
+                if name in owed:
+                    self._upsert(name, *owed[name][:2])
+            for name in DELETE_ORDER:
+                if name in owed:
+                    self._maps[name].remove_many(owed[name][2])
+        finally:  # however far it came: what was written holds for connections that are there, too
+            self.raise_epoch()
+
+    def _upsert(self, name: str, table: Table, upserts: dict[bytes, bytes]) -> None:
+        written = self._maps[name].set_many(upserts.items())
+        if written < len(upserts):
+            table.owe(list(upserts)[written:])
+            count("plexus_map_full_total", len(upserts) - written, map=name)
+            log.error("map full: raise its limit or use less", map=name, missing=len(upserts) - written)
 
     def raise_epoch(self) -> None:
         """Connections are judged again, under what is written now."""

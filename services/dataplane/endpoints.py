@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from services.dataplane.addresses import Attachment
 from services.dataplane.model import LocalPod
 
 
@@ -45,6 +46,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         except msgspec.ValidationError as failure:
             raise ValueError(f"endpoint: {failure}") from failure
 
+    @property
+    def attachment(self) -> Attachment:
+        return Attachment(self.container_id, self.ifname)
+
     def local_pod(self) -> LocalPod:
         """What the model needs to know of it."""
         return LocalPod(
@@ -57,6 +62,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             mac=self.mac,
             gateway_mac=self.interface_mac,
         )
+
+
+def record_key(container_id: str) -> str:
+    """Where the journal keeps an endpoint."""
+    return f"endpoint/{container_id}"
 
 
 class Endpoints:
@@ -75,7 +85,7 @@ class Endpoints:
 
     def of_pod(self, namespace: str, pod: str) -> Endpoint | None:
         container_id = self._by_pod.get((namespace, pod))
-        return None if container_id is None else self._by_container[container_id]
+        return None if container_id is None else self._by_container.get(container_id)
 
     def all(self) -> list[Endpoint]:
         """In order of creation."""
@@ -93,11 +103,10 @@ class Endpoints:
 
     def add(self, endpoint: Endpoint) -> Endpoint | None:
         """Take it in. Returns the older sandbox of the same pod, which is dead whether or not its DEL still comes."""
+        self.remove(endpoint.container_id)  # it may have been another pod's
         older = self.of_pod(endpoint.namespace, endpoint.pod)
-        if older is not None and older.container_id != endpoint.container_id:
+        if older is not None:
             del self._by_container[older.container_id]
-        else:
-            older = None
         self._by_container[endpoint.container_id] = endpoint
         self._by_pod[endpoint.namespace, endpoint.pod] = endpoint.container_id
         return older
@@ -105,6 +114,6 @@ class Endpoints:
     def remove(self, container_id: str) -> Endpoint | None:
         """Forget it. Returns it; None when it is not known."""
         endpoint = self._by_container.pop(container_id, None)
-        if endpoint is not None:
+        if endpoint is not None and self._by_pod.get((endpoint.namespace, endpoint.pod)) == container_id:
             del self._by_pod[endpoint.namespace, endpoint.pod]
         return endpoint

@@ -198,6 +198,10 @@ class Links:
         """A VXLAN device in collect-metadata mode, without ARP. One of other making under this name is replaced."""
         return await self._run(self._ensure_vxlan, name, port, mtu_bytes)
 
+    async def delete_vxlan(self, name: str) -> None:
+        """Its programs and routes go with it. Nothing when there is none, or a device of another kind has the name."""
+        await self._run(self._delete_vxlan, name)
+
     async def ensure_router_address(self, address: str) -> None:
         """The node answers to `address`, the gateway of its pods; an earlier router address goes.
 
@@ -321,6 +325,11 @@ class Links:
             rtnl.add_vxlan(self._netlink, name, port, mtu_bytes)
         _write(f"conf/{name}/rp_filter", "0")
         return self._device_info(name)
+
+    def _delete_vxlan(self, name: str) -> None:
+        link = rtnl.find_link(self._netlink, name)
+        if link is not None and link.tunnel_port:
+            rtnl.delete_link(self._netlink, name)
 
     def _ensure_router_address(self, address: str) -> None:
         rtnl.set_up(self._netlink, rtnl.LOOPBACK_INDEX)

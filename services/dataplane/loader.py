@@ -1,6 +1,8 @@
 """Programs and maps into the kernel, pinned, by way of the compiler's short-lived process.
 
-A restart finds its programs pinned and compiles nothing, unless the C, the node's configuration or the limits changed.
+A restart finds its programs pinned and compiles nothing, unless the C, the compiler's flags, the node's configuration
+or the limits changed, or a pin is missing. Maps outlive all of that: a map whose size was changed keeps the one that it
+has, and its entries, until the node is drained; a warning at each start says so.
 Order is a contract: maps first (they are made as programs load), then programs, then attaching (effects.py).
 """
 
@@ -16,9 +18,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bus.telemetry import logger
 from services.dataplane import bpf_syscall, layouts
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.layouts import MapShape
+from services.dataplane.limits import declared_maps, limit
+
+log = logger(__name__)
 
 HERE = Path(__file__).parent
 
@@ -72,15 +78,20 @@ def _be32(address: str) -> str:
 
 
 def digest(config: DatapathConfig) -> str:
-    """Changes when the programs would: the C, the limits and the configuration."""
-    found = hashlib.sha256(json.dumps(config.defines(), sort_keys=True).encode())
-    for path in sorted((HERE / "bpf").rglob("*.[ch]")):
-        found.update(path.read_bytes())
+    """Changes when the programs would: the C, what compiles it and how, the limits and the configuration."""
+    found = hashlib.sha256(json.dumps([config.defines(), UNITS], sort_keys=True).encode())
+    for path in sources():
+        found.update(f"{path.relative_to(HERE)}\n".encode() + path.read_bytes())
     return found.hexdigest()
 
 
+def sources() -> list[Path]:
+    """Every file of ours that the programs are made of or by."""
+    return [HERE / "compiler.py", *sorted((HERE / "bpf").rglob("*.[ch]")), *sorted((HERE / "kernel").rglob("*.h"))]
+
+
 def check_maps(pin_dir: Path) -> None:
-    """Raises: LoadError: a pinned map has another shape than this version writes; nothing was touched."""
+    """Raises: LoadError: a pinned map is of another kind or shape than this version writes; nothing was touched."""
     for name, shape in layouts.MAPS.items():
         path = pin_dir / "maps" / name
         if not path.exists():
@@ -92,6 +103,26 @@ def check_maps(pin_dir: Path) -> None:
                 f"the pinned map {path} has entries of {found.info.key_bytes}+{found.info.value_bytes} bytes and this "
                 f"version writes {shape.key_bytes}+{shape.value_bytes}: drain the node, remove the file, start again"
             )
+        if found.info.type != declared_maps()[name].type:
+            raise LoadError(
+                f"the pinned map {path} is of the kernel's type {found.info.type} and this version makes it of type "
+                f"{declared_maps()[name].type}: drain the node, remove the file, start again"
+            )
+
+
+def resized_maps(config: DatapathConfig, pin_dir: Path) -> dict[str, tuple[int, int]]:
+    """Pinned maps that were made for another number of entries than is wanted now: (entries, wanted entries)."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, declared in declared_maps().items():
+        path = pin_dir / "maps" / name
+        if path.exists():
+            size = config.defines().get(declared.size, declared.size)
+            wanted = int(size) if size.isdigit() else limit(size)
+            pinned = Map.open(path)
+            pinned.close()
+            if pinned.info.max_entries != wanted:
+                found[name] = pinned.info.max_entries, wanted
+    return found
 
 
 @dataclass(frozen=True)
@@ -105,16 +136,23 @@ class Loaded:
 async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded:
     """Have every program and map pinned under `pin_dir`, compiling only what changed since the last time.
 
-    Raises: LoadError: the compiler or the verifier refused, or a pinned map has another shape.
+    Raises: LoadError: the compiler or the verifier refused, or a pinned map is of another kind or shape.
     """
     check_maps(pin_dir)
+    for name, (entries, wanted_entries) in resized_maps(config, pin_dir).items():
+        log.warning(
+            "a map keeps its size: to change it, drain the node, remove the map's file and start again",
+            file=str(pin_dir / "maps" / name),
+            entries=entries,
+            wanted=wanted_entries,
+        )
     for folder in ("maps", "programs", "links"):
         (pin_dir / folder).mkdir(parents=True, exist_ok=True)
     stamp = state_dir / "programs.json"
     wanted = digest(config)
-    if _stamped(stamp) == wanted and all(
-        (pin_dir / "programs" / name).exists() for unit in UNITS.values() for name in unit
-    ):
+    programs = [pin_dir / "programs" / name for unit in UNITS.values() for name in unit]
+    maps = [pin_dir / "maps" / name for name in layouts.MAPS]
+    if _stamped(stamp) == wanted and all(each.exists() for each in (*programs, *maps)):
         return Loaded(compiled=False, instructions={})
     stamp.unlink(missing_ok=True)
     instructions = await _compile(config, pin_dir)

@@ -112,8 +112,10 @@ class NodeModel:
     def put(self, subject: str, message: Message) -> None:
         """`subject` has this value now.
 
-        Raises: ValueError: an address, network, port or identity in it is none; nothing is changed.
+        Raises: ValueError: it is of another thing, or an address, network, port or identity in it is none; nothing is
+            changed.
         """
+        subjects.check_subject(subject, message)
         match message:
             case Namespace():
                 self._namespaces[message.name] = message

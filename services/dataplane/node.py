@@ -3,11 +3,15 @@
 One path for everything: change the model, then `write`. Writes coalesce: whoever waits for the lock finds all that
 came in meanwhile already settled. Before the first sync only endpoints of new pods are written, and they are closed:
 what the kernel holds from before a restart stays as it is until all has been heard once.
+
+What makes no sense, or cannot be done now, is passed over, logged once and shown as a check; what was good before it
+stays in force, and everything else goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 from bus import subjects
 from bus.interface import Batch, BusError
@@ -15,22 +19,24 @@ from bus.messages import Message
 from bus.messages import dataplane as messages
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane.addresses import Addresses, Attachment
+from services.dataplane.addresses import Addresses, AddressTaken
 from services.dataplane.effects import Maps
-from services.dataplane.endpoints import Endpoint, Endpoints
+from services.dataplane.endpoints import Endpoint, Endpoints, record_key
 from services.dataplane.flows import flows, monotonic_offset
 from services.dataplane.journal import Journal
 from services.dataplane.layouts import IpcacheEntry, IpcacheKey
+from services.dataplane.leftovers import Leftovers
 from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.model import NodeModel
 from services.dataplane.ring import Ring
-from services.dataplane.rtnl import NodeRoute
+from services.dataplane.rtnl import NodeRoute, SeenLink
 from services.dataplane.settings import TUNNEL_DEVICE, NodeSettings
 
 log = logger(__name__)
 
 HEAL_SECONDS = 30.0  # how often what the kernel holds is compared with what it should hold
 IDENTITY_HOST = 1
+PROBLEMS_SHOWN = 5  # subjects that the check "changes" names
 BLOCKS_KEY = "blocks"  # in the journal: CIDRs of this node's blocks
 
 
@@ -60,9 +66,15 @@ class Node:
         self.model = NodeModel(settings.node, frozenset({device.address}))
         self.endpoints = Endpoints()
         self.addresses = Addresses()
+        self.leftovers = Leftovers(links, journal, self.addresses)
         self._synced = asyncio.Event()
         self._router = ""  # the address that the node answers to
         self._routes: dict[str, NodeRoute] = {}
+        self._routing = asyncio.Lock()
+        self._route_problems: dict[str, str] = {}  # by CIDR, or the router's address
+        self._block_problem = ""
+        self._refused: dict[str, str] = {}  # by subject: why what it says was passed over
+        self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
         self._writing = asyncio.Lock()
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
         self._to_publish: set[str] = set()
@@ -86,12 +98,16 @@ class Node:
             try:
                 self._hear(change.subject, change.message)
             except Exception as problem:  # noqa: BLE001  # one senseless message must not stop the node
+                self._refused[change.subject] = repr(problem)
                 count("plexus_changes_refused_total", owner=change.subject.split(".")[1])
                 log.error(
                     "a change makes no sense and is passed over: correct what it says at its source",
                     subject=change.subject,
                     why=repr(problem),
                 )
+            else:
+                self._refused.pop(change.subject, None)
+        self._check_changes()
         if not batch.synced:
             return
         if not self.is_synced:
@@ -100,6 +116,16 @@ class Node:
         await self._follow_blocks()
         await self._follow_routes()
         await self._realised(batch.revision)
+
+    def _check_changes(self) -> None:
+        """What is passed over shows until it is said anew or taken back."""
+        settling = self.model.problems
+        for what in settling.keys() - self._unsettled.keys():
+            log.error("not up to date: correct what is said of it at its source", what=what, why=settling[what])
+        self._unsettled = dict(settling)
+        problems = self._refused | settling
+        shown = ", ".join(sorted(problems)[:PROBLEMS_SHOWN])
+        self.service.check("changes", not problems, f"{len(problems)} passed over: {shown}" if problems else "")
 
     def _hear(self, subject: str, message: Message | None) -> None:
         if subjects.ENDPOINT.has(subject):
@@ -123,8 +149,12 @@ class Node:
         self.model.synced()
         self.model.settle()
         for table in self.model.tables:
-            table.adopt(await asyncio.to_thread(self.maps.dump, table.name))
+            table.adopt(await self.maps.read(table.name))
+        self._routes = await self._routes_from_before()
         self._synced.set()
+        await self.write()
+        async with self._writing:  # a process before this one may have written and died before it said so
+            self.maps.raise_epoch()
         for subject in self._published.keys() | {self._subject(each) for each in self.endpoints.all()}:
             self._mark(subject)
 
@@ -132,6 +162,7 @@ class Node:
         """Bring the kernel to what the model says now; returns when it is there."""
         async with self._writing:
             changed = self.model.settle()
+            self._check_changes()
             await self.maps.write(self.model.tables if self.is_synced else (self.model.endpoints,))
         for pod in changed:
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
@@ -141,35 +172,51 @@ class Node:
     async def _follow_blocks(self) -> None:
         """Addresses come out of these blocks; after a restart without the bus too."""
         blocks = sorted(self.model.own_blocks)
-        if blocks != sorted(self.addresses.blocks):
-            self.addresses.set_blocks(blocks)
-            await self.journal.put(BLOCKS_KEY, blocks)
-        self.service.check("addresses", bool(self.addresses.blocks), "" if self.addresses.blocks else "no block yet")
-        self.service.ready(bool(self.addresses.blocks))
+        problem = ""
+        try:
+            if blocks != sorted(self.addresses.blocks):
+                self.addresses.set_blocks(blocks)
+            if blocks != (self.journal.get(BLOCKS_KEY) or []):
+                await self.journal.put(BLOCKS_KEY, blocks)
+        except (ValueError, OSError) as failure:
+            problem = str(failure)
+            if problem != self._block_problem:
+                log.error("this node's blocks are not followed: correct them, or make room on its disk", why=problem)
+        self._block_problem = problem
+        has_blocks = bool(self.addresses.blocks)
+        self.service.check("addresses", has_blocks and not problem, problem or ("" if has_blocks else "no block yet"))
+        self.service.ready(has_blocks)
 
     async def _follow_routes(self) -> None:
-        """The host's own way to other nodes' pods."""
-        if self.addresses.router and self.addresses.router != self._router:
-            await self.links.ensure_router_address(self.addresses.router)
-            self._router = self.addresses.router
-        wanted = {cidr: self._route(cidr, address) for cidr, address in self.model.wanted_routes.items()}
-        for cidr in self._routes.keys() - wanted.keys():
-            await self.links.delete_node_route(cidr)
-            del self._routes[cidr]
-        for cidr, route in wanted.items():
-            if self._routes.get(cidr) != route:
-                await self._add_route(cidr, route)
+        """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`."""
+        async with self._routing:
+            problems: dict[str, str] = {}
+            router = self.addresses.router
+            wanted = {cidr: self._route(cidr, address) for cidr, address in self.model.wanted_routes.items()}
+            if (
+                router
+                and router != self._router
+                and await _done(self.links.ensure_router_address(router), router, problems)
+            ):
+                self._router = router
+            for cidr in self._routes.keys() - wanted.keys():
+                if await _done(self.links.delete_node_route(cidr), cidr, problems):
+                    del self._routes[cidr]
+            for cidr, route in wanted.items():
+                if self._routes.get(cidr) != route and await _done(self.links.ensure_node_route(route), cidr, problems):
+                    self._routes[cidr] = route
+            for what in problems.keys() - self._route_problems.keys():
+                log.warning("no way to other nodes' pods, trying again", address=what, why=problems[what])
+            self._route_problems = problems
+        self.service.check("routes", not problems, "; ".join(f"{what}: {why}" for what, why in problems.items()))
 
-    async def _add_route(self, cidr: str, route: NodeRoute) -> None:
+    async def _routes_from_before(self) -> dict[str, NodeRoute]:
+        """What a process before this one made: kept where it is right, removed where it is not wanted any more."""
         try:
-            await self.links.ensure_node_route(route)
+            return {route.cidr: route for route in await self.links.list_node_routes()}
         except LinkError as problem:
-            count("plexus_route_errors_total")
-            self.service.check("routes", False, f"{cidr}: {problem}")
-            log.warning("no route to another node's pods", cidr=cidr, node_address=route.node_address, why=str(problem))
-        else:
-            self._routes[cidr] = route
-            self.service.check("routes", True)
+            log.warning("routes from before are not known", why=str(problem))
+            return {}
 
     def _route(self, cidr: str, node_address: str) -> NodeRoute:
         if not self.settings.is_tunnel:
@@ -279,67 +326,120 @@ class Node:
         while True:
             await asyncio.sleep(HEAL_SECONDS)
             if self.is_synced:
-                await self.heal_once()
+                try:
+                    await self.heal_once()
+                except (LinkError, OSError) as problem:
+                    self.service.check("drift", False, str(problem))
+                    log.warning("drift not looked at to the end, trying again", why=str(problem))
+                else:
+                    self.service.check("drift", True)
 
     async def heal_once(self) -> None:
-        async with self._writing:
-            drifted = 0
-            for table in self.model.tables:
-                drifted += table.drift(await asyncio.to_thread(self.maps.dump, table.name))
+        drifted = 0
+        for table in self.model.tables:
+            suspects = table.differing(await self.maps.read(table.name))  # or written while it was read
+            if suspects:
+                async with self._writing:
+                    drifted += table.drift_at(await self.maps.look_up(table.name, suspects))
         if drifted:
             count("plexus_drift_total", drifted, kind="map")
             log.warning("maps had drifted", entries=drifted)
         await self.write()  # also what found no room the last time
         for endpoint in self.endpoints.all():
             await self._heal_programs(endpoint.interface_index, self.pod_programs)
-        seen = {route.cidr: route for route in await self.links.list_node_routes()}
-        for cidr, route in self._routes.items():
-            if cidr not in seen:
+        await self.leftovers.remove_all()
+        async with self._routing:
+            seen = {route.cidr for route in await self.links.list_node_routes()}
+            for cidr in self._routes.keys() - seen:
                 count("plexus_drift_total", kind="route")
-                await self._add_route(cidr, route)
+                del self._routes[cidr]
+        await self._follow_routes()
 
     async def _heal_programs(self, interface_index: int, programs: tuple[TcProgram, ...]) -> None:
-        attached = {each.name for each in await self.links.list_tc(interface_index)}
-        for program in programs:
-            if program.name not in attached:
-                count("plexus_drift_total", kind="program")
-                try:
+        try:
+            attached = {each.name for each in await self.links.list_tc(interface_index)}
+            for program in programs:
+                if program.name not in attached:
+                    count("plexus_drift_total", kind="program")
                     await self.links.attach_tc(interface_index, program.fd, program.direction, program.name)
-                except LinkError as problem:
-                    log.warning("program not attached", interface=interface_index, why=str(problem))
+        except LinkError as problem:
+            log.warning("program not attached", interface=interface_index, why=str(problem))
 
     # A restart
 
     async def restore(self) -> None:
-        """Take up what was here before a restart: service numbers, and endpoints except those whose link is gone.
+        """Take up what was here before a restart: service numbers, blocks, and endpoints except those whose link is
+        gone or another by now. What cannot be taken up is logged, counted and forgotten; the rest goes on.
 
         Comes before anything is heard.
         """
         self.model.services.adopt(self.maps.dump("services"))
-        self.addresses.set_blocks(self.journal.get(BLOCKS_KEY) or [])
+        try:
+            self.addresses.set_blocks(self.journal.get(BLOCKS_KEY) or [])
+        except (ValueError, TypeError) as problem:
+            _not_restored(BLOCKS_KEY, problem)
         seen = {link.name: link for link in await self.links.list_pod_links()}
-        records = {key: Endpoint.from_record(value) for key, value in self.journal.items("endpoint/").items()}
-        alive = [each for each in records.values() if each.interface in seen]
-        dead = [each for each in records.values() if each.interface not in seen]
-        dead += self.endpoints.restore(alive)
-        await self.journal.update(deleted=[record_key(each.container_id) for each in dead])
+        alive, dead = self._records(seen)
+        dead += [record_key(each.container_id) for each in self.endpoints.restore(alive)]
+        dead += [record_key(each.container_id) for each in self.endpoints.all() if not self._restore(each)]
+        await self.journal.update(deleted=dead)
         known = {each.interface for each in self.endpoints.all()}
         for name in seen.keys() - known:  # made by an ADD that was killed before it was durable: the runtime asks again
-            await self.links.delete_pod_link(name)
+            try:
+                await self.links.delete_pod_link(name)
+            except LinkError as problem:
+                _not_restored(name, problem)
         for endpoint in self.endpoints.all():
-            self.addresses.restore(attachment_of(endpoint), endpoint.address)
-            self.addresses.restore_router(endpoint.gateway)
-            self.model.restore_pod(endpoint.local_pod())
-            for program in self.pod_programs:
-                await self.links.attach_tc(endpoint.interface_index, program.fd, program.direction, program.name)
+            try:
+                for program in self.pod_programs:
+                    await self.links.attach_tc(endpoint.interface_index, program.fd, program.direction, program.name)
+            except LinkError as problem:  # those from before go on; heal attaches what is missing
+                _not_restored(endpoint.interface, problem)
         self.maps["ipcache"].set(IpcacheKey(self.device.address).pack(), IpcacheEntry(IDENTITY_HOST).pack())
         log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
 
+    def _records(self, seen: dict[str, SeenLink]) -> tuple[list[Endpoint], list[str]]:
+        """Endpoints whose link is the one that they had, and the keys of the other records."""
+        alive: list[Endpoint] = []
+        dead: list[str] = []
+        for key, record in self.journal.items("endpoint/").items():
+            try:
+                endpoint = Endpoint.from_record(record)
+            except ValueError as problem:
+                _not_restored(key, problem)
+                dead.append(key)
+                continue
+            link = seen.get(endpoint.interface)
+            if link is not None and link.index == endpoint.interface_index:
+                alive.append(endpoint)
+            else:
+                dead.append(key)
+        return alive, dead
 
-def record_key(container_id: str) -> str:
-    """Where the journal keeps an endpoint."""
-    return f"endpoint/{container_id}"
+    def _restore(self, endpoint: Endpoint) -> bool:
+        try:
+            self.addresses.restore(endpoint.attachment, endpoint.address)
+            self.addresses.restore_router(endpoint.gateway)
+        except (AddressTaken, ValueError) as problem:
+            _not_restored(record_key(endpoint.container_id), problem)
+            self.endpoints.remove(endpoint.container_id)
+            self.addresses.release(endpoint.attachment)
+            return False
+        self.model.restore_pod(endpoint.local_pod())
+        return True
 
 
-def attachment_of(endpoint: Endpoint) -> Attachment:
-    return Attachment(endpoint.container_id, endpoint.ifname)
+def _not_restored(what: str, problem: Exception) -> None:
+    count("plexus_not_restored_total")
+    log.error("not as before the restart: a pod that has no network now must start anew", what=what, why=str(problem))
+
+
+async def _done(work: Awaitable[None], what: str, problems: dict[str, str]) -> bool:
+    """Whether a change of routes succeeded; if not, `problems` says why."""
+    try:
+        await work
+    except LinkError as problem:
+        count("plexus_route_errors_total")
+        problems[what] = str(problem)
+        return False
+    return True

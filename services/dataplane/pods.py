@@ -1,7 +1,8 @@
 """What the container runtime asks (cni.Pods), done on a node.
 
 ADD, in this order, each step safe to repeat: an address out of the node's blocks, the link with its programs, the
-endpoint durable on disk, its entry in the kernel. Then the runtime is answered; the bus hears of it after that.
+endpoint durable on disk, its entry in the kernel. Then the runtime is answered; the bus hears of it after that. DEL
+takes the entry away first and gives the address back last (leftovers.py).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import asyncio
 from bus.telemetry import logger
 from services.dataplane import cni
 from services.dataplane.addresses import Attachment, PoolExhausted
+from services.dataplane.batch import to_the_end
 from services.dataplane.cni import CniError, PodInterface
-from services.dataplane.endpoints import Endpoint
+from services.dataplane.endpoints import Endpoint, record_key
+from services.dataplane.leftovers import told
 from services.dataplane.links import LinkError, PodLink
-from services.dataplane.node import Node, attachment_of, record_key
+from services.dataplane.node import Node
 
 log = logger(__name__)
 
@@ -27,37 +30,41 @@ class NodePods:
 
     async def add(self, request: cni.Add) -> PodInterface:
         node = self._node
-        owner = Attachment(request.attachment.container_id, request.attachment.ifname)
+        owner = request.attachment
         existing = node.endpoints.get(owner.container_id)
-        if existing is not None and existing.ifname != owner.ifname:
-            raise CniError(cni.FAILED, f"CNI_IFNAME: the sandbox has {existing.ifname}; one interface is all it gets")
-        if not node.addresses.router and existing is None:
+        if existing is not None:
+            _check_same(existing, request)
+        elif not node.addresses.router:
             raise CniError(cni.TRY_AGAIN, "the node has no block of pod addresses yet; ask again in a moment")
         try:
+            await node.leftovers.take_back(owner)
             address = existing.address if existing else node.addresses.lease(owner)
         except PoolExhausted as problem:
             raise CniError(cni.ADDRESSES_EXHAUSTED, str(problem)) from problem
+        except LinkError as problem:
+            raise CniError(cni.FAILED, str(problem)) from problem
         gateway = existing.gateway if existing else node.addresses.router
+        making = asyncio.ensure_future(
+            node.links.create_pod_link(request.netns_fd, *owner, address, gateway, node.mtu_bytes, node.pod_programs)
+        )
         try:
-            link = await node.links.create_pod_link(
-                request.netns_fd, *owner, address, gateway, node.mtu_bytes, node.pod_programs
-            )
+            link = await to_the_end(making)
             endpoint = _endpoint(request, address, gateway, node.mtu_bytes, link, existing, node)
             if endpoint != existing:
                 await node.journal.put(record_key(owner.container_id), endpoint.to_record())
-        except LinkError as problem:
+        except BaseException as problem:
             if existing is None:
-                node.addresses.release(owner)
-            raise CniError(cni.FAILED, str(problem)) from problem
-        except BaseException:
-            if existing is None:
-                node.addresses.release(owner)
+                await self._undo(owner, making)
+            if isinstance(problem, LinkError):
+                raise CniError(cni.FAILED, str(problem)) from problem
             raise
         older = node.endpoints.add(endpoint)
         node.model.add_pod(endpoint.local_pod())
+        if older is not None:
+            self._retire(older)
         await node.write()
         if older is not None:
-            await self._discard(older)
+            await self._remove_or_leave(older.attachment)
         return PodInterface(
             host_name=link.host_name,
             host_mac=link.host_mac,
@@ -68,9 +75,13 @@ class NodePods:
         )
 
     async def delete(self, request: cni.Delete) -> None:
-        endpoint = self._node.endpoints.remove(request.attachment.container_id)
-        if endpoint is not None:
-            await self._discard(endpoint)
+        endpoint = self._node.endpoints.get(request.attachment.container_id)
+        if endpoint is not None and endpoint.attachment == request.attachment:
+            self._node.endpoints.remove(endpoint.container_id)
+            self._retire(endpoint)
+        if request.attachment in self._node.leftovers:
+            await self._node.write()
+            await self._node.leftovers.remove(request.attachment)
 
     async def check(self, request: cni.Check) -> tuple[str, ...]:
         endpoint = self._node.endpoints.get(request.attachment.container_id)
@@ -84,31 +95,46 @@ class NodePods:
         return wrong
 
     async def collect(self, request: cni.Collect) -> None:
-        valid = {each.container_id for each in request.valid}
-        gone = [each for each in self._node.endpoints.all() if each.container_id not in valid]
+        gone = [each for each in self._node.endpoints.all() if each.attachment not in request.valid]
         for endpoint in gone:
             self._node.endpoints.remove(endpoint.container_id)
-        await asyncio.gather(*map(self._discard, gone))
+            self._retire(endpoint)
+        await self._node.write()
+        await asyncio.gather(*(self._node.leftovers.remove(each.attachment) for each in gone))
         log.info("sandboxes collected", count=len(gone))
 
     async def status(self) -> str:
         return "" if self._node.addresses.router else "the node has no block of pod addresses yet"
 
-    async def _discard(self, endpoint: Endpoint) -> None:
-        """Everything of an endpoint that `endpoints` does not list any more. After a failure it is listed again, so
-        that the runtime's next DEL finds what is left of it."""
-        node = self._node
+    def _retire(self, endpoint: Endpoint) -> None:
+        """`endpoints` does not list it any more: its entry goes with the next write, the rest is left to remove."""
+        self._node.model.remove_pod(endpoint.address)
+        self._node.leftovers.add(endpoint.attachment, endpoint.interface)
+        self._node.forget(endpoint)
+
+    async def _undo(self, owner: Attachment, making: asyncio.Future[PodLink]) -> None:
+        """Nothing stays of an ADD that failed or was cut off. A record that is still on its way to the disk comes
+        before the one that says it is gone: the journal keeps the order."""
+        made = not making.cancelled() and making.exception() is None
+        self._node.leftovers.add(owner, making.result().host_name if made else "")
+        await to_the_end(self._remove_or_leave(owner))
+
+    async def _remove_or_leave(self, owner: Attachment) -> None:
+        """What cannot be removed now is removed by `Node.heal`."""
         try:
-            node.model.remove_pod(endpoint.address)
-            await node.write()
-            await node.links.delete_pod_link(endpoint.interface)
-            await node.journal.delete(record_key(endpoint.container_id))
-        except BaseException:
-            if node.endpoints.of_pod(endpoint.namespace, endpoint.pod) is None:
-                node.endpoints.add(endpoint)
-            raise
-        node.addresses.release(attachment_of(endpoint))
-        node.forget(endpoint)
+            await self._node.leftovers.remove(owner)
+        except (LinkError, OSError) as problem:
+            told(owner, problem)
+
+
+def _check_same(existing: Endpoint, request: cni.Add) -> None:
+    """Raises: CniError: the sandbox is known as something else."""
+    if existing.ifname != request.attachment.ifname:
+        raise CniError(cni.FAILED, f"CNI_IFNAME: the sandbox has {existing.ifname}; one interface is all it gets")
+    if (existing.namespace, existing.pod) != (request.namespace, request.pod):
+        raise CniError(
+            cni.FAILED, f"CNI_ARGS: the sandbox is that of {existing.namespace}/{existing.pod}; DEL it first"
+        )
 
 
 def _endpoint(

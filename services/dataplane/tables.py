@@ -53,8 +53,16 @@ class Table:
 
     def drift(self, seen: Mapping[bytes, bytes]) -> int:
         """Owe every difference between `seen`, the map as dumped, and what it should hold. Returns how many."""
+        return self.drift_at({key: seen.get(key) for key in self.differing(seen)})
+
+    def differing(self, seen: Mapping[bytes, bytes]) -> set[bytes]:
+        """Keys whose value in `seen`, the map as dumped, is not what it should be and is not owed either."""
         wrong = {key for key, value in self._wanted.items() if seen.get(key) != value}
         wrong |= seen.keys() - self._wanted.keys()
-        wrong -= self._dirty
+        return wrong - self._dirty
+
+    def drift_at(self, now: Mapping[bytes, bytes | None]) -> int:
+        """Owe those of these keys whose value in the map (None: there is none) is wrong. Returns how many."""
+        wrong = {key for key, value in now.items() if self._wanted.get(key) != value} - self._dirty
         self._dirty |= wrong
         return len(wrong)

@@ -297,6 +297,23 @@ def test_the_tunnel_device_is_made_once_and_one_of_other_making_is_replaced(name
     assert {"UP", "NOARP"} <= set(seen["flags"])
 
 
+def test_the_tunnel_device_goes_and_a_device_that_is_none_of_ours_stays(namespaces: Callable[[str], str]) -> None:
+    node = namespaces("node")
+    inside(node, "ip", "link", "add", "other", "type", "veth", "peer", "name", "its_peer")
+
+    async def main() -> None:
+        with links() as made:
+            await made.ensure_vxlan("plexus_vxlan", 8472, 1450)
+            for _ in range(2):
+                await made.delete_vxlan("plexus_vxlan")
+            await made.delete_vxlan("other")
+
+    in_namespace(node, main)
+    names = {each["ifname"] for each in json.loads(inside(node, "ip", "-j", "link", "show").stdout)}
+    assert "plexus_vxlan" not in names
+    assert "other" in names
+
+
 def test_routes_to_other_nodes_are_listed_as_they_were_asked_and_only_ours(namespaces: Callable[[str], str]) -> None:
     node = namespaces("node")
     inside(node, "ip", "link", "add", "out", "type", "veth", "peer", "name", "wire")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
 
-from services.dataplane import bpf_syscall, layouts, loader
+from services.dataplane import bpf_syscall, layouts, limits, loader
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.effects import Maps
 from services.dataplane.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
@@ -34,6 +35,64 @@ def test_a_map_of_another_shape_is_refused_by_name(programs: Path, monkeypatch: 
     monkeypatch.setitem(layouts.MAPS, "connections", MapShape(16, 12))
     with pytest.raises(loader.LoadError, match=r"connections .*16\+28 .*16\+12"):
         loader.check_maps(programs)
+
+
+def test_a_map_of_another_kind_is_refused_by_name(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = limits.declared_maps()
+    changed = declared | {"nat": dataclasses.replace(declared["nat"], type=limits.MAP_TYPES["hash"])}
+    monkeypatch.setattr(loader, "declared_maps", lambda: changed)
+    with pytest.raises(loader.LoadError, match=r"nat .*type 9 .*type 1: drain"):
+        loader.check_maps(programs)
+
+
+def test_every_map_is_declared_with_its_kind_and_size(programs: Path) -> None:
+    assert set(limits.declared_maps()) == set(layouts.MAPS)
+    as_made = dataclasses.replace(CONFIG, ct_max=16384, nat_max=16384, sock_reverse_max=4096)
+    assert loader.resized_maps(as_made, programs) == {}
+
+
+async def test_a_changed_size_is_told_at_each_start_and_the_entries_stay(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    larger = dataclasses.replace(CONFIG, ct_max=32768, nat_max=16384, sock_reverse_max=4096)
+    assert loader.resized_maps(larger, programs) == {"connections": (16384, 32768)}
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(loader.log, "warning", lambda text, **facts: told.append(facts))
+    (tmp_path / "programs.json").write_text(f'{{"digest": "{loader.digest(larger)}"}}')
+    assert not (await loader.load(larger, programs, tmp_path)).compiled
+    assert told == [{"file": str(programs / "maps/connections"), "entries": 16384, "wanted": 32768}]
+
+
+@pytest.mark.parametrize("missing", ["maps/nat", "programs/to_pod"])
+async def test_a_pin_that_is_gone_means_compiling(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    (tmp_path / "programs.json").write_text(f'{{"digest": "{loader.digest(CONFIG)}"}}')
+
+    async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
+        return {"from_pod": 1}
+
+    monkeypatch.setattr(loader, "_compile", compiler)
+    aside = programs / (missing + "_aside")
+    (programs / missing).rename(aside)
+    try:
+        assert (await loader.load(CONFIG, programs, tmp_path)).compiled
+    finally:
+        aside.rename(programs / missing)
+
+
+@pytest.mark.parametrize(
+    "part", ["compiler.py", "bpf/pod.bpf.c", "bpf/include/limits.h", "kernel/include/linux/log2.h"]
+)
+def test_whatever_programs_are_made_of_or_by_changes_the_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    here = tmp_path / "dataplane"
+    shutil.copytree(loader.HERE, here, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(loader, "HERE", here)
+    before = loader.digest(CONFIG)
+    (here / part).write_text((here / part).read_text() + "\n")
+    assert loader.digest(CONFIG) != before
 
 
 CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1)

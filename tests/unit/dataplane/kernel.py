@@ -70,6 +70,7 @@ class MemoryLinks(Links):
         self.attached: dict[int, dict[Direction, str]] = {}
         self.router = ""
         self.broken = ""
+        self.stuck: set[str] = set()  # links that do not go
 
     def close(self) -> None:
         """Nothing is open."""
@@ -98,6 +99,8 @@ class MemoryLinks(Links):
 
     async def delete_pod_link(self, name: str) -> None:
         self._work()
+        if name in self.stuck:
+            raise LinkError("busy")
         self.pods.pop(name, None)
 
     async def list_pod_links(self) -> list[SeenLink]:

@@ -156,3 +156,12 @@ def test_no_address_is_ever_held_twice_nor_is_the_routers_given_away(steps: list
         assert len(held) == len(set(held))
         assert addresses.router not in held
         assert addresses.free >= 0
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/7", "0.0.0.0/0", "10.0.0.0/31", "10.0.0.1/32", "10.0.0.1/24", "x"])
+def test_what_is_no_block_is_refused_and_changes_nothing(cidr: str) -> None:
+    addresses = node("10.0.1.0/24")
+    with pytest.raises(ValueError, match=r".+"):
+        addresses.set_blocks(["10.0.1.0/24", cidr])
+    assert addresses.blocks == ("10.0.1.0/24",)
+    assert addresses.router == "10.0.1.1"

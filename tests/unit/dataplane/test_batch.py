@@ -1,4 +1,4 @@
-"""Rounds of shared work: order, failure, cancellation."""
+"""Work to its end, and rounds of shared work: order, failure, cancellation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from services.dataplane.batch import Batch
+from services.dataplane.batch import Batch, to_the_end
 
 
 async def test_what_waits_while_a_round_runs_shares_the_next_in_order() -> None:
@@ -62,3 +62,41 @@ async def test_who_gives_up_waiting_disturbs_no_one() -> None:
         gate.set()
         await second
     assert done == [1, 2]
+
+
+async def test_a_caller_who_is_cancelled_is_so_when_the_work_is_done() -> None:
+    gate = asyncio.Event()
+    done: list[str] = []
+
+    async def work() -> None:
+        await gate.wait()
+        done.append("all")
+
+    caller = asyncio.create_task(to_the_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        caller.cancel()
+    await asyncio.sleep(0.01)
+    assert not caller.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert done == ["all"]
+
+
+async def test_what_the_work_returns_or_raises_reaches_the_caller() -> None:
+    async def one() -> int:
+        return 1
+
+    async def fail() -> int:
+        raise ValueError("no")
+
+    assert await to_the_end(one()) == 1
+    with pytest.raises(ValueError, match="no"):
+        await to_the_end(fail())
+
+
+async def test_a_timeout_waits_for_the_work_and_is_a_timeout() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await to_the_end(asyncio.sleep(0.02))

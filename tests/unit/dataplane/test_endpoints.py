@@ -122,3 +122,13 @@ def test_a_pod_has_one_endpoint_and_every_endpoint_has_its_pod(steps: list[tuple
         for each in "abc":
             found = endpoints.of_pod("default", each)
             assert (found.container_id if found else None) == held.get(each)
+
+
+def test_a_sandbox_that_is_another_pods_now_is_not_found_by_the_first() -> None:
+    endpoints = Endpoints()
+    endpoints.add(sandbox("c1", "web"))
+    endpoints.add(sandbox("c1", "db"))
+    assert endpoints.of_pod("default", "web") is None
+    assert endpoints.remove("c1") == sandbox("c1", "db")
+    assert endpoints.of_pod("default", "db") is None
+    assert endpoints.remove("c1") is None

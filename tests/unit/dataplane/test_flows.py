@@ -10,6 +10,7 @@ import pytest
 
 from bus import subjects
 from bus.labels import canonical_labels
+from bus.messages import Message
 from bus.messages.dataplane import Dump
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
@@ -28,24 +29,29 @@ LABELS = canonical_labels(Pod(namespace="default", name="web", uid="u", node="n"
 BASE = Event(5_000_000_000, 0, 0, THERE, HERE, 1234, 80, 6, EVENT_DROP, 133, 0, WEB, 0, 60, 80, 6)
 
 
+def hear(model: NodeModel, message: Message) -> None:
+    family = next(each for each in NodeModel.HEARS if each.message is type(message))
+    model.put(family.subject_of(message), message)
+
+
 @pytest.fixture
 def model() -> NodeModel:
     made = NodeModel("n")
-    made.put("", Namespace(name="default"))
-    made.put("", Pod(namespace="default", name="web", uid="u", node="n"))
-    made.put("", Identity(number=WEB, labels=LABELS))
-    made.put("", Identity(number=DB, labels={"k8s:app": "db"}))
+    hear(made, Namespace(name="default"))
+    hear(made, Pod(namespace="default", name="web", uid="u", node="n"))
+    hear(made, Identity(number=WEB, labels=LABELS))
+    hear(made, Identity(number=DB, labels={"k8s:app": "db"}))
     made.put(
         subjects.ADDRESS.of(THERE),
         AddressIdentity(address=THERE, identity=DB, node="m", node_address="192.0.2.2", pod="default/db"),
     )
-    made.put("", Selector(id="web", selector=LabelSelector(), members=[WEB]))
-    made.put("", Selector(id="db", selector=LabelSelector(), members=[DB]))
+    hear(made, Selector(id="web", selector=LabelSelector(), members=[WEB]))
+    hear(made, Selector(id="db", selector=LabelSelector(), members=[DB]))
     rule = SelectorRule(
         direction="ingress", selectors=["db"], ports=[PortRange(protocol="TCP", port=8080, end_port=8083)]
     )
-    made.put(
-        "",
+    hear(
+        made,
         PolicyRules(
             kind="CiliumNetworkPolicy",
             namespace="default",
@@ -56,7 +62,7 @@ def model() -> NodeModel:
         ),
     )
     front = Frontend(address="10.96.0.1", port=80, protocol="TCP", backends=[Backend(address=THERE, port=8080)])
-    made.put("", LoadBalancedService(namespace="default", name="web", frontends=[front]))
+    hear(made, LoadBalancedService(namespace="default", name="web", frontends=[front]))
     made.add_pod(LocalPod("default", "web", HERE, "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02"))
     made.synced()
     made.settle()

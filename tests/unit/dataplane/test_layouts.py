@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED
-from services.dataplane import layouts, policy, reasons
-from services.dataplane.__main__ import NAT_PORT_MIN
+from services.dataplane import layouts, limits, policy, reasons
 from services.dataplane.layouts import (
     BackendEntry,
     BackendKey,
@@ -89,7 +88,9 @@ CONSTANTS = {
     "TICK_SHIFT": layouts.TICK_NS.bit_length() - 1,
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},
-    "NAT_PORT_MIN": NAT_PORT_MIN,
+    "NAT_PORT_MIN": limits.limit("NAT_PORT_MIN"),
+    "EVENTS_BYTES": limits.limit("EVENTS_BYTES"),
+    "COUNTERS_MAX": limits.limit("COUNTERS_MAX"),
     "DROP_POLICY": reasons.POLICY_DENIED,
     "DROP_POLICY_DENY": reasons.POLICY_DENIED_BY_DENYLIST,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from bus import subjects
@@ -10,7 +12,7 @@ from bus.messages import Message
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
-from bus.messages.resources import LabelSelector, Namespace, Node, Pod
+from bus.messages.resources import LabelSelector, Namespace, Node, Pod, Requirement
 from services.dataplane.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
@@ -57,7 +59,9 @@ def rules(name: str = "one", *peers: str, egress: bool = False) -> PolicyRules:
 
 
 def selector(name: str, *members: int) -> Selector:
-    return Selector(id=name, selector=LabelSelector(), members=list(members))
+    """Pods whose label "app" is `name`."""
+    wanted = Requirement(key="k8s:app", operator="In", values=[name])
+    return Selector(id=name, selector=LabelSelector(requirements=[wanted]), members=list(members))
 
 
 def subject_of(message: Message) -> str:
@@ -136,7 +140,7 @@ def policy_rows(model: NodeModel) -> dict[PolicyMapKey, PolicyMapEntry]:
 def expanded(number: int, *messages: PolicyRules | Selector) -> dict[PolicyMapKey, PolicyMapEntry]:
     """What the map should hold for `number`, straight from policy.py."""
     store = PolicyStore()
-    store.add_identity(number)
+    store.add_identity(number, identity(number, "web").labels)
     for message in messages:
         store.put_rules(message) if isinstance(message, PolicyRules) else store.put_selector(message)
     return {
@@ -438,3 +442,81 @@ def test_a_subject_that_nobody_declared_is_passed_over(model: NodeModel) -> None
     model.delete(subjects.IDENTITY.of("999"))
     model.delete(subjects.ADDRESS.of("10.9.9.9"))
     model.settle()
+
+
+# What makes no sense
+
+
+def test_a_pod_is_governed_by_what_its_labels_say_before_anyone_counts_it_as_a_member(model: NodeModel) -> None:
+    hear(model, selector("web"), selector("db"), rules())
+    hear(model, pod(), identity(WEB, "web"))
+    model.add_pod(local())
+    model.settle()
+    assert state(model) == (WEB, WEB, FLAG_ENFORCE_INGRESS)
+
+
+def test_a_number_that_means_other_labels_now_is_not_this_pods(web: NodeModel) -> None:
+    hear(web, identity(WEB, "db"))
+    web.settle()
+    assert state(web) == (RESERVED["init"], NO_POLICY, CLOSED)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AddressIdentity(address="10.0.1.7", identity=-1, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="10.0.1.7", identity=2**32, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="10.0.1", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        Identity(number=-1, labels={}),
+        Identity(number=RESERVED["host"], labels={}),
+        Identity(number=2**24, labels={}),
+        selector("web", -1),
+        selector("web", 2**32),
+        Block(cidr="10.0.0.1/32", node=HERE),
+        Block(cidr="0.0.0.0/0", node=THERE),
+        Block(cidr="fd00::/64", node=HERE),
+        Node(name=THERE, addresses=["x"]),
+    ],
+)
+def test_what_is_out_of_range_is_refused_before_anything_changes(web: NodeModel, message: Message) -> None:
+    hear(web, selector("web", WEB), rules())
+    web.settle()
+    before = [dict(table.wanted) for table in web.tables]
+    known = (dict(web.addresses), dict(web.identities))
+    with pytest.raises(ValueError, match=r".+"):
+        hear(web, message)
+    web.settle()
+    assert web.problems == {}
+    assert [dict(table.wanted) for table in web.tables] == before
+    assert (dict(web.addresses), dict(web.identities)) == known
+
+
+def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
+    web: NodeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear(web, selector("web", WEB), selector("db", DB), rules("one", "db"))
+    web.settle()
+    before = policy_rows(web)
+
+    def fail(_: int) -> EndpointPolicy:
+        raise OverflowError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(web.policies, "policy_of", fail)
+        hear(web, rules("one"), Block(cidr="10.0.1.0/24", node=THERE))
+        web.settle()
+        assert list(web.problems) == [f"identity {WEB}"]
+        assert policy_rows(web) == before
+        assert web.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}, "the rest goes on"
+    web.settle()
+    assert web.problems == {}
+    assert policy_rows(web) == expanded(WEB, selector("web", WEB), rules("one"))
+
+
+def test_a_pod_whose_entry_cannot_be_written_does_not_keep_others_from_theirs(model: NodeModel) -> None:
+    model.add_pod(dataclasses.replace(local(), mac="no address"))
+    model.add_pod(local("10.0.0.3", "web-2"))
+    model.settle()
+    assert list(model.problems) == ["pod 10.0.0.2"]
+    assert entry(model) is None
+    assert entry(model, "10.0.0.3") is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import HealthCheck, given, settings
 
 from bus import labels
@@ -62,8 +64,8 @@ def check_one_world(world: World) -> None:
     later, moved, _ = compile_world(world, policies_first=True)
     assert (sorted(later, key=name_of), moved) == (sorted(rules, key=name_of), selectors)
     store = PolicyStore()
-    for number in numbers.values():
-        store.add_identity(number)
+    for text, number in numbers.items():
+        store.add_identity(number, dict(json.loads(text)))
     for message in rules:
         store.put_rules(message)
     for selector in selectors.values():

@@ -96,3 +96,23 @@ def write(kernel: dict[bytes, bytes], upserts: dict[bytes, bytes], gone: list[by
     kernel.update(upserts)
     for key in gone:
         kernel.pop(key, None)
+
+
+def test_what_was_written_while_the_map_was_read_is_no_drift() -> None:
+    table = Table("x")
+    table.put(b"a", b"1")
+    table.put(b"b", b"1")
+    table.take()
+    seen = {b"a": b"1", b"z": b"9"}  # read before b was written and z was removed
+    assert table.differing(seen) == {b"b", b"z"}
+    assert table.drift_at({b"b": b"1", b"z": None}) == 0
+    assert not table.is_dirty
+    assert table.drift_at({b"b": None, b"z": b"9"}) == 2
+    assert table.take() == ({b"b": b"1"}, [b"z"])
+
+
+def test_what_is_owed_already_is_no_drift() -> None:
+    table = Table("x")
+    table.put(b"a", b"1")
+    assert table.differing({}) == set()
+    assert table.drift_at({b"a": None}) == 0

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from bus.codec import LIMIT_BYTES, Undecodable, decode, encode
 from bus.interface import Batch, Conflict, Family, Lease, Outbox, Unanswered, Unreadable
 from bus.link import NobodyAnswers
+from bus.log import entry_headers
 from bus.messages import Message
 from bus.questions import LIMIT_BYTES as QUESTION_BYTES
 from bus.questions import answer_bytes
@@ -279,7 +280,7 @@ class MemoryBus:
 
     async def answer(self, request: Request[M, A], *tokens: str, handler: Callable[[M], Awaitable[A]]) -> None:
         async def answer(subject: str, body: bytes) -> tuple[bytes, str]:
-            headers: dict[str, Any] = {}
+            headers: dict[str, Any] = dict(entry_headers(current_cause()))  # called in the asker's own task
             return await answer_bytes(request, subject, body, headers, handler)
 
         answerers = self._hub.answerers.setdefault(request.all(*tokens), [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,14 +62,17 @@ async def carried_out(bus: Bus, question: Apply) -> Applied:
     """
     from bus.codec import TooLarge
     from bus.interface import Unanswered
+    from bus.telemetry import caused_by, new_trace
 
     now = asyncio.get_running_loop().time
     timeout = SECONDS + SECONDS_EACH * len(question.documents)
     give_up = now() + TAKEOVER_SECONDS
+    trace = new_trace()  # `plexus bus tail` shows it on everything that follows from this
     while True:
         asked = now()
         try:
-            return await bus.ask(APPLY, message=question, timeout=timeout)
+            with caused_by(time.time(), trace):
+                return await bus.ask(APPLY, message=question, timeout=timeout)
         except (Unanswered, TooLarge) as error:
             size = next((each.size for each in (error, error.__cause__) if isinstance(each, TooLarge)), 0)
             if size or not isinstance(error, Unanswered):

@@ -73,7 +73,7 @@ def up(
     with told() as progress:
         lab, made = bring_up(name, nodes, wanted(values or [], settings or []), progress)
     state = "up" if made else "up already, with these settings"
-    print(f"lab {lab.name} is {state}: {', '.join(lab.nodes)} are ready")
+    print(f"lab {lab.name} is {state}: {', '.join(lab.nodes)} ready")
 
 
 def wanted(files: list[Path], settings: list[str]) -> dict[str, Any]:

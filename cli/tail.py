@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,6 +44,7 @@ class Heard:
     message: Message | None
     sequence: int = 0
     at: float = 0.0  # seconds since the epoch: of a state when its cause happened, of others when it was heard
+    trace: str = ""  # W3C trace id, the same from `plexus apply` to the last thing that follows from it; "": none
 
 
 @app.callback()
@@ -136,7 +137,8 @@ async def listen(bus: Bus, families: list[Subject[Any]], current: bool, take: Ca
         async for batch in bus.watch_state(*of_owner, direct=True):
             if synced or current:
                 for change in sorted(batch.changes, key=lambda change: change.sequence):
-                    pass_on(Heard(change.subject, change.message, change.sequence, change.caused_at))
+                    trace = trace_id(change.trace)
+                    pass_on(Heard(change.subject, change.message, change.sequence, change.caused_at, trace))
             synced = batch.synced
 
     async def others(family: Subject[Any]) -> None:
@@ -155,12 +157,19 @@ async def listen(bus: Bus, families: list[Subject[Any]], current: bool, take: Ca
             task.cancel()
 
 
+def trace_id(headers: Mapping[str, str]) -> str:
+    """The id in a W3C traceparent, "00-<trace id>-<span id>-<flags>"; "" when there is none."""
+    parts = headers.get("traceparent", "").split("-")
+    return parts[1] if len(parts) == 4 else ""
+
+
 def as_value(heard: Heard) -> dict[str, Any]:
-    """Subject, sequence, time and message as plain values. `message` None: the key is gone."""
+    """Subject, sequence, time, trace and message as plain values. `message` None: the key is gone."""
     return {
         "subject": heard.subject,
         "sequence": heard.sequence,
         "at": heard.at,
+        "trace": heard.trace,
         "message": None if heard.message is None else plain(heard.message),
     }
 

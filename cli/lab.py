@@ -61,7 +61,7 @@ def up(
         typer.Option("--set", metavar="KEY=VALUE", help="A Helm value, such as routingMode=native; may be repeated."),
     ] = None,
     values: Annotated[
-        list[Path] | None, typer.Option("--values", "-f", metavar="FILE", help="Helm values; --set goes before.")
+        list[Path] | None, typer.Option("--values", "-f", metavar="FILE", help="Helm values; --set takes precedence.")
     ] = None,
 ) -> None:
     """Start a lab. Returns when every node is ready; on Ctrl-C nothing is left behind."""
@@ -145,8 +145,9 @@ def down(
         if len(gone) > 1:
             raise Failed(f"several labs are up: {', '.join(gone)}; say which by --name, or --all")
     for each in gone:
+        was_there = each in labs() or bool(cleanup.left(each))
         cleanup.clean(each)
-        print(f"lab {each} is down")
+        print(f"lab {each} is down" if was_there else f"there is no lab {each}: nothing to take down")
     if not gone:
         print("no lab is up")
 

@@ -66,7 +66,7 @@ def tail(
     """Print what travels on the bus, decoded, until Ctrl-C: subject, sequence, message."""
     families = chosen(pattern)
     if not families:
-        raise Failed(f"nothing travels on {pattern}; subjects start with " + ", ".join(heads()))
+        raise Failed(f"no messages of services on {pattern}; their subjects start with " + ", ".join(heads()))
     seconds = parse_duration(timeout) if timeout else None
 
     async def main(session: Session) -> None:

@@ -94,10 +94,10 @@ install_python() {
     rm -f "$STAMP"
     say "Python packages: $(grep -c '^[a-z].*==' requirements.lock) pinned in requirements.lock"
     local pip=("$VENV/bin/python" -m pip --disable-pip-version-check --no-input)
-    "${pip[@]}" install --quiet --require-hashes -r requirements.lock ||
+    "${pip[@]}" install --quiet --quiet --require-hashes -r requirements.lock ||
         fail "pip could not install requirements.lock (its reason stands above). Without a way to a package index set PIP_INDEX_URL or PIP_FIND_LINKS; 'make lock' pins anew."
     say "this checkout, in place: $VENV/bin/plexus"
-    "${pip[@]}" install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable . ||
+    "${pip[@]}" install --quiet --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable . ||
         fail "pip could not install this checkout (its reason stands above)."
     "$VENV/bin/python" -c 'import bcc' ||
         fail "$VENV does not see Debian's python3-bpfcc: was $VENV made by another Python? Remove $VENV and run 'make setup' again."

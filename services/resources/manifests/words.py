@@ -105,7 +105,7 @@ def cidr(text: str, bare_address: bool = False) -> str | None:
             raise ValueError
         ip_network(text, strict=False)
     except ValueError:
-        return f'"{text}" is not a CIDR; write it as 10.0.0.0/8'
+        return f'"{text}" is not a CIDR; one is written like 10.0.0.0/8'
     return None
 
 

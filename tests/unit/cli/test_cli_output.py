@@ -86,7 +86,14 @@ def test_a_cell_is_short(value: object, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0.00035, "350 us"), (0.042, "42 ms"), (1.25, "1.2 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
+    [
+        (0.00035, "350 us"),
+        (0.042, "42 ms"),
+        (1.25, "1.2 s"),
+        (185, "3 min 5 s"),
+        (659.6, "10 min 59 s"),
+        (7800, "2 h 10 min"),
+    ],
 )
 def test_lengths_of_time_are_for_people(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown

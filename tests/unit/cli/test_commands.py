@@ -587,4 +587,4 @@ def test_bus_tail_writes_a_stream_of_messagepack(cluster: Cluster) -> None:
 
 
 def test_bus_tail_refuses_what_nothing_travels_on(cluster: Cluster) -> None:
-    assert "nothing travels on state.nobody.x" in plexus("bus", "tail", "state.nobody.x", status=1).stderr
+    assert "no messages of services on state.nobody.x" in plexus("bus", "tail", "state.nobody.x", status=1).stderr

@@ -194,7 +194,6 @@ class Settings:
             "PLEXUS_AUTO_DIRECT_NODE_ROUTES": text(self.get("autoDirectNodeRoutes")),
             "PLEXUS_MASQUERADE": text(masquerade),
             "PLEXUS_NATIVE_ROUTING_CIDR": text(self.get("ipv4NativeRoutingCIDR") or self.pod_pools(plan)[0]),
-            "PLEXUS_SERVICE_CIDR": str(plan.services),
         }
 
 

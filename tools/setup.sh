@@ -109,6 +109,7 @@ same_python() {
 }
 
 build_programs() {
+    [ -x build/plexus-cni ] && [ -x build/load ] || say "C programs: build/plexus-cni (CNI), build/load (benches)"
     make --silent programs || fail "a C program did not compile (its reason stands above)."
 }
 

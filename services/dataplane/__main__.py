@@ -64,16 +64,17 @@ async def start(
         node_address=device.address,
         device_index=device.index,
         tunnel_index=tunnel_index,
-        direct_routes=settings.auto_direct_node_routes,
         masquerade=settings.masquerade,
-        native_cidr=settings.native_routing_cidr if not settings.is_tunnel else "",
-        ct_max=settings.ct_max,
-        nat_max=settings.nat_max,
-        sock_reverse_max=settings.sock_reverse_max,
+        sizes={
+            "CT_TCP_MAX": settings.ct_max,
+            "NAT_MAX": settings.nat_max,
+            "SOCK_REVERSE_MAX": settings.sock_reverse_max,
+        },
     )
     loaded = await loader.load(config, settings.pin_dir, settings.state_dir)
     log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
     maps = stack.enter_context(closing(Maps(settings.pin_dir)))
+    maps.set_masq_exclude([settings.native_routing_cidr] if settings.native_routing_cidr else [])
     fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
     for fd in fds.values():
         stack.callback(os.close, fd)

@@ -21,7 +21,10 @@ SOURCES = HERE / "bpf"
 _INCLUDE = re.compile(r'^#include "([^"]+)"\s*$')
 
 # Source: enum bpf_attach_type
-ATTACH_TYPES = {"connect4": 10, "sendmsg4": 14, "recvmsg4": 19, "getpeername4": 29}
+ATTACH_TYPES = {
+    "connect4": 10, "sendmsg4": 14, "recvmsg4": 19, "getpeername4": 29,
+    "connect6": 11, "sendmsg6": 15, "recvmsg6": 20, "getpeername6": 30,
+}  # fmt: skip
 
 FLAGS = [
     "-isystem", "/usr/include",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from bus.messages.dataplane import Dump, DumpRows
@@ -14,7 +14,7 @@ from services.dataplane.model import NodeModel
 
 Row = dict[str, Any]
 
-PROTOCOLS = {0: "any", 1: "ICMP", 6: "TCP", 17: "UDP", 132: "SCTP"}
+PROTOCOLS = {0: "any", 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
 def dump(node: str, question: Dump, maps: Maps, model: NodeModel) -> DumpRows:
@@ -53,18 +53,18 @@ def _ports(first: int, bits: int) -> str:
 def _ipcache(maps: Maps, model: NodeModel) -> Iterator[Row]:
     for key, value in maps["ipcache"].items():
         k, v = layouts.IpcacheKey.unpack(key), layouts.IpcacheEntry.unpack(value)
-        known = model.addresses.get(k.address) if k.bits == 32 else None
+        known = model.addresses.get(k.address) if k.is_host else None
         yield {
             "prefix": f"{k.address}/{k.bits}",
             "identity": v.identity,
-            "node_address": "" if v.node == "0.0.0.0" else v.node,
+            "node_address": v.node,
             "pod": known.pod if known else "",
         }
 
 
 def _connections(maps: Maps, model: NodeModel) -> Iterator[Row]:
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // layouts.TICK_NS
-    for key, value in maps["connections"].items():
+    for key, value in chain.from_iterable(maps[name].items() for name in layouts.CT_MAPS):
         k, v = layouts.ConnectionKey.unpack(key), layouts.Connection.unpack(value)
         if v.expires < now:  # as good as absent: the next packet or the next insertion takes its place
             continue
@@ -72,9 +72,9 @@ def _connections(maps: Maps, model: NodeModel) -> Iterator[Row]:
         origin, other = (low, high) if v.flags & 0x01 else (high, low)
         yield {
             "protocol": PROTOCOLS.get(k.protocol, k.protocol),
-            "source": f"{origin[0]}:{origin[1]}",
-            "destination": f"{other[0]}:{other[1]}",
-            "service": f"{v.service}:{v.service_port}" if v.flags & 0x20 else "",
+            "source": end_text(*origin),
+            "destination": end_text(*other),
+            "service": end_text(v.service, v.service_port) if v.flags & 0x20 else "",
             "masquerade_port": v.nat_port,
             "expires_seconds": round((v.expires - now) * layouts.TICK_NS / 1e9),
             "flags": [name for bit, name in layouts.CT_FLAGS.items() if v.flags & bit],
@@ -88,9 +88,9 @@ def _nat(maps: Maps, model: NodeModel) -> Iterator[Row]:
         k, v = layouts.NatKey.unpack(key), layouts.NatEntry.unpack(value)
         yield {
             "protocol": PROTOCOLS.get(k.protocol, k.protocol),
-            "pod": f"{v.pod}:{v.pod_port}",
-            "node_address": f"{k.node}:{k.node_port}",
-            "remote": f"{k.remote}:{k.remote_port}",
+            "pod": end_text(v.pod, v.pod_port),
+            "node_address": end_text(k.node, k.node_port),
+            "remote": end_text(k.remote, k.remote_port),
         }
 
 
@@ -100,11 +100,11 @@ def _services(maps: Maps, model: NodeModel) -> Iterator[Row]:
         slots = (maps["backends"].get(layouts.BackendKey(v.number, slot).pack()) for slot in range(v.backends))
         backends = [layouts.BackendEntry.unpack(raw) for raw in slots if raw is not None]
         yield {
-            "frontend": f"{k.address}:{k.port}",
+            "frontend": end_text(k.address, k.port),
             "protocol": PROTOCOLS.get(k.protocol, k.protocol),
             "service": model.services.name_of(k.address, k.port, k.protocol),
             "number": v.number,
-            "backends": [f"{each.address}:{each.port}" for each in backends],
+            "backends": [end_text(each.address, each.port) for each in backends],
         }
 
 
@@ -134,6 +134,11 @@ def _counters(maps: Maps, model: NodeModel) -> Iterator[Row]:
             "packets": packets,
             "bytes": octets,
         }
+
+
+def end_text(address: str, port: int) -> str:
+    """ "10.0.0.1:80", "[fd00::1]:80"."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 TABLES: dict[str, Callable[[Maps, NodeModel], Iterator[Row]]] = {

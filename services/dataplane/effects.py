@@ -16,6 +16,8 @@ from bus.telemetry import count, logger
 from services.dataplane import bpf_syscall, layouts, loader
 from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import Map
+from services.dataplane.layouts import Prefix
+from services.dataplane.limits import map_path
 from services.dataplane.tables import Table
 
 log = logger(__name__)
@@ -30,7 +32,7 @@ class Maps:
     """The pinned maps of this node, open."""
 
     def __init__(self, pin_dir: Path) -> None:
-        self._maps = {name: Map.open(pin_dir / "maps" / name) for name in layouts.MAPS}
+        self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
         state = self._maps["node_state"].get(bytes(4)) or bytes(8)
         self._epoch: int = struct.unpack_from("=I", state)[0]
 
@@ -91,6 +93,14 @@ class Maps:
             table.owe(list(upserts)[written:])
             count("plexus_map_full_total", len(upserts) - written, map=name)
             log.error("map full: raise its limit or use less", map=name, missing=len(upserts) - written)
+
+    def set_masq_exclude(self, cidrs: Iterable[str]) -> None:
+        """Destinations that see pods' own addresses, and no others. "10.0.0.0/8", of either family."""
+        wanted = {Prefix.of(cidr).pack() for cidr in cidrs}
+        found = self._maps["masq_exclude"]
+        found.remove_many([key for key, _ in found.items() if key not in wanted])
+        for key in wanted:
+            found.set(key, b"\x01")
 
     def raise_epoch(self) -> None:
         """Connections are judged again, under what is written now."""

@@ -15,6 +15,7 @@ from typing import ClassVar
 FLAG_ENFORCE_INGRESS = 1
 FLAG_ENFORCE_EGRESS = 2
 
+CT_MAPS = ("ct_tcp", "ct_any")
 CT_FLAGS = {
     0x01: "origin-low",
     0x02: "replied",
@@ -29,12 +30,31 @@ TICK_NS = 1 << 30  # the unit of `Connection.expires`
 DIRECTIONS = ("ingress", "egress")
 
 
+ADDRESS_BYTES = 16
+NO_ADDRESS = ""
+_MAPPED = bytes(10) + b"\xff\xff"  # what IPv4 begins with
+_NONE = bytes(ADDRESS_BYTES)
+
+
 def pack_address(address: str) -> bytes:
-    return socket.inet_aton(address)
+    """16 bytes, of either family: IPv4 as ::ffff:a.b.c.d; NO_ADDRESS as zeros. Raises: OSError: not an address."""
+    if not address:
+        return _NONE
+    if ":" in address:
+        return socket.inet_pton(socket.AF_INET6, address)
+    return _MAPPED + socket.inet_pton(socket.AF_INET, address)
 
 
 def text(address: bytes) -> str:
-    return socket.inet_ntoa(address)
+    """The inverse of `pack_address`."""
+    if address.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address) if address != _NONE else NO_ADDRESS
+
+
+def _mapped_bits(address: str) -> int:
+    """How many bits of a prefix in a map come before those that people write."""
+    return 0 if ":" in address else 8 * len(_MAPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,35 +79,56 @@ class EndpointEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class IpcacheKey:
-    address: str
-    bits: int = 32
+class Prefix:
+    """A network as the key of a map: `ipcache`, `masq_exclude`. `bits` as people write them, 24 in 10.0.0.0/24."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=I4s")
+    address: str
+    bits: int = -1  # all of the family's
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=I16s")
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.bits, pack_address(self.address))
+        bits = 128 if self.bits < 0 else self.bits + _mapped_bits(self.address)
+        return self.layout.pack(bits, pack_address(self.address))
 
     @classmethod
-    def unpack(cls, raw: bytes) -> IpcacheKey:
+    def unpack(cls, raw: bytes) -> Prefix:
+        """A whole address has the bits of its family."""
         bits, address = cls.layout.unpack(raw)
-        return cls(text(address), bits)
+        found = text(address) or "::"
+        return cls(found, bits - _mapped_bits(found))
+
+    @classmethod
+    def of(cls, cidr: str) -> Prefix:
+        """ "10.0.0.0/8" or "fd00::/8"."""
+        address, _, bits = cidr.partition("/")
+        return cls(address, int(bits))
+
+    @property
+    def is_host(self) -> bool:
+        return self.bits in (-1, 128 - _mapped_bits(self.address))
+
+
+IpcacheKey = Prefix
+
+IPCACHE_ROUTED = 1
 
 
 @dataclass(frozen=True, slots=True)
 class IpcacheEntry:
     identity: int
-    node: str = "0.0.0.0"  # "0.0.0.0": this node, or not behind a node
+    node: str = NO_ADDRESS  # NO_ADDRESS: this node, or not behind a node
+    routed: bool = False  # native routing: `node` is no neighbour, the node's routes lead there
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=I4s")
+    layout: ClassVar[struct.Struct] = struct.Struct("=II16s")
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.identity, pack_address(self.node))
+        return self.layout.pack(self.identity, IPCACHE_ROUTED * self.routed, pack_address(self.node))
 
     @classmethod
     def unpack(cls, raw: bytes) -> IpcacheEntry:
-        identity, node = cls.layout.unpack(raw)
-        return cls(identity, text(node))
+        identity, flags, node = cls.layout.unpack(raw)
+        return cls(identity, text(node), bool(flags & IPCACHE_ROUTED))
 
 
 POLICY_STATIC_BITS = 72  # policy, identity, direction; then protocol and port
@@ -149,7 +190,7 @@ class ConnectionKey:
     high_port: int
     protocol: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=4s4sHHB3x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s16sHHB3x")
 
     def pack(self) -> bytes:
         return self.layout.pack(
@@ -173,25 +214,36 @@ class Connection:
     flags: int
     reply_way: int
     origin_way: int
-    reply_hop: str
-    origin_hop: str
+    hop: str  # of the direction whose way is "pod"
     service: str
     service_port: int
     nat_port: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=IIBBBx4s4s4sHH")
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIBBBx16s16sHH")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            self.expires,
+            self.epoch,
+            self.flags,
+            self.reply_way,
+            self.origin_way,
+            pack_address(self.hop),
+            pack_address(self.service),
+            socket.htons(self.service_port),
+            socket.htons(self.nat_port),
+        )
 
     @classmethod
     def unpack(cls, raw: bytes) -> Connection:
-        expires, epoch, flags, reply_way, origin_way, reply, origin, service, port, nat = cls.layout.unpack(raw)
+        expires, epoch, flags, reply_way, origin_way, hop, service, port, nat = cls.layout.unpack(raw)
         return cls(
             expires,
             epoch,
             flags,
             reply_way,
             origin_way,
-            text(reply),
-            text(origin),
+            text(hop),
             text(service),
             socket.ntohs(port),
             socket.ntohs(nat),
@@ -206,7 +258,16 @@ class NatKey:
     node_port: int
     protocol: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=4s4sHHB3x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s16sHHB3x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            pack_address(self.remote),
+            pack_address(self.node),
+            socket.htons(self.remote_port),
+            socket.htons(self.node_port),
+            self.protocol,
+        )
 
     @classmethod
     def unpack(cls, raw: bytes) -> NatKey:
@@ -219,7 +280,10 @@ class NatEntry:
     pod: str
     pod_port: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=4sH2x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16sH2x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(pack_address(self.pod), socket.htons(self.pod_port))
 
     @classmethod
     def unpack(cls, raw: bytes) -> NatEntry:
@@ -233,7 +297,7 @@ class ServiceKey:
     port: int
     protocol: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=4s2sBx")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2sBx")
 
     def pack(self) -> bytes:
         return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"), self.protocol)
@@ -267,7 +331,7 @@ class ChoiceKey:
     service_port: int
     protocol: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=4s4s2s2sB3x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s16s2s2sB3x")
 
     def pack(self) -> bytes:
         return self.layout.pack(
@@ -288,7 +352,7 @@ class Choice:
     slot: int
     epoch: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=4s2s2xII")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s2xII")
 
     @classmethod
     def unpack(cls, raw: bytes) -> Choice:
@@ -316,7 +380,7 @@ class BackendEntry:
     address: str
     port: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=4s2s2x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s2x")
 
     def pack(self) -> bytes:
         return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"))
@@ -370,7 +434,7 @@ class Event:
     line: int
     file: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=QII4s4s2s2sBBBBIIIHBx")
+    layout: ClassVar[struct.Struct] = struct.Struct("=QII16s16s2s2sBBBBIIIHBx")
 
     @classmethod
     def unpack(cls, raw: bytes | memoryview) -> Event:
@@ -398,15 +462,18 @@ class MapShape:
 
 
 MAPS: dict[str, MapShape] = {
-    "endpoints": MapShape(4, EndpointEntry.layout.size),
+    "endpoints": MapShape(ADDRESS_BYTES, EndpointEntry.layout.size),
     "ipcache": MapShape(IpcacheKey.layout.size, IpcacheEntry.layout.size),
     "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size),
-    "connections": MapShape(ConnectionKey.layout.size, Connection.layout.size),
+    "ct_tcp": MapShape(ConnectionKey.layout.size, Connection.layout.size),
+    "ct_any": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
+    "masq_exclude": MapShape(Prefix.layout.size, 1),
+    "fragments": MapShape(40, 8),
     "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
     "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
-    "sock_reverse": MapShape(16, 8),
+    "sock_reverse": MapShape(32, 20),
     "node_state": MapShape(4, 8),
     "counters": MapShape(4, Counter.layout.size),
     "event_rate": MapShape(4, EventRate.layout.size),

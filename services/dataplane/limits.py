@@ -13,16 +13,17 @@ INCLUDE = Path(__file__).parent / "bpf/include"
 MAP_TYPES = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11, "ringbuf": 27}
 
 _NUMBER = re.compile(r"^#define (\w+) \(?(\d+)(?: << (\d+)\))?(?: /\*.*)?$", re.MULTILINE)
-_TABLE = re.compile(r'BPF_TABLE_PINNED\(\s*"(\w+)",\s*[\w ]+,\s*[\w ]+,\s*(\w+),\s*(\w+)')
-_RING = re.compile(r'maps/ringbuf:" PINNED\("(\w+)"\).*?\.max_entries = (\w+)', re.DOTALL)
+_TABLE = re.compile(r'BPF_TABLE_PINNED\(\s*"(\w+)",\s*[\w ]+,\s*[\w ]+,\s*(\w+),\s*(\w+),\s*PINNED\("(\w+)"\)')
+_RING = re.compile(r'maps/ringbuf:" PINNED\("(\w+)"\)\)\)\) struct \w+ (\w+) = \{\s*\.max_entries = (\w+)')
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredMap:
-    """What maps.h says of a map. `size`: the name of a number, or a number."""
+    """What maps.h says of a map. `size`: the name of a number, or a number. `file`: where it is pinned, below maps/."""
 
     type: int
     size: str
+    file: str
 
 
 @cache
@@ -40,5 +41,10 @@ def limit(name: str) -> int:
 def declared_maps() -> dict[str, DeclaredMap]:
     """Every map, by name."""
     text = (INCLUDE / "maps.h").read_text()
-    found = {name: DeclaredMap(MAP_TYPES[kind], size) for kind, name, size in _TABLE.findall(text)}
-    return found | {name: DeclaredMap(MAP_TYPES["ringbuf"], size) for name, size in _RING.findall(text)}
+    found = {name: DeclaredMap(MAP_TYPES[kind], size, file) for kind, name, size, file in _TABLE.findall(text)}
+    return found | {name: DeclaredMap(MAP_TYPES["ringbuf"], size, file) for file, name, size in _RING.findall(text)}
+
+
+def map_path(pin_dir: Path, name: str) -> Path:
+    """Where the map is pinned. A changed layout has another file, so that what is there is never misread."""
+    return pin_dir / "maps" / declared_maps()[name].file

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import socket
 import struct
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bus.telemetry import logger
 from services.dataplane import bpf_syscall, layouts
 from services.dataplane.bpf_syscall import Map
+from services.dataplane.compiler import ATTACH_TYPES
 from services.dataplane.layouts import MapShape
-from services.dataplane.limits import declared_maps, limit
+from services.dataplane.limits import declared_maps, limit, map_path
 
 log = logger(__name__)
 
@@ -32,10 +33,10 @@ UNITS: dict[str, list[str]] = {
     "pod": ["from_pod", "to_pod"],
     "netdev": ["from_netdev"],
     "overlay": ["from_overlay"],
-    "sock": ["connect4", "sendmsg4", "recvmsg4", "getpeername4"],
+    "sock": ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"],
 }
 TC_PROGRAMS = ("from_pod", "to_pod", "from_netdev", "from_overlay")
-SOCKET_PROGRAMS = {"connect4": 10, "sendmsg4": 14, "recvmsg4": 19, "getpeername4": 29}  # enum bpf_attach_type
+SOCKET_PROGRAMS = ATTACH_TYPES
 
 
 class LoadError(Exception):
@@ -46,30 +47,38 @@ class LoadError(Exception):
 class DatapathConfig:
     """What is compiled in. Changing any of it compiles anew and replaces the programs; maps stay as they are."""
 
-    node_address: str
+    node_address: str = ""  # IPv4; "": the node has none, or the family is off
+    node_address6: str = ""
+    ipv4: bool = True
+    ipv6: bool = False
     device_index: int
     tunnel_index: int = 0  # 0: native routing
-    direct_routes: bool = True
+    underlay_ipv6: bool = False  # the tunnel's outer packets
     masquerade: bool = True
-    native_cidr: str = ""  # destinations that are never masqueraded
-    ct_max: int = 524_288
-    nat_max: int = 524_288
-    sock_reverse_max: int = 262_144
+    masquerade6: bool = True
+    nat_port_min: int = 61_000
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of maps, by their names in bpf/include/limits.h
+    seconds: Mapping[str, int] = field(default_factory=dict)  # lifetimes of connections, the same
 
     def defines(self) -> dict[str, str]:
-        cidr = ipaddress.ip_network(self.native_cidr) if self.native_cidr else None
-        return {
-            "NODE_ADDRESS": _be32(self.node_address),
-            "DEVICE_INDEX": str(self.device_index),
-            "TUNNEL_INDEX": str(self.tunnel_index),
-            "DIRECT_ROUTES": str(int(self.direct_routes)),
-            "MASQUERADE": str(int(self.masquerade)),
-            "NATIVE_CIDR": _be32(str(cidr.network_address)) if cidr else "0",
-            "NATIVE_MASK": _be32(str(cidr.netmask)) if cidr else "0xffffffff",
-            "CT_MAX": str(self.ct_max),
-            "NAT_MAX": str(self.nat_max),
-            "SOCK_REVERSE_MAX": str(self.sock_reverse_max),
+        words = struct.unpack("=4I", socket.inet_pton(socket.AF_INET6, self.node_address6 or "::"))
+        numbers = {
+            "IPV4_ENABLED": int(self.ipv4),
+            "IPV6_ENABLED": int(self.ipv6),
+            "DEVICE_INDEX": self.device_index,
+            "TUNNEL_INDEX": self.tunnel_index,
+            "UNDERLAY_IP6": int(self.underlay_ipv6),
+            "MASQUERADE4": int(self.masquerade and self.ipv4),
+            "MASQUERADE6": int(self.masquerade6 and self.ipv6),
+            "NAT_PORT_MIN": self.nat_port_min,
+            **self.sizes,
+            **self.seconds,
         }
+        addresses = {
+            "NODE_ADDRESS": _be32(self.node_address or "0.0.0.0"),
+            **{f"NODE_ADDRESS6_{place}": f"0x{word:08x}u" for place, word in enumerate(words)},
+        }
+        return addresses | {name: str(number) for name, number in numbers.items()}
 
 
 def _be32(address: str) -> str:
@@ -93,7 +102,7 @@ def sources() -> list[Path]:
 def check_maps(pin_dir: Path) -> None:
     """Raises: LoadError: a pinned map is of another kind or shape than this version writes; nothing was touched."""
     for name, shape in layouts.MAPS.items():
-        path = pin_dir / "maps" / name
+        path = map_path(pin_dir, name)
         if not path.exists():
             continue
         found = Map.open(path)
@@ -114,7 +123,7 @@ def resized_maps(config: DatapathConfig, pin_dir: Path) -> dict[str, tuple[int, 
     """Pinned maps that were made for another number of entries than is wanted now: (entries, wanted entries)."""
     found: dict[str, tuple[int, int]] = {}
     for name, declared in declared_maps().items():
-        path = pin_dir / "maps" / name
+        path = map_path(pin_dir, name)
         if path.exists():
             size = config.defines().get(declared.size, declared.size)
             wanted = int(size) if size.isdigit() else limit(size)
@@ -142,7 +151,7 @@ async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded
     for name, (entries, wanted_entries) in resized_maps(config, pin_dir).items():
         log.warning(
             "a map keeps its size: to change it, drain the node, remove the map's file and start again",
-            file=str(pin_dir / "maps" / name),
+            file=str(map_path(pin_dir, name)),
             entries=entries,
             wanted=wanted_entries,
         )
@@ -151,7 +160,7 @@ async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded
     stamp = state_dir / "programs.json"
     wanted = digest(config)
     programs = [pin_dir / "programs" / name for unit in UNITS.values() for name in unit]
-    maps = [pin_dir / "maps" / name for name in layouts.MAPS]
+    maps = [map_path(pin_dir, name) for name in layouts.MAPS]
     if _stamped(stamp) == wanted and all(each.exists() for each in (*programs, *maps)):
         return Loaded(compiled=False, instructions={})
     stamp.unlink(missing_ok=True)

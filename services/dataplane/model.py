@@ -28,6 +28,7 @@ from services.dataplane.addresses import block_of, router_of
 from services.dataplane.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
+    NO_ADDRESS,
     EndpointEntry,
     IpcacheEntry,
     IpcacheKey,
@@ -289,7 +290,7 @@ class NodeModel:
         if not entry.pod and entry.node == self.node:  # whatever others call it: here it is the host
             value = IpcacheEntry(RESERVED["host"])
         else:  # A node's own address is reached by the fabric's routes; a pod's by way of its node.
-            value = IpcacheEntry(entry.identity, entry.node_address if entry.pod else "0.0.0.0")
+            value = IpcacheEntry(entry.identity, entry.node_address if entry.pod else NO_ADDRESS)
         self.ipcache.put(IpcacheKey(entry.address).pack(), value.pack())
 
     def _settle_network(self) -> None:
@@ -305,7 +306,7 @@ class NodeModel:
             unknown = IpcacheEntry(RESERVED["unmanaged"], owner.addresses[0])
             wanted[IpcacheKey(str(network.network_address), network.prefixlen).pack()] = unknown.pack()
             router = RESERVED["host"] if block.node == self.node else RESERVED["remote-node"]
-            behind = "0.0.0.0" if block.node == self.node else owner.addresses[0]
+            behind = NO_ADDRESS if block.node == self.node else owner.addresses[0]
             wanted[IpcacheKey(router_of(network)).pack()] = IpcacheEntry(router, behind).pack()
             if block.node != self.node:
                 routes[cidr] = owner.addresses[0]

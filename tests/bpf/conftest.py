@@ -9,46 +9,40 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.dataplane import loader
-from tests.bpf.datapath import NODE, Datapath, Routed
+from tests.bpf.datapath import NODE, NODE6, SIZES, Datapath, Routed
 
 BPFFS = Path("/sys/fs/bpf")
-NATIVE_CIDR = "198.51.100.0/25"
+NATIVE_CIDRS = ["198.51.100.0/25", "2001:db8:51::/64"]
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The pin directory of programs for native routing."""
-    with _loaded("native", tmp_path_factory.mktemp("state")) as pin_dir:
+    """The pin directory of programs for native routing, both families."""
+    with loaded("native", tmp_path_factory.mktemp("state")) as pin_dir:
         yield pin_dir
 
 
 @pytest.fixture(scope="session")
 def tunnel_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same for a tunnel; TEST-NET-2's lower half is not masqueraded."""
-    with _loaded("tunnel", tmp_path_factory.mktemp("state"), tunnel_index=1, native_cidr=NATIVE_CIDR) as pin_dir:
+    """The same for a tunnel."""
+    with loaded("tunnel", tmp_path_factory.mktemp("state"), tunnel_index=1) as pin_dir:
         yield pin_dir
 
 
 @contextmanager
-def _loaded(name: str, state: Path, tunnel_index: int = 0, native_cidr: str = "") -> Iterator[Path]:
+def loaded(name: str, state: Path, **settings: Any) -> Iterator[Path]:
+    """Programs and maps of a configuration, in a pin directory that goes when the block ends."""
     if not os.path.ismount(BPFFS):
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     pin_dir = BPFFS / f"plexus-test-{name}-{os.getpid()}"
-    config = loader.DatapathConfig(
-        node_address=NODE,
-        device_index=1,
-        tunnel_index=tunnel_index,
-        native_cidr=native_cidr,
-        ct_max=16384,
-        nat_max=16384,
-        sock_reverse_max=4096,
-    )
+    wanted = {"node_address": NODE, "node_address6": NODE6, "ipv6": True, "device_index": 1} | settings
     try:
-        asyncio.run(loader.load(config, pin_dir, state))
+        asyncio.run(loader.load(loader.DatapathConfig(sizes=SIZES, **wanted), pin_dir, state))
         yield pin_dir
     finally:
         shutil.rmtree(pin_dir, ignore_errors=True)
@@ -72,4 +66,5 @@ def routed(programs: Path) -> Iterator[Routed]:
 def tunnelled(tunnel_programs: Path) -> Iterator[Routed]:
     with closing(Routed(tunnel_programs)) as found:
         found.clear()
+        found.maps.set_masq_exclude(NATIVE_CIDRS)
         yield found

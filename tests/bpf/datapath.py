@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import socket
 import struct
 import subprocess
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
 from services.dataplane import bpf_syscall, layouts, loader
@@ -31,6 +33,10 @@ POD_MAC, GATEWAY_MAC = b"\x02\x00\x00\x00\x00\x01", b"\x02\x00\x00\x00\x00\xfe"
 POD, NEIGHBOUR = "10.0.0.1", "10.0.0.2"  # pods of this node
 REMOTE = "10.0.1.5"  # a pod of the other node
 OUTSIDE = "198.51.100.7"
+NODE6, OTHER_NODE6 = "2001:db8::1", "2001:db8::2"
+POD6, NEIGHBOUR6, REMOTE6 = "fd00:10::1", "fd00:10::2", "fd00:11::5"
+OUTSIDE6 = "2001:db8:52::7"
+SIZES = {"CT_TCP_MAX": 16384, "CT_ANY_MAX": 16384, "NAT_MAX": 16384, "SOCK_REVERSE_MAX": 4096}  # of maps
 CLONE_NEWNET = 0x40000000
 
 
@@ -55,7 +61,19 @@ class Datapath:
 
     def clear(self) -> None:
         """Empty every map but counters; connections are judged anew."""
-        for name in ("endpoints", "ipcache", "policy", "connections", "choices", "nat", "services", "backends"):
+        for name in (
+            "endpoints",
+            "sock_reverse",
+            "ipcache",
+            "policy",
+            *layouts.CT_MAPS,
+            "fragments",
+            "choices",
+            "nat",
+            "masq_exclude",
+            "services",
+            "backends",
+        ):
             self.maps[name].remove_many([key for key, _ in self.maps[name].items()])
 
     def free_port(self) -> int:
@@ -68,7 +86,7 @@ class Datapath:
         entry = EndpointEntry(interface, identity, policy, flags, POD_MAC, GATEWAY_MAC)
         self.maps["endpoints"].set(pack_address(address), entry.pack())
 
-    def who(self, address: str, identity: int, node: str = "0.0.0.0", bits: int = 32) -> None:
+    def who(self, address: str, identity: int, node: str = "", bits: int = -1) -> None:
         self.maps["ipcache"].set(IpcacheKey(address, bits).pack(), IpcacheEntry(identity, node).pack())
 
     def policy(self, policy: int, entries: Iterable[tuple[PolicyKey, PolicyEntry]]) -> None:
@@ -95,7 +113,8 @@ class Datapath:
     def connections(self) -> dict[layouts.ConnectionKey, layouts.Connection]:
         return {
             layouts.ConnectionKey.unpack(key): layouts.Connection.unpack(value)
-            for key, value in self.maps["connections"].items()
+            for name in layouts.CT_MAPS
+            for key, value in self.maps[name].items()
         }
 
     def drops(self) -> dict[int, int]:
@@ -135,6 +154,10 @@ class Routed(Datapath):
         "ip link set out up",
         "ip route add default via 192.0.2.254",
         "ip route add prohibit 203.0.113.0/25",
+        f"ip address add {NODE6}/64 dev out nodad",
+        "ip -6 route add default via 2001:db8::fe",
+        "ip -6 route add prohibit 2001:db8:113::/48",
+        "sysctl -qw net.ipv6.conf.all.forwarding=1",
         "sysctl -qw net.ipv4.ip_forward=1",
     )
 
@@ -157,6 +180,14 @@ class Routed(Datapath):
         return self._inside.submit(super().run, program, packet, repeat).result()
 
 
+def key_between(one: tuple[str, int], other: tuple[str, int], protocol: int) -> layouts.ConnectionKey:
+    """The key that the kernel gives to a connection of two ends (flow.h, key_of)."""
+    low, high = sorted(
+        (one, other), key=lambda end: (int.from_bytes(pack_address(end[0]), "little"), socket.htons(end[1]))
+    )
+    return layouts.ConnectionKey(low[0], high[0], low[1], high[1], protocol)
+
+
 def with_right_checksums(packet: bytes) -> bytes:
     """The same packet with every checksum computed anew; one of 0 in UDP stays, as it means that there is none."""
     parsed = Ether(packet)
@@ -166,18 +197,27 @@ def with_right_checksums(packet: bytes) -> bytes:
     return bytes(parsed)
 
 
+def ip(source: str, destination: str, **fields: Any) -> Any:
+    """An IP header of the addresses' family."""
+    return IPv6(src=source, dst=destination, **fields) if ":" in source else IP(src=source, dst=destination, **fields)
+
+
 def frame(ip: Any) -> bytes:
     """As it comes from a pod or from the wire."""
     return bytes(Ether(src="02:00:00:00:00:aa", dst="02:00:00:00:00:bb") / ip)
 
 
-def tcp(source: str, destination: str, sport: int, dport: int, flags: str = "S", **ip: Any) -> bytes:
-    return frame(IP(src=source, dst=destination, **ip) / TCP(sport=sport, dport=dport, flags=flags) / b"hello")
+def tcp(source: str, destination: str, sport: int, dport: int, flags: str = "S", **fields: Any) -> bytes:
+    return frame(ip(source, destination, **fields) / TCP(sport=sport, dport=dport, flags=flags) / b"hello")
 
 
 def udp(source: str, destination: str, sport: int, dport: int, **fields: Any) -> bytes:
-    return frame(IP(src=source, dst=destination) / UDP(sport=sport, dport=dport, **fields) / b"hello!!")
+    return frame(ip(source, destination) / UDP(sport=sport, dport=dport, **fields) / b"hello!!")
 
 
 def echo(source: str, destination: str, number: int, *, reply: bool = False) -> bytes:
-    return frame(IP(src=source, dst=destination) / ICMP(type=0 if reply else 8, id=number, seq=1) / b"12345678")
+    data = b"12345678"
+    if ":" not in source:
+        return frame(ip(source, destination) / ICMP(type=0 if reply else 8, id=number, seq=1) / data)
+    kind = ICMPv6EchoReply if reply else ICMPv6EchoRequest
+    return frame(ip(source, destination) / kind(id=number, seq=1, data=data))

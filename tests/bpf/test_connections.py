@@ -181,8 +181,8 @@ def test_a_new_connection_on_the_ports_of_a_closing_one_begins_anew(pair: Datapa
 
 def test_an_expired_entry_is_as_good_as_absent(pair: Datapath) -> None:
     port = open_connection(pair)
-    [(key, value)] = pair.maps["connections"].items()
-    pair.maps["connections"].set(key, bytes(4) + value[4:])
+    [(key, value)] = pair.maps["ct_tcp"].items()
+    pair.maps["ct_tcp"].set(key, bytes(4) + value[4:])
     assert pair.dropped_for("from_pod", tcp(NEIGHBOUR, POD, 80, port, "A")) == POLICY_DENIED
     assert pair.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 80, "A")) == 0
 

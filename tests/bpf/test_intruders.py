@@ -149,7 +149,7 @@ def test_a_mapping_without_its_connection_lets_nobody_in(routed: Routed) -> None
     routed.who(NODE, 1)
     port = routed.free_port()
     mapped = IP(bytes(routed.passes("from_pod", udp(POD, OUTSIDE, port, 53)))[14:])[UDP].sport
-    connections = routed.maps["connections"]
+    connections = routed.maps["ct_any"]
     connections.remove_many([key for key, _ in connections.items()])
     assert routed.dropped_for("from_netdev", udp(OUTSIDE, NODE, 53, mapped)) == NO_MAPPING
     assert routed.passes("from_pod", udp(POD, OUTSIDE, port, 53))[IP].src == NODE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import shutil
 import struct
 from pathlib import Path
@@ -14,13 +15,14 @@ from services.dataplane.bpf_syscall import Map
 from services.dataplane.effects import Maps
 from services.dataplane.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
 from services.dataplane.services import ServiceTables
-from tests.bpf.datapath import NODE, Datapath
+from tests.bpf.datapath import NODE, SIZES, Datapath
 
 
 def test_every_map_has_the_shape_that_python_writes(programs: Path) -> None:
-    assert {each.name for each in (programs / "maps").iterdir()} == set(layouts.MAPS)
+    files = {limits.map_path(programs, name): name for name in layouts.MAPS}
+    assert set((programs / "maps").iterdir()) == set(files)
     for name, shape in layouts.MAPS.items():
-        found = Map.open(programs / "maps" / name)
+        found = Map.open(limits.map_path(programs, name))
         assert MapShape(found.info.key_bytes, found.info.value_bytes) == shape, name
         found.close()
     loader.check_maps(programs)
@@ -32,8 +34,8 @@ def test_every_program_is_pinned(programs: Path) -> None:
 
 
 def test_a_map_of_another_shape_is_refused_by_name(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(layouts.MAPS, "connections", MapShape(16, 12))
-    with pytest.raises(loader.LoadError, match=r"connections .*16\+28 .*16\+12"):
+    monkeypatch.setitem(layouts.MAPS, "ct_tcp", MapShape(16, 12))
+    with pytest.raises(loader.LoadError, match=r"ct_tcp .*40\+48 .*16\+12"):
         loader.check_maps(programs)
 
 
@@ -41,29 +43,29 @@ def test_a_map_of_another_kind_is_refused_by_name(programs: Path, monkeypatch: p
     declared = limits.declared_maps()
     changed = declared | {"nat": dataclasses.replace(declared["nat"], type=limits.MAP_TYPES["hash"])}
     monkeypatch.setattr(loader, "declared_maps", lambda: changed)
-    with pytest.raises(loader.LoadError, match=r"nat .*type 9 .*type 1: drain"):
+    with pytest.raises(loader.LoadError, match=r"nat_v2 .*type 9 .*type 1: drain"):
         loader.check_maps(programs)
 
 
 def test_every_map_is_declared_with_its_kind_and_size(programs: Path) -> None:
     assert set(limits.declared_maps()) == set(layouts.MAPS)
-    as_made = dataclasses.replace(CONFIG, ct_max=16384, nat_max=16384, sock_reverse_max=4096)
+    as_made = dataclasses.replace(CONFIG, sizes=SIZES)
     assert loader.resized_maps(as_made, programs) == {}
 
 
 async def test_a_changed_size_is_told_at_each_start_and_the_entries_stay(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    larger = dataclasses.replace(CONFIG, ct_max=32768, nat_max=16384, sock_reverse_max=4096)
-    assert loader.resized_maps(larger, programs) == {"connections": (16384, 32768)}
+    larger = dataclasses.replace(CONFIG, sizes=SIZES | {"CT_TCP_MAX": 32768})
+    assert loader.resized_maps(larger, programs) == {"ct_tcp": (16384, 32768)}
     told: list[dict[str, object]] = []
     monkeypatch.setattr(loader.log, "warning", lambda text, **facts: told.append(facts))
     (tmp_path / "programs.json").write_text(f'{{"digest": "{loader.digest(larger)}"}}')
     assert not (await loader.load(larger, programs, tmp_path)).compiled
-    assert told == [{"file": str(programs / "maps/connections"), "entries": 16384, "wanted": 32768}]
+    assert told == [{"file": str(programs / "maps/ct_tcp"), "entries": 16384, "wanted": 32768}]
 
 
-@pytest.mark.parametrize("missing", ["maps/nat", "programs/to_pod"])
+@pytest.mark.parametrize("missing", ["maps/nat_v2", "programs/to_pod"])
 async def test_a_pin_that_is_gone_means_compiling(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
@@ -104,12 +106,14 @@ CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1)
         {"node_address": "192.0.2.9"},
         {"device_index": 2},
         {"tunnel_index": 3},
-        {"direct_routes": False},
         {"masquerade": False},
-        {"native_cidr": "10.0.0.0/8"},
-        {"ct_max": 1},
-        {"nat_max": 1},
-        {"sock_reverse_max": 1},
+        {"ipv6": True},
+        {"ipv4": False},
+        {"node_address6": "2001:db8::9"},
+        {"underlay_ipv6": True},
+        {"nat_port_min": 40_000},
+        {"sizes": {"NAT_MAX": 1}},
+        {"seconds": {"CT_ANY_SECONDS": 1}},
     ],
 )
 def test_whatever_is_compiled_in_changes_the_digest(change: dict[str, object]) -> None:
@@ -118,10 +122,11 @@ def test_whatever_is_compiled_in_changes_the_digest(change: dict[str, object]) -
 
 
 def test_addresses_are_compiled_in_network_order() -> None:
-    defines = dataclasses.replace(CONFIG, native_cidr="10.1.0.0/16").defines()
-    assert struct.pack("=I", int(defines["NODE_ADDRESS"].rstrip("u"), 16)) == bytes([192, 0, 2, 1])
-    assert struct.pack("=I", int(defines["NATIVE_CIDR"].rstrip("u"), 16)) == bytes([10, 1, 0, 0])
-    assert struct.pack("=I", int(defines["NATIVE_MASK"].rstrip("u"), 16)) == bytes([255, 255, 0, 0])
+    defines = dataclasses.replace(CONFIG, node_address6="2001:db8::1").defines()
+    words = [defines[name] for name in ("NODE_ADDRESS", *(f"NODE_ADDRESS6_{place}" for place in range(4)))]
+    assert struct.pack("=5I", *(int(word.rstrip("u"), 16) for word in words)) == (
+        bytes([192, 0, 2, 1]) + ipaddress.ip_address("2001:db8::1").packed
+    )
 
 
 async def test_what_is_pinned_and_unchanged_is_not_compiled_again(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from services.dataplane.layouts import ConnectionKey, NatEntry, NatKey, pack_address
+from services.dataplane.layouts import Connection, NatEntry, NatKey
 from tests.bpf.datapath import (
     NODE,
     OTHER_NODE,
@@ -20,6 +18,7 @@ from tests.bpf.datapath import (
     TC_ACT_UNSPEC,
     Routed,
     echo,
+    key_between,
     tcp,
     udp,
     with_right_checksums,
@@ -126,24 +125,17 @@ def test_a_mapping_that_another_took_meanwhile_is_not_shared(node: Routed) -> No
     port = node.free_port()
     node.passes("from_pod", udp(POD, OUTSIDE, port, 53))
     [(key, _)] = node.maps["nat"].items()
-    node.maps["nat"].set(key, NatEntry.layout.pack(pack_address("10.0.0.2"), socket.htons(port)))
+    node.maps["nat"].set(key, NatEntry("10.0.0.2", port).pack())
     assert node.dropped_for("from_pod", udp(POD, OUTSIDE, port, 53)) == NO_MAPPING
 
 
 def fill(node: Routed, expires: int) -> None:
     """Another pod holds every port towards `OUTSIDE`:53, by connections that end at the tick `expires`."""
-    other, remote = "10.0.0.2", pack_address(OUTSIDE)
+    other = "10.0.0.2"
     for port in PORTS:  # each is held by a connection of its own, from the same port of the pod
-        node.maps["nat"].set(
-            NatKey.layout.pack(remote, pack_address(NODE), socket.htons(53), socket.htons(port), 17),
-            NatEntry.layout.pack(pack_address(other), socket.htons(port)),
-        )
-        low, high = sorted(
-            [(int.from_bytes(pack_address(a), "little"), a, p) for a, p in ((other, port), (OUTSIDE, 53))]
-        )
-        key = ConnectionKey(low[1], high[1], low[2], high[2], 17)
-        value = expires.to_bytes(4, "little") + bytes(22) + socket.htons(port).to_bytes(2, "little")
-        node.maps["connections"].set(key.pack(), value)
+        node.maps["nat"].set(NatKey(OUTSIDE, NODE, 53, port, 17).pack(), NatEntry(other, port).pack())
+        held = Connection(expires, 0, 0, 0, 0, "", "", 0, port)
+        node.maps["ct_any"].set(key_between((other, port), (OUTSIDE, 53), 17).pack(), held.pack())
 
 
 def test_when_every_port_is_held_the_connection_is_dropped_with_that_reason(node: Routed) -> None:

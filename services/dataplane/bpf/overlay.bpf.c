@@ -2,11 +2,13 @@
 /* The tunnel device, tc ingress: what other nodes send to pods of this node, with the sender's identity in the key. */
 #include "plexus.h"
 #include "parse.h"
+#include "fragment.h"
 #include "events.h"
 #include "policy.h"
 #include "flow.h"
 #include "rewrite.h"
 #include "forward.h"
+#include "error.h"
 #include "deliver.h"
 
 #undef THIS_FILE
@@ -16,9 +18,9 @@
  * A node's own traffic bears no pod's identity; a pod's may be newer in the tunnel key than in the map. */
 static __always_inline bool identify(struct packet *p, struct way *came)
 {
-	struct ipcache_entry *sender = who_is(p->source);
+	struct ipcache_entry *sender = who_is(&p->source);
 
-	if (!sender || !sender->node || sender->node != p->tunnel_from)
+	if (!sender || is_none(&sender->node) || !is_same(&sender->node, &p->tunnel_from))
 		return REFUSE(p, DROP_INVALID_SOURCE);
 	p->source_identity = p->tunnel_identity;
 	if (sender->identity == IDENTITY_REMOTE_NODE || p->tunnel_identity < IDENTITY_CLUSTER_MIN ||
@@ -29,32 +31,41 @@ static __always_inline bool identify(struct packet *p, struct way *came)
 	return true;
 }
 
-static __always_inline bool is_way_back(struct packet *p, __u8 way, __be32 hop)
+static __always_inline bool is_way_back(struct packet *p, __u8 way, struct address *hop)
 {
-	return way == WAY_POD && hop == p->tunnel_from;
+	return way == WAY_POD && is_same(hop, &p->tunnel_from);
+}
+
+static __always_inline bool read_tunnel_key(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), UNDERLAY_IP6 ? BPF_F_TUNINFO_IPV6 : 0))
+		return REFUSE(p, DROP_NO_TUNNEL_KEY);
+	p->tunnel_identity = key.tunnel_id;
+	if (UNDERLAY_IP6)
+		set_ip6(&p->tunnel_from, key.remote_ipv6);
+	else
+		set_ip4(&p->tunnel_from, bpf_htonl(key.remote_ipv4));
+	return true;
 }
 
 static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet *p)
 {
-	struct bpf_tunnel_key key = {};
 	struct way came = {};
 	struct ipcache_entry *entry;
 	struct endpoint *to;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
+	if (!is_ip(skb) || skb->vlan_present)
 		return DROP(p, DROP_UNSUPPORTED_L3);
-	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
-		return DROP(p, DROP_NO_TUNNEL_KEY);
-	if (!parse_ip4(skb, p))
+	if (!read_tunnel_key(skb, p) || !parse(skb, p))
 		return TC_ACT_SHOT;
-	p->tunnel_identity = key.tunnel_id;
-	p->tunnel_from = bpf_htonl(key.remote_ipv4);
 	/* The frame's addresses meant the other node's veth: without this the stack takes it for someone else's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
-	to = endpoint_at(p->destination);
+	to = endpoint_at(&p->destination);
 	if (to)
 		return deliver(skb, p, to);
-	entry = who_is(p->destination);
+	entry = who_is(&p->destination);
 	if (!entry || entry->identity != IDENTITY_HOST)
 		return DROP(p, DROP_UNROUTABLE);
 	return identify(p, &came) ? TC_ACT_OK : TC_ACT_SHOT;
@@ -62,8 +73,10 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 
 int from_overlay(struct __sk_buff *skb)
 {
-	struct packet p = { .direction = INGRESS };
+	struct packet *p = take(INGRESS);
 
-	read_clock(&p);
-	return finish(skb, &p, tunnel_delivers(skb, &p));
+	if (!p)
+		return TC_ACT_SHOT;
+	read_clock(p);
+	return finish(skb, p, tunnel_delivers(skb, p));
 }

@@ -3,6 +3,7 @@
  * to it; what other pods and other nodes send goes past this hook, straight into the pod. */
 #include "plexus.h"
 #include "parse.h"
+#include "fragment.h"
 #include "events.h"
 #include "policy.h"
 #include "flow.h"
@@ -10,50 +11,11 @@
 #include "service.h"
 #include "nat.h"
 #include "forward.h"
+#include "error.h"
+#include "neighbour.h"
 
 #undef THIS_FILE
 #define THIS_FILE FILE_POD
-
-/* The gateway of every pod is the host side of its veth: say so, for whatever address it asks. What the pod answers
- * to the host's own question goes on to the host, if it is the truth. */
-static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p)
-{
-	struct ethhdr *eth;
-	struct arp *arp;
-	struct endpoint *pod;
-	__be32 asked;
-
-	if (!can_read(skb, ETH_HLEN + sizeof(*arp)))
-		goto invalid;
-	eth = (void *)(long)skb->data;
-	arp = (void *)(eth + 1);
-	if ((void *)(arp + 1) > (void *)(long)skb->data_end)
-		goto invalid;
-	if (arp->hardware != bpf_htons(ARP_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_bytes != ETH_ALEN || arp->protocol_bytes != sizeof(asked))
-		goto invalid;
-	p->source = arp->sender;
-	pod = endpoint_at(arp->sender);
-	if (!pod || pod->interface != skb->ifindex)
-		return DROP(p, DROP_INVALID_SOURCE);
-	if (arp->operation == bpf_htons(ARP_REPLY)) /* the host's stack asked */
-		return TC_ACT_OK;
-	if (arp->operation != bpf_htons(ARP_REQUEST))
-		goto invalid;
-	if (arp->target == arp->sender) /* it looks whether its own address is free: it is */
-		return DROP(p, DROP_UNKNOWN_L3_TARGET);
-	asked = arp->target;
-	arp->operation = bpf_htons(ARP_REPLY);
-	__builtin_memcpy(arp->target_mac, arp->sender_mac, ETH_ALEN);
-	arp->target = arp->sender;
-	__builtin_memcpy(arp->sender_mac, pod->gateway_mac, ETH_ALEN);
-	arp->sender = asked;
-	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, pod->gateway_mac, ETH_ALEN);
-	return bpf_redirect(skb->ifindex, 0);
-invalid:
-	return DROP(p, DROP_INVALID);
-}
 
 /* The way of this packet's direction, found once a connection and again after a change. */
 static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, struct flow *f, struct endpoint *to,
@@ -63,7 +25,7 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 	__u32 side = f->from_origin & 1;
 
 	way->to = c->way[side];
-	way->hop = c->hop[side];
+	way->hop = c->hop;
 	if (way->to != WAY_UNKNOWN)
 		return true;
 	if (to)
@@ -72,7 +34,8 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 		return false;
 	if (way->masquerade && f->from_origin)
 		c->flags |= CT_MASQUERADED;
-	c->hop[side] = way->hop;
+	if (way->to == WAY_POD)
+		c->hop = way->hop;
 	c->way[side] = way->to;
 	return true;
 }
@@ -87,9 +50,9 @@ static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct 
 	case WAY_HOST:
 		return TC_ACT_OK;
 	case WAY_POD:
-		return to_node(skb, p, way->hop, from->identity);
+		return to_node(skb, p, &way->hop, from->identity);
 	default:
-		return age(skb, p) ? redirect_to_neighbour(DEVICE_INDEX, NULL, 0, 0) : TC_ACT_SHOT;
+		return out(skb, p);
 	}
 }
 
@@ -99,6 +62,55 @@ static __always_inline bool is_unsettled(struct flow *f, struct packet *p)
 	struct connection *c = f->connection;
 
 	return f->from_origin && c->epoch != p->epoch && (p->protocol == IPPROTO_UDP || !(c->flags & CT_REPLIED));
+}
+
+/* The pod complains about a packet from a service whose backend it does not know: speak of the backend. */
+static __always_inline bool about_backend(struct __sk_buff *skb, struct packet *p, struct quoted *q)
+{
+	struct choice_key key = {};
+	struct choice *choice;
+
+	key.client = q->destination;
+	key.service = q->source;
+	key.client_port = q->destination_port;
+	key.service_port = q->source_port;
+	key.protocol = q->protocol;
+	choice = choices.lookup(&key);
+	if (!choice || !is_same(&q->source, &p->destination))
+		return true;
+	return rewrite_quoted(skb, p, q, true, &choice->address, choice->port) &&
+	       rewrite_destination(skb, p, &choice->address, p->destination_port);
+}
+
+/* A pod's ICMP error. A pod is an end of what it complains about, never a router. */
+static __always_inline int pod_complains(struct __sk_buff *skb, struct packet *p, struct endpoint *from)
+{
+	struct way way = { .to = WAY_LOCAL };
+	struct connection *c;
+	struct quoted q = {};
+	struct endpoint *to;
+	struct address node;
+	bool to_origin;
+
+	if (!parse_quoted(skb, p, &q))
+		return TC_ACT_SHOT;
+	if (!is_same(&q.destination, &p->source))
+		return DROP(p, DROP_INVALID);
+	if (!about_backend(skb, p, &q))
+		return TC_ACT_SHOT;
+	c = admit_error(p, &q, &to_origin);
+	if (!c || (to_origin && !error_from_service(skb, p, &q, c)))
+		return TC_ACT_SHOT;
+	to = endpoint_at(&p->destination);
+	if (!to && !find_way(skb, p, &way))
+		return TC_ACT_SHOT;
+	if (way.to == WAY_OUT && !to_origin && c->flags & CT_MASQUERADED && c->nat_port) {
+		set_node(&node, p->is_ip6);
+		if (!rewrite_quoted(skb, p, &q, false, &node, c->nat_port) ||
+		    !rewrite_source(skb, p, &node, p->source_port))
+			return TC_ACT_SHOT;
+	}
+	return send(skb, p, &way, from, to);
 }
 
 static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
@@ -111,35 +123,26 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 
 	if (skb->vlan_present) /* the tag would leave with the packet */
 		return DROP(p, DROP_UNSUPPORTED_L3);
-	if (skb->protocol == bpf_htons(ETH_P_ARP))
+	if (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, p);
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!is_ip(skb))
 		return DROP(p, DROP_UNSUPPORTED_L3);
-	if (!parse_ip4(skb, p))
+	if (!parse(skb, p))
 		return TC_ACT_SHOT;
-	from = endpoint_at(p->source);
+	if (p->icmp_kind == ICMP_IS_LINK)
+		return answer_neighbour(skb, p);
+	from = endpoint_at(&p->source);
 	if (!from || from->interface != skb->ifindex)
 		return DROP(p, DROP_INVALID_SOURCE);
 	p->source_identity = from->identity;
-
-	if (p->is_error) {
-		/* A pod is an end of what it complains about, never a router. */
-		if (p->about.destination != p->source)
-			return DROP(p, DROP_INVALID);
-		if (!admit_error(p))
-			return TC_ACT_SHOT;
-		to = endpoint_at(p->destination);
-		way.to = WAY_LOCAL;
-		if (!to && !find_way(skb, p, &way))
-			return TC_ACT_SHOT;
-		return send(skb, p, &way, from, to);
-	}
+	if (p->icmp_kind == ICMP_IS_ERROR)
+		return pod_complains(skb, p, from);
 
 	find(&f, p);
 	if ((!f.connection || is_unsettled(&f, p)) && !balance(skb, p, &f, &t))
 		return TC_ACT_SHOT;
 	if (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL)
-		to = endpoint_at(p->destination);
+		to = endpoint_at(&p->destination);
 	if (!admit(p, &f, from, to, from->identity))
 		return TC_ACT_SHOT;
 	c = f.connection;
@@ -153,7 +156,8 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	}
 	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
-	if (MASQUERADE && c->flags & CT_MASQUERADED && f.from_origin && way.to == WAY_OUT && !masquerade(skb, p, c))
+	if ((MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin && way.to == WAY_OUT &&
+	    !masquerade(skb, p, c))
 		return TC_ACT_SHOT;
 	return send(skb, p, &way, from, to);
 }
@@ -164,17 +168,22 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	struct endpoint *to;
 	struct connection *c;
 
-	if (skb->protocol == bpf_htons(ETH_P_ARP)) /* the host looks for the pod */
+	if (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_ARP)) /* the host looks for the pod */
 		return TC_ACT_OK;
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!is_ip(skb))
 		return DROP(p, DROP_UNSUPPORTED_L3);
-	if (!parse_ip4(skb, p))
+	if (!parse(skb, p))
 		return TC_ACT_SHOT;
-	to = endpoint_at(p->destination);
+	if (p->icmp_kind == ICMP_IS_LINK) /* the host looks for the pod; nobody else's comes this far (hop limit) */
+		return p->icmp_type == ICMP6_NEIGHBOUR_SOLICITATION || p->icmp_type == ICMP6_NEIGHBOUR_ADVERTISEMENT
+			       ? TC_ACT_OK
+			       : DROP(p, DROP_FORBIDDEN_ICMP6);
+	to = endpoint_at(&p->destination);
 	if (!to || to->interface != skb->ifindex)
 		return DROP(p, DROP_UNROUTABLE);
-	if (p->is_error) /* the node's own stack tells the pod of what it sent; anyone else must have a connection */
-		return identity_of(p->source, NULL) == IDENTITY_HOST || admit_error(p) ? TC_ACT_OK : TC_ACT_SHOT;
+	if (p->icmp_kind == ICMP_IS_ERROR) /* the node's own stack tells the pod of what it sent */
+		return identity_of(&p->source, NULL) == IDENTITY_HOST || error_arrives(skb, p) ? TC_ACT_OK
+		                                                                               : TC_ACT_SHOT;
 	find(&f, p);
 	if (!admit(p, &f, NULL, to, 0))
 		return TC_ACT_SHOT;
@@ -185,16 +194,20 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 
 int from_pod(struct __sk_buff *skb)
 {
-	struct packet p = { .direction = EGRESS };
+	struct packet *p = take(EGRESS);
 
-	read_clock(&p);
-	return finish(skb, &p, pod_sends(skb, &p));
+	if (!p)
+		return TC_ACT_SHOT;
+	read_clock(p);
+	return finish(skb, p, pod_sends(skb, p));
 }
 
 int to_pod(struct __sk_buff *skb)
 {
-	struct packet p = { .direction = INGRESS };
+	struct packet *p = take(INGRESS);
 
-	read_clock(&p);
-	return finish(skb, &p, stack_sends(skb, &p));
+	if (!p)
+		return TC_ACT_SHOT;
+	read_clock(p);
+	return finish(skb, p, stack_sends(skb, p));
 }

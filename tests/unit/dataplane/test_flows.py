@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 from typing import get_args, get_type_hints
 
 import pytest
@@ -160,10 +159,10 @@ def test_addresses_services_and_endpoints_in_words(maps: MemoryMaps, model: Node
 
 def test_a_connection_in_words_begins_where_it_began(maps: MemoryMaps, model: NodeModel) -> None:
     key = layouts.ConnectionKey(HERE, THERE, 1234, 80, 6)
-    rest = (1, 0x02 | 0x20, 1, 3, bytes(4), bytes(4), bytes([10, 96, 0, 1]), socket.htons(80), 0)
-    maps.memory["connections"].set(key.pack(), layouts.Connection.layout.pack(2**32 - 1, *rest))
+    alive = layouts.Connection(2**32 - 1, 1, 0x02 | 0x20, 1, 3, "", "10.96.0.1", 80, 0)
+    maps.memory["ct_tcp"].set(key.pack(), alive.pack())
     over = dataclasses.replace(key, low_port=1235)
-    maps.memory["connections"].set(over.pack(), layouts.Connection.layout.pack(0, *rest))
+    maps.memory["ct_tcp"].set(over.pack(), dataclasses.replace(alive, expires=0).pack())
     [row] = dump("n", Dump(table="ct"), maps, model).rows
     assert (row["source"], row["destination"], row["service"]) == (f"{THERE}:80", f"{HERE}:1234", "10.96.0.1:80")
     assert (row["flags"], row["way"], row["reply_way"]) == (["replied", "translated"], "pod", "local")

@@ -3,11 +3,14 @@
 #ifndef PLEXUS_DELIVER_H
 #define PLEXUS_DELIVER_H
 
+#undef THIS_FILE
+#define THIS_FILE FILE_DELIVER
+
 /* Who sends this, and by what way has it come? false: it is not who it says. */
 static __always_inline bool identify(struct packet *p, struct way *came);
 
 /* Packets that go this way (of a connection) come back by this device, and this one has. */
-static __always_inline bool is_way_back(struct packet *p, __u8 way, __be32 hop);
+static __always_inline bool is_way_back(struct packet *p, __u8 way, struct address *hop);
 
 /* Judge and hand over. Who sends it is asked for the first packet of a connection, after a change, and whenever it
  * does not come from where its connection's other packets go: nobody slips in between. */
@@ -18,15 +21,14 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 	struct flow f = {};
 	__u32 back;
 
-	if (p->is_error) {
-		if (!identify(p, &came) || !admit_error(p))
-			return TC_ACT_SHOT;
-		return into_pod(skb, p, to);
-	}
+	if (p->icmp_kind == ICMP_IS_ERROR)
+		return identify(p, &came) && error_arrives(skb, p) ? into_pod(skb, p, to) : TC_ACT_SHOT;
+	if (p->icmp_kind == ICMP_IS_LINK)
+		return DROP(p, DROP_FORBIDDEN_ICMP6);
 	find(&f, p);
 	c = f.connection;
 	back = (f.from_origin ^ 1) & 1;
-	if ((!c || c->epoch != p->epoch || !is_way_back(p, c->way[back], c->hop[back])) && !identify(p, &came))
+	if ((!c || c->epoch != p->epoch || !is_way_back(p, c->way[back], &c->hop)) && !identify(p, &came))
 		return TC_ACT_SHOT;
 	if (!admit(p, &f, NULL, to, p->source_identity))
 		return TC_ACT_SHOT;
@@ -34,7 +36,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 	if (!c)
 		return TC_ACT_SHOT;
 	if (came.to != WAY_UNKNOWN) {
-		c->hop[back] = came.hop;
+		c->hop = came.hop;
 		c->way[back] = came.to;
 	}
 	if (!f.from_origin && !from_service(skb, p, c))

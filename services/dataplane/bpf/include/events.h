@@ -44,7 +44,7 @@ static __always_inline void emit(struct __sk_buff *skb, struct packet *p, __u32 
 	event->line = p->line;
 	event->file = p->file;
 	event->pad = 0;
-	if (p->protocol == IPPROTO_ICMP) /* the port of the ICMP world */
+	if (is_icmp(p->protocol)) /* the port of the ICMP world */
 		event->destination_port = bpf_htons(p->icmp_type);
 	/* A wake-up for each event is what observing costs elsewhere; the reader drains by time once it is awake. */
 	if (rate->woken != wake) {

@@ -10,27 +10,46 @@
 #define THIS_FILE FILE_FLOW
 
 /* The key of a pair of ends. Returns whether the source is the low end. */
-static __always_inline bool key_of(struct connection_key *key, __be32 source, __be16 source_port, __be32 destination,
-                                   __be16 destination_port, __u8 protocol)
+static __always_inline bool key_of(struct connection_key *key, const struct address *source, __be16 source_port,
+                                   const struct address *destination, __be16 destination_port, __u8 protocol)
 {
-	bool source_is_low = source < destination || (source == destination && source_port <= destination_port);
+	int order = compare(source, destination);
+	bool source_is_low = order < 0 || (order == 0 && source_port <= destination_port);
 
 	key->protocol = protocol;
 	key->pad[0] = 0;
 	key->pad[1] = 0;
 	key->pad[2] = 0;
 	if (source_is_low) {
-		key->low_address = source;
+		key->low_address = *source;
 		key->low_port = source_port;
-		key->high_address = destination;
+		key->high_address = *destination;
 		key->high_port = destination_port;
 	} else {
-		key->low_address = destination;
+		key->low_address = *destination;
 		key->low_port = destination_port;
-		key->high_address = source;
+		key->high_address = *source;
 		key->high_port = source_port;
 	}
 	return source_is_low;
+}
+
+static __always_inline struct connection *connection_at(struct connection_key *key)
+{
+	return key->protocol == IPPROTO_TCP ? ct_tcp.lookup(key) : ct_any.lookup(key);
+}
+
+static __always_inline int keep_connection(struct connection_key *key, struct connection *c)
+{
+	return key->protocol == IPPROTO_TCP ? ct_tcp.update(key, c) : ct_any.update(key, c);
+}
+
+static __always_inline void forget_connection(struct connection_key *key)
+{
+	if (key->protocol == IPPROTO_TCP)
+		ct_tcp.delete(key);
+	else
+		ct_any.delete(key);
 }
 
 /* A packet's place in its connection. */
@@ -44,8 +63,8 @@ struct flow {
 /* What only the end that begins sends: against the connection's direction, or after its end, it begins another. */
 static __always_inline bool begins(struct packet *p)
 {
-	if (p->protocol == IPPROTO_ICMP)
-		return p->icmp_type == ICMP_ECHO;
+	if (is_icmp(p->protocol))
+		return p->icmp_kind == ICMP_IS_ECHO;
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
@@ -53,10 +72,11 @@ static __always_inline void find(struct flow *f, struct packet *p)
 {
 	struct connection *c;
 
-	f->source_is_low = key_of(&f->key, p->source, p->source_port, p->destination, p->destination_port, p->protocol);
+	f->source_is_low =
+		key_of(&f->key, &p->source, p->source_port, &p->destination, p->destination_port, p->protocol);
 	f->connection = NULL;
 	f->from_origin = 1;
-	c = connections.lookup(&f->key);
+	c = connection_at(&f->key);
 	if (!c || c->expires < p->now)
 		return;
 	if (f->source_is_low != !!(c->flags & CT_ORIGIN_LOW)) {
@@ -72,10 +92,10 @@ static __always_inline void find(struct flow *f, struct packet *p)
 static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
 {
 	if (protocol != IPPROTO_TCP)
-		return LIFETIME_OTHER;
+		return SECONDS(CT_ANY_SECONDS);
 	if (flags & CT_RESET || (flags & (CT_ORIGIN_FIN | CT_REPLY_FIN)) == (CT_ORIGIN_FIN | CT_REPLY_FIN))
-		return LIFETIME_TCP_CLOSING;
-	return flags & CT_REPLIED ? LIFETIME_TCP : LIFETIME_TCP_SYN;
+		return SECONDS(CT_TCP_FIN_SECONDS);
+	return flags & CT_REPLIED ? SECONDS(CT_TCP_SECONDS) : SECONDS(CT_TCP_SYN_SECONDS);
 }
 
 /* A packet of the connection has passed. Writes only what changes: most packets write nothing. */
@@ -109,8 +129,9 @@ struct ends {
 /* Egress policy of the pod that began, ingress policy of the pod that was called, whichever of them live here.
  *
  * `port` is the called one's. `origin_identity` 0: look it up. Who is who is left in `who`, for the event. */
-static __always_inline bool judge(struct packet *p, struct ends *who, struct endpoint *origin, __be32 origin_address,
-                                  __u32 origin_identity, struct endpoint *called, __be32 called_address, __be16 port)
+static __always_inline bool judge(struct packet *p, struct ends *who, struct endpoint *origin,
+                                  const struct address *origin_address, __u32 origin_identity, struct endpoint *called,
+                                  const struct address *called_address, __be16 port)
 {
 	who->origin = origin_identity;
 	if (origin && origin->flags & ENDPOINT_ENFORCE_EGRESS) {
@@ -133,24 +154,15 @@ static __always_inline bool judge(struct packet *p, struct ends *who, struct end
 /* The port by which policy knows this packet, were it the first of a connection. */
 static __always_inline __be16 policy_port(struct packet *p)
 {
-	return p->protocol == IPPROTO_ICMP ? bpf_htons(p->icmp_type + 1) : p->destination_port;
+	return is_icmp(p->protocol) ? bpf_htons(p->icmp_type + 1) : p->destination_port;
 }
 
-/* An ICMP error may pass where the packet that it is about has passed and still may, and goes to who sent that
- * (RFC 792). A redirect never does: nobody but the node routes for a pod. */
-static __always_inline bool admit_error(struct packet *p)
+/* The same of the packet that this one answers. Only an echo has replies with its identifier. */
+static __always_inline __be16 answered_port(struct packet *p)
 {
-	struct connection_key key;
-	struct connection *c;
-
-	if (p->about.source != p->destination || p->icmp_type == ICMP_REDIRECT)
-		return REFUSE(p, DROP_INVALID);
-	key_of(&key, p->about.source, p->about.source_port, p->about.destination, p->about.destination_port,
-	       p->about.protocol);
-	c = connections.lookup(&key);
-	if (!c || c->expires < p->now || c->epoch != p->epoch)
-		return REFUSE(p, DROP_UNKNOWN_CT);
-	return true;
+	if (!is_icmp(p->protocol))
+		return p->source_port;
+	return bpf_htons((p->is_ip6 ? ICMP6_ECHO : ICMP_ECHO) + 1);
 }
 
 /* Judge the packet if its connection is new or was last judged under an older policy; keep the connection.
@@ -168,19 +180,18 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 		return true;
 	}
 	if (f->from_origin) {
-		allowed = judge(p, &who, from, p->source, source_identity, to, p->destination, policy_port(p));
+		allowed = judge(p, &who, from, &p->source, source_identity, to, &p->destination, policy_port(p));
 		p->source_identity = who.origin;
 		p->destination_identity = who.called;
-	} else { /* ICMP: only an echo has replies with its identifier, and the echo is what was judged */
-		allowed = judge(p, &who, to, p->destination, 0, from, p->source,
-		                p->protocol == IPPROTO_ICMP ? bpf_htons(ICMP_ECHO + 1) : p->source_port);
+	} else {
+		allowed = judge(p, &who, to, &p->destination, 0, from, &p->source, answered_port(p));
 		p->destination_identity = who.origin;
 		if (who.called)
 			p->source_identity = who.called;
 	}
 	if (!allowed) {
 		if (f->connection)
-			connections.delete(&f->key);
+			forget_connection(&f->key);
 		return false;
 	}
 	if (f->connection) {
@@ -195,9 +206,9 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 	if (p->tcp_flags & TCP_RST)
 		fresh.flags |= CT_RESET;
 	fresh.expires = p->now + lifetime(p->protocol, fresh.flags);
-	if (connections.update(&f->key, &fresh))
+	if (keep_connection(&f->key, &fresh))
 		return REFUSE(p, DROP_CT_INSERT);
-	f->connection = connections.lookup(&f->key);
+	f->connection = connection_at(&f->key);
 	if (!f->connection) /* evicted by another CPU in this very moment */
 		return REFUSE(p, DROP_CT_INSERT);
 	p->judged_new = p->policy != 0;

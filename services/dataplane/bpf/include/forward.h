@@ -7,16 +7,15 @@
 #define THIS_FILE FILE_FORWARD
 
 #define AF_INET 2
+#define AF_INET6 10
 
 /* bcc 0.26 declares this helper with one argument too few. */
 static long (*redirect_to_neighbour)(__u32 interface, struct bpf_redir_neigh *, int bytes,
                                      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
-#define FIRST_MULTICAST 224 /* and everything above: reserved, broadcast */
-#define LOOPBACK 127
 
-static __always_inline struct endpoint *endpoint_at(__be32 address)
+static __always_inline struct endpoint *endpoint_at(const struct address *address)
 {
-	struct endpoint_key key = { .address = address };
+	struct endpoint_key key = { .address = *address };
 
 	return endpoints.lookup(&key);
 }
@@ -24,64 +23,94 @@ static __always_inline struct endpoint *endpoint_at(__be32 address)
 struct way {
 	__u8 to; /* WAY_* */
 	bool masquerade;
-	__be32 hop;
+	struct address hop;
 };
+
+/* Is the pod's own address unknown where this packet goes? Asked once a connection. */
+static __always_inline bool needs_masquerade(struct packet *p, struct ipcache_entry *entry)
+{
+	struct masq_exclude_key key = { .prefix_bits = 128, .address = p->destination };
+
+	if (p->is_ip6 ? !MASQUERADE6 : !MASQUERADE4)
+		return false;
+	/* With a tunnel the fabric does not know pod addresses: another node too must see this node's. */
+	return (!entry || TUNNEL_INDEX != 0) && !masq_exclude.lookup(&key);
+}
+
+/* Asked once a connection, so that what has no route is dropped here with a reason and not later without.
+ * "Not forwarded" is no route, a broadcast, or an address of the node that nobody named. */
+static __always_inline bool has_route(struct __sk_buff *skb, struct packet *p)
+{
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
+	long failed;
+
+	if (p->is_ip6) {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, p->source.word, 16);
+		__builtin_memcpy(fib.ipv6_dst, p->destination.word, 16);
+	} else {
+		fib.family = AF_INET;
+		fib.ipv4_src = p->source.word[3];
+		fib.ipv4_dst = p->destination.word[3];
+	}
+	failed = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	return !(failed < 0 || failed == BPF_FIB_LKUP_RET_BLACKHOLE || failed == BPF_FIB_LKUP_RET_UNREACHABLE ||
+	         failed == BPF_FIB_LKUP_RET_PROHIBIT || failed == BPF_FIB_LKUP_RET_FWD_DISABLED ||
+	         failed == BPF_FIB_LKUP_RET_NOT_FWDED);
+}
 
 /* The way to an address that is not a pod of this node. */
 static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, struct way *way)
 {
-	struct ipcache_entry *entry = who_is(p->destination);
-	__u8 first = bpf_ntohl(p->destination) >> 24;
-	struct bpf_fib_lookup fib = {};
-	long failed;
+	struct ipcache_entry *entry = who_is(&p->destination);
 
-	way->hop = 0;
+	__builtin_memset(&way->hop, 0, sizeof(way->hop));
 	way->masquerade = false;
 	if (entry && entry->identity == IDENTITY_HOST) {
 		way->to = WAY_HOST;
 		return true;
 	}
-	if (entry && entry->node == NODE_ADDRESS) /* of this node's blocks, but no pod has it */
+	if (entry && is_node(&entry->node)) /* of this node's blocks, but no pod has it */
 		return REFUSE(p, DROP_UNROUTABLE);
-	if (entry && entry->node) {
+	if (entry && !is_none(&entry->node)) {
 		way->to = WAY_POD;
-		way->hop = entry->node;
+		if (!(entry->flags & IPCACHE_ROUTED))
+			way->hop = entry->node;
 		return true;
 	}
-	if (first >= FIRST_MULTICAST || first == LOOPBACK || first == 0)
+	if (is_unroutable(&p->destination))
 		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
-	/* Asked once a connection, so that what has no route is dropped here with a reason and not later without.
-	 * "Not forwarded" is no route, a broadcast, or an address of the node that nobody named. */
-	fib.family = AF_INET;
-	fib.ifindex = skb->ifindex;
-	fib.ipv4_src = p->source;
-	fib.ipv4_dst = p->destination;
-	failed = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (failed < 0 || failed == BPF_FIB_LKUP_RET_BLACKHOLE || failed == BPF_FIB_LKUP_RET_UNREACHABLE ||
-	    failed == BPF_FIB_LKUP_RET_PROHIBIT || failed == BPF_FIB_LKUP_RET_FWD_DISABLED ||
-	    failed == BPF_FIB_LKUP_RET_NOT_FWDED)
+	if (!has_route(skb, p))
 		return REFUSE(p, DROP_FIB);
 	way->to = WAY_OUT;
-#if MASQUERADE
-	/* With a tunnel the fabric does not know pod addresses: another node too must see this node's. */
-	way->masquerade = (p->destination & NATIVE_MASK) != NATIVE_CIDR && (!entry || TUNNEL_INDEX != 0);
-#endif
+	way->masquerade = needs_masquerade(p, entry);
 	return true;
 }
 
 /* Routing a packet costs it one hop. Invalidates nothing: written in place. */
 static __always_inline bool age(struct __sk_buff *skb, struct packet *p)
 {
-	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
 	__u32 check;
 
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-		return REFUSE(p, DROP_INVALID);
-	if (ip->ttl <= 1)
-		return REFUSE(p, DROP_TTL);
-	check = ip->check + bpf_htons(0x0100); /* RFC 1141 */
-	ip->check = check + (check >= 0xffff);
-	ip->ttl--;
+	if (IPV6_ENABLED && (!IPV4_ENABLED || p->is_ip6)) {
+		struct ip6 *ip = (void *)(long)skb->data + ETH_HLEN;
+
+		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+			return REFUSE(p, DROP_INVALID);
+		if (ip->hop_limit <= 1)
+			return REFUSE(p, DROP_TTL);
+		ip->hop_limit--;
+	} else {
+		struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+
+		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+			return REFUSE(p, DROP_INVALID);
+		if (ip->ttl <= 1)
+			return REFUSE(p, DROP_TTL);
+		check = ip->check + bpf_htons(0x0100); /* RFC 1141 */
+		ip->check = check + (check >= 0xffff);
+		ip->ttl--;
+	}
 	return true;
 }
 
@@ -100,27 +129,46 @@ static __always_inline int into_pod(struct __sk_buff *skb, struct packet *p, str
 	return bpf_redirect_peer(to->interface, 0);
 }
 
-/* To a pod of the node `hop`. */
-static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, __be32 hop, __u32 identity)
+/* Out by the device, as the node's routes say. */
+static __always_inline int out(struct __sk_buff *skb, struct packet *p)
 {
+	return age(skb, p) ? redirect_to_neighbour(DEVICE_INDEX, NULL, 0, 0) : TC_ACT_SHOT;
+}
+
+/* To a pod of the node at `hop`; none: the node's routes know. */
+static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, struct address *hop, __u32 identity)
+{
+#if TUNNEL_INDEX
+	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = 64 };
+
 	if (!age(skb, p))
 		return TC_ACT_SHOT;
-#if TUNNEL_INDEX
-	struct bpf_tunnel_key key = {
-		.tunnel_id = identity,
-		.remote_ipv4 = bpf_ntohl(hop),
-		.tunnel_ttl = 64,
-	};
-
+#if UNDERLAY_IP6
+	__builtin_memcpy(key.remote_ipv6, hop->word,
+	                 16); /* with a checksum: IPv6 does not go without (RFC 8200, 8.1) */
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
+		return DROP(p, DROP_WRITE_ERROR);
+#else
+	key.remote_ipv4 = bpf_ntohl(hop->word[3]);
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
 		return DROP(p, DROP_WRITE_ERROR);
+#endif
 	return bpf_redirect(TUNNEL_INDEX, 0);
-#elif DIRECT_ROUTES
-	struct bpf_redir_neigh neighbour = { .nh_family = AF_INET, .ipv4_nh = hop };
-
-	return redirect_to_neighbour(DEVICE_INDEX, &neighbour, sizeof(neighbour), 0);
 #else
-	return redirect_to_neighbour(DEVICE_INDEX, NULL, 0, 0);
+	struct bpf_redir_neigh neighbour = {};
+
+	if (is_none(hop))
+		return out(skb, p);
+	if (!age(skb, p))
+		return TC_ACT_SHOT;
+	if (is_ip4(hop)) {
+		neighbour.nh_family = AF_INET;
+		neighbour.ipv4_nh = hop->word[3];
+	} else {
+		neighbour.nh_family = AF_INET6;
+		__builtin_memcpy(neighbour.ipv6_nh, hop->word, 16);
+	}
+	return redirect_to_neighbour(DEVICE_INDEX, &neighbour, sizeof(neighbour), 0);
 #endif
 }
 

@@ -11,8 +11,12 @@
 #endif
 
 /* Entries. Memory is taken when the map is made for the LRU maps, as it fills for the others. */
-#ifndef CT_MAX
-#define CT_MAX 524288 /* 104 bytes an entry; a full map evicts the connection used longest ago */
+#ifndef CT_TCP_MAX
+#define CT_TCP_MAX \
+	524288 /* 88 bytes an entry and the kernel's own; a full map evicts the connection used longest ago */
+#endif
+#ifndef CT_ANY_MAX
+#define CT_ANY_MAX 262144
 #endif
 #ifndef NAT_MAX
 #define NAT_MAX 524288
@@ -20,48 +24,87 @@
 #ifndef SOCK_REVERSE_MAX
 #define SOCK_REVERSE_MAX 262144
 #endif
+#ifndef CHOICES_MAX
 #define CHOICES_MAX 65536 /* connections to services that the socket hooks did not see; the oldest is evicted */
+#endif
+#ifndef FRAGMENTS_MAX
+#define FRAGMENTS_MAX 8192 /* datagrams in fragments at a time */
+#endif
+#ifndef ENDPOINTS_MAX
 #define ENDPOINTS_MAX 65536
+#endif
+#ifndef IPCACHE_MAX
 #define IPCACHE_MAX 512000
+#endif
+#ifndef POLICY_MAX
 #define POLICY_MAX 1048576 /* over all pods of the node; policy.py keeps it to 16384 an identity */
+#endif
+#ifndef SERVICES_MAX
 #define SERVICES_MAX 65536
+#endif
+#ifndef BACKENDS_MAX
 #define BACKENDS_MAX 262144
-#define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 18000 events */
+#endif
+#ifndef MASQ_EXCLUDE_MAX
+#define MASQ_EXCLUDE_MAX 16384
+#endif
+#define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 11000 events */
 
-/* The node. Addresses are in network byte order. */
+/* The node. Addresses are in network byte order; 0 where the node has none of the family. */
+#ifndef IPV4_ENABLED
+#define IPV4_ENABLED 1
+#endif
+#ifndef IPV6_ENABLED
+#define IPV6_ENABLED 1
+#endif
 #ifndef NODE_ADDRESS
 #define NODE_ADDRESS 0
+#endif
+#ifndef NODE_ADDRESS6_0 /* the four words of it */
+#define NODE_ADDRESS6_0 0
+#define NODE_ADDRESS6_1 0
+#define NODE_ADDRESS6_2 0
+#define NODE_ADDRESS6_3 0
 #endif
 #ifndef DEVICE_INDEX
 #define DEVICE_INDEX 0 /* the device that leads to the other nodes and to the outside */
 #endif
 #ifndef TUNNEL_INDEX
-#define TUNNEL_INDEX 0 /* the VXLAN device; 0: native routing */
+#define TUNNEL_INDEX 0 /* the VXLAN or Geneve device; 0: native routing */
 #endif
-#ifndef DIRECT_ROUTES
-#define DIRECT_ROUTES 1 /* native routing: other nodes are neighbours on DEVICE_INDEX, no route look-up needed */
+#ifndef UNDERLAY_IP6
+#define UNDERLAY_IP6 0 /* the tunnel's outer packets are IPv6 */
 #endif
-#ifndef MASQUERADE
-#define MASQUERADE 1 /* pods leave the cluster with NODE_ADDRESS */
+#ifndef MASQUERADE4
+#define MASQUERADE4 1 /* pods leave the cluster with the node's address */
 #endif
-#ifndef NATIVE_CIDR
-#define NATIVE_CIDR 0 /* destinations that know pod addresses and need no masquerade; mask 0xffffffff: none */
-#define NATIVE_MASK 0xffffffff
+#ifndef MASQUERADE6
+#define MASQUERADE6 1
 #endif
 
-/* Masqueraded connections take their port here: above what Linux gives to the node's own connections (32768-60999),
- * so the two never meet and packets of the node itself need no look-up. */
+/* Masqueraded connections take their port here: above what Linux gives to the node's own connections (32768-60999 unless
+ * told otherwise), so the two never meet and packets of the node itself need no look-up. */
+#ifndef NAT_PORT_MIN
 #define NAT_PORT_MIN 61000
+#endif
 #define NAT_PORT_MAX 65535
-#define NAT_TRIES 8 /* free ports looked for before a connection is dropped; each costs a map update */
+#define NAT_TRIES 16 /* free ports looked for before a connection is dropped; each costs a map update */
 
 /* Time is counted in ticks of 2^30 ns (1.07 s): a shift instead of a division for every packet. */
 #define TICK_SHIFT 30
 #define SECONDS(s) ((__u32)(((__u64)(s) * 1000000000ull) >> TICK_SHIFT) + 1)
-#define LIFETIME_TCP SECONDS(8000)
-#define LIFETIME_TCP_SYN SECONDS(60)
-#define LIFETIME_TCP_CLOSING SECONDS(10)
-#define LIFETIME_OTHER SECONDS(60)
+#ifndef CT_TCP_SECONDS
+#define CT_TCP_SECONDS 8000
+#endif
+#ifndef CT_TCP_SYN_SECONDS
+#define CT_TCP_SYN_SECONDS 60 /* nobody has answered yet */
+#endif
+#ifndef CT_TCP_FIN_SECONDS
+#define CT_TCP_FIN_SECONDS 10 /* both ends have finished, or one was reset */
+#endif
+#ifndef CT_ANY_SECONDS
+#define CT_ANY_SECONDS 60
+#endif
 
 /* Events: at most this many of a type for each CPU and window; what is over is counted as lost. */
 #define EVENT_WINDOW_SHIFT 27 /* 134 ms */

@@ -9,11 +9,11 @@
 #define NAT_STEP 283 /* a prime, so that tries spread over the range */
 #define NAT_PORTS (NAT_PORT_MAX - NAT_PORT_MIN + 1)
 
-static __always_inline void nat_key_of(struct nat_key *key, __be32 remote, __be16 remote_port, __be16 node_port,
-                                       __u8 protocol)
+static __always_inline void nat_key_of(struct nat_key *key, const struct address *remote, __be16 remote_port,
+                                       __be16 node_port, __u8 protocol)
 {
-	key->remote_address = remote;
-	key->node_address = NODE_ADDRESS;
+	key->remote_address = *remote;
+	set_node(&key->node_address, !is_ip4(remote));
 	key->remote_port = remote_port; /* ICMP: 0, see icmp_ports */
 	key->node_port = node_port;
 	key->protocol = protocol;
@@ -28,10 +28,39 @@ static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *
 	struct connection_key of = {};
 	struct connection *c;
 
-	key_of(&of, entry->pod_address, entry->pod_port, key->remote_address, key->remote_port, key->protocol);
-	c = connections.lookup(&of);
+	key_of(&of, &entry->pod_address, entry->pod_port, &key->remote_address, key->remote_port, key->protocol);
+	c = connection_at(&of);
 	/* Without a port it is just about to take one, maybe this. */
 	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port);
+}
+
+/* A port for the connection of this packet: a free one, or the last one tried if its connection is over (mappings stay
+ * until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
+static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, struct connection *c,
+                                      struct nat_key *key, struct nat_entry *mine)
+{
+	__u32 start = bpf_get_prandom_u32();
+	struct nat_entry *entry;
+	__be16 port = p->source_port;
+
+	for (__u32 i = 0; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
+		if (p->protocol != IPPROTO_SCTP)
+			port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
+		nat_key_of(key, &p->destination, p->destination_port, port, p->protocol);
+		if (nat.insert(key, mine) == 0) {
+			c->nat_port = port;
+			return true;
+		}
+		count(skb, NOTE_NAT_PORT_TAKEN, EGRESS);
+		if (p->protocol == IPPROTO_SCTP)
+			break;
+	}
+	entry = nat.lookup(key);
+	if (entry && is_abandoned(key, entry, p) && nat.update(key, mine) == 0) {
+		c->nat_port = key->node_port;
+		return true;
+	}
+	return REFUSE(p, DROP_NO_NAT_MAPPING);
 }
 
 /* Rewrite the source of a packet that leaves, with the port that its connection holds, or a free one. */
@@ -39,37 +68,34 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 {
 	struct nat_entry mine = { .pod_address = p->source, .pod_port = p->source_port };
 	struct nat_entry *entry;
+	struct address node;
 	struct nat_key key;
-	__u32 start = bpf_get_prandom_u32();
 
-	if (p->protocol == IPPROTO_ICMP && p->icmp_type != ICMP_ECHO)
+	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_ECHO)
 		return REFUSE(p, DROP_NAT_PROTOCOL);
 	if (!c->nat_port) {
-		for (__u32 i = 0; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
-			__be16 port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
-
-			nat_key_of(&key, p->destination, p->destination_port, port, p->protocol);
-			if (nat.insert(&key, &mine) == 0) {
-				c->nat_port = port;
-				break;
-			}
-		}
-		if (!c->nat_port) { /* mappings stay until somebody needs their port: the last one tried may be over */
-			entry = nat.lookup(&key);
-			if (entry && is_abandoned(&key, entry, p) && nat.update(&key, &mine) == 0)
-				c->nat_port = key.node_port;
-		}
-		if (!c->nat_port)
-			return REFUSE(p, DROP_NO_NAT_MAPPING);
+		if (!take_port(skb, p, c, &key, &mine))
+			return false;
 	} else {
-		nat_key_of(&key, p->destination, p->destination_port, c->nat_port, p->protocol);
+		nat_key_of(&key, &p->destination, p->destination_port, c->nat_port, p->protocol);
 		entry = nat.lookup(&key);
 		if (!entry) /* evicted: take it back if nobody has it */
 			nat.insert(&key, &mine);
-		else if (entry->pod_address != mine.pod_address || entry->pod_port != mine.pod_port)
+		else if (entry->pod_port != mine.pod_port || !is_same(&entry->pod_address, &mine.pod_address))
 			return REFUSE(p, DROP_NO_NAT_MAPPING);
 	}
-	return rewrite_source(skb, p, NODE_ADDRESS, c->nat_port);
+	set_node(&node, p->is_ip6);
+	return rewrite_source(skb, p, &node, c->nat_port);
+}
+
+/* The mapping that a packet to the node, from this remote end to this port, belongs to; NULL: none. */
+static __always_inline struct nat_entry *mapping_of(struct nat_key *key, const struct address *remote,
+                                                    __be16 remote_port, __be16 node_port, __u8 protocol)
+{
+	if (bpf_ntohs(node_port) < NAT_PORT_MIN && protocol != IPPROTO_SCTP)
+		return NULL;
+	nat_key_of(key, remote, remote_port, node_port, protocol);
+	return nat.lookup(key);
 }
 
 /* A packet to the node: if it answers a masqueraded one, send it on to the pod. */
@@ -77,18 +103,32 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 {
 	struct nat_entry *entry;
 	struct nat_key key;
-	__be16 port = p->destination_port;
 
-	if (bpf_ntohs(port) < NAT_PORT_MIN || (p->protocol == IPPROTO_ICMP && p->icmp_type != ICMP_ECHOREPLY))
+	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
 		return true;
-	nat_key_of(&key, p->source, p->source_port, port, p->protocol);
-	entry = nat.lookup(&key);
+	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
 	if (!entry)
 		return true;
 	/* Without the connection that it belongs to this would begin one, from outside. */
 	if (is_abandoned(&key, entry, p))
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
-	return rewrite_destination(skb, p, entry->pod_address, entry->pod_port);
+	return rewrite_destination(skb, p, &entry->pod_address, entry->pod_port);
+}
+
+/* The same for an ICMP error about a masqueraded packet: the pod is told, in the words that it used itself. */
+static __always_inline bool unmasquerade_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct nat_entry *entry;
+	struct quoted q = {};
+	struct nat_key key;
+
+	if (!parse_quoted(skb, p, &q) || !is_same(&q.source, &p->destination))
+		return true; /* the node's own stack judges what it gets */
+	entry = mapping_of(&key, &q.destination, q.destination_port, q.source_port, q.protocol);
+	if (!entry || is_abandoned(&key, entry, p))
+		return true;
+	return rewrite_quoted(skb, p, &q, true, &entry->pod_address, entry->pod_port) &&
+	       rewrite_destination(skb, p, &entry->pod_address, p->destination_port);
 }
 
 #endif

@@ -6,67 +6,33 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_PARSE
 
-/* What is known of the packet in hand, and what was decided about it. */
-struct packet {
-	__u32 l4; /* offset of the transport header */
-	__be32 source;
-	__be32 destination;
-	__be16 source_port; /* ICMP: the identifier at the end that asks, 0 at the one that answers; see `icmp_ports` */
+/* The packet that an ICMP error is about, as the error quotes it. */
+struct quoted {
+	struct address source;
+	struct address destination;
+	__be16 source_port;
 	__be16 destination_port;
+	__u32 l3; /* offsets of its headers */
+	__u32 l4;
 	__u8 protocol;
-	__u8 tcp_flags;
-	__u8 icmp_type;
-	__u8 is_error; /* an ICMP error: `about` is the packet that caused it */
-	__u8 direction;
-	__u8 reason; /* enum drop_reason */
-	__u8 file;
-	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
-	__u16 line;
-	__u16 pad;
-	__u32 now; /* tick */
-	__u32 epoch; /* read before any policy, so that a change in between is noticed at the next packet */
-	__u64 time; /* coarse ns */
-	__u32 policy; /* that decided, and the entry's cookie */
-	__u32 cookie;
-	__u32 source_identity; /* 0: not needed so far */
-	__u32 destination_identity;
-	__u32 tunnel_identity; /* from the tunnel, which the overlay program fills */
-	__be32 tunnel_from; /* the node that sent it */
-	struct {
-		__be32 source;
-		__be32 destination;
-		__be16 source_port;
-		__be16 destination_port;
-		__u8 protocol;
-	} about;
 };
-
-/* Refuse the packet: the reason, and where it was decided, go into the counter and the event. */
-#define REFUSE(p, why)                 \
-	({                             \
-		(p)->reason = (why);   \
-		(p)->file = THIS_FILE; \
-		(p)->line = __LINE__;  \
-		false;                 \
-	})
-
-#define DROP(p, why)            \
-	({                      \
-		REFUSE(p, why); \
-		TC_ACT_SHOT;    \
-	})
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 #define TCP_FLAGS_OFFSET 13
-#define IP_FRAGMENT 0x3fff /* more fragments, or an offset */
+#define IP4_OFFSET 0x1fff /* of a fragment, in 8 bytes */
+#define IP4_MORE 0x2000
+#define IP6_OFFSET 0xfff8
+#define IP6_MORE 1
+#define EXTENSIONS_MAX 6 /* RFC 8200, 4.1 knows no more kinds */
 
+#define L4_MAX 1023 /* bytes before the transport header, a mask; nobody honest has more */
 #define L4_BYTES 8 /* ports, or ICMP type, code and identifier; a UDP or ICMP header is no shorter */
 
 /* `bytes` of the packet from the start can be read directly afterwards, or it is shorter. */
-static __always_inline bool can_read(struct __sk_buff *skb, __u32 bytes)
+static __always_inline bool can_read(struct __sk_buff *skb, __u64 bytes)
 {
 	if ((void *)(long)skb->data + bytes <= (void *)(long)skb->data_end)
 		return true;
@@ -74,20 +40,42 @@ static __always_inline bool can_read(struct __sk_buff *skb, __u32 bytes)
 	return bytes <= skb->len && bpf_skb_pull_data(skb, bytes) == 0;
 }
 
-static __always_inline bool is_icmp_error(__u8 type)
+static __always_inline bool is_icmp(__u8 protocol)
 {
-	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
-	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+	return (IPV4_ENABLED && protocol == IPPROTO_ICMP) || (IPV6_ENABLED && protocol == IPPROTO_ICMP6);
+}
+
+static __always_inline __u8 icmp_kind(__u8 protocol, __u8 type)
+{
+	if (IPV4_ENABLED && protocol == IPPROTO_ICMP) {
+		if (type == ICMP_ECHO)
+			return ICMP_IS_ECHO;
+		if (type == ICMP_ECHOREPLY)
+			return ICMP_IS_REPLY;
+		if (type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
+		    type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB)
+			return ICMP_IS_ERROR;
+		return ICMP_IS_NONE;
+	}
+	if (type <= ICMP6_ERROR_LAST)
+		return ICMP_IS_ERROR;
+	if (type == ICMP6_ECHO)
+		return ICMP_IS_ECHO;
+	if (type == ICMP6_ECHOREPLY)
+		return ICMP_IS_REPLY;
+	if ((type >= ICMP6_LISTENER_QUERY && type <= ICMP6_REDIRECT) || type == ICMP6_LISTENER_REPORT)
+		return ICMP_IS_LINK;
+	return ICMP_IS_NONE;
 }
 
 /* ICMP has no ports: what stands for them in a connection's key. The two differ always, so that the same type the other
  * way is no reply; an echo's reply, and nothing else, has the echo's pair turned round. */
-static __always_inline void icmp_ports(__u8 type, __be16 identifier, __be16 *source, __be16 *destination)
+static __always_inline void icmp_ports(__u8 kind, __u8 type, __be16 identifier, __be16 *source, __be16 *destination)
 {
-	if (type == ICMP_ECHO) {
+	if (kind == ICMP_IS_ECHO) {
 		*source = identifier;
 		*destination = 0;
-	} else if (type == ICMP_ECHOREPLY) {
+	} else if (kind == ICMP_IS_REPLY) {
 		*source = 0;
 		*destination = identifier;
 	} else { /* what lets one type pass opens no other */
@@ -96,67 +84,77 @@ static __always_inline void icmp_ports(__u8 type, __be16 identifier, __be16 *sou
 	}
 }
 
-/* The packet inside an ICMP error (RFC 792): its header and 8 bytes, sent by whom the error goes to. */
-static __always_inline bool parse_about(struct __sk_buff *skb, struct packet *p)
+/* The packet inside an ICMP error (RFC 792, RFC 4443): its header and 8 bytes, sent by whom the error goes to. */
+static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p, struct quoted *q)
 {
-	struct iphdr ip;
 	struct {
 		__be16 source_port, destination_port; /* or ICMP type, code and checksum */
 		__be16 identifier, rest;
 	} l4;
-	__u32 inner = p->l4 + sizeof(struct icmp);
+	__u8 type;
 
-	if (bpf_skb_load_bytes(skb, inner, &ip, sizeof(ip)) || ip.ihl < 5)
+	q->l3 = p->l4 + sizeof(struct icmp);
+	if (!IPV4_ENABLED || p->is_ip6) {
+		struct ip6 ip;
+
+		if (bpf_skb_load_bytes(skb, q->l3, &ip, sizeof(ip)) || IP6_VERSION(&ip) != 6)
+			return REFUSE(p, DROP_INVALID);
+		set_ip6(&q->source, ip.source);
+		set_ip6(&q->destination, ip.destination);
+		q->protocol = ip.next;
+		q->l4 = q->l3 + sizeof(ip);
+	} else {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, q->l3, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+			return REFUSE(p, DROP_INVALID);
+		/* A later fragment names no ports: nobody can say which connection it belongs to. */
+		if (ip.frag_off & bpf_htons(IP4_OFFSET))
+			return REFUSE(p, DROP_UNKNOWN_CT);
+		set_ip4(&q->source, ip.saddr);
+		set_ip4(&q->destination, ip.daddr);
+		q->protocol = ip.protocol;
+		q->l4 = q->l3 + ip.ihl * 4;
+	}
+	if (bpf_skb_load_bytes(skb, q->l4, &l4, sizeof(l4)))
 		return REFUSE(p, DROP_INVALID);
-	if (bpf_skb_load_bytes(skb, inner + ip.ihl * 4, &l4, sizeof(l4)))
-		return REFUSE(p, DROP_INVALID);
-	p->about.source = ip.saddr;
-	p->about.destination = ip.daddr;
-	p->about.protocol = ip.protocol;
-	p->about.source_port = l4.source_port;
-	p->about.destination_port = l4.destination_port;
-	if (ip.protocol == IPPROTO_ICMP)
-		icmp_ports(bpf_ntohs(l4.source_port) >> 8, l4.identifier, &p->about.source_port,
-		           &p->about.destination_port);
+	q->source_port = l4.source_port;
+	q->destination_port = l4.destination_port;
+	if (is_icmp(q->protocol)) {
+		type = bpf_ntohs(l4.source_port) >> 8;
+		icmp_ports(icmp_kind(q->protocol, type), type, l4.identifier, &q->source_port, &q->destination_port);
+	}
 	return true;
 }
 
-/* Fill `p` from an IPv4 packet that begins with an Ethernet header. */
-static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool parse_l4(struct __sk_buff *skb, struct packet *p)
 {
-	struct iphdr *ip;
+	__u64 at = p->l4;
 	__u8 *l4;
-	__u32 header;
 
-	if (!can_read(skb, ETH_HLEN + sizeof(*ip) + L4_BYTES))
+	if (p->fragment == FRAGMENT_LATER)
+		return true;
+	if (at > L4_MAX)
 		return REFUSE(p, DROP_INVALID);
-	ip = (void *)(long)skb->data + ETH_HLEN;
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-		return REFUSE(p, DROP_INVALID);
-	header = ip->ihl * 4;
-	if (ip->version != 4 || header < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header)
-		return REFUSE(p, DROP_INVALID);
-	p->source = ip->saddr;
-	p->destination = ip->daddr;
-	p->protocol = ip->protocol;
-	p->l4 = ETH_HLEN + header;
-	if (ip->frag_off & bpf_htons(IP_FRAGMENT))
-		return REFUSE(p, DROP_FRAGMENT);
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP && ip->protocol != IPPROTO_ICMP)
+	asm volatile("%0 &= %1"
+	             : "+r"(at)
+	             : "i"(L4_MAX)); /* or the verifier loses the bound in the compiler's copies */
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP && !is_icmp(p->protocol) &&
+	    p->protocol != IPPROTO_SCTP)
 		return REFUSE(p, DROP_UNKNOWN_L4);
-
-	if (!can_read(skb, p->l4 + (ip->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : L4_BYTES)))
+	/* A first fragment too: one that hides the flags in the second is an attack (RFC 1858). */
+	if (!can_read(skb, at + (p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : L4_BYTES)))
 		return REFUSE(p, DROP_INVALID);
-	l4 = (void *)(long)skb->data + p->l4;
+	l4 = (void *)(long)skb->data + at;
 	if ((void *)(l4 + L4_BYTES) > (void *)(long)skb->data_end)
 		return REFUSE(p, DROP_INVALID);
-	if (p->protocol == IPPROTO_ICMP) {
+	if (is_icmp(p->protocol)) {
 		p->icmp_type = l4[0];
-		if (is_icmp_error(p->icmp_type)) {
-			p->is_error = 1;
-			return parse_about(skb, p);
-		}
-		icmp_ports(p->icmp_type, *(__be16 *)(l4 + 4), &p->source_port, &p->destination_port);
+		p->icmp_kind = icmp_kind(p->protocol, p->icmp_type);
+		icmp_ports(p->icmp_kind, p->icmp_type, *(__be16 *)(l4 + 4), &p->source_port, &p->destination_port);
+		/* Errors are too short to need fragments; of what belongs to a link they are forbidden (RFC 6980). */
+		if (p->fragment && p->icmp_kind >= ICMP_IS_ERROR)
+			return REFUSE(p, DROP_INVALID);
 		return true;
 	}
 	p->source_port = *(__be16 *)l4;
@@ -167,6 +165,111 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
 		p->tcp_flags = l4[TCP_FLAGS_OFFSET];
 	}
 	return true;
+}
+
+static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr *ip;
+	__u32 header;
+
+	if (!can_read(skb, ETH_HLEN + sizeof(*ip)))
+		return REFUSE(p, DROP_INVALID);
+	ip = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return REFUSE(p, DROP_INVALID);
+	header = ip->ihl * 4;
+	if (ip->version != 4 || header < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header)
+		return REFUSE(p, DROP_INVALID);
+	set_ip4(&p->source, ip->saddr);
+	set_ip4(&p->destination, ip->daddr);
+	p->protocol = ip->protocol;
+	if (ip->protocol == IPPROTO_ICMP6) /* means nothing here */
+		return REFUSE(p, DROP_UNKNOWN_L4);
+	p->l4 = ETH_HLEN + header;
+	if (ip->frag_off & bpf_htons(IP4_MORE | IP4_OFFSET)) {
+		p->fragment = ip->frag_off & bpf_htons(IP4_OFFSET) ? FRAGMENT_LATER : FRAGMENT_FIRST;
+		p->identification = ip->id;
+	}
+	return true;
+}
+
+/* Walk to the transport header. Routing headers are refused: the address that policy sees would not be the last one. */
+static __always_inline bool skip_extensions(struct __sk_buff *skb, struct packet *p, __u8 next)
+{
+	for (int i = 0; i < EXTENSIONS_MAX; i++) { /* bounded loops: kernel 5.3 */
+		struct ip6_extension extension;
+		struct ip6_fragment fragment;
+
+		if (next == IP6_FRAGMENT) {
+			if (bpf_skb_load_bytes(skb, p->l4, &fragment, sizeof(fragment)) || p->fragment)
+				return REFUSE(p, DROP_EXTENSION_HEADER);
+			if (fragment.offset & bpf_htons(IP6_OFFSET))
+				p->fragment = FRAGMENT_LATER;
+			else if (fragment.offset & bpf_htons(IP6_MORE))
+				p->fragment = FRAGMENT_FIRST;
+			p->identification = fragment.identification;
+			p->l4 += sizeof(fragment);
+			next = fragment.next;
+			if (p->fragment == FRAGMENT_LATER) /* what follows is payload */
+				break;
+		} else if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS) {
+			if (bpf_skb_load_bytes(skb, p->l4, &extension, sizeof(extension)))
+				return REFUSE(p, DROP_EXTENSION_HEADER);
+			p->l4 += 8 + extension.more * 8;
+			next = extension.next;
+		} else {
+			break;
+		}
+	}
+	p->protocol = next;
+	if (p->fragment == FRAGMENT_LATER)
+		return true;
+	if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS || next == IP6_ROUTING || next == IP6_FRAGMENT)
+		return REFUSE(p, DROP_EXTENSION_HEADER);
+	return true;
+}
+
+static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *p)
+{
+	struct ip6 *ip;
+	__u8 next;
+
+	p->is_ip6 = 1;
+	if (!can_read(skb, ETH_HLEN + sizeof(*ip)))
+		return REFUSE(p, DROP_INVALID);
+	ip = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end || IP6_VERSION(ip) != 6)
+		return REFUSE(p, DROP_INVALID);
+	set_ip6(&p->source, ip->source);
+	set_ip6(&p->destination, ip->destination);
+	/* Not on any wire (RFC 4291, 2.5.5.2), and IPv4 to every map here. */
+	if (is_ip4(&p->source) || is_ip4(&p->destination))
+		return REFUSE(p, DROP_INVALID);
+	next = ip->next;
+	p->l4 = ETH_HLEN + sizeof(*ip);
+	p->protocol = next;
+	if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS || next == IP6_ROUTING || next == IP6_FRAGMENT)
+		return skip_extensions(skb, p, next);
+	return next == IPPROTO_ICMP ? REFUSE(p, DROP_UNKNOWN_L4) : true; /* IPv4's means nothing here */
+}
+
+/* Of a family that this node speaks. */
+static __always_inline bool is_ip(struct __sk_buff *skb)
+{
+	return (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_IP)) ||
+	       (IPV6_ENABLED && skb->protocol == bpf_htons(ETH_P_IPV6));
+}
+
+/* Fill `p` from an IP packet (`is_ip`) that begins with an Ethernet header. The ports of later fragments are not in it. */
+static __always_inline bool parse_ip(struct __sk_buff *skb, struct packet *p)
+{
+	if (!IPV6_ENABLED || (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_IP))) {
+		if (!parse_ip4(skb, p))
+			return false;
+	} else if (!parse_ip6(skb, p)) {
+		return false;
+	}
+	return parse_l4(skb, p);
 }
 
 #endif

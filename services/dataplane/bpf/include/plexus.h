@@ -15,5 +15,7 @@
 #include "wire.h"
 #include "limits.h"
 #include "types.h"
+#include "address.h"
 #include "reasons.h"
 #include "maps.h"
+#include "packet.h"

@@ -10,6 +10,8 @@
 #define IDENTITY_WORLD 2
 #define IDENTITY_REMOTE_NODE 6
 #define IDENTITY_KUBE_APISERVER 7
+#define IDENTITY_WORLD_IP4 9 /* the world, where the node has both families */
+#define IDENTITY_WORLD_IP6 10
 #define IDENTITY_CLUSTER_MIN 256
 #define IDENTITY_LOCAL_MIN (1u << 24) /* CIDR identities of this node: parts of the world */
 
@@ -22,28 +24,36 @@
 
 static __always_inline __u32 aggregate(__u32 identity)
 {
-	if (identity == IDENTITY_WORLD || identity >= IDENTITY_LOCAL_MIN)
+	if (identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IP4 || identity == IDENTITY_WORLD_IP6 ||
+	    identity >= IDENTITY_LOCAL_MIN)
 		return AGGREGATE_WORLD;
 	if (identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER)
 		return AGGREGATE_REMOTE_NODE;
 	return AGGREGATE_CLUSTER;
 }
 
-static __always_inline struct ipcache_entry *who_is(__be32 address)
+static __always_inline __u32 world(const struct address *address)
 {
-	struct ipcache_key key = { .prefix_bits = 32, .address = address };
+	if (!IPV4_ENABLED || !IPV6_ENABLED)
+		return IDENTITY_WORLD;
+	return is_ip4(address) ? IDENTITY_WORLD_IP4 : IDENTITY_WORLD_IP6;
+}
+
+static __always_inline struct ipcache_entry *who_is(const struct address *address)
+{
+	struct ipcache_key key = { .prefix_bits = 128, .address = *address };
 
 	return ipcache.lookup(&key);
 }
 
-static __always_inline __u32 identity_of(__be32 address, struct endpoint *local)
+static __always_inline __u32 identity_of(const struct address *address, struct endpoint *local)
 {
 	struct ipcache_entry *entry;
 
 	if (local)
 		return local->identity;
 	entry = who_is(address);
-	return entry ? entry->identity : IDENTITY_WORLD;
+	return entry ? entry->identity : world(address);
 }
 
 /* The better of two entries: precedence, then the narrower port, then the specific identity. */

@@ -6,6 +6,7 @@
 
 enum drop_reason {
 	FORWARDED = 0,
+	NOTE_NAT_PORT_TAKEN = 9,          /* NAT port was taken, another tried */
 	DROP_INVALID_SOURCE = 132,        /* Invalid source ip */
 	DROP_POLICY = 133,                /* Policy denied */
 	DROP_INVALID = 134,               /* Invalid packet dropped */
@@ -16,13 +17,15 @@ enum drop_reason {
 	DROP_UNKNOWN_L3_TARGET = 150,     /* Unknown L3 target address */
 	DROP_UNROUTABLE = 151,            /* Stale or unroutable IP */
 	DROP_CT_INSERT = 155,             /* CT: Map insertion failed */
-	DROP_FRAGMENT = 157,              /* IP fragmentation not supported */
+	DROP_EXTENSION_HEADER = 156,      /* Invalid IPv6 extension header */
 	DROP_NO_BACKEND = 158,            /* Service backend not found */
 	DROP_UNKNOWN_CT = 163,            /* Unknown connection tracking state */
 	DROP_NO_NAT_MAPPING = 167,        /* No mapping for NAT masquerade */
 	DROP_NAT_PROTOCOL = 168,      /* Unsupported protocol for NAT masquerade */
 	DROP_FIB = 169,                   /* FIB lookup failed */
 	DROP_ENCAP_PROHIBITED = 170,  /* Encapsulation traffic is prohibited */
+	DROP_FRAGMENT_NOT_FOUND = 175,    /* First logical datagram fragment not found */
+	DROP_FORBIDDEN_ICMP6 = 176,       /* Forbidden ICMPv6 message */
 	DROP_POLICY_DENY = 181,           /* Policy denied by denylist */
 	DROP_TTL = 196,                   /* TTL exceeded */
 };
@@ -38,6 +41,10 @@ enum source_file {
 	FILE_SERVICE = 7,  /* service.h */
 	FILE_NAT = 8,      /* nat.h */
 	FILE_FORWARD = 9,  /* forward.h */
+	FILE_FRAGMENT = 10,  /* fragment.h */
+	FILE_ERROR = 11,     /* error.h */
+	FILE_NEIGHBOUR = 12, /* neighbour.h */
+	FILE_DELIVER = 13,   /* deliver.h */
 };
 
 #endif

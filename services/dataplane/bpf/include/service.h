@@ -8,8 +8,8 @@
 
 /* What was done to a packet that goes to a service. */
 struct translation {
-	__be32 address; /* the service's; 0: it goes to none */
-	__be16 port;
+	struct address address; /* the service's */
+	__be16 port; /* 0: it goes to none */
 	bool is_new; /* `choice` is to be kept once the packet is admitted */
 	struct choice_key key;
 	struct choice choice;
@@ -25,7 +25,7 @@ static __always_inline bool keeps(struct packet *p, struct choice *kept, struct 
 	if (kept->epoch == p->epoch || (p->protocol == IPPROTO_TCP && !begins(p)))
 		return true;
 	backend = kept->slot < service->backends ? backends.lookup(&key) : NULL;
-	if (!backend || backend->address != kept->address || backend->port != kept->port)
+	if (!backend || backend->port != kept->port || !is_same(&backend->address, &kept->address))
 		return false;
 	kept->epoch = p->epoch;
 	return true;
@@ -58,7 +58,7 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 	struct service *service;
 	struct choice *kept;
 
-	if (p->protocol == IPPROTO_ICMP)
+	if (is_icmp(p->protocol))
 		return true;
 	service = services.lookup(&at);
 	if (!service)
@@ -79,9 +79,10 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 			return false;
 		t->is_new = true;
 	}
-	if (t->choice.address == p->source) /* its own backend: a packet from itself would be a martian to it */
+	if (is_same(&t->choice.address,
+	            &p->source)) /* its own backend: a packet from itself would be a martian to it */
 		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
-	if (!rewrite_destination(skb, p, t->choice.address, t->choice.port))
+	if (!rewrite_destination(skb, p, &t->choice.address, t->choice.port))
 		return false;
 	find(f, p);
 	return true;
@@ -92,10 +93,10 @@ static __always_inline bool translated(struct packet *p, struct connection *c, s
 {
 	if (t->is_new && choices.update(&t->key, &t->choice))
 		return REFUSE(p, DROP_CT_INSERT);
-	if (c->service_address != t->address || c->service_port != t->port) {
+	if (c->service_port != t->port || !is_same(&c->service_address, &t->address)) {
 		c->service_address = t->address;
 		c->service_port = t->port;
-		if (t->address)
+		if (t->port)
 			c->flags |= CT_TRANSLATED;
 		else
 			c->flags &= ~CT_TRANSLATED;

@@ -4,9 +4,15 @@
 #ifndef PLEXUS_TYPES_H
 #define PLEXUS_TYPES_H
 
-/* endpoints: the pods of this node, by address. */
+/* An address of either family in one form: IPv6 as it is, IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2), so that one map and
+ * one path serve both. parse.h refuses IPv6 packets that bear such an address. */
+struct address {
+	__be32 word[4]; /* IPv4: in the last one */
+};
+
+/* endpoints: the pods of this node, by each of their addresses. */
 struct endpoint_key {
-	__be32 address;
+	struct address address;
 };
 
 #define ENDPOINT_ENFORCE_INGRESS 1u /* without it everything may come in */
@@ -22,15 +28,26 @@ struct endpoint {
 	__u16 pad;
 };
 
-/* ipcache: who an address is and where it lives. Longest prefix; 0.0.0.0/0 is never stored: no entry is the world. */
+/* ipcache: who an address is and where it lives. Longest prefix; 0.0.0.0/0 and ::/0 are never stored: no entry is the
+ * world. */
 struct ipcache_key {
-	__u32 prefix_bits;
-	__be32 address;
+	__u32 prefix_bits; /* IPv4: 96 more than people write */
+	struct address address;
 };
+
+#define IPCACHE_ROUTED 1u /* native routing: `node` is no neighbour on the device, the node's routes lead there */
 
 struct ipcache_entry {
 	__u32 identity;
-	__be32 node; /* the node that it lives on; 0: this node or outside the cluster */
+	__u32 flags;         /* IPCACHE_* */
+	struct address
+		node; /* the node that it lives on, by which packets are sent; all 0: outside the cluster, or here */
+};
+
+/* masq_exclude: destinations that see pods' own addresses. */
+struct masq_exclude_key {
+	__u32 prefix_bits;
+	struct address address;
 };
 
 /* policy: see policy.h. Longest prefix over all fields after prefix_bits. */
@@ -54,10 +71,11 @@ struct policy_entry {
 	__u8 l4_bits; /* prefix_bits - 72 */
 };
 
-/* connections: one entry for both directions. Low and high are the two ends ordered by address, then port. */
+/* ct_tcp, ct_any: one entry for both directions of a connection. Low and high are the two ends ordered by address, then
+ * port. */
 struct connection_key {
-	__be32 low_address;
-	__be32 high_address;
+	struct address low_address;
+	struct address high_address;
 	__be16 low_port; /* ICMP: see parse.h */
 	__be16 high_port;
 	__u8 protocol;
@@ -85,16 +103,16 @@ struct connection {
 	__u8 flags; /* CT_* */
 	__u8 way[2];   /* WAY_* of the replies, of the origin's packets: by `from_origin` */
 	__u8 pad;
-	__be32 hop[2];
-	__be32 service_address;
+	struct address hop;             /* of the direction that is WAY_POD; the other end lives here. 0: by routes */
+	struct address service_address;
 	__be16 service_port;
 	__be16 nat_port;
 };
 
 /* nat: what comes back to a masqueraded port, and to whom it belongs. */
 struct nat_key {
-	__be32 remote_address;
-	__be32 node_address;
+	struct address remote_address;
+	struct address node_address;
 	__be16 remote_port;
 	__be16 node_port;
 	__u8 protocol;
@@ -102,14 +120,32 @@ struct nat_key {
 };
 
 struct nat_entry {
-	__be32 pod_address;
+	struct address pod_address;
 	__be16 pod_port;
 	__u16 pad;
 };
 
+/* fragments: what the first fragment of a datagram says of the others, which have no ports. */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__be32 identification; /* IPv4: 16 bits of it */
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct fragment {
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 icmp_type;
+	__u8 icmp_kind; /* parse.h */
+	__u8 protocol;
+	__u8 pad;
+};
+
 /* services and backends. */
 struct service_key {
-	__be32 address;
+	struct address address;
 	__be16 port;
 	__u8 protocol;
 	__u8 pad;
@@ -123,8 +159,8 @@ struct service {
 /* choices: which backend a client's packets to a service go to, where the socket was not asked. One direction only:
  * it says nothing of what may pass. */
 struct choice_key {
-	__be32 client;
-	__be32 service;
+	struct address client;
+	struct address service;
 	__be16 client_port;
 	__be16 service_port;
 	__u8 protocol;
@@ -132,7 +168,7 @@ struct choice_key {
 };
 
 struct choice {
-	__be32 address; /* of the backend */
+	struct address address; /* of the backend */
 	__be16 port;
 	__u16 pad;
 	__u32 slot;
@@ -145,7 +181,7 @@ struct backend_key {
 };
 
 struct backend {
-	__be32 address;
+	struct address address;
 	__be16 port;
 	__u16 pad;
 };
@@ -153,13 +189,13 @@ struct backend {
 /* sock_reverse: what a socket believes to be talking to. */
 struct sock_reverse_key {
 	__u64 cookie;
-	__be32 address; /* backend */
+	struct address address; /* backend */
 	__be16 port;
-	__u16 pad;
+	__u8 pad[6];
 };
 
 struct sock_reverse {
-	__be32 address; /* service */
+	struct address address; /* service */
 	__be16 port;
 	__u16 pad;
 };
@@ -170,7 +206,7 @@ struct node_state {
 	__u32 pad;
 };
 
-/* counters: by reason * 2 + direction, for each CPU. Reason 0 is "forwarded". */
+/* counters: by reason * 2 + direction, for each CPU. Reason 0 is "forwarded", those below 130 are no drops. */
 struct counter {
 	__u64 packets;
 	__u64 bytes;
@@ -195,8 +231,8 @@ struct event {
 	__u64 at; /* CLOCK_MONOTONIC, coarse, ns */
 	__u32 source_identity;
 	__u32 destination_identity;
-	__be32 source;
-	__be32 destination;
+	struct address source;
+	struct address destination;
 	__be16 source_port;
 	__be16 destination_port;
 	__u8 protocol;

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Addresses of both families in one form (types.h). No maps. */
+#ifndef PLEXUS_ADDRESS_H
+#define PLEXUS_ADDRESS_H
+
+#define MAPPED bpf_htonl(0xffff) /* third word of an IPv4 address */
+
+static __always_inline void set_ip4(struct address *to, __be32 address)
+{
+	to->word[0] = 0;
+	to->word[1] = 0;
+	to->word[2] = MAPPED;
+	to->word[3] = address;
+}
+
+static __always_inline void set_ip6(struct address *to, const __be32 *words)
+{
+	to->word[0] = words[0];
+	to->word[1] = words[1];
+	to->word[2] = words[2];
+	to->word[3] = words[3];
+}
+
+static __always_inline bool is_ip4(const struct address *a)
+{
+	return a->word[2] == MAPPED && !(a->word[0] | a->word[1]);
+}
+
+/* The last words first: they differ most. */
+static __always_inline bool is_same(const struct address *a, const struct address *b)
+{
+	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] &&
+	       a->word[0] == b->word[0];
+}
+
+static __always_inline bool is_none(const struct address *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
+}
+
+/* -1, 0 or 1; any order does, as long as it is the same for both directions of a connection. */
+static __always_inline int compare(const struct address *a, const struct address *b)
+{
+	if (a->word[3] != b->word[3])
+		return a->word[3] < b->word[3] ? -1 : 1;
+	if (a->word[2] != b->word[2])
+		return a->word[2] < b->word[2] ? -1 : 1;
+	if (a->word[1] != b->word[1])
+		return a->word[1] < b->word[1] ? -1 : 1;
+	if (a->word[0] != b->word[0])
+		return a->word[0] < b->word[0] ? -1 : 1;
+	return 0;
+}
+
+static __always_inline void set_node(struct address *to, bool is_ip6)
+{
+	if (is_ip6) {
+		to->word[0] = NODE_ADDRESS6_0;
+		to->word[1] = NODE_ADDRESS6_1;
+		to->word[2] = NODE_ADDRESS6_2;
+		to->word[3] = NODE_ADDRESS6_3;
+	} else {
+		set_ip4(to, NODE_ADDRESS);
+	}
+}
+
+static __always_inline bool is_node(const struct address *a)
+{
+	if (IPV4_ENABLED && a->word[3] == NODE_ADDRESS && is_ip4(a))
+		return true;
+	return IPV6_ENABLED && a->word[3] == NODE_ADDRESS6_3 && a->word[2] == NODE_ADDRESS6_2 &&
+	       a->word[1] == NODE_ADDRESS6_1 && a->word[0] == NODE_ADDRESS6_0;
+}
+
+/* An address that no packet may be sent to: loopback, multicast, link-local, none, reserved. */
+static __always_inline bool is_unroutable(const struct address *a)
+{
+	__u8 first;
+
+	if (is_ip4(a)) {
+		first = bpf_ntohl(a->word[3]) >> 24;
+		return first >= 224 || first == 127 || first == 0;
+	}
+	first = bpf_ntohl(a->word[0]) >> 24;
+	/* fe80::/10, ff00::/8, and ::/64 with :: and ::1 in it */
+	return first == 0xff || (bpf_ntohl(a->word[0]) >> 22) == (0xfe80 >> 6) || !(a->word[0] | a->word[1]);
+}
+
+#endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* ICMP errors: they pass where the packet that they quote has passed, and are translated as it was. */
+#ifndef PLEXUS_ERROR_H
+#define PLEXUS_ERROR_H
+
+#undef THIS_FILE
+#define THIS_FILE FILE_ERROR
+
+/* An ICMP error may pass where the packet that it is about has passed and still may, and goes to who sent that
+ * (RFC 792). A redirect never does: nobody but the node routes for a pod. The connection; NULL: refused. */
+static __always_inline struct connection *admit_error(struct packet *p, struct quoted *q, bool *to_origin)
+{
+	struct connection_key key;
+	struct connection *c;
+	bool source_is_low;
+
+	if (!is_same(&q->source, &p->destination) || (!p->is_ip6 && p->icmp_type == ICMP_REDIRECT)) {
+		REFUSE(p, DROP_INVALID);
+		return NULL;
+	}
+	source_is_low = key_of(&key, &q->source, q->source_port, &q->destination, q->destination_port, q->protocol);
+	c = connection_at(&key);
+	if (!c || c->expires < p->now || c->epoch != p->epoch) {
+		REFUSE(p, DROP_UNKNOWN_CT);
+		return NULL;
+	}
+	*to_origin = source_is_low == !!(c->flags & CT_ORIGIN_LOW);
+	return c;
+}
+
+/* To who called a service, about the backend: it knows only the service. */
+static __always_inline bool error_from_service(struct __sk_buff *skb, struct packet *p, struct quoted *q,
+                                               struct connection *c)
+{
+	if (!(c->flags & CT_TRANSLATED))
+		return true;
+	if (is_same(&p->source, &q->destination) && !rewrite_source(skb, p, &c->service_address, p->source_port))
+		return false;
+	return rewrite_quoted(skb, p, q, false, &c->service_address, c->service_port);
+}
+
+/* For a pod of this node, from another node or from outside. */
+static __always_inline bool error_arrives(struct __sk_buff *skb, struct packet *p)
+{
+	struct connection *c;
+	struct quoted q = {};
+	bool to_origin;
+
+	if (!parse_quoted(skb, p, &q))
+		return false;
+	c = admit_error(p, &q, &to_origin);
+	return c && (!to_origin || error_from_service(skb, p, &q, c));
+}
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* ARP and neighbour discovery of a pod. Its gateway is the host side of its veth: say so, for whatever address it asks.
+ * What the pod answers to the host's own question goes on to the host, if it is the truth. */
+#ifndef PLEXUS_NEIGHBOUR_H
+#define PLEXUS_NEIGHBOUR_H
+
+#undef THIS_FILE
+#define THIS_FILE FILE_NEIGHBOUR
+
+static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p)
+{
+	struct ethhdr *eth;
+	struct arp *arp;
+	struct endpoint *pod;
+	__be32 asked;
+
+	if (!can_read(skb, ETH_HLEN + sizeof(*arp)))
+		goto invalid;
+	eth = (void *)(long)skb->data;
+	arp = (void *)(eth + 1);
+	if ((void *)(arp + 1) > (void *)(long)skb->data_end)
+		goto invalid;
+	if (arp->hardware != bpf_htons(ARP_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
+	    arp->hardware_bytes != ETH_ALEN || arp->protocol_bytes != sizeof(asked))
+		goto invalid;
+	set_ip4(&p->source, arp->sender);
+	pod = endpoint_at(&p->source);
+	if (!pod || pod->interface != skb->ifindex)
+		return DROP(p, DROP_INVALID_SOURCE);
+	if (arp->operation == bpf_htons(ARP_REPLY)) /* the host's stack asked */
+		return TC_ACT_OK;
+	if (arp->operation != bpf_htons(ARP_REQUEST))
+		goto invalid;
+	if (arp->target == arp->sender) /* it looks whether its own address is free: it is */
+		return DROP(p, DROP_UNKNOWN_L3_TARGET);
+	asked = arp->target;
+	arp->operation = bpf_htons(ARP_REPLY);
+	__builtin_memcpy(arp->target_mac, arp->sender_mac, ETH_ALEN);
+	arp->target = arp->sender;
+	__builtin_memcpy(arp->sender_mac, pod->gateway_mac, ETH_ALEN);
+	arp->sender = asked;
+	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, pod->gateway_mac, ETH_ALEN);
+	return bpf_redirect(skb->ifindex, 0);
+invalid:
+	return DROP(p, DROP_INVALID);
+}
+
+/* The ICMPv6 checksum of an advertisement from `source` to `destination` (RFC 4443, 2.3). */
+static __always_inline __sum16 neighbour_check(struct neighbour *said, __be32 *source, __be32 *destination)
+{
+	__be32 rest[2] = { bpf_htonl(sizeof(*said)), bpf_htonl(IPPROTO_ICMP6) };
+	__s64 sum = bpf_csum_diff(0, 0, source, 16, 0);
+
+	sum = bpf_csum_diff(0, 0, destination, 16, sum);
+	sum = bpf_csum_diff(0, 0, rest, sizeof(rest), sum);
+	sum = bpf_csum_diff(0, 0, (__be32 *)said, sizeof(*said), sum);
+	sum = (sum & 0xffff) + ((__u32)sum >> 16);
+	sum = (sum & 0xffff) + ((__u32)sum >> 16);
+	return ~sum;
+}
+
+/* A pod's neighbour discovery, parsed as ICMP_IS_LINK. Routers and listeners are the node's affair, not a pod's. */
+static __always_inline int answer_neighbour(struct __sk_buff *skb, struct packet *p)
+{
+	struct endpoint *pod;
+	struct neighbour said;
+	struct address asked;
+	struct {
+		struct ethhdr eth;
+		struct ip6 ip;
+	} __attribute__((packed)) head;
+
+	if (p->icmp_type != ICMP6_NEIGHBOUR_SOLICITATION && p->icmp_type != ICMP6_NEIGHBOUR_ADVERTISEMENT)
+		return DROP(p, DROP_FORBIDDEN_ICMP6);
+	/* The target and no option is the least; an option that matters is written here. */
+	if (p->l4 != ETH_HLEN + sizeof(struct ip6) ||
+	    bpf_skb_load_bytes(skb, p->l4, &said, offsetof(struct neighbour, option)) ||
+	    bpf_skb_load_bytes(skb, 0, &head, sizeof(head)) || head.ip.hop_limit != NEIGHBOUR_HOP_LIMIT || said.code)
+		return DROP(p, DROP_INVALID);
+	set_ip6(&asked, said.target);
+	if (is_none(&p->source)) /* it looks whether its own address is free: it is */
+		return DROP(p, DROP_UNKNOWN_L3_TARGET);
+	pod = endpoint_at(&p->source);
+	if (!pod || pod->interface != skb->ifindex)
+		return DROP(p, DROP_INVALID_SOURCE);
+	if (p->icmp_type == ICMP6_NEIGHBOUR_ADVERTISEMENT) /* the host's stack asked */
+		return is_same(&asked, &p->source) ? TC_ACT_OK : DROP(p, DROP_INVALID_SOURCE);
+	if (is_same(&asked, &p->source))
+		return DROP(p, DROP_UNKNOWN_L3_TARGET);
+	said.type = ICMP6_NEIGHBOUR_ADVERTISEMENT;
+	said.check = 0;
+	said.flags = bpf_htonl(NEIGHBOUR_SOLICITED_OVERRIDE);
+	said.option = OPTION_TARGET_MAC;
+	said.option_units = 1;
+	__builtin_memcpy(said.mac, pod->gateway_mac, ETH_ALEN);
+	__builtin_memcpy(head.eth.h_dest, head.eth.h_source, ETH_ALEN);
+	__builtin_memcpy(head.eth.h_source, pod->gateway_mac, ETH_ALEN);
+	head.ip.payload_bytes = bpf_htons(sizeof(said));
+	__builtin_memcpy(head.ip.destination, p->source.word, 16);
+	__builtin_memcpy(head.ip.source, asked.word, 16);
+	said.check = neighbour_check(&said, asked.word, p->source.word);
+	if (bpf_skb_change_tail(skb, sizeof(head) + sizeof(said), 0) ||
+	    bpf_skb_store_bytes(skb, 0, &head, sizeof(head), BPF_F_INVALIDATE_HASH) ||
+	    bpf_skb_store_bytes(skb, sizeof(head), &said, sizeof(said), 0))
+		return DROP(p, DROP_WRITE_ERROR);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+#endif

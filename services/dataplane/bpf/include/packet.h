@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* The packet in hand: what every step of a program reads, and where it leaves its verdict. */
+#ifndef PLEXUS_PACKET_H
+#define PLEXUS_PACKET_H
+
+/* What an ICMP message is to us, in either family. */
+#define ICMP_IS_NONE 0 /* not ICMP, or a message that stands for itself */
+#define ICMP_IS_ECHO 1
+#define ICMP_IS_REPLY 2
+#define ICMP_IS_ERROR 3 /* `about` is the packet that caused it */
+#define ICMP_IS_LINK 4  /* neighbour discovery, multicast listeners: never leaves its link */
+
+#define FRAGMENT_NONE 0
+#define FRAGMENT_FIRST 1
+#define FRAGMENT_LATER 2 /* has no ports of its own: fragment.h */
+
+/* What is known of the packet in hand, and what was decided about it. */
+struct packet {
+	struct address source;
+	struct address destination;
+	__u32 l4; /* offset of the transport header */
+	__be16 source_port; /* ICMP: the identifier at the end that asks, 0 at the one that answers; see `icmp_ports` */
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 is_ip6;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 icmp_kind; /* ICMP_IS_* */
+	__u8 fragment; /* FRAGMENT_* */
+	__u8 direction;
+	__u8 reason; /* enum drop_reason */
+	__u8 file;
+	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
+	__u16 line;
+	__u32 identification; /* of the fragmented datagram */
+	__u32 now; /* tick */
+	__u32 epoch; /* read before any policy, so that a change in between is noticed at the next packet */
+	__u64 time; /* coarse ns */
+	__u32 policy; /* that decided, and the entry's cookie */
+	__u32 cookie;
+	__u32 source_identity; /* 0: not needed so far */
+	__u32 destination_identity;
+	__u32 tunnel_identity; /* from the tunnel, which the overlay program fills */
+	struct address tunnel_from; /* the node that sent it */
+};
+
+/* Refuse the packet: the reason, and where it was decided, go into the counter and the event. */
+#define REFUSE(p, why)                 \
+	({                             \
+		(p)->reason = (why);   \
+		(p)->file = THIS_FILE; \
+		(p)->line = __LINE__;  \
+		false;                 \
+	})
+
+#define DROP(p, why)            \
+	({                      \
+		REFUSE(p, why); \
+		TC_ACT_SHOT;    \
+	})
+
+/* Each CPU's packet in hand. In a map and not on the stack: the verifier does not follow values in maps, so paths that
+ * differ in them only are walked once (with 16 kinds of packets else more than its million steps). A program runs to its
+ * end on its CPU before another begins: bottom halves are off. */
+BPF_PERCPU_ARRAY(in_hand, struct packet, 1);
+
+static __always_inline struct packet *take(__u8 direction)
+{
+	__u32 zero = 0;
+	struct packet *p = in_hand.lookup(&zero);
+
+	if (p) {
+		__builtin_memset(p, 0, sizeof(*p));
+		p->direction = direction;
+	}
+	return p;
+}
+
+#endif

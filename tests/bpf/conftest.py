@@ -40,7 +40,7 @@ def loaded(name: str, state: Path, **settings: Any) -> Iterator[Path]:
     if not os.path.ismount(BPFFS):
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     pin_dir = BPFFS / f"plexus-test-{name}-{os.getpid()}"
-    wanted = {"node_address": NODE, "node_address6": NODE6, "ipv6": True, "device_index": 1} | settings
+    wanted: dict[str, Any] = {"node_address": NODE, "node_address6": NODE6, "ipv6": True, "device_index": 1} | settings
     try:
         asyncio.run(loader.load(loader.DatapathConfig(sizes=SIZES, **wanted), pin_dir, state))
         yield pin_dir

@@ -39,9 +39,8 @@ struct ipcache_key {
 
 struct ipcache_entry {
 	__u32 identity;
-	__u32 flags;         /* IPCACHE_* */
-	struct address
-		node; /* the node that it lives on, by which packets are sent; all 0: outside the cluster, or here */
+	__u32 flags; /* IPCACHE_* */
+	struct address node; /* where it lives, by which it is reached; 0: here, or outside the cluster */
 };
 
 /* masq_exclude: destinations that see pods' own addresses. */

@@ -7,6 +7,7 @@ address, past whatever was said of the first: neither is an address here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Protocol
@@ -74,9 +75,19 @@ def all_of(thing: Addressed) -> list[str]:
     return list(dict.fromkeys(plain(text) for text in (thing.address, *thing.addresses) if text))
 
 
-def of_family(texts: list[str], wanted: Family) -> str | None:
+def by_family(texts: Iterable[str]) -> dict[Family, str]:
+    """The first address of each family, in the order given."""
+    found: dict[Family, str] = {}
+    for text in texts:
+        address = parse(text)
+        if address is not None:
+            found.setdefault(family(address), text)
+    return found
+
+
+def of_family(texts: Iterable[str], wanted: Family) -> str | None:
     """The first address of the family; None when there is none."""
-    return next((text for text in texts if (found := parse(text)) is not None and family(found) == wanted), None)
+    return by_family(texts).get(wanted)
 
 
 def order(text: str) -> tuple[int, int]:

@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from bus.addresses import Network, all_of, parse
-from bus.addresses import family as family_of
+from bus.addresses import Network, all_of, by_family
 from bus.codec import LIMIT_BYTES, TooLarge, encode
 from bus.control import Action, Claim, Say, Unsay
 from bus.messages import Message
@@ -179,7 +178,7 @@ def plan_status(store: Store, status: PodStatus) -> Plan:
     reported = all_of(status)
     for at, text in enumerate(reported):
         wrong = words.address(text)
-        if wrong is None and len(_by_family(reported[:at])) == len(_by_family(reported[: at + 1])):
+        if wrong is None and len(by_family(reported[:at])) == len(by_family(reported[: at + 1])):
             wrong = f"{text} is a second address of its family; report one of each"
         if wrong is not None:
             return _refused("podstatus", pod, f"addresses[{at}]" if at else "address", wrong)
@@ -322,13 +321,13 @@ def _addressed(draft: _Draft, resource: Resource, service: Service, old: Service
         return service
     if asked == HEADLESS or (old is not None and not old.cluster_addresses):
         return service
-    has = {} if old is None else _by_family(old.cluster_addresses)
+    has = {} if old is None else by_family(old.cluster_addresses)
     held = draft.store.addresses_of(service.namespace, service.name)
-    left_over = _by_family(held)  # of a request that did not finish
+    left_over = by_family(held)  # of a request that did not finish
     got: list[str] = []
     for at, family in enumerate(families):
         path = f"spec.clusterIPs[{at}]" if at else "spec.clusterIP"
-        wanted = _by_family(asked).get(family)
+        wanted = by_family(asked).get(family)
         address = has.get(family)
         if address is not None and wanted not in (None, address):
             wrong: str | None = f"cannot be changed from {address}; delete the Service first, then apply"
@@ -352,12 +351,12 @@ def _families(
     networks: addresses.Networks, service: Service, asked: tuple[str, ...], old: Service | None, refuse: Refuse
 ) -> list[Family] | None:
     """Those that the Service gets, its first one first. None: it cannot have what it asks for, which was refused."""
-    own = old.ip_families or list(_by_family(old.cluster_addresses)) if old is not None else []
+    own = old.ip_families or list(by_family(old.cluster_addresses)) if old is not None else []
     families = list(service.ip_families) or own[:1] or list(networks)[:1]
     for at, family in enumerate(service.ip_families):
         if family not in networks:
             path = f"spec.ipFamilies[{at}]"
-            if family in _by_family(asked):
+            if family in by_family(asked):
                 path = f"spec.clusterIPs[{at}]" if at else "spec.clusterIP"
             refuse(path, f"Services have no {family} addresses in this cluster; use {' or '.join(networks)}")
             return None
@@ -371,10 +370,6 @@ def _families(
         refuse("spec.ipFamilyPolicy", f"Services have {only} addresses only in this cluster; use PreferDualStack")
         return None
     return families
-
-
-def _by_family(texts: Iterable[str]) -> dict[Family, str]:
-    return {family_of(found): text for text in texts if (found := parse(text)) is not None}
 
 
 def _not_to_be_had(draft: _Draft, service: Service, network: Network, asked: str) -> str | None:

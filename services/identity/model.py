@@ -255,4 +255,5 @@ def _way_to(node: Node, address: str) -> str:
     """The node's address by which `address`, which lives there, is reached: the first of its family, or the first."""
     own = [plain(each) for each in node.addresses]
     place = parse(address)
-    return (of_family(own, family(place)) if place is not None else None) or own[0]
+    first = next((each for each in own if parse(each) is not None), own[0])
+    return first if place is None else of_family(own, family(place)) or first

@@ -39,9 +39,10 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> list[Pools]
     """The pools that blocks come from, those of each family that is on; there is one.
 
     PLEXUS_IPAM_MODE: cluster-pool, the only mode so far.
-    PLEXUS_IPV4_ENABLED (true), PLEXUS_IPV6_ENABLED (false): which families have pools.
+    PLEXUS_IPV4_ENABLED (true), PLEXUS_IPV6_ENABLED (false): which families have pools. Where it is not set, a family
+        has those that are given for it, and none when they are given as "".
     PLEXUS_CLUSTER_POOL_CIDRS, PLEXUS_CLUSTER_POOL_CIDRS6: comma-separated; used in this order only in that their blocks
-        are numbered so. Given for IPv6, they turn it on.
+        are numbered so.
     PLEXUS_CLUSTER_POOL_MASK, PLEXUS_CLUSTER_POOL_MASK6: the length of a block's prefix, at most 30 and 126.
     Raises: BadSettings.
     """
@@ -50,12 +51,13 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> list[Pools]
         raise BadSettings(f'PLEXUS_IPAM_MODE: "{mode}" is not supported yet; use cluster-pool')
     found = [_pools(environment, wanted) for wanted in FAMILIES if _is_on(environment, VARIABLES[wanted])]
     if not found:
-        raise BadSettings("PLEXUS_IPV4_ENABLED, PLEXUS_IPV6_ENABLED: both are false; pods need one of them")
+        raise BadSettings("PLEXUS_IPV4_ENABLED, PLEXUS_IPV6_ENABLED: both are off; pods need one of them")
     return found
 
 
 def _is_on(environment: Mapping[str, str], names: Variables) -> bool:
-    text = environment.get(names.enabled) or str(names.is_enabled or bool(environment.get(names.pools))).lower()
+    pools = environment.get(names.pools, names.default_pools if names.is_enabled else "")
+    text = environment.get(names.enabled) or str(bool(pools)).lower()
     if text not in ("true", "false"):
         raise BadSettings(f'{names.enabled}: "{text}" is neither true nor false')
     return text == "true"

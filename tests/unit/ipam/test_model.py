@@ -300,7 +300,8 @@ async def two_services(order: list[str]) -> None:
         ({"PLEXUS_CLUSTER_POOL_CIDRS6": "::ffff:10.0.0.0/104"}, "not an IPv6 CIDR"),
         ({"PLEXUS_IPV6_ENABLED": "true", "PLEXUS_CLUSTER_POOL_MASK6": "127"}, "_MASK6: .*use 104 to 126"),
         ({"PLEXUS_IPV6_ENABLED": "yes"}, "neither true nor false"),
-        ({"PLEXUS_IPV4_ENABLED": "false"}, "both are false"),
+        ({"PLEXUS_IPV4_ENABLED": "false"}, "both are off"),
+        ({"PLEXUS_CLUSTER_POOL_CIDRS": ""}, "both are off"),
     ],
 )
 def test_bad_settings_are_named(environment: dict[str, str], words: str) -> None:
@@ -322,6 +323,8 @@ def test_ipv6_has_pools_when_it_is_on_or_they_are_given() -> None:
         "PLEXUS_CLUSTER_POOL_MASK6": "64",
     }
     (v6,) = from_environment(given)
+    (six,) = from_environment({"PLEXUS_CLUSTER_POOL_CIDRS": "", "PLEXUS_CLUSTER_POOL_CIDRS6": "fd00::/104"})
+    assert six.family == "IPv6"
     assert (v6.count, v6.block(255)) == (256, "fd01:0:0:ff::/64")
 
 

@@ -33,6 +33,8 @@ RESERVED = {
     "init": 5,
     "remote-node": 6,
     "kube-apiserver": 7,
+    "world-ipv4": 9,  # what is outside, where nodes have both families; with one family all of it is "world"
+    "world-ipv6": 10,
 }
 """Identities that no label set has."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bus.addresses import all_of, by_family, with_port
 from bus.messages.resources import Deployment, EndpointSlice, Namespace, Node, Pod, Policy, Service
 from bus.subjects import (
     BLOCK,
@@ -155,17 +156,19 @@ def at(path: str) -> Callable[[Row], Any]:
 
 def of_pod(pod: Pod, known: Known) -> dict[str, Any]:
     endpoint = known.seen.of(ENDPOINT).get((pod.node, pod.namespace, pod.name))
-    address = pod.address or (endpoint.address if endpoint else "")
+    addresses = all_of(pod) or (all_of(endpoint) if endpoint else [])
     node = known.seen.of(NODE).get((pod.node,))
+    hosts = list(by_family(node.addresses).values()) if node else []
     condition = {"type": "Ready", "status": "True" if pod.ready else "False"}
     status = {
         "phase": pod.phase,
         "conditions": [{**condition, "message": pod.reason} if pod.reason else condition],
-        **({"podIP": address, "podIPs": [{"ip": address}]} if address else {}),
-        **({"hostIP": node.addresses[0]} if node and node.addresses else {}),
+        **({"podIP": addresses[0], "podIPs": [{"ip": each} for each in addresses]} if addresses else {}),
+        **({"hostIP": hosts[0], "hostIPs": [{"ip": each} for each in hosts]} if hosts else {}),
     }
     plexus = {
-        "address": address,
+        "address": next(iter(addresses), ""),
+        "addresses": addresses,
         "identity": endpoint.identity if endpoint else 0,
         "node": pod.node,
         "endpoint": endpoint.state if endpoint else "",
@@ -196,6 +199,8 @@ def of_service(service: Service, known: Known) -> dict[str, Any]:
     ]
     spec: dict[str, Any] = {"type": service.type, "clusterIP": next(iter(service.cluster_addresses), "None")}
     spec["clusterIPs"] = service.cluster_addresses or ["None"]
+    spec["ipFamilies"] = service.ip_families or ["IPv4"]
+    spec["ipFamilyPolicy"] = service.ip_family_policy
     return {"spec": spec, "status": {"loadBalancer": {}}, "plexus": {"frontends": frontends}}
 
 
@@ -272,7 +277,7 @@ def ports_of(row: Row) -> list[str]:
 def backends_of(row: Row) -> list[str]:
     """Every "address:port" behind a Service, once."""
     frontends = at("plexus.frontends")(row) or []
-    return list(dict.fromkeys(f"{one['address']}:{one['port']}" for each in frontends for one in each["backends"]))
+    return list(dict.fromkeys(with_port(one["address"], one["port"]) for each in frontends for one in each["backends"]))
 
 
 NAME = Column("NAME", at("metadata.name"))
@@ -295,7 +300,7 @@ KINDS = (
             NAME,
             Column("READY", at("plexus.ready")),
             Column("STATUS", at("status.phase")),
-            Column("ADDRESS", at("plexus.address")),
+            Column("ADDRESS", at("plexus.addresses")),
             Column("IDENTITY", at("plexus.identity")),
             Column("NODE", at("plexus.node")),
             Column("ENDPOINT", at("plexus.endpoint")),

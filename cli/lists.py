@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from bus import labels
+from bus.addresses import all_of, order, parse, parse_network, with_port
 from bus.subjects import BLOCK, ENDPOINT, FRONTEND, IDENTITY, State
 from cli.output import Column, Format, Output, Row, show
 from cli.session import Name, Session, run
@@ -17,7 +19,7 @@ identity = typer.Typer(help="Label sets and their numbers.", no_args_is_help=Tru
 service = typer.Typer(help="Service addresses and their backends.", no_args_is_help=True, rich_markup_mode=None)
 ipam = typer.Typer(help="Blocks of pod addresses.", no_args_is_help=True, rich_markup_mode=None)
 
-RESERVED = {1: "host", 2: "world", 3: "unmanaged", 4: "health", 5: "init", 6: "remote-node", 7: "kube-apiserver"}
+RESERVED = {number: name for name, number in labels.RESERVED.items()}
 AGGREGATES = {11: "cluster", 13: "world", 14: "remote-node"}  # in the policy map only
 _POD_LABELS = "k8s:io.kubernetes.pod.", "k8s:io.cilium.k8s."
 
@@ -36,7 +38,7 @@ def endpoints(name: Name = "", output: Output = Format.TABLE) -> None:
     columns = [
         Column("NODE", "node"),
         Column("POD", "pod"),
-        Column("ADDRESS", "address"),
+        Column("ADDRESS", "addresses"),
         Column("IDENTITY", "identity"),
         Column("STATE", "state"),
         Column("INTERFACE", "interface"),
@@ -52,6 +54,7 @@ def endpoint_rows(seen: Picture) -> Sequence[Row]:
             "node": each.node,
             "pod": f"{each.namespace}/{each.pod}",
             "address": each.address,
+            "addresses": all_of(each),
             "identity": each.identity,
             "state": each.state,
             "interface": each.interface,
@@ -89,9 +92,9 @@ def services(name: Name = "", output: Output = Format.TABLE) -> None:
     """Every frontend, and the backends behind it."""
     columns = [
         Column("SERVICE", "service"),
-        Column("FRONTEND", lambda row: f"{row['address']}:{row['port']}"),
+        Column("FRONTEND", lambda row: with_port(row["address"], row["port"])),
         Column("PROTOCOL", "protocol"),
-        Column("BACKENDS", lambda row: [f"{each['address']}:{each['port']}" for each in row["backends"]]),
+        Column("BACKENDS", lambda row: [with_port(each["address"], each["port"]) for each in row["backends"]]),
     ]
     listing((FRONTEND,), service_rows, columns, name, output, "no services")
 
@@ -124,13 +127,13 @@ def blocks(name: Name = "", output: Output = Format.TABLE) -> None:
 
 
 def block_rows(seen: Picture) -> Sequence[Row]:
-    from ipaddress import ip_address, ip_network
-
-    addresses = [ip_address(each.address) for each in seen.of(ENDPOINT).values()]
+    addresses = {address for each in seen.of(ENDPOINT).values() for text in all_of(each) if (address := parse(text))}
     rows = []
-    for block in sorted(seen.of(BLOCK).values(), key=lambda each: (each.node, ip_network(each.cidr).network_address)):
-        network = ip_network(block.cidr)
-        used = sorted(address for address in addresses if address in network)
+    for block in sorted(seen.of(BLOCK).values(), key=lambda each: (each.node, order(each.cidr.partition("/")[0]))):
+        network = parse_network(block.cidr)
+        if network is None:
+            continue
+        used = sorted((address for address in addresses if address in network), key=int)
         rows.append(
             {
                 "cidr": block.cidr,

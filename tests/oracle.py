@@ -13,8 +13,8 @@ from bus.messages.resources import LabelSelector, Peer, Policy, PortRange
 Ports = Mapping[tuple[str, str], set[int]]
 """Named container ports of a pod's label set: (name, "TCP") -> numbers."""
 
-SPOKEN = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1}
-WORLD = 2
+SPOKEN = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}
+WORLD = (2, 9, 10)  # either family, IPv4, IPv6
 LOCAL_CIDR_MIN = 1 << 24
 
 
@@ -35,7 +35,7 @@ def allowed_by_rules(
         subject: canonical labels of the pod whose policy is asked.
         peer: canonical labels of the other pod, or the number of a reserved or node-local identity.
         direction: "ingress": `peer` calls `subject`; "egress": `subject` calls `peer`.
-        protocol, port: IANA number; destination port, for ICMP the type + 1.
+        protocol, port: IANA number; destination port, for ICMP and ICMPv6 the type + 1.
     """
     if direction == "ingress" and peer == 1:
         return True  # the node itself may always reach its pods
@@ -61,11 +61,13 @@ def _is(peer: Mapping[str, str] | int, wanted: Peer) -> bool:
     if wanted.selector is not None:
         return not isinstance(peer, int) and _fits(wanted.selector, peer)
     number = 0 if not isinstance(peer, int) else peer
-    outside = number == WORLD or number >= LOCAL_CIDR_MIN
+    outside = number in WORLD or number >= LOCAL_CIDR_MIN
     groups = {
         "all": True,
         "none": False,
         "world": outside,
+        "world-ipv4": number == 9,
+        "world-ipv6": number == 10,
         "cluster": not outside,
         "host": number == 1,
         "unmanaged": number == 3,

@@ -26,11 +26,14 @@ KEYS = ("app", "tier", "org")
 VALUES = ("a", "b", "c")
 NAMESPACES = ("default", "blue", "green")
 PORT_NAMES = ("http", "dns")
-PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP", "ICMP", "ANY")
+PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "ANY")
 NUMBERS = (1, 2, 53, 79, 80, 81, 443, 1023, 1024, 8079, 8080, 8081, 32768, 65534, 65535)
 """Ports at the edges of prefixes and of each other."""
 PEER_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 1 << 24, (1 << 24) + 77)
-ENTITIES = ("all", "world", "cluster", "host", "remote-node", "init", "health", "unmanaged", "kube-apiserver")
+ENTITIES = (
+    *("all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node"),
+    *("init", "health", "unmanaged", "kube-apiserver"),
+)
 POD_KEYS = [f"k8s:{key}" for key in KEYS]
 WHERE = labels.NAMESPACE
 TEAM = labels.NAMESPACE_LABELS + "team"
@@ -42,7 +45,7 @@ class Packet:
 
     direction: Literal["ingress", "egress"]
     protocol: int  # IANA
-    port: int  # destination; for ICMP the type + 1
+    port: int  # destination; for ICMP and ICMPv6 the type + 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def peers() -> st.SearchStrategy[Peer]:
 @st.composite
 def port_ranges(draw: st.DrawFn, named: bool = True) -> PortRange:
     protocol = draw(st.sampled_from(PROTOCOLS))
-    if named and protocol != "ICMP" and draw(st.integers(0, 3)) == 0:
+    if named and not protocol.startswith("ICMP") and draw(st.integers(0, 3)) == 0:
         return PortRange(protocol=protocol, name=draw(st.sampled_from(PORT_NAMES)))
     if draw(st.integers(0, 3)) == 0:
         return PortRange(protocol=protocol)
@@ -187,7 +190,7 @@ def packets(draw: st.DrawFn, policies: list[Policy], pods: list[Pod]) -> list[Pa
 
 
 def _spoken(protocol: Protocol) -> int:
-    return {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ANY": 6}[protocol]
+    return {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58, "ANY": 6}[protocol]
 
 
 @st.composite

@@ -14,12 +14,13 @@ class Endpoint(Message, frozen=True, kw_only=True):
     namespace: str
     pod: str
     uid: str = ""
-    address: str
+    address: str  # "10.0.1.2" or "fd00::2": the first of `addresses`
     mac: str
     interface: str
     interface_index: int
     identity: int  # 0 while it is not known: the pod is denied
     state: Literal["waiting-for-identity", "waiting-for-policy", "ready"]
+    addresses: list[str] = []  # one of each family at most; empty: `address` is all
 
 
 class AppliedRevision(Message, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ class Flow(Part, frozen=True, kw_only=True):
     reason: str = ""  # public name: "Policy denied"
     reason_code: int = 0
     direction: Literal["ingress", "egress", ""] = ""
-    source: str  # "10.0.1.2"
+    source: str  # "10.0.1.2", "fd00::2"
     destination: str
     protocol: int
     source_port: int = 0

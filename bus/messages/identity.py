@@ -18,8 +18,8 @@ class Identity(Message, frozen=True, kw_only=True):
 class AddressIdentity(Message, frozen=True, kw_only=True):
     """Who an address is (the ipcache). Subject: state.identity.address.<address>"""
 
-    address: str  # "10.0.1.2", no prefix length: pods and nodes only
+    address: str  # "10.0.1.2" or "fd00::2", no prefix length: pods and nodes only
     identity: int
     node: str  # where it lives
-    node_address: str  # tunnel endpoint and next hop: "192.0.2.1"
+    node_address: str  # tunnel endpoint and next hop, of the same family if the node has one: "192.0.2.1"
     pod: str = ""  # "namespace/name", "" for a node's own address

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from bus.messages import Message, Part
 
-Protocol = Literal["TCP", "UDP", "SCTP", "ICMP", "ANY"]
+Protocol = Literal["TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "ANY"]
+Family = Literal["IPv4", "IPv6"]
 
 
 class Namespace(Message, frozen=True, kw_only=True):
@@ -21,9 +22,9 @@ class Node(Message, frozen=True, kw_only=True):
     """Subject: state.resources.node.<name>"""
 
     name: str
-    addresses: list[str]  # "192.0.2.1", the address that other nodes reach it by comes first
+    addresses: list[str]  # "192.0.2.1", "2001:db8::1"; of each family the one that others reach it by comes first
     labels: dict[str, str] = {}
-    pod_cidrs: list[str] = []  # spec.podCIDRs, for ipam.mode=kubernetes
+    pod_cidrs: list[str] = []  # spec.podCIDRs, one of each family, for ipam.mode=kubernetes
     manifest: dict[str, Any] = {}
 
 
@@ -47,10 +48,11 @@ class Pod(Message, frozen=True, kw_only=True):
     ports: list[ContainerPort] = []
     phase: Literal["Pending", "Running", "Succeeded", "Failed"] = "Pending"
     ready: bool = False
-    address: str = ""  # "10.0.1.2", as whoever runs the pod reported it
+    address: str = ""  # "10.0.1.2" or "fd00::2", as whoever runs the pod reported it: the first of `addresses`
     reason: str = ""  # why it is not ready, for people
     owner: str = ""  # "deployment/default/web", "" when applied by itself
     manifest: dict[str, Any] = {}
+    addresses: list[str] = []  # one of each family at most; empty: `address` is all
 
 
 class Deployment(Message, frozen=True, kw_only=True):
@@ -92,12 +94,14 @@ class Service(Message, frozen=True, kw_only=True):
     namespace: str
     name: str
     type: Literal["ClusterIP"] = "ClusterIP"
-    cluster_addresses: list[str] = []  # empty: headless
+    cluster_addresses: list[str] = []  # one of each of `ip_families`, in their order; empty: headless
     selector: dict[str, str] = {}  # empty: backends come from EndpointSlices
     ports: list[ServicePort]
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     manifest: dict[str, Any] = {}
+    ip_families: list[Family] = []  # the families that it has
+    ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] = "SingleStack"
 
 
 class ClusterAddress(Message, frozen=True, kw_only=True):
@@ -129,20 +133,21 @@ class EndpointSlice(Message, frozen=True, kw_only=True):
     ports: list[EndpointPort] = []
     endpoints: list[SliceEndpoint] = []
     manifest: dict[str, Any] = {}
+    address_type: Family = "IPv4"  # of all its endpoints'
 
 
 class Peer(Part, frozen=True, kw_only=True):
     """Who may be spoken to or heard. A selector is over canonical label keys (docs/glossary.md), namespace included."""
 
     selector: LabelSelector | None = None
-    entity: str = ""  # "world", "cluster", "host", "remote-node", "all"...; "" when `selector` is given
+    entity: str = ""  # "world", "world-ipv6", "cluster", "host", "all"...; "" when `selector` is given
 
 
 class PortRange(Part, frozen=True, kw_only=True):
-    """A transport port, a range, or an ICMP type."""
+    """A transport port, a range, or an ICMP or ICMPv6 type."""
 
     protocol: Protocol = "ANY"
-    port: int = 0  # 0: every port. For ICMP the type + 1, so that 0 stays "every"
+    port: int = 0  # 0: every port. For ICMP and ICMPv6 the type + 1, so that 0 stays "every"
     end_port: int = 0  # 0: just `port`
     name: str = ""  # a named container port, resolved for the subject (ingress) or the peers (egress)
 
@@ -227,5 +232,6 @@ class PodStatus(Message, frozen=True, kw_only=True):
     uid: str
     phase: Literal["Pending", "Running", "Succeeded", "Failed"]
     ready: bool
-    address: str = ""
+    address: str = ""  # the first of `addresses`
     reason: str = ""
+    addresses: list[str] = []  # one of each family at most

@@ -26,6 +26,7 @@ EGRESS = 1
 DIRECTIONS: tuple[Literal["ingress"], Literal["egress"]] = ("ingress", "egress")
 
 HOST = RESERVED["host"]
+WORLD = frozenset(RESERVED[name] for name in ("world", "world-ipv4", "world-ipv6"))
 AGGREGATE_CLUSTER = 11
 AGGREGATE_WORLD = 13
 AGGREGATE_REMOTE_NODE = 14
@@ -38,6 +39,7 @@ ENTITIES: Mapping[str, tuple[int, ...]] = {
     "cluster": (AGGREGATE_CLUSTER, AGGREGATE_REMOTE_NODE),
     "remote-node": (AGGREGATE_REMOTE_NODE,),
     **{name: (RESERVED[name],) for name in ("host", "init", "health", "unmanaged", "kube-apiserver")},
+    **{name: (RESERVED[name],) for name in ("world-ipv4", "world-ipv6")},
 }
 
 PROTOCOLS: Mapping[str, tuple[int, ...]] = {
@@ -45,6 +47,7 @@ PROTOCOLS: Mapping[str, tuple[int, ...]] = {
     "UDP": (17,),
     "SCTP": (132,),
     "ICMP": (1,),
+    "ICMPv6": (58,),
     "ANY": (6, 17, 132),
 }
 """IANA numbers. "ANY" with a port means those that have ports; without one it means every protocol there is."""
@@ -115,7 +118,7 @@ class Verdict:
 
 def aggregate(identity: int) -> int:
     """The group that an identity is of. Must match `aggregate` in bpf/include/policy.h."""
-    if identity == RESERVED["world"] or identity > IDENTITY_MAX:
+    if identity in WORLD or identity > IDENTITY_MAX:
         return AGGREGATE_WORLD
     if identity in (RESERVED["remote-node"], RESERVED["kube-apiserver"]):
         return AGGREGATE_REMOTE_NODE

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import ClassVar
 
 from bus import labels
+from bus.addresses import family, of_family, parse, plain
 from bus.control import Action, Claim, Say, Unsay
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
@@ -198,7 +198,7 @@ class IdentityModel:
 
     def _objection(self, address: str, key: EndpointKey) -> str | None:
         """Why a node may not say that this address is this pod's: a node speaks only for its own blocks and pods."""
-        place = _parse(address)
+        place = parse(address)
         if place is None:
             return NOT_AN_ADDRESS
         if self._places.nodes_with(address):
@@ -212,9 +212,9 @@ class IdentityModel:
 
     def _of_node(self, address: str, name: str) -> AddressIdentity | None:
         node = self._places.node(name)
-        if node is None or _parse(address) is None:
+        if node is None or parse(address) is None:
             return None
-        return AddressIdentity(address=address, identity=REMOTE_NODE, node=name, node_address=node.addresses[0])
+        return AddressIdentity(address=address, identity=REMOTE_NODE, node=name, node_address=_way_to(node, address))
 
     def _of_endpoint(self, address: str, key: EndpointKey) -> AddressIdentity | None:
         """The address with its pod's identity, or with `init` as long as that is not certain: as no entry at all it
@@ -226,7 +226,7 @@ class IdentityModel:
             address=address,
             identity=self._identity_of(self._places.endpoint(key)),
             node=node.name,
-            node_address=node.addresses[0],
+            node_address=_way_to(node, address),
             pod=f"{key[1]}/{key[2]}",
         )
 
@@ -251,8 +251,9 @@ class IdentityModel:
                 self._report(reason, facts)
 
 
-def _parse(address: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(address)
-    except ValueError:
-        return None
+def _way_to(node: Node, address: str) -> str:
+    """The node's address by which `address`, which lives there, is reached: the first of its family, or the first."""
+    own = [plain(each) for each in node.addresses]
+    place = parse(address)
+    first = next((each for each in own if parse(each) is not None), own[0])
+    return first if place is None else of_family(own, family(place)) or first

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from bus import labels
+from bus.addresses import Address, Network, all_of, parse_network, plain
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import Identity
 from bus.messages.ipam import Block
@@ -169,7 +169,7 @@ class Places:
         self._by_pod: dict[PodKey, set[EndpointKey]] = {}
         self._by_node = Index()
         self._blocks: dict[str, Block] = {}
-        self._networks: dict[str, dict[str, IPv4Network | IPv6Network]] = {}
+        self._networks: dict[str, dict[str, Network]] = {}
 
     # nodes
     def put_node(self, node: Node) -> set[str]:
@@ -200,13 +200,13 @@ class Places:
         """The node's own addresses and those of its endpoints."""
         node = self._nodes.get(name)
         own = {plain(address) for address in node.addresses} if node else set()
-        return own | {plain(self._endpoints[key].address) for key in self._by_node.get(name, ())}
+        return own.union(*(all_of(self._endpoints[key]) for key in self._by_node.get(name, ())))
 
     # blocks
     def put_block(self, block: Block) -> set[str]:
         changed = self.delete_block(block.cidr)
         self._blocks[block.cidr] = block
-        network = _network(block.cidr)
+        network = parse_network(block.cidr)  # None for what is no block: nothing is inside it
         if network is not None:
             self._networks.setdefault(block.node, {})[block.cidr] = network
         return changed | self.addresses_on(block.node)
@@ -218,7 +218,7 @@ class Places:
         self._networks.get(block.node, {}).pop(cidr, None)
         return self.addresses_on(block.node)
 
-    def holds(self, node: str, address: IPv4Address | IPv6Address) -> bool:
+    def holds(self, node: str, address: Address) -> bool:
         """The address is in a block of the node's."""
         return any(address in network for network in self._networks.get(node, {}).values())
 
@@ -226,24 +226,26 @@ class Places:
     def put_endpoint(self, endpoint: Endpoint) -> set[str]:
         key = (endpoint.node, endpoint.namespace, endpoint.pod)
         changed = self.delete_endpoint(key)
-        address = plain(endpoint.address)
+        addresses = all_of(endpoint)
         self._endpoints[key] = endpoint
-        self._by_address.add(address, key)
+        for address in addresses:
+            self._by_address.add(address, key)
         self._by_node.add(endpoint.node, key)
         self._by_pod.setdefault(key[1:], set()).add(key)
-        return changed | {address}
+        return changed.union(addresses)
 
     def delete_endpoint(self, key: EndpointKey) -> set[str]:
         endpoint = self._endpoints.pop(key, None)
         if endpoint is None:
             return set()
-        address = plain(endpoint.address)
-        self._by_address.remove(address, key)
+        addresses = all_of(endpoint)
+        for address in addresses:
+            self._by_address.remove(address, key)
         self._by_node.remove(endpoint.node, key)
         self._by_pod[key[1:]].discard(key)
         if not self._by_pod[key[1:]]:
             del self._by_pod[key[1:]]
-        return {address}
+        return set(addresses)
 
     def endpoint(self, key: EndpointKey) -> Endpoint:
         return self._endpoints[key]
@@ -252,24 +254,8 @@ class Places:
         return self._by_address.get(address, set())
 
     def addresses_of(self, pod: PodKey) -> set[str]:
-        return {plain(self._endpoints[key].address) for key in self._by_pod.get(pod, ())}
+        return set[str]().union(*(all_of(self._endpoints[key]) for key in self._by_pod.get(pod, ())))
 
     def identities_in_use(self) -> set[int]:
         """The numbers that nodes have given to their endpoints."""
         return {endpoint.identity for endpoint in self._endpoints.values()}
-
-
-def plain(address: str) -> str:
-    """The one spelling of an address; what is no address stays as it is, to be refused by name."""
-    try:
-        return str(ip_address(address))
-    except ValueError:
-        return address
-
-
-def _network(cidr: str) -> IPv4Network | IPv6Network | None:
-    """None for what is no block: nothing is inside it."""
-    try:
-        return ip_network(cidr)
-    except ValueError:
-        return None

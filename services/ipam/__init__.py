@@ -2,8 +2,9 @@
 
 Owns    state.ipam.block.<cidr>
 Hears   Nodes (resources), endpoints (dataplane), its own blocks.
-Says    for each node one block; another one when more than three quarters of its addresses are in use, so that a pod
-        start never waits for one. Blocks are taken by compare-and-set: no two nodes ever hold the same.
+Says    for each node one block of each family; another one when more than three quarters of its addresses of that
+        family are in use, so that a pod start never waits for one. Blocks are taken by compare-and-set: no two nodes
+        ever hold the same.
 
 Nodes give out addresses of their blocks by themselves (design.md, "IPAM is local at pod start"); this service is not
 asked when a pod starts. Which block a node gets is counted from a hash of its name, so losing the log gives the same

@@ -30,7 +30,9 @@ class Reporter:
         short = self._model.short
         self._service.check("pool", not short, f"no block is left for {', '.join(short)}" if short else "")
         if short and short != self._short:
-            log.error("the pools are exhausted; widen PLEXUS_CLUSTER_POOL_CIDRS or remove nodes", nodes=short)
+            log.error(
+                "the pools are exhausted; widen PLEXUS_CLUSTER_POOL_CIDRS or _CIDRS6, or remove nodes", nodes=short
+            )
         self._short = short
 
 
@@ -43,8 +45,8 @@ def main() -> None:
     run_service("ipam", lambda service: body(service, pools))
 
 
-async def body(service: Service, pools: Pools) -> None:
-    model = BlockAllocation(pools)
+async def body(service: Service, pools: list[Pools]) -> None:
+    model = BlockAllocation(*pools)
     await run_control(service.bus, model, report=Reporter(service, model))
 
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Address
 from typing import ClassVar
 
+from bus.addresses import family, of_family, order, parse, plain, with_port
 from bus.control import Action, Say, Unsay
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from bus.messages.resources import EndpointSlice, Pod, Service, ServicePort
+from bus.messages.resources import EndpointSlice, Family, Pod, Service, ServicePort
 from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE, State, check_subject
-from services.lb.places import NOT_AN_ADDRESS, Name, Places, parse
+from services.lb.places import NOT_AN_ADDRESS, Name, Places
 
 NOT_A_PORT = "not a port"
+OTHER_FAMILY = "not of its slice's address type"
 
 Label = tuple[str, str, str]  # (namespace, key, value)
 
@@ -162,13 +163,14 @@ class LoadBalancing:
     def _balanced(self, service: Service, left_out: dict[str, str]) -> LoadBalancedService | None:
         """None for a headless Service. Adds to `left_out` what it goes without."""
         frontends: list[Frontend] = []
-        for address in service.cluster_addresses:
+        for address in map(plain, service.cluster_addresses):
+            place = parse(address)
             for port in service.ports:
                 reason = _objection(address, port.port)
-                if reason is not None:
-                    left_out[f"{address}:{port.port}"] = reason
+                if reason is not None or place is None:
+                    left_out[with_port(address, port.port)] = reason or NOT_AN_ADDRESS
                     continue
-                backends = set(self._backends(service, port, left_out))
+                backends = set(self._backends(service, port, family(place), left_out))
                 frontends.append(
                     Frontend(
                         address=address,
@@ -178,40 +180,51 @@ class LoadBalancing:
                         backends=sorted(backends, key=_backend_order),
                     )
                 )
-        frontends.sort(key=lambda each: (IPv4Address(each.address), each.port, each.protocol))
+        frontends.sort(key=lambda each: (order(each.address), each.port, each.protocol))
         if not frontends:
             return None
         return LoadBalancedService(namespace=service.namespace, name=service.name, frontends=frontends)
 
-    def _backends(self, service: Service, port: ServicePort, left_out: dict[str, str]) -> Iterator[Backend]:
+    def _backends(
+        self, service: Service, port: ServicePort, wanted: Family, left_out: dict[str, str]
+    ) -> Iterator[Backend]:
+        """Those with an address of the family."""
         if not service.selector:
-            yield from self._slice_backends(service, port, left_out)
+            yield from self._slice_backends(service, port, wanted, left_out)
             return
         for pod in self._pods_selected_by(service):
             target = _target_port(pod, port)
-            place = self._places.of(pod)
-            if target is None or place is None:
+            if target is None:
                 continue
-            reason = self._places.objection(pod, place) or _objection(place, target)
-            if reason is None:
-                yield Backend(address=place, port=target, node=pod.node)
-            else:
-                left_out[f"{place}:{target} of pod {pod.name}"] = reason
+            places = self._places.of(pod)
+            own = of_family(places, wanted)  # one: a node gives its pods no more weight by saying more addresses
+            for place in (each for each in places if each == own or parse(each) is None):
+                reason = self._places.objection(pod, place) or _objection(place, target)
+                if reason is None:
+                    yield Backend(address=place, port=target, node=pod.node)
+                else:
+                    left_out[f"{with_port(place, target)} of pod {pod.name}"] = reason
 
-    def _slice_backends(self, service: Service, port: ServicePort, left_out: dict[str, str]) -> Iterator[Backend]:
+    def _slice_backends(
+        self, service: Service, port: ServicePort, wanted: Family, left_out: dict[str, str]
+    ) -> Iterator[Backend]:
         """A slice's port belongs to the Service's port of the same name and protocol; its number is the backends'."""
         for name in self._slices_by_service.get((service.namespace, service.name), ()):
             known = self._slices[name]
+            if known.address_type != wanted:
+                continue
             for offered in known.ports:
                 if (offered.name, offered.protocol) != (port.name, port.protocol):
                     continue
                 for endpoint in known.endpoints:
-                    for address in endpoint.addresses if endpoint.ready else ():
+                    for address in map(plain, endpoint.addresses if endpoint.ready else ()):
                         reason = _objection(address, offered.port)
+                        if reason is None and of_family([address], wanted) is None:
+                            reason = OTHER_FAMILY
                         if reason is None:
                             yield Backend(address=address, port=offered.port, node=endpoint.node)
                         else:
-                            left_out[f"{address}:{offered.port} of slice {known.name}"] = reason
+                            left_out[f"{with_port(address, offered.port)} of slice {known.name}"] = reason
 
     def _note(self, name: Name, left_out: dict[str, str]) -> None:
         before = self.left_out.pop(name, {})
@@ -269,9 +282,9 @@ def _discard(index: dict[Label, set[Name]] | dict[Name, set[Name]], key: tuple[s
         del names[key]
 
 
-def _backend_order(backend: Backend) -> tuple[IPv4Address | None, int, str]:
+def _backend_order(backend: Backend) -> tuple[tuple[int, int], int, str]:
     """As people expect addresses: by number."""
-    return parse(backend.address), backend.port, backend.node
+    return order(backend.address), backend.port, backend.node
 
 
 def _name(tokens: Iterable[str]) -> Name:

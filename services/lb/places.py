@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
+from bus.addresses import Network, all_of, parse, parse_network
 from bus.messages.dataplane import Endpoint
 from bus.messages.ipam import Block
 from bus.messages.resources import Pod
 
 Name = tuple[str, str]  # (namespace, name)
 
-NOT_AN_ADDRESS = "not an IPv4 address"
+NOT_AN_ADDRESS = "not an address"
 OUTSIDE_BLOCK = "outside the node's blocks"
 
 
@@ -23,7 +22,7 @@ class Places:
         self._endpoints: dict[Name, dict[str, Endpoint]] = defaultdict(dict)  # pod -> node -> its endpoint there
         self._pods_on: dict[str, set[Name]] = defaultdict(set)  # node -> pods with an endpoint there
         self._blocks: dict[str, Block] = {}  # by CIDR
-        self._networks: dict[str, dict[str, IPv4Network]] = defaultdict(dict)  # node -> CIDR -> its block
+        self._networks: dict[str, dict[str, Network]] = defaultdict(dict)  # node -> CIDR -> its block
 
     def put_endpoint(self, endpoint: Endpoint) -> None:
         pod = (endpoint.namespace, endpoint.pod)
@@ -40,8 +39,10 @@ class Places:
                 del self._endpoints[pod]
 
     def put_block(self, block: Block) -> set[Name]:
-        """The pods whose place may be another now. Raises: ValueError: it is no IPv4 network; nothing is changed."""
-        network = IPv4Network(block.cidr)
+        """The pods whose place may be another now. Raises: ValueError: it is no network; nothing is changed."""
+        network = parse_network(block.cidr)
+        if network is None:
+            raise ValueError(f"{block.cidr} is not a block of addresses")
         touched = self.delete_block(block.cidr)
         self._blocks[block.cidr] = block
         self._networks[block.node][block.cidr] = network
@@ -57,16 +58,16 @@ class Places:
             del self._networks[block.node]
         return set(self._pods_on.get(block.node, ()))
 
-    def of(self, pod: Pod) -> str | None:
-        """The address at which the pod takes connections now, whether it may be so or not. None: it takes none."""
+    def of(self, pod: Pod) -> list[str]:
+        """The addresses at which the pod takes connections now, whether it may be so or not."""
         if not pod.ready or pod.phase != "Running":
-            return None
+            return []
         if pod.host_network:
-            return pod.address or None
+            return all_of(pod)
         endpoint = self._endpoints.get((pod.namespace, pod.name), {}).get(pod.node)
         if endpoint is None or endpoint.state != "ready" or endpoint.uid not in ("", pod.uid):
-            return None
-        return endpoint.address
+            return []
+        return all_of(endpoint)
 
     def objection(self, pod: Pod, address: str) -> str | None:
         """Why the pod is not to be reached there, whatever its node says."""
@@ -75,13 +76,4 @@ class Places:
             return NOT_AN_ADDRESS
         if not pod.host_network and not any(parsed in block for block in self._networks.get(pod.node, {}).values()):
             return OUTSIDE_BLOCK
-        return None
-
-
-@lru_cache(maxsize=1 << 16)
-def parse(address: str) -> IPv4Address | None:
-    """None for what is no IPv4 address."""
-    try:
-        return IPv4Address(address)
-    except AddressValueError:
         return None

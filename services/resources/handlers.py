@@ -85,8 +85,8 @@ class Handlers:
         async with self._turn():
             if apply.delete:
                 return await self._do(lambda: plan_delete(self._store, resources))
-            network = self._settings.service_network
-            return await self._do(lambda: plan_apply(self._store, resources, network, self._new_uid))
+            networks = self._settings.service_networks
+            return await self._do(lambda: plan_apply(self._store, resources, networks, self._new_uid))
 
     async def bind(self, bind: Bind) -> Applied:
         async with self._turn():

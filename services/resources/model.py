@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
 from itertools import groupby
 from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from bus.addresses import Network, all_of, by_family
 from bus.codec import LIMIT_BYTES, TooLarge, encode
 from bus.control import Action, Claim, Say, Unsay
 from bus.messages import Message
@@ -23,6 +23,7 @@ from bus.messages.resources import (
     Bind,
     ClusterAddress,
     Deployment,
+    Family,
     Namespace,
     Node,
     Outcome,
@@ -43,9 +44,8 @@ from bus.subjects import (
     state_of,
 )
 from services.resources import addresses
-from services.resources.manifests import Key, Resource
-from services.resources.manifests.core import NAMESPACE_NAME_LABEL
-from services.resources.manifests.words import ipv4_address
+from services.resources.manifests import Key, Resource, words
+from services.resources.manifests.core import HEADLESS, NAMESPACE_NAME_LABEL
 from services.resources.store import Store
 
 ALWAYS_THERE = ("default", "kube-system")
@@ -89,37 +89,40 @@ def stages(steps: Iterable[Action]) -> list[list[Action]]:
 @dataclass
 class _Draft:
     store: Store
-    network: IPv4Network
+    networks: addresses.Networks
     new_uid: Callable[[], str]
     namespaces: set[str]  # made by this call
     nodes: set[str]
     deployments: set[tuple[str, str]]
+    asked: set[str]  # addresses that Services of this call ask for by name
     claims: dict[str, ClusterAddress] = field(default_factory=dict)  # address -> its holder after this call
+    released: list[str] = field(default_factory=list)  # addresses that Services give back
     refusals: list[Refusal] = field(default_factory=list)
 
     def holder_of(self, address: str) -> ClusterAddress | None:
         return self.claims.get(address) or self.store.holder_of(address)
 
 
-def plan_apply(store: Store, resources: Sequence[Resource], network: IPv4Network, new_uid: Callable[[], str]) -> Plan:
+def plan_apply(
+    store: Store, resources: Sequence[Resource], networks: addresses.Networks, new_uid: Callable[[], str]
+) -> Plan:
     """Make these resources so.
 
     Args:
-        network: where Services' addresses come from.
+        networks: where Services' addresses come from.
         new_uid: called once for each pod that is new.
     """
     draft = _Draft(
         store,
-        network,
+        networks,
         new_uid,
         namespaces={each.key.name for each in resources if each.key.kind == "Namespace"},
         nodes={each.key.name for each in resources if each.key.kind == "Node"},
         deployments={(each.key.namespace, each.key.name) for each in resources if each.key.kind == "Deployment"},
+        asked={address for each in resources for address in each.asked_addresses},
     )
     draft.refusals += _duplicates(resources)
-    # Who asks for an address by name comes before those that take any.
-    order = sorted(range(len(resources)), key=lambda at: resources[at].asked_address in ("", "None"))
-    wanted = {at: _wanted(draft, resources[at]) for at in order}
+    wanted = [_wanted(draft, each) for each in resources]
     if draft.refusals:
         return Plan(refusals=tuple(draft.refusals))
     outcomes = []
@@ -130,6 +133,7 @@ def plan_apply(store: Store, resources: Sequence[Resource], network: IPv4Network
         change, actions = _difference(store, each.key, wanted[at])
         outcomes.append(Outcome(kind=each.key.kind, namespace=each.key.namespace, name=each.key.name, change=change))
         steps += [(ORDER.index(each.key.kind), action) for action in actions]
+    steps += [(len(ORDER), Unsay(CLUSTER_ADDRESS.of(address))) for address in draft.released]
     steps.sort(key=lambda step: step[0])  # stable: within a kind as the user wrote them
     return Plan(tuple(action for _, action in steps), tuple(outcomes))
 
@@ -171,11 +175,21 @@ def plan_status(store: Store, status: PodStatus) -> Plan:
     pod, refusal = _living(store, "podstatus", status.namespace, status.name, status.uid)
     if pod is None:
         return refusal
-    wrong = ipv4_address(status.address) if status.address else None
-    if wrong is not None:
-        return _refused("podstatus", pod, "address", wrong)
-    ready = status.ready and status.phase == "Running"
-    told = replace(pod, phase=status.phase, ready=ready, address=status.address, reason=status.reason)
+    reported = all_of(status)
+    for at, text in enumerate(reported):
+        wrong = words.address(text)
+        if wrong is None and len(by_family(reported[:at])) == len(by_family(reported[: at + 1])):
+            wrong = f"{text} is a second address of its family; report one of each"
+        if wrong is not None:
+            return _refused("podstatus", pod, f"addresses[{at}]" if at else "address", wrong)
+    told = replace(
+        pod,
+        phase=status.phase,
+        ready=status.ready and status.phase == "Running",
+        address=next(iter(reported), ""),
+        addresses=reported if len(reported) > 1 else [],
+        reason=status.reason,
+    )
     wrong = _too_large(told)
     return _pod_plan(pod, told) if wrong is None else _refused("podstatus", pod, "reason", wrong)
 
@@ -287,46 +301,95 @@ def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: R
         phase=old.phase,
         ready=old.ready,
         address=old.address,
+        addresses=old.addresses,
         reason=old.reason,
         owner=pod.owner or old.owner,
     )
 
 
 def _addressed(draft: _Draft, resource: Resource, service: Service, old: Service | None, refuse: Refuse) -> Service:
-    """The Service with its address: the one it has, the one it asks for, or the first free one by hash."""
-    asked = resource.asked_address
-    if old is not None:
+    """The Service with its families and, unless it is headless, an address of each: the one that it has, the one that
+    it asks for, or the first free one by hash. Its first address never changes; a second one may come and go."""
+    asked = resource.asked_addresses
+    families = _families(draft.networks, service, asked, old, refuse)
+    if families is None:
+        return service
+    service = replace(service, ip_families=families)
+    if old is not None and asked and (asked == HEADLESS) == bool(old.cluster_addresses):
         current = old.cluster_addresses[0] if old.cluster_addresses else "None"
-        if asked not in ("", current):
-            refuse("spec.clusterIP", f"cannot be changed from {current}; delete the Service first, then apply")
-        return replace(service, cluster_addresses=_claimed(draft, service, old.cluster_addresses))
-    if asked == "None":
+        refuse("spec.clusterIP", f"cannot be changed from {current}; delete the Service first, then apply")
         return service
-    if asked:
-        wrong = addresses.outside(draft.network, asked)
-        holder = draft.holder_of(asked)
-        if wrong is None and holder is not None and not _holds(holder, service):
-            wrong = (
-                f"{asked} is held by the Service {holder.namespace}/{holder.service}; choose another, or leave it out"
-            )
+    if asked == HEADLESS or (old is not None and not old.cluster_addresses):
+        return service
+    has = {} if old is None else by_family(old.cluster_addresses)
+    held = draft.store.addresses_of(service.namespace, service.name)
+    left_over = by_family(held)  # of a request that did not finish
+    got: list[str] = []
+    for at, family in enumerate(families):
+        path = f"spec.clusterIPs[{at}]" if at else "spec.clusterIP"
+        wanted = by_family(asked).get(family)
+        address = has.get(family)
+        if address is not None and wanted not in (None, address):
+            wrong: str | None = f"cannot be changed from {address}; delete the Service first, then apply"
+        elif address is not None:
+            wrong = None
+        elif wanted is not None:
+            address, wrong = wanted, _not_to_be_had(draft, service, draft.networks[family], wanted)
+        else:
+            address, wrong = left_over.get(family) or _any_address(draft, service, draft.networks[family]), None
+        if address is None:
+            wrong = f"no address is free in the Service range {draft.networks[family]}; delete a Service, or widen it"
         if wrong is not None:
-            refuse("spec.clusterIP", wrong)
-            return service
-        return replace(service, cluster_addresses=_claimed(draft, service, [asked]))
-    left_over = draft.store.addresses_of(service.namespace, service.name)  # of a request that did not finish
-    address = left_over[0] if left_over else _any_address(draft, service)
-    if address is None:
-        refuse(
-            "spec.clusterIP", f"no address is free in the Service range {draft.network}; delete a Service, or widen it"
+            refuse(path, wrong)
+        elif address is not None:
+            got.append(address)
+    draft.released += [address for address in held if address not in got]
+    return replace(service, cluster_addresses=_claimed(draft, service, got))
+
+
+def _families(
+    networks: addresses.Networks, service: Service, asked: tuple[str, ...], old: Service | None, refuse: Refuse
+) -> list[Family] | None:
+    """Those that the Service gets, its first one first. None: it cannot have what it asks for, which was refused."""
+    own = old.ip_families or list(by_family(old.cluster_addresses)) if old is not None else []
+    families = list(service.ip_families) or own[:1] or list(networks)[:1]
+    for at, family in enumerate(service.ip_families):
+        if family not in networks:
+            path = f"spec.ipFamilies[{at}]"
+            if family in by_family(asked):
+                path = f"spec.clusterIPs[{at}]" if at else "spec.clusterIP"
+            refuse(path, f"Services have no {family} addresses in this cluster; use {' or '.join(networks)}")
+            return None
+    if own and families[0] != own[0]:
+        refuse("spec.ipFamilies[0]", f"cannot be changed from {own[0]}; delete the Service first, then apply")
+        return None
+    if service.ip_family_policy != "SingleStack":
+        families += [family for family in networks if family not in families]
+    if service.ip_family_policy == "RequireDualStack" and len(families) < 2:
+        only = " or ".join(networks)
+        refuse("spec.ipFamilyPolicy", f"Services have {only} addresses only in this cluster; use PreferDualStack")
+        return None
+    return families
+
+
+def _not_to_be_had(draft: _Draft, service: Service, network: Network, asked: str) -> str | None:
+    """Why the Service cannot have the address that it asks for."""
+    holder = draft.holder_of(asked)
+    if holder is not None and not _holds(holder, service):
+        held_by = f"{holder.namespace}/{holder.service}"
+        return addresses.outside(network, asked) or (
+            f"{asked} is held by the Service {held_by}; choose another, or leave it out"
         )
-        return service
-    return replace(service, cluster_addresses=_claimed(draft, service, [address]))
+    return addresses.outside(network, asked)
 
 
-def _any_address(draft: _Draft, service: Service) -> str | None:
-    return addresses.choose(
-        draft.network, service.namespace, service.name, lambda address: draft.holder_of(address) is not None
-    )
+def _any_address(draft: _Draft, service: Service, network: Network) -> str | None:
+    """One that nobody has and nobody asks for by name."""
+
+    def is_taken(address: str) -> bool:
+        return address in draft.asked or draft.holder_of(address) is not None
+
+    return addresses.choose(network, service.namespace, service.name, is_taken)
 
 
 def _claimed(draft: _Draft, service: Service, wanted: list[str]) -> list[str]:

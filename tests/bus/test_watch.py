@@ -11,6 +11,7 @@ from bus import subjects
 from bus.interface import Conflict
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import Identity
+from bus.messages.ipam import Block
 from bus.messages.resources import Namespace, Pod
 from bus.server import Server
 from bus.telemetry import caused_by, counted
@@ -41,6 +42,20 @@ async def test_a_late_listener_learns_every_value(server: Server) -> None:
             assert told.values == read.values == outbox.items()
             assert len(told.values) == 99
             assert told.revision == read.revision == {"resources": 101}
+
+
+async def test_ipv6_addresses_and_blocks_are_keys_like_any_other(server: Server) -> None:
+    """Their colons and slashes mean nothing to NATS; a zone's percent sign is escaped."""
+    texts = ["fd00::1", "::", "2001:db8::ffff", "fe80::1%eth0", "10.0.0.1"]
+    async with buses(server, "owner", "reader") as (owner, reader):
+        outbox = await owner.own("ipam")
+        for text in texts:
+            await outbox.claim(subjects.BLOCK.of(f"{text}/120"), Block(cidr=f"{text}/120", node="n"))
+        held = await outbox.claim(subjects.BLOCK.of("fd00::1/120"), Block(cidr="fd00::1/120", node="other"))
+        assert held == Block(cidr="fd00::1/120", node="n")
+        async with watching(reader, subjects.BLOCK) as told, watching(reader, subjects.BLOCK, direct=True) as read:
+            assert told.values == read.values == outbox.items()
+            assert {subjects.BLOCK.parse(subject)[0] for subject in told.values} == {f"{text}/120" for text in texts}
 
 
 async def test_more_values_than_one_message_holds_arrive(server: Server) -> None:

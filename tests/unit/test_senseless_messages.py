@@ -54,11 +54,13 @@ NUMBER = labels.number_of(labels.labels_text(LABELS))
 WEB = LabelSelector(requirements=[Requirement(key="k8s:app", operator="In", values=["web"])])
 WEB_ID = labels.selector_id(WEB)
 BLOCK = Block(cidr="10.244.0.0/24", node=NODE)
+BLOCK6 = Block(cidr="fd00::/120", node=NODE)
 
 SENSIBLE: tuple[Message, ...] = (
     DEFAULT,
-    Node(name=NODE, addresses=["192.0.2.1"]),
+    Node(name=NODE, addresses=["192.0.2.1", "2001:db8::1"]),
     BLOCK,
+    BLOCK6,
     POD,
     Identity(number=NUMBER, labels=LABELS),
     Endpoint(
@@ -120,6 +122,8 @@ OURS = {family_of(message).subject_of(message) for message in SENSIBLE}
 
 TEXTS = st.one_of(
     st.sampled_from(["", "zzz", "fd00::1", "8.8.8.8", "10.244.0.7", "10.244.0.0/24", "0.0.0.0/0", "10.244.0.9/24"]),
+    st.sampled_from(["::ffff:10.244.0.5", "::ffff:10.244.0.0/120", "fe80::1%eth0", "FD00:0::5", "fd00::/64", "::/0"]),
+    st.sampled_from(["fd00::5", "fd00::/120", "fd00:96::1", "2001:db8::1", ":::", "fd00::%x/64", "IPv6", "IPv4"]),
     st.sampled_from(["default", "web", NODE, "other", "TCP", "all", "a/b", "a.b", "%", "٣", "-1", "k8s:app"]),
     st.text(max_size=6),
 )

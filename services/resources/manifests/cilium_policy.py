@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from bus.labels import NAMESPACE, selects
 from bus.messages import Message
-from bus.messages.resources import Peer, Policy, PortRange, Requirement, Rule
+from bus.messages.resources import Peer, Policy, PortRange, Protocol, Requirement, Rule
 from bus.subjects import POLICY
 from services.resources.manifests import words
 from services.resources.manifests.cilium_schema import (
@@ -49,8 +49,20 @@ from services.resources.manifests.selectors import (
 )
 from services.resources.manifests.strict import Problems, joined, nearest
 
-ENTITIES = ("all", "cluster", "health", "host", "init", "kube-apiserver", "remote-node", "unmanaged", "world")
-LATER_ENTITIES = ("cluster-mesh", "ingress", "none", "world-ipv4", "world-ipv6")
+ENTITIES = (
+    "all",
+    "cluster",
+    "health",
+    "host",
+    "init",
+    "kube-apiserver",
+    "remote-node",
+    "unmanaged",
+    "world",
+    "world-ipv4",
+    "world-ipv6",
+)
+LATER_ENTITIES = ("cluster-mesh", "ingress", "none")
 PROTOCOLS = ("TCP", "UDP", "SCTP", "ANY")
 LATER_PROTOCOLS = ("IGMP", "VRRP")
 MOST_PORTS = 40  # in one entry of toPorts or icmps
@@ -71,6 +83,42 @@ ICMP_TYPES = {
     "ExtendedEchoRequest": 42,
     "ExtendedEchoReply": 43,
 }  # IANA, "Internet Control Message Protocol (ICMP) Parameters"
+
+ICMPV6_TYPES = {
+    "DestinationUnreachable": 1,
+    "PacketTooBig": 2,
+    "TimeExceeded": 3,
+    "ParameterProblem": 4,
+    "EchoRequest": 128,
+    "EchoReply": 129,
+    "MulticastListenerQuery": 130,
+    "MulticastListenerReport": 131,
+    "MulticastListenerDone": 132,
+    "RouterSolicitation": 133,
+    "RouterAdvertisement": 134,
+    "NeighborSolicitation": 135,
+    "NeighborAdvertisement": 136,
+    "RedirectMessage": 137,
+    "RouterRenumbering": 138,
+    "ICMPNodeInformationQuery": 139,
+    "ICMPNodeInformationResponse": 140,
+    "InverseNeighborDiscoverySolicitation": 141,
+    "InverseNeighborDiscoveryAdvertisement": 142,
+    "HomeAgentAddressDiscoveryRequest": 144,
+    "HomeAgentAddressDiscoveryReply": 145,
+    "MobilePrefixSolicitation": 146,
+    "MobilePrefixAdvertisement": 147,
+    "DuplicateAddressRequestCodeSuffix": 157,
+    "DuplicateAddressConfirmationCodeSuffix": 158,
+    "ExtendedEchoRequest": 160,
+    "ExtendedEchoReply": 161,
+}  # IANA, "Internet Control Message Protocol version 6 (ICMPv6) Parameters"
+
+ICMP: Mapping[str, tuple[Protocol, Mapping[str, int]]] = {
+    "IPv4": ("ICMP", ICMP_TYPES),
+    "IPv6": ("ICMPv6", ICMPV6_TYPES),
+}
+"""Family -> its protocol, and the types that have names."""
 
 
 def read_cilium_policy(
@@ -340,21 +388,19 @@ def _icmp_types(rules: list[ICMPRule], path: str, problems: Problems) -> list[Po
 
 def _icmp_type(field: ICMPField, path: str, problems: Problems) -> PortRange:
     """The type as a port: type + 1, so that 0 stays "every"."""
-    if field.family == "IPv6":
-        problems.add(joined(path, "family"), "IPv6 is not supported yet; use IPv4")
+    if field.family not in ICMP:
+        hint = nearest(field.family, ICMP)
+        problems.add(joined(path, "family"), f'"{field.family}" is not a family; use IPv4 or IPv6{hint}')
         return PortRange()
-    if field.family != "IPv4":
-        problems.add(joined(path, "family"), f'"{field.family}" is not a family; use IPv4')
-        return PortRange()
+    protocol, names = ICMP[field.family]
     number = field.type
     if isinstance(number, str):
-        if number not in ICMP_TYPES:
-            hint = nearest(number, ICMP_TYPES)
-            problems.add(
-                joined(path, "type"), f'"{number}" is not an ICMP type; use 0 to 255, or a name as EchoRequest{hint}'
-            )
+        if number not in names:
+            hint = nearest(number, names)
+            wrong = f'"{number}" is not an {protocol} type; use 0 to 255, or a name as EchoRequest{hint}'
+            problems.add(joined(path, "type"), wrong)
             return PortRange()
-        number = ICMP_TYPES[number]
+        number = names[number]
     if not 0 <= number <= 255:
-        problems.add(joined(path, "type"), f"{number} is not an ICMP type; use 0 to 255")
-    return PortRange(protocol="ICMP", port=number + 1)
+        problems.add(joined(path, "type"), f"{number} is not an {protocol} type; use 0 to 255")
+    return PortRange(protocol=protocol, port=number + 1)

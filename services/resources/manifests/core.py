@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bus.addresses import FAMILIES, plain
 from bus.messages.resources import EndpointPort, EndpointSlice, Namespace, Node, Service, ServicePort, SliceEndpoint
 from bus.subjects import ENDPOINT_SLICE, NAMESPACE, NODE, SERVICE
 from services.resources.manifests import words
@@ -18,6 +19,8 @@ NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # every namespace bears it
 
 SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
+FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
+HEADLESS = ("None",)
 LATER_SERVICE_FIELDS = {
     "externalIPs": "an external address",
     "externalName": "an external name",
@@ -141,26 +144,32 @@ def read_node(manifest: NodeManifest, raw: dict[str, Any], key: Key, source: str
             problems.add(joined(where, "type"), f'"{each.type}" is not a type of address; use {", ".join(known)}{hint}')
         elif each.type in by_type:
             problems.add_if(joined(where, "address"), words.endpoint_address(each.address))
-            by_type[each.type].append(each.address)
+            by_type[each.type].append(plain(each.address))
     if not by_type["InternalIP"]:
         problems.add("status.addresses", "needs an InternalIP, the address that other nodes reach this one by")
     cidrs = manifest.spec.pod_cidrs or [cidr for cidr in (manifest.spec.pod_cidr,) if cidr]
+    seen: dict[str, str] = {}
     for index, cidr in enumerate(cidrs):
-        problems.add_if(f"spec.podCIDRs[{index}]", words.cidr(cidr))
+        wrong = words.cidr(cidr)
+        family = "IPv6" if ":" in cidr else "IPv4"
+        if wrong is None and family in seen:
+            wrong = f"is {family} as {seen[family]} is; a node has one of each family"
+        problems.add_if(f"spec.podCIDRs[{index}]", wrong)
+        seen.setdefault(family, f"spec.podCIDRs[{index}]")
     if manifest.spec.pod_cidr and cidrs[0] != manifest.spec.pod_cidr:
         problems.add("spec.podCIDR", "must be the first of spec.podCIDRs")
     node = Node(
         name=key.name,
         addresses=by_type["InternalIP"] + by_type["ExternalIP"],
         labels=manifest.metadata.labels,
-        pod_cidrs=cidrs,
+        pod_cidrs=[words.plain_cidr(cidr) for cidr in cidrs],
         manifest=raw,
     )
     return Resource(key, source, ((NODE.of(key.name), node),), uid=manifest.metadata.uid)
 
 
 def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems) -> Resource:
-    """Its addresses are left empty: the model fills them from `asked_address`."""
+    """Its addresses are left empty: the model fills them from `asked_addresses`, and the families that it gets."""
     spec = manifest.spec
     if spec.type not in SERVICE_TYPES:
         problems.add(
@@ -174,8 +183,8 @@ def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, sourc
         if name.startswith(LATER_ANNOTATION_PREFIXES):
             problems.add(f"metadata.annotations[{name}]", "is not supported yet; remove the annotation")
     check_labels(spec.selector, "spec.selector", problems)
-    address = _asked_address(spec, problems)
-    if not spec.ports and address != "None":
+    asked = _asked_addresses(spec, problems)
+    if not spec.ports and asked != HEADLESS:
         problems.add("spec.ports", "is empty; only a headless Service (clusterIP: None) has no ports")
     service = Service(
         namespace=key.namespace,
@@ -185,26 +194,30 @@ def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, sourc
         labels=manifest.metadata.labels,
         annotations=manifest.metadata.annotations,
         manifest=raw,
+        ip_families=_asked_families(spec, asked, problems),
+        ip_family_policy=_family_policy(spec, problems),
     )
     message = (SERVICE.of(key.namespace, key.name), service)
-    return Resource(key, source, (message,), uid=manifest.metadata.uid, asked_address=address)
+    return Resource(key, source, (message,), uid=manifest.metadata.uid, asked_addresses=asked)
 
 
 def read_endpoint_slice(
     manifest: SliceManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems
 ) -> Resource:
-    if manifest.address_type in ("IPv6", "FQDN"):
-        problems.add("addressType", f"{manifest.address_type} is not supported yet; use IPv4")
-    elif manifest.address_type != "IPv4":
-        problems.add("addressType", f'"{manifest.address_type}" is not a type of address; use IPv4')
+    family: Any = manifest.address_type
+    if family == "FQDN":
+        problems.add("addressType", "FQDN is not supported yet; use IPv4 or IPv6")
+    elif family not in FAMILIES:
+        problems.add("addressType", f'"{family}" is not a type of address; use IPv4 or IPv6{nearest(family, FAMILIES)}')
     endpoints = []
     for index, each in enumerate(manifest.endpoints):
         if not 1 <= len(each.addresses) <= 100:
             problems.add(f"endpoints[{index}].addresses", f"has {len(each.addresses)} entries; use 1 to 100")
         for at, address in enumerate(each.addresses):
-            problems.add_if(f"endpoints[{index}].addresses[{at}]", words.endpoint_address(address))
+            wrong = words.endpoint_address(address, family if family in FAMILIES else None)
+            problems.add_if(f"endpoints[{index}].addresses[{at}]", wrong)
         ready = each.conditions.ready is not False  # "unknown" counts as ready, by the API's own words
-        endpoints.append(SliceEndpoint(addresses=each.addresses, ready=ready, node=each.node_name))
+        endpoints.append(SliceEndpoint(addresses=list(map(plain, each.addresses)), ready=ready, node=each.node_name))
     message = EndpointSlice(
         namespace=key.namespace,
         name=key.name,
@@ -212,19 +225,14 @@ def read_endpoint_slice(
         ports=_slice_ports(manifest.ports, problems),
         endpoints=endpoints,
         manifest=raw,
+        address_type=family,
     )
     return Resource(key, source, ((ENDPOINT_SLICE.of(key.namespace, key.name), message),), uid=manifest.metadata.uid)
 
 
 def _check_service_choices(spec: ServiceSpec, problems: Problems) -> None:
     """Fields of which this version does one value only."""
-    for index, family in enumerate(spec.ip_families):
-        if family == "IPv6":
-            problems.add(f"spec.ipFamilies[{index}]", "IPv6 is not supported yet; use IPv4")
-        elif family != "IPv4":
-            problems.add(f"spec.ipFamilies[{index}]", f'"{family}" is not a family; use IPv4')
     choices = (
-        ("ipFamilyPolicy", spec.ip_family_policy, ("", "SingleStack", "PreferDualStack"), ("RequireDualStack",)),
         ("sessionAffinity", spec.session_affinity, ("None",), ("ClientIP",)),
         ("internalTrafficPolicy", spec.internal_traffic_policy, ("Cluster",), ("Local",)),
     )
@@ -235,16 +243,57 @@ def _check_service_choices(spec: ServiceSpec, problems: Problems) -> None:
             problems.add(f"spec.{field}", f'"{value}" is not a choice; use {done[-1]}{nearest(value, done + later)}')
 
 
-def _asked_address(spec: ServiceSpec, problems: Problems) -> str:
-    if len(spec.cluster_ips) > 1:
-        problems.add("spec.clusterIPs", "has two addresses; dual stack is not supported yet")
+def _asked_addresses(spec: ServiceSpec, problems: Problems) -> tuple[str, ...]:
+    """The addresses that the Service wants, in their one form, the first of them its clusterIP."""
     first = spec.cluster_ips[0] if spec.cluster_ips else ""
-    if first and spec.cluster_ip and first != spec.cluster_ip:
+    if first and spec.cluster_ip and plain(first) != plain(spec.cluster_ip):
         problems.add("spec.clusterIPs[0]", f"is {first}, and spec.clusterIP {spec.cluster_ip}; make them agree")
-    asked = spec.cluster_ip or first
-    if asked not in ("", "None"):
-        problems.add_if("spec.clusterIP", words.ipv4_address(asked))
-    return asked
+    asked = [each for each in (spec.cluster_ip or first, *spec.cluster_ips[1:]) if each]
+    if asked == ["None"]:
+        return HEADLESS
+    for index, text in enumerate(asked):
+        where = f"spec.clusterIPs[{index}]" if index else "spec.clusterIP"
+        problems.add_if(where, words.address(text))
+    _one_of_each(asked, [_family(text) for text in asked], "spec.clusterIPs", problems)
+    return tuple(map(plain, asked))
+
+
+def _asked_families(spec: ServiceSpec, asked: tuple[str, ...], problems: Problems) -> list[Any]:
+    """The families that the Service names, or else those of the addresses that it asks for; none: the cluster's."""
+    for index, family in enumerate(spec.ip_families):
+        if family not in FAMILIES:
+            hint = nearest(family, FAMILIES)
+            problems.add(f"spec.ipFamilies[{index}]", f'"{family}" is not a family; use IPv4 or IPv6{hint}')
+    _one_of_each(spec.ip_families, spec.ip_families, "spec.ipFamilies", problems)
+    own = [] if asked == HEADLESS else [_family(text) for text in asked]
+    for index, (family, wanted) in enumerate(zip(own, spec.ip_families, strict=False)):
+        if family != wanted:
+            problems.add(f"spec.ipFamilies[{index}]", f"is {wanted}, and {asked[index]} is {family}; make them agree")
+    named = [*spec.ip_families, *own[len(spec.ip_families) :]]
+    if len(named) > 1 and spec.ip_family_policy in ("", "SingleStack"):
+        problems.add("spec.ipFamilyPolicy", "is SingleStack where two families are named; use PreferDualStack")
+    return named
+
+
+def _one_of_each(words_: list[str], families: list[str], path: str, problems: Problems) -> None:
+    for index, family in enumerate(families):
+        if family in families[:index]:
+            problems.add(f"{path}[{index}]", f"{words_[index]} is {family} again; name one of each family")
+
+
+def _family(text: str) -> str:
+    """Of a text that is an address; of any other, one that does not matter."""
+    return "IPv6" if ":" in text else "IPv4"
+
+
+def _family_policy(spec: ServiceSpec, problems: Problems) -> Any:
+    policy = spec.ip_family_policy or "SingleStack"
+    if policy not in FAMILY_POLICIES:
+        hint = nearest(policy, FAMILY_POLICIES)
+        problems.add(
+            "spec.ipFamilyPolicy", f'"{policy}" is not a choice; use one of {", ".join(FAMILY_POLICIES)}{hint}'
+        )
+    return policy
 
 
 def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
@@ -273,12 +322,9 @@ def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
 
 def _service_port(port: PortSpec, target: int | str, path: str, problems: Problems) -> ServicePort:
     protocol: Any = port.protocol
-    if protocol == "SCTP":
-        problems.add(joined(path, "protocol"), "SCTP is not supported yet in Services; use TCP or UDP")
-    elif protocol not in PROTOCOLS:
-        problems.add(
-            joined(path, "protocol"), f'"{protocol}" is not a protocol; use TCP or UDP{nearest(protocol, PROTOCOLS)}'
-        )
+    if protocol not in PROTOCOLS:
+        hint = nearest(protocol, PROTOCOLS)
+        problems.add(joined(path, "protocol"), f'"{protocol}" is not a protocol; use TCP, UDP or SCTP{hint}')
     return ServicePort(name=port.name, port=port.port, protocol=protocol, target_port=target)
 
 

@@ -29,7 +29,7 @@ class Resource:
     source: str  # "star-wars.yaml, document 2"
     messages: tuple[tuple[str, Message], ...] = ()  # (subject, value); none when it was read to be deleted
     uid: str = ""  # metadata.uid: the resource that the user means, "" for whichever has the name
-    asked_address: str = ""  # a Service's spec.clusterIP: "" for any, "None" for headless
+    asked_addresses: tuple[str, ...] = ()  # a Service's spec.clusterIPs: none for any, ("None",) for headless
 
 
 class OwnerReference(Schema, frozen=True, kw_only=True):

@@ -7,7 +7,11 @@ RFC 6335 section 5.1 (service names), RFC 4632 (CIDR).
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from bus.addresses import family as family_of
+from bus.addresses import is_mapped, parse
+from bus.messages.resources import Family
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -68,29 +72,33 @@ def port_number(number: int) -> str | None:
     return None if 1 <= number <= 65535 else f"{number} is not a port; use 1 to 65535"
 
 
-def ipv4_address(text: str) -> str | None:
+def address(text: str, family: Family | None = None) -> str | None:
+    """An IP address of the family, or of any."""
+    found = parse(text)
+    if found is None:
+        return _no_address(text)
+    if family is not None and family_of(found) != family:
+        return f"{text} is not an {family} address"
+    return None
+
+
+def _no_address(text: str) -> str:
     try:
-        ip_address(text)
+        found = ip_address(text)
     except ValueError:
         return f'"{text}" is not an IP address'
-    return None if is_ipv4(text) else f"{text}: IPv6 is not supported yet; use an IPv4 address"
+    if isinstance(found, IPv6Address) and found.scope_id is not None:
+        return f"{text} has a zone, which means something on one machine only; leave out %{found.scope_id}"
+    return f"{text} is an IPv4 address written as an IPv6 one; write the IPv4 address"
 
 
-def is_ipv4(text: str) -> bool:
-    try:
-        IPv4Address(text)
-    except AddressValueError:
-        return False
-    return True
-
-
-def endpoint_address(text: str) -> str | None:
-    """An address that a backend may have: not loopback, link-local, multicast or 0.0.0.0, as Kubernetes asks."""
-    wrong = ipv4_address(text)
-    if wrong is not None:
+def endpoint_address(text: str, family: Family | None = None) -> str | None:
+    """An address that a backend may have: not loopback, link-local, multicast, 0.0.0.0 or ::, as Kubernetes asks."""
+    wrong = address(text, family)
+    found = parse(text)
+    if wrong is not None or found is None:
         return wrong
-    address = IPv4Address(text)
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+    if found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified:
         return f"{text} cannot be an endpoint: it is a loopback, link-local, multicast or unspecified address"
     return None
 
@@ -101,12 +109,19 @@ def cidr(text: str, bare_address: bool = False) -> str | None:
     try:
         if not slash and not bare_address:
             raise ValueError
-        if slash and not re.fullmatch(r"0|[1-9][0-9]{0,2}", length):
+        if "%" in text or (slash and not re.fullmatch(r"0|[1-9][0-9]{0,2}", length)):
             raise ValueError
-        ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
     except ValueError:
-        return f'"{text}" is not a CIDR; one is written like 10.0.0.0/8'
+        return f'"{text}" is not a CIDR; one is written like 10.0.0.0/8 or fd00::/8'
+    if is_mapped(network):
+        return f"{text} is of IPv4 addresses written as IPv6 ones; write the IPv4 CIDR"
     return None
+
+
+def plain_cidr(text: str) -> str:
+    """The one form of a valid CIDR: "fd00:10::/64", no bits set beyond its length. Another text stays as it is."""
+    return text if cidr(text) is not None else str(ip_network(text, strict=False))
 
 
 def excluded_cidr(text: str, block: str) -> str | None:

@@ -67,7 +67,7 @@ async def test_a_block_that_a_later_version_holds_stays_its_own_until_it_is_give
     hub.put(NODE.of("n"), Node(name="n", addresses=["192.0.2.1"]))
     model = BlockAllocation(pools)
     async with running(hub, model):
-        await until(lambda: model.short == ["n"])
+        await until(lambda: model.short == ["n (IPv4)"])
         assert [hub.log("ipam").entries[BLOCK.of(cidr)].body for cidr in cidrs] == [
             encode(NewerBlock(cidr=cidr)) for cidr in cidrs
         ]
@@ -85,7 +85,7 @@ async def test_a_block_that_can_be_read_again_is_its_holders() -> None:
     hub.put(NODE.of("n"), Node(name="n", addresses=["192.0.2.1"]))
     model = BlockAllocation(pools)
     async with running(hub, model):
-        await until(lambda: model.short == ["n"])
+        await until(lambda: model.short == ["n (IPv4)"])
         hub.put(BLOCK.of(cidr), Block(cidr=cidr, node="n"))
         await until(lambda: model.short == [])
         hub.delete(BLOCK.of(cidr))

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it has no types
 import pytest
 import yaml
+from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 import bus.client
@@ -373,6 +374,37 @@ def test_a_service_shows_its_frontends(cluster: Cluster) -> None:
     assert found["spec"]["clusterIP"] == "10.96.0.7"
     assert found["plexus"]["frontends"][0]["backends"] == [{"address": "10.0.2.2", "port": 80, "node": "node2"}]
     assert "80/TCP" in plexus("get", "svc").stdout
+
+
+def test_both_families_are_shown_wherever_addresses_are(cluster: Cluster) -> None:
+    hub = cluster.hub
+    pod = hub.states("resources")[POD.of("default", "deathstar")]
+    endpoint = hub.states("dataplane")[ENDPOINT.of("node2", "default", "deathstar")]
+    service = hub.states("resources")[SERVICE.of("default", "deathstar")]
+    front = Frontend(
+        address="fd00:96::7", port=80, protocol="TCP", backends=[Backend(address="fd00:2::2", port=80, node="node2")]
+    )
+    both = {"addresses": ["10.0.2.2", "fd00:2::2"]}
+    hub.put(POD.of("default", "deathstar"), replace(pod, **both))
+    hub.put(ENDPOINT.of("node2", "default", "deathstar"), replace(endpoint, **both))
+    hub.put(NODE.of("node2"), Node(name="node2", addresses=["192.0.2.2", "2001:db8::2", "198.51.100.2"]))
+    hub.put(BLOCK.of("fd00:2::/120"), Block(cidr="fd00:2::/120", node="node2"))
+    addresses: dict[str, Any] = {"cluster_addresses": ["10.96.0.7", "fd00:96::7"], "ip_families": ["IPv4", "IPv6"]}
+    hub.put(SERVICE.of("default", "deathstar"), replace(service, **addresses, ip_family_policy="PreferDualStack"))
+    hub.put(
+        FRONTEND.of("default", "deathstar"),
+        LoadBalancedService(namespace="default", name="deathstar", frontends=[front]),
+    )
+    found = from_json("get", "pod", "deathstar")
+    assert found["status"]["podIPs"] == [{"ip": "10.0.2.2"}, {"ip": "fd00:2::2"}]
+    assert found["status"]["hostIPs"] == [{"ip": "192.0.2.2"}, {"ip": "2001:db8::2"}]
+    spec = from_json("get", "svc", "deathstar")["spec"]
+    assert (spec["clusterIPs"], spec["ipFamilies"]) == (["10.96.0.7", "fd00:96::7"], ["IPv4", "IPv6"])
+    assert "fd00:2::2" in plexus("get", "pods").stdout
+    assert "fd00:2::2" in plexus("endpoint", "list").stdout
+    assert "[fd00:96::7]:80" in plexus("service", "list").stdout and "[fd00:2::2]:80" in plexus("get", "svc").stdout
+    used = {row["cidr"]: row["used"] for row in from_json("ipam", "list")}
+    assert used == {"10.0.1.0/24": 2, "10.0.2.0/24": 1, "fd00:2::/120": 1}
 
 
 def test_a_policy_shows_whom_it_governs_and_where_it_is_realised(cluster: Cluster) -> None:

@@ -168,6 +168,20 @@ def test_an_icmp_type_has_its_own_entry_and_all_types_one() -> None:
     assert PolicyKey(TIEFIGHTER, INGRESS, 1, 0, 8) in every.entries
 
 
+def test_icmpv6_is_a_protocol_of_its_own() -> None:
+    echo = entries_for(DEATHSTAR, [policy(land(PortRange(protocol="ICMPv6", port=129)))], selectors(EMPIRE, SHIPS))
+    assert verdict(echo, TIEFIGHTER, INGRESS, 58, 129).allowed
+    assert not verdict(echo, TIEFIGHTER, INGRESS, 1, 129).allowed
+    assert not verdict(echo, TIEFIGHTER, INGRESS, 58, 130).allowed
+
+
+@pytest.mark.parametrize(("entity", "allowed"), [("world", {2, 9, 10}), ("world-ipv4", {9}), ("world-ipv6", {10})])
+def test_the_world_is_all_that_is_outside_and_by_family_its_half(entity: str, allowed: set[int]) -> None:
+    found = entries_for(DEATHSTAR, [policy(SelectorRule(direction="ingress", entities=[entity]))], selectors(EMPIRE))
+    peers = {2, 3, 6, 9, 10, TIEFIGHTER}
+    assert {peer for peer in peers if verdict(found, peer, INGRESS, 6, 80).allowed} == allowed
+
+
 def test_overlapping_rules_name_every_policy_that_allows_the_packet() -> None:
     wide = policy(land(), name="wide")
     narrow = policy(land(TCP_80), name="narrow")

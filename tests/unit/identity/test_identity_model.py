@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from bus import labels
 from bus.control import Claim, Say, Unsay
 from bus.messages import Message
@@ -444,3 +446,82 @@ def test_one_more_pod_among_ten_thousand_is_a_matter_of_milliseconds() -> None:
     running.settle()
     assert time.perf_counter() - started < 0.05
     assert running.address("10.129.0.1") is not None
+
+
+# -- two families
+
+DUAL = (
+    Node(name="one", addresses=["192.0.2.1", "2001:db8::1"]),
+    Node(name="two", addresses=["2001:DB8:0::2", "192.0.2.2"]),
+    Node(name="four", addresses=["192.0.2.4"]),
+)
+DUAL_BLOCKS = (
+    Block(cidr="10.0.1.0/24", node="one"),
+    Block(cidr="fd00:1::/64", node="one"),
+    Block(cidr="fd00:4::/64", node="four"),
+)
+
+
+def dual() -> Running:
+    running = Running()
+    running.hear(DEFAULT, *DUAL, *DUAL_BLOCKS)
+    running.settle()
+    return running
+
+
+def of_both(four: str, six: str, name: str = "web", node: str = "one") -> Endpoint:
+    return msgspec.structs.replace(endpoint(four, name, node), addresses=[four, six])
+
+
+def test_a_pod_has_one_identity_at_each_of_its_addresses() -> None:
+    running = dual()
+    running.hear(pod(app="web"), of_both("10.0.1.5", "FD00:1:0::5"))
+    running.settle()
+    four, six = running.address("10.0.1.5"), running.address("fd00:1::5")
+    assert four is not None and six is not None and four.pod == six.pod == "default/web"
+    assert four.identity == six.identity == number_of(pod(app="web"))
+
+
+def test_the_way_to_an_address_is_its_nodes_address_of_the_same_family() -> None:
+    running = dual()
+    running.hear(pod(), of_both("10.0.1.5", "fd00:1::5"), pod("web4", "four"), endpoint("fd00:4::5", "web4", "four"))
+    running.settle()
+    ways = {
+        "10.0.1.5": "192.0.2.1",
+        "fd00:1::5": "2001:db8::1",
+        "fd00:4::5": "192.0.2.4",  # the node has no IPv6 address of its own
+        "192.0.2.2": "192.0.2.2",
+        "2001:db8::2": "2001:db8::2",
+    }
+    found = {address: said.node_address for address in ways if (said := running.address(address)) is not None}
+    assert found == ways
+
+
+def test_an_address_that_a_pod_loses_is_nobodys_and_the_other_stays() -> None:
+    running = dual()
+    running.hear(pod(), of_both("10.0.1.5", "fd00:1::5"))
+    running.settle()
+    running.hear(endpoint("10.0.1.5"))
+    running.settle()
+    assert running.address("fd00:1::5") is None and running.address("10.0.1.5") is not None
+    running.forget(endpoint("10.0.1.5"))
+    running.settle()
+    assert running.address("10.0.1.5") is None
+
+
+def test_each_address_of_a_pod_is_believed_or_refused_by_itself() -> None:
+    running = dual()
+    running.hear(pod(), of_both("10.0.1.5", "fd00:4::5"), pod("mapped"), endpoint("::ffff:10.0.1.6", "mapped"))
+    running.hear(pod("zone"), endpoint("fd00:1::7%eth0", "zone"), pod("node"), endpoint("2001:db8::2", "node"))
+    running.settle()
+    assert running.address("10.0.1.5") is not None
+    assert running.address("fd00:4::5") is None and running.address("10.0.1.6") is None
+    assert running.model.refusals == {OUTSIDE_BLOCK: 1, NOT_AN_ADDRESS: 2, NODE_ADDRESS: 1}
+
+
+def test_one_ipv6_address_claimed_in_two_spellings_is_claimed_twice() -> None:
+    running = dual()
+    running.hear(pod("a"), endpoint("fd00:1::5", "a"), pod("b"), endpoint("FD00:1:0:0::5", "b"))
+    running.settle()
+    assert running.address("fd00:1::5") is None
+    assert running.model.refusals == {CLAIMED_TWICE: 2}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bus.control import Claim, Unsay, run_control
 from bus.messages import Message
@@ -165,7 +166,7 @@ def test_a_block_that_makes_no_sense_is_refused_and_given_to_nobody(cidr: str) -
     assert len(log.blocks) == 3 and subject not in log.blocks
     model.put(*node("d"))
     log.settle(model)
-    assert model.short == ["d"]
+    assert model.short == ["d (IPv4)"]
     model.delete(subject)
     log.settle(model)
     assert log.of("d") == ["10.0.0.0/29"]
@@ -196,7 +197,7 @@ def test_a_block_that_cannot_be_worked_out_loses_no_work() -> None:
     assert log.of("a") == [] and len(log.of("b")) == 1
 
 
-def test_an_endpoint_that_is_no_ipv4_address_any_more_keeps_no_block() -> None:
+def test_an_endpoint_that_has_no_ipv4_address_any_more_keeps_no_ipv4_block() -> None:
     log, model = Log(), BlockAllocation(SMALL)
     model.put(*node("a"))
     log.settle(model)
@@ -237,7 +238,7 @@ EVENTS = st.lists(
 def test_two_replicas_never_give_overlapping_blocks_whatever_the_order(events: list[tuple[str, str | int]]) -> None:
     """Both act at any time, on what they have heard so far; the log is heard late."""
     log = Log()
-    models = [BlockAllocation(SMALL), BlockAllocation(SMALL)]
+    models = [BlockAllocation(SMALL, SMALL6), BlockAllocation(SMALL, SMALL6)]
     for what, who in events:
         if what == "node":
             for model in models:
@@ -253,8 +254,11 @@ def test_two_replicas_never_give_overlapping_blocks_whatever_the_order(events: l
                     models[int(who)].delete(subject)
             for subject, block in log.blocks.items():
                 models[int(who)].put(subject, block)
-        held = [IPv4Network(block.cidr) for block in log.blocks.values()]
-        assert not any(one.overlaps(other) for at, one in enumerate(held) for other in held[:at])
+        held = sorted(block.cidr for block in log.blocks.values())
+        four = [IPv4Network(cidr) for cidr in held if ":" not in cidr]
+        six = [IPv6Network(cidr) for cidr in held if ":" in cidr]
+        assert not any(one.overlaps(other) for at, one in enumerate(four) for other in four[:at])
+        assert not any(one.overlaps(other) for at, one in enumerate(six) for other in six[:at])
         assert all(BLOCK.of(block.cidr) == subject for subject, block in log.blocks.items())
 
 
@@ -291,6 +295,13 @@ async def two_services(order: list[str]) -> None:
         ({"PLEXUS_CLUSTER_POOL_MASK": "31"}, "does not fit"),
         ({"PLEXUS_CLUSTER_POOL_MASK": "8"}, "does not fit"),
         ({"PLEXUS_CLUSTER_POOL_MASK": "many"}, "not a number"),
+        ({"PLEXUS_CLUSTER_POOL_CIDRS": "fd00::/104"}, "not an IPv4 CIDR"),
+        ({"PLEXUS_CLUSTER_POOL_CIDRS6": "10.0.0.0/8"}, "not an IPv6 CIDR"),
+        ({"PLEXUS_CLUSTER_POOL_CIDRS6": "::ffff:10.0.0.0/104"}, "not an IPv6 CIDR"),
+        ({"PLEXUS_IPV6_ENABLED": "true", "PLEXUS_CLUSTER_POOL_MASK6": "127"}, "_MASK6: .*use 104 to 126"),
+        ({"PLEXUS_IPV6_ENABLED": "yes"}, "neither true nor false"),
+        ({"PLEXUS_IPV4_ENABLED": "false"}, "both are off"),
+        ({"PLEXUS_CLUSTER_POOL_CIDRS": ""}, "both are off"),
     ],
 )
 def test_bad_settings_are_named(environment: dict[str, str], words: str) -> None:
@@ -299,4 +310,105 @@ def test_bad_settings_are_named(environment: dict[str, str], words: str) -> None
 
 
 def test_without_settings_there_is_one_pool_of_256_blocks() -> None:
-    assert from_environment({}).count == 256
+    (pools,) = from_environment({})
+    assert (pools.family, pools.count, pools.block(0)) == ("IPv4", 256, "10.244.0.0/24")
+
+
+def test_ipv6_has_pools_when_it_is_on_or_they_are_given() -> None:
+    v4, v6 = from_environment({"PLEXUS_IPV6_ENABLED": "true"})
+    assert (v4.family, v6.family, v6.count, v6.block(1)) == ("IPv4", "IPv6", 65536, "fd00::100/120")
+    given = {
+        "PLEXUS_IPV4_ENABLED": "false",
+        "PLEXUS_CLUSTER_POOL_CIDRS6": "fd01::/56",
+        "PLEXUS_CLUSTER_POOL_MASK6": "64",
+    }
+    (v6,) = from_environment(given)
+    (six,) = from_environment({"PLEXUS_CLUSTER_POOL_CIDRS": "", "PLEXUS_CLUSTER_POOL_CIDRS6": "fd00::/104"})
+    assert six.family == "IPv6"
+    assert (v6.count, v6.block(255)) == (256, "fd01:0:0:ff::/64")
+
+
+# -- two families
+
+SMALL6 = Pools([IPv6Network("fd00::/122")], 125)  # eight blocks of eight addresses
+
+
+def test_every_node_has_one_block_of_each_family() -> None:
+    log, model = Log(), BlockAllocation(SMALL, SMALL6)
+    for name in "abc":
+        model.put(*node(name))
+    log.settle(model)
+    assert all([":" in cidr for cidr in log.of(name)] == [False, True] for name in "abc")
+
+
+def test_the_ipv4_blocks_are_the_same_with_and_without_ipv6() -> None:
+    given_blocks = []
+    for pools in ([SMALL], [SMALL, SMALL6]):
+        log, model = Log(), BlockAllocation(*pools)
+        for name in "abc":
+            model.put(*node(name))
+        log.settle(model)
+        given_blocks.append({name: [cidr for cidr in log.of(name) if ":" not in cidr] for name in "abc"})
+    assert given_blocks[0] == given_blocks[1]
+
+
+def test_another_block_comes_of_the_family_that_runs_short() -> None:
+    log, model = Log(), BlockAllocation(SMALL, SMALL6)
+    model.put(*node("a"))
+    log.settle(model)
+    _, first = log.of("a")
+    for at in range(4):
+        subject, message = endpoint("a", f"p{at}", f"10.9.0.{at}")
+        six = str(IPv6Network(first)[at + 2])
+        model.put(subject, replace(message, address=six, addresses=[six]))
+    log.settle(model)
+    assert [":" in cidr for cidr in log.of("a")] == [False, True, True]
+
+
+def test_who_goes_without_is_named_with_the_family() -> None:
+    log, model = Log(), BlockAllocation(SMALL, SMALL6)
+    for name in "abcde":
+        model.put(*node(name))
+    log.settle(model)
+    (short,) = model.short
+    assert short.endswith(" (IPv4)") and all(log.of(name) for name in "abcde")
+
+
+def test_a_block_is_freed_only_when_no_endpoint_has_any_address_in_it() -> None:
+    log, model = Log(), BlockAllocation(SMALL, SMALL6)
+    model.put(*node("a"))
+    log.settle(model)
+    four, six = log.of("a")
+    subject, message = endpoint("a", "p", addresses(four)[0])
+    model.put(subject, replace(message, addresses=[addresses(four)[0], str(IPv6Network(six)[3])]))
+    model.delete(NODE.of("a"))
+    log.settle(model)
+    assert log.of("a") == [four, six]
+    model.put(subject, message)  # it has its IPv4 address alone now
+    log.settle(model)
+    assert log.of("a") == [four]
+    model.delete(subject)
+    log.settle(model)
+    assert log.of("a") == []
+
+
+@pytest.mark.parametrize("cidr", ["::ffff:10.0.0.0/125", "fd00::1/125", "fd00::%eth0/125", "fd00::/129"])
+def test_an_ipv6_block_that_makes_no_sense_is_refused(cidr: str) -> None:
+    with pytest.raises(ValueError, match="not a block"):
+        BlockAllocation(SMALL, SMALL6).put(BLOCK.of(cidr), Block(cidr=cidr, node="a"))
+
+
+def test_an_ipv6_block_written_another_way_is_taken_all_the_same() -> None:
+    model = BlockAllocation(Pools([IPv6Network("fd00::/124")], 125))  # two blocks
+    model.put(*node("old"))
+    model.put(BLOCK.of("FD00:0::0/125"), Block(cidr="FD00:0::0/125", node="old"))
+    model.put(*node("a"))
+    (claim,) = model.act()
+    assert isinstance(claim, Claim) and claim.subject == BLOCK.of("fd00::8/125")
+
+
+def test_pools_are_of_one_family_and_not_too_many_blocks() -> None:
+    with pytest.raises(ValueError, match="not IPv4"):
+        Pools([IPv4Network("10.0.0.0/24"), IPv6Network("fd00::/120")], 30)
+    with pytest.raises(ValueError, match="use 48 to 70"):
+        Pools([IPv6Network("fd00::/48")], 120)

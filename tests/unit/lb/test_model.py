@@ -15,7 +15,7 @@ from bus.messages.ipam import Block
 from bus.messages.lb import Backend, LoadBalancedService
 from bus.messages.resources import ContainerPort, EndpointPort, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint
 from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE
-from services.lb.model import NOT_A_PORT, LoadBalancing
+from services.lb.model import NOT_A_PORT, OTHER_FAMILY, LoadBalancing
 from services.lb.places import NOT_AN_ADDRESS, OUTSIDE_BLOCK
 
 WEB = {"app": "web"}
@@ -174,7 +174,7 @@ def test_a_service_that_fails_keeps_its_backends_and_does_not_hold_up_the_others
 
 def test_an_address_or_port_that_makes_no_sense_is_left_out_of_its_service() -> None:
     wrong = service(
-        cluster_addresses=["zzz", "fd00::1", "10.96.0.1"],
+        cluster_addresses=["zzz", "::ffff:10.96.0.2", "10.96.0.1"],
         ports=[ServicePort(name="a", port=0, target_port=1), ServicePort(name="b", port=80, target_port=70000)],
     )
     made = model(wrong, pod(), endpoint())
@@ -185,6 +185,71 @@ def test_an_address_or_port_that_makes_no_sense_is_left_out_of_its_service() -> 
 
 def test_a_pod_on_the_hosts_network_is_reached_at_its_reported_address() -> None:
     assert backends(service(), pod(host_network=True, address="192.0.2.1"))[0].address == "192.0.2.1"
+
+
+# -- two families
+
+DUAL = service(cluster_addresses=["fd00:96::1", "10.96.0.1"])
+BLOCK6 = block("fd00:1::/64")
+
+
+def by_family(*things: tuple[str, Message]) -> list[tuple[str, list[str]]]:
+    """Each frontend's address, with those of its backends."""
+    frontends = said(list(model(BLOCK6, *things).act())).frontends
+    return [(each.address, [backend.address for backend in each.backends]) for each in frontends]
+
+
+def test_behind_an_address_of_one_family_are_backends_of_that_family() -> None:
+    both = endpoint("a", "10.0.0.5", addresses=["10.0.0.5", "fd00:1::5"])
+    only = endpoint("b", "FD00:1:0::6")
+    found = by_family(DUAL, pod("a"), pod("b"), both, only)
+    assert found == [("10.96.0.1", ["10.0.0.5"]), ("fd00:96::1", ["fd00:1::5", "fd00:1::6"])]
+
+
+def test_an_address_outside_the_nodes_blocks_of_its_family_is_left_out_alone() -> None:
+    made = model(BLOCK6, DUAL, pod(), endpoint(addresses=["10.0.0.5", "fd00:2::5"]))
+    found = [(each.address, len(each.backends)) for each in said(list(made.act())).frontends]
+    assert found == [("10.96.0.1", 1), ("fd00:96::1", 0)]
+    assert made.left_out == {("default", "svc"): {"[fd00:2::5]:8080 of pod p": OUTSIDE_BLOCK}}
+
+
+def test_a_pod_with_many_addresses_of_a_family_is_one_backend() -> None:
+    assert by_family(DUAL, pod(), endpoint(addresses=["10.0.0.5", "fd00:1::5", "fd00:1::6"]))[1] == (
+        "fd00:96::1",
+        ["fd00:1::5"],
+    )
+
+
+def test_a_pod_on_the_hosts_network_is_reached_at_each_reported_address() -> None:
+    found = by_family(DUAL, pod(host_network=True, address="192.0.2.1", addresses=["192.0.2.1", "2001:db8::1"]))
+    assert found == [("10.96.0.1", ["192.0.2.1"]), ("fd00:96::1", ["2001:db8::1"])]
+
+
+def test_slices_serve_the_addresses_of_their_type() -> None:
+    own = service(cluster_addresses=["fd00:96::1", "10.96.0.1"], selector={})
+    ports = [EndpointPort(port=8080)]
+    four = slice_of("a", ports=ports, endpoints=[SliceEndpoint(addresses=["10.0.0.1"])])
+    six = slice_of("b", ports=ports, endpoints=[SliceEndpoint(addresses=["FD00::9"])], address_type="IPv6")
+    assert by_family(own, four, six) == [("10.96.0.1", ["10.0.0.1"]), ("fd00:96::1", ["fd00::9"])]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("10.0.0.1", OTHER_FAMILY), ("::ffff:10.0.0.1", NOT_AN_ADDRESS), ("fe80::1%eth0", NOT_AN_ADDRESS)],
+)
+def test_what_is_no_address_of_its_slices_type_is_left_out(address: str, reason: str) -> None:
+    own = service(cluster_addresses=["fd00:96::1"], selector={})
+    wrong = [SliceEndpoint(addresses=[address]), SliceEndpoint(addresses=["fd00::9"])]
+    made = model(own, slice_of(ports=[EndpointPort(port=8080)], endpoints=wrong, address_type="IPv6"))
+    (frontend,) = said(list(made.act())).frontends
+    assert [each.address for each in frontend.backends] == ["fd00::9"]
+    assert made.refusals == {reason: 1}
+
+
+def test_a_service_for_sctp_has_frontends_of_sctp() -> None:
+    ports = [ServicePort(port=80, target_port=8080, protocol="SCTP")]
+    (frontend,) = said(list(model(service(ports=ports), pod(), endpoint()).act())).frontends
+    assert (frontend.protocol, len(frontend.backends)) == ("SCTP", 1)
 
 
 def test_a_service_without_backends_has_a_frontend_without_backends() -> None:

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
@@ -26,6 +26,11 @@ MANIFESTS += [
         network("ingress: [{from: [{namespaceSelector: {matchLabels: {a: b}}}], ports: [{port: 80, endPort: 90}]}]"),
         pod(metadata=", labels: {a: b}, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: d}]"),
         service("ports: [{port: 80, targetPort: http}], clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9]"),
+        service(
+            "ports: [{port: 80}], ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv6, IPv4],"
+            " clusterIPs: ['fd00::9', 10.96.0.9]"
+        ),
+        cilium("egress: [{toEntities: [world-ipv6]}, {icmps: [{fields: [{type: EchoRequest, family: IPv6}]}]}]"),
         """
 apiVersion: apps/v1
 kind: Deployment
@@ -41,13 +46,20 @@ metadata: {name: s, labels: {kubernetes.io/service-name: svc}}
 addressType: IPv4
 ports: [{port: 80, name: http}]
 endpoints: [{addresses: [10.0.0.1], conditions: {ready: true}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s6, labels: {kubernetes.io/service-name: svc}}
+addressType: IPv6
+ports: [{port: 80, name: http, protocol: SCTP}]
+endpoints: [{addresses: ['fd00::1']}]
 """,
         """
 apiVersion: v1
 kind: Node
 metadata: {name: n}
-spec: {podCIDRs: [10.1.0.0/24]}
-status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+spec: {podCIDRs: [10.1.0.0/24, "fd00:1::/64"]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: "2001:db8::1"}]}
 """,
     )
     for each in documents(text)
@@ -60,6 +72,8 @@ VALUES = st.one_of(
     st.floats(allow_nan=False),
     st.text(max_size=8),
     st.sampled_from(["", "10.0.0.0/33", "::/0", "1.2.3.4", "TCP", "In", "a:b", "k8s:", "/", "0", "99999", "½", "٣"]),
+    st.sampled_from(["IPv6", "fd00::1", "FD00:0::1", "::ffff:10.0.0.1", "fe80::1%eth0", "::", ":::", "fd00::/129"]),
+    st.sampled_from(["::ffff:0:0/96", "fd00::%eth0/10", "fd00:1::1/64", "PreferDualStack", "RequireDualStack"]),
     st.lists(st.text(max_size=3), max_size=2),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )
@@ -74,6 +88,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+@settings(deadline=None)  # what is claimed is the outcome, not the time on a busy machine
 @given(st.data())
 def test_a_manifest_with_anything_anywhere_is_taken_or_refused_with_reasons(data: st.DataObject) -> None:
     manifest = copy.deepcopy(data.draw(st.sampled_from(MANIFESTS)))

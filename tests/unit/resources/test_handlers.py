@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 
 import msgspec
@@ -106,7 +106,7 @@ async def test_a_call_with_one_resource_too_large_for_the_bus_writes_nothing_and
 
 async def test_an_address_held_in_words_of_a_newer_version_is_not_given_away() -> None:
     hub = Hub()
-    network = Settings(service_network=IPv4Network("10.0.0.0/30"))  # two addresses
+    network = Settings(service_networks={"IPv4": IPv4Network("10.0.0.0/30")})  # two addresses
     newer = msgspec.msgpack.encode([ClusterAddress.schema + 1, {}])
     hub.put_bytes(CLUSTER_ADDRESS.of("10.0.0.1"), newer)
     handlers = Handlers(MemoryOutbox(hub, "resources"), network)
@@ -276,7 +276,7 @@ def test_two_replicas_that_both_act_never_give_an_address_twice(calls: list[tupl
 
 async def race(calls: list[tuple[int, str]]) -> None:
     """All calls at once, each through one of two replicas, in a range of six addresses."""
-    hub, small = Hub(), Settings(service_network=IPv4Network("10.96.0.0/29"))
+    hub, small = Hub(), Settings(service_networks={"IPv4": IPv4Network("10.96.0.0/29")})
     replicas = [Handlers(MemoryOutbox(hub, "resources"), small) for _ in range(2)]
     asked = (replicas[which].apply(Apply(documents=documents(service(name=name)))) for which, name in calls)
     await asyncio.gather(*asked, return_exceptions=True)
@@ -290,6 +290,28 @@ async def race(calls: list[tuple[int, str]]) -> None:
 
 
 def test_the_service_range_is_set_by_the_environment() -> None:
-    assert from_environment({"PLEXUS_SERVICE_CIDR": "10.97.0.0/16"}).service_network == IPv4Network("10.97.0.0/16")
-    with pytest.raises(BadSettings, match="PLEXUS_SERVICE_CIDR"):
-        from_environment({"PLEXUS_SERVICE_CIDR": "10.97.0.0/99"})
+    v4, v6 = IPv4Network("10.97.0.0/16"), IPv6Network("fd00:96::/112")
+    assert from_environment({"PLEXUS_SERVICE_CIDR": str(v4)}).service_networks == {"IPv4": v4}
+    both = from_environment({"PLEXUS_SERVICE_CIDR": str(v4), "PLEXUS_SERVICE_CIDR6": str(v6)}).service_networks
+    assert list(both.items()) == [("IPv4", v4), ("IPv6", v6)]
+    assert from_environment({"PLEXUS_SERVICE_CIDR": "", "PLEXUS_SERVICE_CIDR6": str(v6)}).service_networks == {
+        "IPv6": v6
+    }
+    assert list(from_environment({}).service_networks) == ["IPv4"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"PLEXUS_SERVICE_CIDR": "10.97.0.0/99"}, "PLEXUS_SERVICE_CIDR: .*such as 10"),
+        ({"PLEXUS_SERVICE_CIDR": "fd00::/112"}, "PLEXUS_SERVICE_CIDR: .*not an IPv4 CIDR"),
+        ({"PLEXUS_SERVICE_CIDR6": "10.97.0.0/16"}, "PLEXUS_SERVICE_CIDR6: .*not an IPv6 CIDR"),
+        ({"PLEXUS_SERVICE_CIDR6": "::ffff:10.97.0.0/112"}, "not an IPv6 CIDR"),
+        ({"PLEXUS_SERVICE_CIDR6": "fd00::1/112"}, "not an IPv6 CIDR"),
+        ({"PLEXUS_SERVICE_CIDR6": "fd00::%eth0/112"}, "not an IPv6 CIDR"),
+        ({"PLEXUS_SERVICE_CIDR": ""}, "both empty"),
+    ],
+)
+def test_a_bad_service_range_is_named(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(BadSettings, match=words):
+        from_environment(environment)

@@ -83,6 +83,50 @@ def test_an_icmp_type_is_carried_as_its_number_plus_one() -> None:
     assert rule.ports == [PortRange(protocol="ICMP", port=9), PortRange(protocol="ICMP", port=1)]
 
 
+def test_an_icmpv6_type_is_of_its_own_protocol() -> None:
+    fields = "{type: 128, family: IPv6}, {type: EchoRequest, family: IPv6}, {type: EchoRequest}"
+    (rule,) = rules(f"ingress: [{{icmps: [{{fields: [{fields}]}}]}}]")
+    assert rule.ports == [PortRange(protocol="ICMPv6", port=129)] * 2 + [PortRange(protocol="ICMP", port=9)]
+
+
+def test_the_world_can_be_named_by_family() -> None:
+    (rule,) = rules("egress: [{toEntities: [world-ipv4, world-ipv6]}]")
+    assert [peer.entity for peer in rule.peers] == ["world-ipv4", "world-ipv6"]
+
+
+def test_a_node_has_addresses_and_blocks_of_both_families_in_their_one_form() -> None:
+    found = message("""
+apiVersion: v1
+kind: Node
+metadata: {name: n}
+spec: {podCIDR: "FD00:10::/64", podCIDRs: ["FD00:10::/64", 10.1.0.0/24]}
+status:
+  addresses:
+  - {type: InternalIP, address: "2001:DB8:0::1"}
+  - {type: ExternalIP, address: 198.51.100.1}
+  - {type: InternalIP, address: 192.0.2.1}
+""")
+    assert found.addresses == ["2001:db8::1", "192.0.2.1", "198.51.100.1"]
+    assert found.pod_cidrs == ["fd00:10::/64", "10.1.0.0/24"]
+
+
+def test_an_ipv6_slice_has_its_addresses_in_their_one_form() -> None:
+    found = message("""
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, labels: {kubernetes.io/service-name: svc}}
+addressType: IPv6
+ports: [{name: http, port: 80, protocol: SCTP}]
+endpoints: [{addresses: ["FD00:0::1"]}]
+""")
+    assert (found.address_type, found.endpoints[0].addresses) == ("IPv6", ["fd00::1"])
+
+
+def test_a_service_may_be_for_sctp() -> None:
+    found = message(service("ports: [{port: 80, protocol: SCTP, name: a}, {port: 80, name: b}]"))
+    assert [port.protocol for port in found.ports] == ["SCTP", "TCP"]
+
+
 def test_default_deny_can_be_set_by_hand() -> None:
     policy = message(cilium("ingress: [{fromEndpoints: [{}]}], enableDefaultDeny: {ingress: false, egress: true}"))
     assert (policy.deny_ingress_by_default, policy.deny_egress_by_default) == (False, True)
@@ -171,7 +215,7 @@ def test_a_services_target_port_is_its_port_unless_it_says_otherwise() -> None:
 
 
 def test_a_headless_service_needs_no_ports() -> None:
-    assert taken(service("clusterIP: None")).asked_address == "None"
+    assert taken(service("clusterIP: None")).asked_addresses == ("None",)
 
 
 def test_a_slice_endpoint_is_ready_unless_it_says_no() -> None:

@@ -130,6 +130,21 @@ REFUSED = {
         "spec.podCIDRs[0]",
         "is not a CIDR",
     ),
+    "a node's address with a zone": (
+        node("addresses: [{type: InternalIP, address: 'fe80::1%eth0'}]"),
+        "status.addresses[0].address",
+        "zone",
+    ),
+    "a node's two blocks of one family": (
+        node("addresses: [{type: InternalIP, address: 1.2.3.4}]", "podCIDRs: ['fd00:1::/64', 'fd00:2::/64']"),
+        "spec.podCIDRs[1]",
+        "one of each family",
+    ),
+    "a node's block of IPv4 addresses as IPv6 ones": (
+        node("addresses: [{type: InternalIP, address: 1.2.3.4}]", "podCIDRs: ['::ffff:10.0.0.0/120']"),
+        "spec.podCIDRs[0]",
+        "write the IPv4 CIDR",
+    ),
     # Services
     "a service port of 70000": (service("ports: [{port: 70000}]"), "spec.ports[0].port", "70000 is not a port"),
     "a target port of 0": (service("ports: [{port: 1, targetPort: 0}]"), "spec.ports[0].targetPort", "0 is not a port"),
@@ -144,12 +159,72 @@ REFUSED = {
     "a misspelt type": (service("type: ClusterIp, ports: [{port: 80}]"), "spec.type", 'did you mean "ClusterIP"?'),
     "an external name": (service("ports: [{port: 80}], externalName: a.b"), "spec.externalName", "not supported yet"),
     "session affinity": (service("ports: [{port: 80}], sessionAffinity: ClientIP"), "spec.sessionAffinity", "use None"),
-    "SCTP": (service("ports: [{port: 80, protocol: SCTP}]"), "spec.ports[0].protocol", "not supported yet"),
     "a bad cluster address": (service("ports: [{port: 80}], clusterIP: 10.96.0"), "spec.clusterIP", "not an IP"),
-    "an IPv6 cluster address": (service("ports: [{port: 80}], clusterIP: 'fd00::1'"), "spec.clusterIP", "IPv6"),
+    "a cluster address with a zone": (
+        service("ports: [{port: 80}], clusterIP: 'fe80::1%eth0'"),
+        "spec.clusterIP",
+        "leave out %eth0",
+    ),
+    "an IPv4 cluster address as an IPv6 one": (
+        service("ports: [{port: 80}], clusterIP: '::ffff:10.96.0.9'"),
+        "spec.clusterIP",
+        "write the IPv4 address",
+    ),
+    "two cluster addresses of one family": (
+        service("ports: [{port: 80}], ipFamilyPolicy: PreferDualStack, clusterIPs: ['fd00::1', 'fd00::2']"),
+        "spec.clusterIPs[1]",
+        "IPv6 again",
+    ),
+    "three cluster addresses": (
+        service("ports: [{port: 80}], ipFamilyPolicy: PreferDualStack, clusterIPs: ['fd00::1', 10.96.0.1, 10.96.0.2]"),
+        "spec.clusterIPs[2]",
+        "IPv4 again",
+    ),
+    "no address beside an address": (
+        service("ports: [{port: 80}], clusterIPs: ['None', 10.96.0.1]"),
+        "spec.clusterIP",
+        "not an IP address",
+    ),
+    "two families on a single stack": (
+        service("ports: [{port: 80}], ipFamilies: [IPv4, IPv6]"),
+        "spec.ipFamilyPolicy",
+        "use PreferDualStack",
+    ),
+    "a misspelt family": (service("ports: [{port: 80}], ipFamilies: [ipv6]"), "spec.ipFamilies[0]", '"IPv6"?'),
+    "one family twice": (
+        service("ports: [{port: 80}], ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv6, IPv6]"),
+        "spec.ipFamilies[1]",
+        "again",
+    ),
+    "a family that is not the address's": (
+        service("ports: [{port: 80}], ipFamilies: [IPv4], clusterIP: 'fd00::1'"),
+        "spec.ipFamilies[0]",
+        "make them agree",
+    ),
+    "a misspelt family policy": (
+        service("ports: [{port: 80}], ipFamilyPolicy: DualStack"),
+        "spec.ipFamilyPolicy",
+        "is not a choice",
+    ),
     "a Service name with a digit first": (service(name="1svc"), "metadata.name", "is not a Service name"),
     # slices
-    "an IPv6 slice": (slice_of("endpoints: []", "IPv6"), "addressType", "not supported yet"),
+    "a slice of names": (slice_of("endpoints: []", "FQDN"), "addressType", "not supported yet"),
+    "a misspelt type of address": (slice_of("endpoints: []", "IPV6"), "addressType", 'did you mean "IPv6"?'),
+    "an IPv4 backend in a slice of IPv6": (
+        slice_of("endpoints: [{addresses: [10.0.0.1]}]", "IPv6"),
+        "endpoints[0].addresses[0]",
+        "not an IPv6 address",
+    ),
+    "an IPv6 backend in a slice of IPv4": (
+        slice_of("endpoints: [{addresses: ['fd00::1']}]"),
+        "endpoints[0].addresses[0]",
+        "not an IPv4 address",
+    ),
+    "a link-local backend": (
+        slice_of("endpoints: [{addresses: ['fe80::1']}]", "IPv6"),
+        "endpoints[0].addresses[0]",
+        "link-local",
+    ),
     "a loopback backend": (slice_of("endpoints: [{addresses: [127.0.0.1]}]"), "endpoints[0].addresses[0]", "loopback"),
     "a slice's bad port": (slice_of("ports: [{port: 70000}]"), "ports[0].port", "70000 is not a port"),
     # NetworkPolicies
@@ -308,10 +383,20 @@ REFUSED = {
         f"{ENTRY}.icmps[0].fields[0].type",
         'did you mean "EchoRequest"?',
     ),
-    "ICMPv6": (
-        entry("icmps: [{fields: [{type: 128, family: IPv6}]}]"),
+    "a type of the other family": (
+        entry("icmps: [{fields: [{type: PacketTooBig}]}]"),
+        f"{ENTRY}.icmps[0].fields[0].type",
+        "is not an ICMP type",
+    ),
+    "an unknown ICMPv6 type": (
+        entry("icmps: [{fields: [{type: NeighbourSolicitation, family: IPv6}]}]"),
+        f"{ENTRY}.icmps[0].fields[0].type",
+        'did you mean "NeighborSolicitation"?',
+    ),
+    "a misspelt family of ICMP": (
+        entry("icmps: [{fields: [{type: 128, family: ipv6}]}]"),
         f"{ENTRY}.icmps[0].fields[0].family",
-        "not supported yet",
+        'did you mean "IPv6"?',
     ),
 }
 

@@ -36,7 +36,7 @@ from services.dataplane.links import DeviceInfo, LinkError, TcProgram
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.settings import NodeSettings
-from tests.unit.dataplane.kernel import MemoryLinks, MemoryMaps
+from tests.unit.dataplane.kernel import MemoryHooks, MemoryLinks, MemoryMaps
 
 HERE, THERE = "node-1", "node-2"
 WEB = 1000
@@ -53,6 +53,7 @@ class Machine:
         self.hub = Hub()
         self.maps = MemoryMaps()
         self.links = MemoryLinks()
+        self.hooks = MemoryHooks(self.links)
         self.folder = folder
         self.node: Node
         self.pods: NodePods
@@ -63,7 +64,7 @@ class Machine:
         journal = Journal.open(self.folder / "endpoints.journal", durable=False)
         service = Service("dataplane", Settings(instance=HERE), self.hub.bus())
         settings = NodeSettings(node=HERE, routing_mode="native")
-        node = Node(settings, service, DEVICE, self.links, self.maps, journal, PROGRAMS, 1500)
+        node = Node(settings, service, DEVICE, self.links, self.hooks, self.maps, journal, PROGRAMS, 1500)
         await node.restore()
         self.node, self.pods = node, NodePods(node)
         tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish())]
@@ -356,6 +357,7 @@ async def test_what_someone_else_changed_is_put_back(machine: Machine) -> None:
         machine.links.routes.clear()
         machine.links.attached.clear()
         await node.heal_once()
+        await node.heal_hooks_once()
         after = {name: dict(each.entries) for name, each in machine.maps.memory.items()}
         assert {**after, "node_state": {}} == {**before, "node_state": {}}
         assert set(machine.links.routes) == {"10.0.1.0/24"}

@@ -103,7 +103,7 @@ class Hooks:
         self._socket_programs: dict[str, int] = {}  # the kernel's numbers
         self._applied: dict[Hook, Mechanism] = {}
         self._problems: dict[str, str] = {}  # by device and direction, or name of a socket program
-        self.routes_gone = False  # since this was set to false
+        self._routes_gone = False
 
     def close(self) -> None:
         """Waits for what runs. What is attached stays so."""
@@ -152,7 +152,7 @@ class Hooks:
         for hook in (hook for hook in wrong if hook in still):
             try:
                 if await self._run(self._bring, hook, False):
-                    count("plexus_drift_total", kind="program")
+                    count("drift", kind="program")
                     log.warning("program attached again", device=hook.device, program=hook.program)
             except LinkError as problem:
                 if hook in {*self._kept, *pods()}:
@@ -169,6 +169,11 @@ class Hooks:
         for what in problems.keys() - self._problems.keys():
             log.warning("program not attached, trying again", where=what, why=problems[what])
         self._problems = problems
+
+    def take_routes_gone(self) -> bool:
+        """Whether the kernel told of a route of ours that is gone since this was asked the last time."""
+        gone, self._routes_gone = self._routes_gone, False
+        return gone
 
     @property
     def state(self) -> tuple[bool, str]:
@@ -241,7 +246,7 @@ class Hooks:
     def _look(self, wanted: list[Hook]) -> list[Hook]:
         """The hooks where something is to be done. Pins of devices that are gone go."""
         changed = self._events.take()
-        self.routes_gone = self.routes_gone or changed.routes
+        self._routes_gone = self._routes_gone or changed.routes
         for hook in self._applied.keys() - set(wanted):
             del self._applied[hook]
         self._unpin({hook.pin for hook in wanted})
@@ -293,7 +298,7 @@ class Hooks:
             except OSError as failure:
                 problems[name] = advice(failure)
             else:
-                count("plexus_drift_total", kind="program")
+                count("drift", kind="program")
                 log.warning("program attached again", program=name)
         return problems
 

@@ -347,7 +347,7 @@ class Node:
                 async with self._writing:
                     drifted += table.drift_at(await self.maps.look_up(table.name, suspects))
         if drifted:
-            count("plexus_drift_total", drifted, kind="map")
+            count("drift", drifted, kind="map")
             log.warning("maps had drifted", entries=drifted)
         await self.write()  # also what found no room the last time
         await self.leftovers.remove_all()
@@ -363,8 +363,7 @@ class Node:
         try:
             await self.hooks.heal(self._pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)
-            if self.hooks.routes_gone and self.is_synced:
-                self.hooks.routes_gone = False
+            if self.hooks.take_routes_gone() and self.is_synced:
                 await self._heal_routes()
         except LinkError as problem:
             self.service.check("programs", False, str(problem))
@@ -374,13 +373,13 @@ class Node:
         async with self._routing:
             seen = {route.cidr for route in await self.links.list_node_routes()}
             for cidr in self._routes.keys() - seen:
-                count("plexus_drift_total", kind="route")
+                count("drift", kind="route")
                 del self._routes[cidr]
         await self._follow_routes()
         wanted = {each.address: each.interface_index for each in self.endpoints.all()}
         mended = await self.links.mend_pod_routes(wanted)
         if mended:
-            count("plexus_drift_total", len(mended), kind="route")
+            count("drift", len(mended), kind="route")
             log.warning("routes to pods put back", addresses=mended)
 
     def _pod_hooks(self) -> list[Hook]:

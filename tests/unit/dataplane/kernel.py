@@ -6,8 +6,8 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from services.dataplane import layouts
-from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.attach import Hook
+from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
 from services.dataplane.links import Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram
@@ -146,7 +146,7 @@ class MemoryHooks(Hooks):
     def __init__(self, links: MemoryLinks) -> None:
         self._links = links
         self._missing: list[str] = []
-        self.routes_gone = False
+        self._routes_gone = False
 
     def close(self) -> None:
         """Nothing is open."""

@@ -150,7 +150,7 @@ def test_pods_outlive_the_supervisor_and_the_next_one_takes_them_over(space: Spa
 
 def test_programs_and_routes_that_were_removed_by_hand_are_back_within_five_seconds(space: Space) -> None:
     space.apply(space.pod("client"), space.pod("server"))
-    links = space.lab.record.directory.pins("node1") / "links"
+    links = space.lab.record.pins("node1") / "links"
     address = space.address("server")
     interface = space.lab.exec_node("node1", "ip", "route", "get", address).stdout.split()[2]
     mine = [links / f"{interface}-{direction}" for direction in ("ingress", "egress")]

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
-from services.dataplane.rtnl import Direction
-
+Direction = Literal["ingress", "egress"]
 Mechanism = Literal["tcx", "clsact"]
 
 

@@ -26,12 +26,11 @@ from typing import TypeVar
 
 from bus.telemetry import count, logger
 from services.dataplane import bpf_syscall, loader, rtnl
-from services.dataplane.attach import Changed, Hook, Mechanism, Seen, Step, plan, suspects, target
+from services.dataplane.attach import Changed, Direction, Hook, Mechanism, Seen, Step, plan, suspects, target
 from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import LINK_CGROUP, LINK_TCX, TCX_EGRESS, TCX_INGRESS
 from services.dataplane.links import LinkError, advice
 from services.dataplane.netlink import Netlink
-from services.dataplane.rtnl import Direction
 
 log = logger(__name__)
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.dataplane import rtnl
+from services.dataplane.attach import Direction
 from services.dataplane.batch import Batch
 from services.dataplane.netlink import Netlink, Refused, open_within
-from services.dataplane.rtnl import Direction, NodeRoute, SeenLink
+from services.dataplane.rtnl import NodeRoute, SeenLink
 
 __all__ = [
     "DeviceInfo",

@@ -9,7 +9,7 @@ import errno
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from socket import AF_INET, htons
-from typing import Any, Literal
+from typing import Any
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE
 from pyroute2.netlink import rtnl as kinds
@@ -27,9 +27,8 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
 from pyroute2.protocols import ETH_P_ALL
 
+from services.dataplane.attach import Direction
 from services.dataplane.netlink import Netlink, message
-
-Direction = Literal["ingress", "egress"]
 
 POD_GROUP = 0x706C78  # device group of the host side of every pod's link: how we know ours
 REMOVED_GROUP = 0x706C79  # links on their way out: the kernel removes a group in one sweep

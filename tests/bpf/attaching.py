@@ -19,12 +19,11 @@ import pytest
 from pyroute2 import netns
 
 from services.dataplane import bpf_syscall, rtnl
-from services.dataplane.attach import Hook, Mechanism
+from services.dataplane.attach import Direction, Hook, Mechanism
 from services.dataplane.bpf_syscall import TCX_EGRESS, TCX_INGRESS
 from services.dataplane.hooks import HEAL_SECONDS, Hooks
 from services.dataplane.links import Links, TcProgram
 from services.dataplane.netlink import Netlink
-from services.dataplane.rtnl import Direction
 from tests.bpf.test_links import GATEWAY, NAMESPACES, in_namespace, opened
 
 POD = "10.9.0.2"

@@ -20,6 +20,7 @@ import pytest
 from pyroute2 import netns
 
 from services.dataplane import bpf_syscall, cni, netlink, rtnl
+from services.dataplane.attach import Direction
 from services.dataplane.links import DeviceInfo, LinkError, Links, NodeRoute, TcProgram, host_link_name, link_mac
 
 T = TypeVar("T")
@@ -256,7 +257,7 @@ def test_programs_are_there_before_the_first_packet(namespaces: Callable[[str], 
             programs = (TcProgram(drop, "ingress", "from pod"), TcProgram(drop, "egress", "to pod"))
             link = await made.create_pod_link(fd, "c1", "eth0", "10.9.0.2", GATEWAY, 1500, programs)
             assert not reaches(pod, GATEWAY)
-            pairs: tuple[tuple[rtnl.Direction, str], ...] = (("ingress", "from pod"), ("egress", "to pod"))
+            pairs: tuple[tuple[Direction, str], ...] = (("ingress", "from pod"), ("egress", "to pod"))
             for direction, name in pairs:
                 [found] = rtnl.list_attached(asking, link.host_index, direction)
                 assert (found.direction, found.name) == (direction, name)

@@ -146,7 +146,7 @@ class MemoryHooks(Hooks):
     def __init__(self, links: MemoryLinks) -> None:
         self._links = links
         self._missing: list[str] = []
-        self._routes_gone = False
+        self.routes_gone = False
 
     def close(self) -> None:
         """Nothing is open."""
@@ -170,6 +170,10 @@ class MemoryHooks(Hooks):
 
     async def heal(self, pods: Callable[[], Iterable[Hook]], is_quiet: Callable[[], bool]) -> None:
         self._missing = list((await self.adopt(list(pods()))).values())
+
+    def take_routes_gone(self) -> bool:
+        gone, self.routes_gone = self.routes_gone, False
+        return gone
 
     @property
     def state(self) -> tuple[bool, str]:

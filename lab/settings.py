@@ -105,6 +105,7 @@ KEYS: Mapping[str, Key] = {
     "autoDirectNodeRoutes": Key(boolean, True),  # the chart says false; nothing else would carry routes in a lab
     "enableIPv4Masquerade": Key(boolean, True),
     "bpf.masquerade": Key(boolean, True),
+    "bpf.enableTCX": Key(boolean, True),
     "bpf.ctTcpMax": Key(_ENTRIES),
     "bpf.natMax": Key(_ENTRIES),
     "bpf.hostLegacyRouting": Key(only(False, "routing through the host's stack")),
@@ -193,6 +194,7 @@ class Settings:
             "PLEXUS_TUNNEL_PROTOCOL": text(self.get("tunnelProtocol")),
             "PLEXUS_AUTO_DIRECT_NODE_ROUTES": text(self.get("autoDirectNodeRoutes")),
             "PLEXUS_MASQUERADE": text(masquerade),
+            "PLEXUS_ENABLE_TCX": text(self.get("bpf.enableTCX")),
             "PLEXUS_NATIVE_ROUTING_CIDR": text(self.get("ipv4NativeRoutingCIDR") or self.pod_pools(plan)[0]),
         }
 

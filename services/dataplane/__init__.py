@@ -10,11 +10,12 @@ for it, and changes of policy reach this node when it is back.
 
     __main__  wiring              node      hears, writes, says         pods     what the container runtime asks
     model     what maps should hold (pure), with policy, services, tables
-    layouts   bytes               effects   maps and hooks              links    veths, routes, tunnels (netlink)
+    layouts   bytes               effects   maps                        links    veths, routes, tunnels (netlink)
+    attach    which program belongs where, and what leads there (pure)  hooks    keeps it attached: tcx, clsact, cgroup
     loader    compiles by way of compiler, in a process of its own      bpf/     the C (limits, reasons: its numbers)
     ring, flows                   events out of the kernel, with names
     cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
 
 Capabilities: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON (programs, maps, links), CAP_SYS_ADMIN (entering a pod's network
-namespace); effects.py, links.py, netlink.py and compiler.py are the files that need them.
+namespace); effects.py, hooks.py, links.py, netlink.py and compiler.py are the files that need them.
 """

@@ -12,10 +12,12 @@ from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
 from bus.service import BadSettings, Service, run_service
 from bus.telemetry import logger
-from services.dataplane import cni, effects, loader
+from services.dataplane import cni, loader
+from services.dataplane.attach import Hook
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
+from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
 from services.dataplane.limits import limit
 from services.dataplane.links import Links, TcProgram
@@ -42,6 +44,7 @@ async def run(service: Service, settings: NodeSettings) -> None:
             tasks.create_task(node.publish(), name="publish endpoints")
             tasks.create_task(node.tell_flows(), name="tell flows")
             tasks.create_task(node.heal(), name="heal drift")
+            tasks.create_task(node.heal_hooks(), name="heal programs")
             tasks.create_task(answer_dumps(node), name="answer dumps")
 
 
@@ -78,15 +81,16 @@ async def start(
     fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
     for fd in fds.values():
         stack.callback(os.close, fd)
-    effects.attach_socket_programs(settings.pin_dir, settings.cgroup)
-    await links.attach_tc(device.index, fds["from_netdev"], "ingress", "from_netdev")
+    hooks = stack.enter_context(closing(Hooks(settings.pin_dir, settings.cgroup, fds, enable_tcx=settings.enable_tcx)))
+    await hooks.keep_sockets()
+    await hooks.keep(Hook(device.name, device.index, "ingress", "from_netdev"))
     if tunnel_index:
-        await links.attach_tc(tunnel_index, fds["from_overlay"], "ingress", "from_overlay")
+        await hooks.keep(Hook(TUNNEL_DEVICE, tunnel_index, "ingress", "from_overlay"))
     programs = (
         TcProgram(fds["from_pod"], "ingress", "from_pod"),
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
-    return Node(settings, service, device, links, maps, journal, programs, mtu_bytes)
+    return Node(settings, service, device, links, hooks, maps, journal, programs, mtu_bytes)
 
 
 def check_local_ports() -> None:

@@ -1,19 +1,18 @@
-"""Everything of the dataplane that writes to the kernel's BPF side: maps, hooks. Decides nothing.
+"""Everything of the dataplane that writes to the kernel's BPF side: maps. Decides nothing.
 
 Needs CAP_BPF and CAP_NET_ADMIN (maps, programs), CAP_SYS_ADMIN on kernels before 5.8, and the bpf file system at
-`pin_dir`. links.py holds what needs netlink only.
+`pin_dir`. hooks.py attaches programs; links.py holds what needs netlink only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 from bus.telemetry import count, logger
-from services.dataplane import bpf_syscall, layouts, loader
+from services.dataplane import layouts
 from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.layouts import Prefix
@@ -123,13 +122,3 @@ class Maps:
         kinds = (layouts.EVENT_DROP, layouts.EVENT_POLICY_VERDICT)
         values = (self._maps["event_rate"].get(kind.to_bytes(4, "little")) or b"" for kind in kinds)
         return sum(row[2] for value in values for row in layouts.EventRate.layout.iter_unpack(value))
-
-
-def attach_socket_programs(pin_dir: Path, cgroup: Path) -> None:
-    """Socket load balancing for every process in `cgroup`; a program that is attached already is replaced at once."""
-    for name, attach_type in loader.SOCKET_PROGRAMS.items():
-        program = loader.open_program(pin_dir, name)
-        try:
-            bpf_syscall.attach_cgroup(program, cgroup, attach_type, pin_dir / "links" / name)
-        finally:
-            os.close(program)

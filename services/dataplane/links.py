@@ -1,7 +1,7 @@
-"""Links, routes and attached programs of one node: the only code that changes them.
+"""Links and routes of one node: the only code that changes them. (hooks.py keeps programs attached.)
 
 Two threads do the work, so the event loop never waits for the kernel's routing lock: one makes and looks, the other
-removes (a removal sleeps for tens of milliseconds, and all that wait at once go in one sweep). Each has one netlink
+removes (a removal sleeps for tens of milliseconds, and those that wait at once go in few sweeps). Each has one netlink
 socket for as long as it lives. Neither ever stands in a pod's namespace: a short-lived thread opens a socket there
 (netlink.py).
 
@@ -14,19 +14,21 @@ import asyncio
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from services.dataplane import rtnl
+from services.dataplane.attach import Direction
 from services.dataplane.batch import Batch
 from services.dataplane.netlink import Netlink, Refused, open_within
-from services.dataplane.rtnl import Attached, Direction, NodeRoute, SeenLink
+from services.dataplane.rtnl import NodeRoute, SeenLink
 
 __all__ = [
-    "Attached",
     "DeviceInfo",
     "Direction",
     "LinkError",
@@ -43,6 +45,8 @@ T = TypeVar("T")
 
 HOST_PREFIX = "lxc"
 SYSCTLS = Path("/proc/sys/net/ipv4")
+SWEEP_LINKS = 5  # one sweep holds the routing lock: 20 ms, and 25 ms more a link with tcx programs
+QUIET_SECONDS = 2.0  # pods that come in a row come closer together
 
 
 class LinkError(Exception):
@@ -103,6 +107,8 @@ class Links:
         self._thread = ThreadPoolExecutor(1, "links")
         self._removal_thread = ThreadPoolExecutor(1, "links remove")
         self._removals: Batch[str] = Batch(self._removal_thread, self._remove)
+        self._at_work = 0  # pods' links that are being made or removed
+        self._worked_at = -QUIET_SECONDS  # by the monotonic clock
 
     def close(self) -> None:
         """Waits for what runs. Links, routes and programs stay as they are."""
@@ -122,12 +128,8 @@ class Links:
             future.add_done_callback(lambda _: os.close(own))
         try:
             return await asyncio.wrap_future(future)
-        except Refused as failure:
-            raise LinkError(_advice(failure)) from failure
-        except TimeoutError as failure:
-            raise LinkError("the kernel gave no answer in time: its routing lock is held; try again") from failure
         except OSError as failure:
-            raise LinkError(f"{failure}; is this process privileged (CAP_NET_ADMIN, CAP_SYS_ADMIN)?") from failure
+            raise LinkError(advice(failure)) from failure
 
     # A pod's link
 
@@ -153,14 +155,16 @@ class Links:
         Raises: LinkError.
         """
         arguments = (container_id, ifname, address, gateway, mtu_bytes, tuple(programs))
-        return await self._run(self._create, *arguments, namespace=netns_fd)
+        with self._working():
+            return await self._run(self._create, *arguments, namespace=netns_fd)
 
     async def delete_pod_link(self, name: str) -> None:
         """Remove a pod's link from both sides, with its routes and programs; nothing when it is gone already."""
         if not name.startswith(HOST_PREFIX):
             raise ValueError(f"{name} is not the host side of a pod's link")
         try:
-            await self._removals.add(name)
+            with self._working():
+                await self._removals.add(name)
         except OSError as failure:
             raise LinkError(f"{failure}; the removal may be asked again") from failure
 
@@ -174,19 +178,23 @@ class Links:
         """What is not as `create_pod_link` left it, in words; empty when all is well."""
         return await self._run(self._check, container_id, ifname, address, gateway, namespace=netns_fd)
 
-    # Programs
+    async def mend_pod_routes(self, wanted: Mapping[str, int]) -> list[str]:
+        """Put back the routes to pods, address -> index of the host side, that are gone. Returns their addresses."""
+        return await self._run(self._mend_pod_routes, dict(wanted))
 
-    async def attach_tc(self, ifindex: int, prog_fd: int, direction: Direction, name: str) -> None:
-        """Attach a program; the one that is there is replaced atomically."""
-        await self._run(rtnl.attach, self._netlink, ifindex, prog_fd, direction, name)
+    @property
+    def is_quiet(self) -> bool:
+        """No pod's link is being made or removed, or was within `QUIET_SECONDS`."""
+        return not self._at_work and time.monotonic() - self._worked_at >= QUIET_SECONDS
 
-    async def detach_tc(self, ifindex: int, direction: Direction) -> None:
-        """Nothing when nothing is attached, or the link is gone."""
-        await self._run(rtnl.detach, self._netlink, ifindex, direction)
-
-    async def list_tc(self, ifindex: int) -> list[Attached]:
-        """Every program on both hooks of a link, ours and others'; empty when the link is gone."""
-        return await self._run(rtnl.list_attached, self._netlink, ifindex)
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+            self._worked_at = time.monotonic()
 
     # The node
 
@@ -280,8 +288,22 @@ class Links:
                     return made
         raise LinkError(f"the link {name} does not stay as it is made: who else makes or removes it?")
 
+    def _mend_pod_routes(self, wanted: dict[str, int]) -> list[str]:
+        seen = rtnl.list_link_routes(self._netlink)
+        gone = [address for address, index in wanted.items() if seen.get(address) != index]
+        mended = []
+        for address in gone:
+            try:
+                rtnl.set_link_route(self._netlink, address, wanted[address])
+                mended.append(address)
+            except Refused as failure:  # its link is gone or down: the pod's own trouble, told by CHECK
+                if failure.errno not in (errno.ENODEV, errno.ENETDOWN):
+                    raise
+        return mended
+
     def _remove(self, names: list[str]) -> None:
-        rtnl.delete_links(self._removing, names)
+        for start in range(0, len(names), SWEEP_LINKS):
+            rtnl.delete_links(self._removing, names[start : start + SWEEP_LINKS])
 
     def _pod_links(self) -> list[SeenLink]:
         found = [
@@ -387,7 +409,12 @@ def _write(path: str, value: str) -> None:
         raise LinkError(f"cannot write {value} to {file}: {failure.strerror}; mount /proc/sys writable") from failure
 
 
-def _advice(failure: Refused) -> str:
+def advice(failure: OSError) -> str:
+    """What failed, why, and what to do."""
+    if isinstance(failure, TimeoutError):
+        return "the kernel gave no answer in time: its routing lock is held; try again"
+    if not isinstance(failure, Refused):
+        return f"{failure}; is this process privileged (CAP_NET_ADMIN, CAP_SYS_ADMIN)?"
     hints = {
         errno.EPERM: "run with CAP_NET_ADMIN in the node's network namespace",
         errno.EOPNOTSUPP: "this kernel lacks the feature; see the README for the options it needs",

@@ -20,9 +20,12 @@ from bus.messages import dataplane as messages
 from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.addresses import Addresses, AddressTaken
+from services.dataplane.attach import Hook
 from services.dataplane.effects import Maps
 from services.dataplane.endpoints import Endpoint, Endpoints, record_key
 from services.dataplane.flows import flows, monotonic_offset
+from services.dataplane.hooks import HEAL_SECONDS as HEAL_HOOKS_SECONDS
+from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
 from services.dataplane.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.leftovers import Leftovers
@@ -49,6 +52,7 @@ class Node:
         service: Service,
         device: DeviceInfo,
         links: Links,
+        hooks: Hooks,
         maps: Maps,
         journal: Journal,
         programs: tuple[TcProgram, TcProgram],
@@ -59,6 +63,7 @@ class Node:
         self.bus = service.bus
         self.device = device
         self.links = links
+        self.hooks = hooks
         self.maps = maps
         self.journal = journal
         self.pod_programs = programs
@@ -342,28 +347,47 @@ class Node:
                 async with self._writing:
                     drifted += table.drift_at(await self.maps.look_up(table.name, suspects))
         if drifted:
-            count("plexus_drift_total", drifted, kind="map")
+            count("drift", drifted, kind="map")
             log.warning("maps had drifted", entries=drifted)
         await self.write()  # also what found no room the last time
-        for endpoint in self.endpoints.all():
-            await self._heal_programs(endpoint.interface_index, self.pod_programs)
         await self.leftovers.remove_all()
+        await self._heal_routes()
+
+    async def heal_hooks(self) -> None:
+        """Every two seconds, programs; and routes, when the kernel told that one of ours is gone."""
+        while True:
+            await asyncio.sleep(HEAL_HOOKS_SECONDS)
+            await self.heal_hooks_once()
+
+    async def heal_hooks_once(self) -> None:
+        try:
+            await self.hooks.heal(self._pod_hooks, lambda: self.links.is_quiet)
+            self.service.check("programs", *self.hooks.state)
+            if self.hooks.take_routes_gone() and self.is_synced:
+                await self._heal_routes()
+        except LinkError as problem:
+            self.service.check("programs", False, str(problem))
+            log.warning("programs and routes not looked at to the end, trying again", why=str(problem))
+
+    async def _heal_routes(self) -> None:
         async with self._routing:
             seen = {route.cidr for route in await self.links.list_node_routes()}
             for cidr in self._routes.keys() - seen:
-                count("plexus_drift_total", kind="route")
+                count("drift", kind="route")
                 del self._routes[cidr]
         await self._follow_routes()
+        wanted = {each.address: each.interface_index for each in self.endpoints.all()}
+        mended = await self.links.mend_pod_routes(wanted)
+        if mended:
+            count("drift", len(mended), kind="route")
+            log.warning("routes to pods put back", addresses=mended)
 
-    async def _heal_programs(self, interface_index: int, programs: tuple[TcProgram, ...]) -> None:
-        try:
-            attached = {each.name for each in await self.links.list_tc(interface_index)}
-            for program in programs:
-                if program.name not in attached:
-                    count("plexus_drift_total", kind="program")
-                    await self.links.attach_tc(interface_index, program.fd, program.direction, program.name)
-        except LinkError as problem:
-            log.warning("program not attached", interface=interface_index, why=str(problem))
+    def _pod_hooks(self) -> list[Hook]:
+        return [
+            Hook(each.interface, each.interface_index, program.direction, program.name)
+            for each in self.endpoints.all()
+            for program in self.pod_programs
+        ]
 
     # A restart
 
@@ -389,12 +413,9 @@ class Node:
                 await self.links.delete_pod_link(name)
             except LinkError as problem:
                 _not_restored(name, problem)
-        for endpoint in self.endpoints.all():
-            try:
-                for program in self.pod_programs:
-                    await self.links.attach_tc(endpoint.interface_index, program.fd, program.direction, program.name)
-            except LinkError as problem:  # those from before go on; heal attaches what is missing
-                _not_restored(endpoint.interface, problem)
+        for hook, why in (await self.hooks.adopt(self._pod_hooks())).items():
+            _not_restored(hook.device, why)  # a program from before goes on; heal attaches what is missing
+        self.service.check("programs", *self.hooks.state)
         self.maps["ipcache"].set(IpcacheKey(self.device.address).pack(), IpcacheEntry(IDENTITY_HOST).pack())
         log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
 
@@ -429,7 +450,7 @@ class Node:
         return True
 
 
-def _not_restored(what: str, problem: Exception) -> None:
+def _not_restored(what: str, problem: object) -> None:
     count("plexus_not_restored_total")
     log.error("not as before the restart: a pod that has no network now must start anew", what=what, why=str(problem))
 

@@ -9,7 +9,7 @@ import errno
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from socket import AF_INET, htons
-from typing import Any, Literal
+from typing import Any
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE
 from pyroute2.netlink import rtnl as kinds
@@ -27,9 +27,8 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
 from pyroute2.protocols import ETH_P_ALL
 
+from services.dataplane.attach import Direction
 from services.dataplane.netlink import Netlink, message
-
-Direction = Literal["ingress", "egress"]
 
 POD_GROUP = 0x706C78  # device group of the host side of every pod's link: how we know ours
 REMOVED_GROUP = 0x706C79  # links on their way out: the kernel removes a group in one sweep
@@ -37,7 +36,7 @@ POD_ROUTE_PROTOCOL = 112  # who made the route (rtnetlink(7) leaves 5..255 to da
 NODE_ROUTE_PROTOCOL = 113  # routes to other nodes' pods
 ADDRESS_PROTOCOL = 112  # the router's address (IFA_PROTO)
 FILTER_PRIORITY = 1  # our filter is the first at its hook
-FILTER_HANDLE = 1
+FILTER_HANDLE = 0x706C78  # not one that the kernel gives to others' filters of this priority
 
 NEW = NLM_F_CREATE | NLM_F_EXCL
 SET = NLM_F_CREATE | NLM_F_REPLACE
@@ -87,7 +86,7 @@ class Attached:
     program_id: int
     tag: str  # 16 hex digits: hash of the instructions
     priority: int
-    handle: int
+    handle: int  # unique within a priority
 
 
 # Links
@@ -257,6 +256,11 @@ def _list_routes(netlink: Netlink, protocol: int) -> list[Any]:
     return netlink.ask("list routes", kinds.RTM_GETROUTE, NLM_F_DUMP, message(rtmsg, family=AF_INET, proto=protocol))
 
 
+def list_link_routes(netlink: Netlink) -> dict[str, int]:
+    """The routes to pods of this node that we made: address -> index of the link."""
+    return {each.get("dst"): each.get("oif") for each in _list_routes(netlink, POD_ROUTE_PROTOCOL)}
+
+
 def has_route(netlink: Netlink, cidr: str, index: int, gateway: str | None = None) -> bool:
     """Did we route `cidr` to a link, by way of `gateway`?"""
     network = IPv4Network(cidr)
@@ -299,24 +303,21 @@ def attach(netlink: Netlink, index: int, program: int, direction: Direction, nam
     netlink.ask(f"attach {name} to link {index}, {direction}", kinds.RTM_NEWTFILTER, NLM_F_CREATE, wanted)
 
 
-def detach(netlink: Netlink, index: int, direction: Direction) -> None:
+def detach(netlink: Netlink, index: int, direction: Direction, handle: int = FILTER_HANDLE) -> None:
+    """clsact stays: others may use it. Nothing when nothing is attached, or the link is gone."""
     gone = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
     says = f"detach the {direction} program of link {index}"
-    netlink.ask(says, kinds.RTM_DELTFILTER, 0, _filter(index, direction), gone)
+    netlink.ask(says, kinds.RTM_DELTFILTER, 0, _filter(index, direction, handle=handle), gone)
 
 
-def _filter(index: int, direction: Direction, *more: tuple[str, Any]) -> Any:
+def _filter(index: int, direction: Direction, *more: tuple[str, Any], handle: int = FILTER_HANDLE) -> Any:
     info = FILTER_PRIORITY << 16 | htons(ETH_P_ALL)
     attributes = [("TCA_KIND", "bpf"), *more]
-    return message(tcmsg, attributes, index=index, handle=FILTER_HANDLE, parent=HOOK[direction], info=info)
+    return message(tcmsg, attributes, index=index, handle=handle, parent=HOOK[direction], info=info)
 
 
-def list_attached(netlink: Netlink, index: int) -> list[Attached]:
-    """Every program on both hooks of a link, ours and others'; empty when the link is gone."""
-    return [each for direction in HOOK for each in _attached(netlink, index, direction)]
-
-
-def _attached(netlink: Netlink, index: int, direction: Direction) -> list[Attached]:
+def list_attached(netlink: Netlink, index: int, direction: Direction) -> list[Attached]:
+    """Every program at clsact on a hook of a link, ours and others'; empty when the link is gone."""
     wanted = message(tcmsg, index=index, parent=HOOK[direction])
     gone = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
     says = f"list the {direction} programs of link {index}"

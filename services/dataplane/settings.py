@@ -31,6 +31,7 @@ class NodeSettings:
     tunnel_port: int = VXLAN_PORT
     auto_direct_node_routes: bool = True  # native: other nodes are neighbours; false: the fabric routes pod addresses
     masquerade: bool = True
+    enable_tcx: bool = True  # false: clsact even where the kernel has tcx (6.6)
     native_routing_cidr: str = ""  # destinations that are never masqueraded
     mtu: int = 0  # bytes, of pods; 0: the device's, less what the tunnel takes
     ct_max: int = 524_288  # entries; 104 bytes each, taken at start

@@ -146,3 +146,20 @@ def test_pods_outlive_the_supervisor_and_the_next_one_takes_them_over(space: Spa
     assert {box.name: box for box in directory.sandboxes()} == sandboxes
     space.delete(space.pod("server", "node2"))
     assert eventually(lambda: all(box.name != "server" for box in directory.sandboxes()))
+
+
+def test_programs_and_routes_that_were_removed_by_hand_are_back_within_five_seconds(space: Space) -> None:
+    space.apply(space.pod("client"), space.pod("server"))
+    links = space.lab.record.pins("node1") / "links"
+    address = space.address("server")
+    interface = space.lab.exec_node("node1", "ip", "route", "get", address).stdout.split()[2]
+    mine = [links / f"{interface}-{direction}" for direction in ("ingress", "egress")]
+    assert eventually(lambda: all(each.exists() for each in mine), 30), "the pod's programs have not moved to tcx"
+    removed = [*mine, links / "eth0-ingress", links / "connect4"]
+    for each in removed:
+        each.unlink()
+    assert space.lab.exec_node("node1", "ip", "route", "delete", address).returncode == 0
+    assert eventually(lambda: all(each.exists() for each in removed), 5)
+    assert eventually(lambda: interface in space.lab.exec_node("node1", "ip", "route", "get", address).stdout, 5)
+    assert "Hostname: server" in space.get("client", address)
+    assert eventually(lambda: space.lab.plexus("lab", "status", check=False).returncode == 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from services.dataplane import layouts
+from services.dataplane.attach import Hook
 from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.effects import Maps
-from services.dataplane.links import Attached, Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram
+from services.dataplane.hooks import Hooks
+from services.dataplane.links import Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram
 
 
 class MemoryMap(Map):
@@ -68,6 +70,7 @@ class MemoryLinks(Links):
         self.pods: dict[str, SeenLink] = {}
         self.routes: dict[str, NodeRoute] = {}
         self.attached: dict[int, dict[Direction, str]] = {}
+        self.pod_routes: dict[str, int] = {}  # address -> index
         self.router = ""
         self.broken = ""
         self.stuck: set[str] = set()  # links that do not go
@@ -94,7 +97,7 @@ class MemoryLinks(Links):
         index = self.pods[name].index if name in self.pods else 10 + len(self.pods)
         self.pods[name] = SeenLink(name, index, "02:00:00:00:00:02", mtu_bytes, "veth", 0, 2, True)
         for program in programs:
-            await self.attach_tc(index, program.fd, program.direction, program.name)
+            self.attached.setdefault(index, {})[program.direction] = program.name
         return PodLink(name, index, "02:00:00:00:00:02", "02:00:00:00:00:01", 2)
 
     async def delete_pod_link(self, name: str) -> None:
@@ -111,12 +114,15 @@ class MemoryLinks(Links):
     ) -> tuple[str, ...]:
         return () if f"lxc{container_id}" in self.pods else ("the host side is gone",)
 
-    async def attach_tc(self, ifindex: int, prog_fd: int, direction: Direction, name: str) -> None:
+    async def mend_pod_routes(self, wanted: Mapping[str, int]) -> list[str]:
         self._work()
-        self.attached.setdefault(ifindex, {})[direction] = name
+        mended = [address for address, index in wanted.items() if self.pod_routes.get(address) != index]
+        self.pod_routes = dict(wanted)
+        return mended
 
-    async def list_tc(self, ifindex: int) -> list[Attached]:
-        return [Attached(hook, name, 1, "", 1, 1) for hook, name in self.attached.get(ifindex, {}).items()]
+    @property
+    def is_quiet(self) -> bool:
+        return True
 
     async def ensure_router_address(self, address: str) -> None:
         self._work()
@@ -132,3 +138,43 @@ class MemoryLinks(Links):
 
     async def list_node_routes(self) -> list[NodeRoute]:
         return list(self.routes.values())
+
+
+class MemoryHooks(Hooks):
+    """The hooks of `links`' pods: what is attached outlives the process. Refuses when `links` does."""
+
+    def __init__(self, links: MemoryLinks) -> None:
+        self._links = links
+        self._missing: list[str] = []
+        self.routes_gone = False
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _bring(self, hook: Hook, may_move: bool = False) -> bool:
+        if self._links.broken:
+            raise LinkError(self._links.broken)
+        attached = self._links.attached.setdefault(hook.index, {})
+        is_drift = attached.get(hook.direction) != hook.program
+        attached[hook.direction] = hook.program
+        return is_drift
+
+    async def adopt(self, hooks: Collection[Hook]) -> dict[Hook, str]:
+        failed = {}
+        for hook in hooks:
+            try:
+                self._bring(hook)
+            except LinkError as problem:
+                failed[hook] = str(problem)
+        return failed
+
+    async def heal(self, pods: Callable[[], Iterable[Hook]], is_quiet: Callable[[], bool]) -> None:
+        self._missing = list((await self.adopt(list(pods()))).values())
+
+    def take_routes_gone(self) -> bool:
+        gone, self.routes_gone = self.routes_gone, False
+        return gone
+
+    @property
+    def state(self) -> tuple[bool, str]:
+        return not self._missing, "; ".join(self._missing) or "memory"

@@ -21,6 +21,7 @@ from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.messages.resources import Namespace, Pod
 from bus.messages.resources import Node as NodeResource
 from bus.service import Service, Settings
+from bus.telemetry import counted
 from bus.testing import Hub, MemoryBus
 from services.dataplane import cni
 from services.dataplane.addresses import Attachment
@@ -36,7 +37,7 @@ from services.dataplane.links import DeviceInfo, LinkError, TcProgram
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.settings import NodeSettings
-from tests.unit.dataplane.kernel import MemoryLinks, MemoryMaps
+from tests.unit.dataplane.kernel import MemoryHooks, MemoryLinks, MemoryMaps
 
 HERE, THERE = "node-1", "node-2"
 WEB = 1000
@@ -53,6 +54,7 @@ class Machine:
         self.hub = Hub()
         self.maps = MemoryMaps()
         self.links = MemoryLinks()
+        self.hooks = MemoryHooks(self.links)
         self.folder = folder
         self.node: Node
         self.pods: NodePods
@@ -63,7 +65,7 @@ class Machine:
         journal = Journal.open(self.folder / "endpoints.journal", durable=False)
         service = Service("dataplane", Settings(instance=HERE), self.hub.bus())
         settings = NodeSettings(node=HERE, routing_mode="native")
-        node = Node(settings, service, DEVICE, self.links, self.maps, journal, PROGRAMS, 1500)
+        node = Node(settings, service, DEVICE, self.links, self.hooks, self.maps, journal, PROGRAMS, 1500)
         await node.restore()
         self.node, self.pods = node, NodePods(node)
         tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish())]
@@ -356,10 +358,27 @@ async def test_what_someone_else_changed_is_put_back(machine: Machine) -> None:
         machine.links.routes.clear()
         machine.links.attached.clear()
         await node.heal_once()
+        await node.heal_hooks_once()
         after = {name: dict(each.entries) for name, each in machine.maps.memory.items()}
         assert {**after, "node_state": {}} == {**before, "node_state": {}}
         assert set(machine.links.routes) == {"10.0.1.0/24"}
         assert set(machine.links.attached) == {each.interface_index for each in node.endpoints.all()}
+
+
+async def test_a_pods_route_that_the_kernel_says_is_gone_is_put_back_and_counted(machine: Machine) -> None:
+    machine.populate()
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        address = await machine.add()
+        machine.links.pod_routes.clear()
+        await node.heal_hooks_once()
+        assert machine.links.pod_routes == {}, "nobody said that one is gone"
+        before = counted("drift", kind="route")
+        machine.hooks.routes_gone = True
+        await node.heal_hooks_once()
+        [endpoint] = node.endpoints.all()
+        assert machine.links.pod_routes == {address: endpoint.interface_index}
+        assert counted("drift", kind="route") == before + 1
 
 
 async def test_what_found_no_room_is_written_when_there_is_some(machine: Machine) -> None:

@@ -403,5 +403,5 @@ async def test_programs_that_cannot_be_attached_and_links_that_do_not_go_do_not_
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         machine.links.broken = ""
-        await node.heal_once()
+        await node.heal_hooks_once()
         assert machine.links.attached != {}

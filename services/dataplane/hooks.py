@@ -1,0 +1,310 @@
+"""Keeps programs attached: to devices (by attach.py's plans) and, for socket load balancing, to a cgroup. Effects.
+
+What someone removed by hand is back within `HEAL_SECONDS` and what it takes to look, and counted. The kernel tells of
+filters, clsact and routes that change (rtnetlink); of links it tells nothing, so each pin is opened and asked: 15
+microseconds a link.
+
+Attaching or detaching a tcx link waits 11 ms with the kernel's routing lock held (attach.py says for what), 15 times
+what a clsact filter takes. So a new pod begins with clsact (links.py) and moves to tcx when no pod comes or goes.
+
+One thread does all of it, so the event loop never waits for the routing lock.
+Needs CAP_NET_ADMIN and CAP_BPF.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from bus.telemetry import count, logger
+from services.dataplane import bpf_syscall, loader, rtnl
+from services.dataplane.attach import Changed, Direction, Hook, Mechanism, Seen, Step, plan, suspects, target
+from services.dataplane.batch import to_the_end
+from services.dataplane.bpf_syscall import LINK_CGROUP, LINK_TCX, TCX_EGRESS, TCX_INGRESS
+from services.dataplane.links import LinkError, advice
+from services.dataplane.netlink import Netlink
+
+log = logger(__name__)
+
+T = TypeVar("T")
+
+HEAL_SECONDS = 2.0
+ATTACH_TYPE: dict[Direction, int] = {"ingress": TCX_INGRESS, "egress": TCX_EGRESS}
+PROBLEMS_SHOWN = 5
+
+
+class Events:
+    """What the kernel tells of filters and routes, in the network namespace of the thread that makes this object."""
+
+    GROUPS = 1 << 3 | 1 << 6 | 1 << 10  # RTNLGRP_TC, _IPV4_ROUTE, _IPV6_ROUTE, each less one
+    FILTERS = frozenset({36, 37, 44, 45})  # RTM_NEWQDISC, _DELQDISC, _NEWTFILTER, _DELTFILTER
+    ROUTE_GONE = 25  # RTM_DELROUTE
+    OURS = (rtnl.POD_ROUTE_PROTOCOL, rtnl.NODE_ROUTE_PROTOCOL)
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket.setblocking(False)
+        self._socket.bind((0, self.GROUPS))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def take(self) -> Changed:
+        """All that came since the last time."""
+        devices: set[int] = set()
+        routes = lost = False
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return Changed(frozenset(devices), routes, lost)
+            except OSError as failure:
+                if failure.errno != errno.ENOBUFS:
+                    raise
+                lost = routes = True
+                continue
+            while len(data) >= 28:  # nlmsghdr, and the part of tcmsg or rtmsg that is read here
+                size, kind = struct.unpack_from("=IH", data)
+                if kind in self.FILTERS:
+                    devices.add(struct.unpack_from("=i", data, 20)[0])
+                elif kind == self.ROUTE_GONE:
+                    routes = routes or data[21] in self.OURS
+                data = data[max(16, (size + 3) & ~3) :]
+
+
+class Hooks:
+    """The hooks of the network namespace of the thread that makes this object, and the socket hooks of `cgroup`."""
+
+    def __init__(self, pin_dir: Path, cgroup: Path, programs: dict[str, int], *, enable_tcx: bool) -> None:
+        """
+        Args:
+            programs: file descriptors by name; they stay the caller's, open for as long as this is used.
+            enable_tcx: false: clsact even where the kernel has tcx.
+        Raises: OSError: the kernel does not let us ask whether it has tcx.
+        """
+        self.mechanism: Mechanism = "tcx" if enable_tcx and bpf_syscall.has_tcx() else "clsact"
+        self._pins = pin_dir / "links"
+        self._pin_dir = pin_dir
+        self._cgroup = cgroup
+        self._programs = {name: (fd, bpf_syscall.program_id(fd)) for name, fd in programs.items()}
+        self._netlink = Netlink()
+        self._events = Events()
+        self._thread = ThreadPoolExecutor(1, "hooks")
+        self._kept: list[Hook] = []
+        self._socket_programs: dict[str, int] = {}  # the kernel's numbers
+        self._applied: dict[Hook, Mechanism] = {}
+        self._problems: dict[str, str] = {}  # by device and direction, or name of a socket program
+        self._routes_gone = False
+
+    def close(self) -> None:
+        """Waits for what runs. What is attached stays so."""
+        self._thread.shutdown()
+        self._netlink.close()
+        self._events.close()
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await to_the_end(asyncio.wrap_future(self._thread.submit(work, *arguments)))
+        except OSError as failure:
+            raise LinkError(advice(failure)) from failure
+
+    # What the node asks
+
+    async def keep(self, hook: Hook) -> None:
+        """One of the node's own hooks: its program is there when this returns, and kept there.
+
+        Raises: LinkError.
+        """
+        await self._run(self._bring, hook, True)
+        self._kept.append(hook)
+
+    async def keep_sockets(self) -> None:
+        """Socket load balancing for every process in the cgroup. A program that is there is replaced in one step.
+
+        Raises: LinkError.
+        """
+        await self._run(self._attach_sockets)
+
+    async def adopt(self, hooks: Collection[Hook]) -> dict[Hook, str]:
+        """After a restart: this version's programs at each, by the mechanism that is there. Returns what failed."""
+        return await self._run(self._adopt, list(hooks))
+
+    async def heal(self, pods: Callable[[], Iterable[Hook]], is_quiet: Callable[[], bool]) -> None:
+        """Put back what is not as it was left, and move what waits for a quiet moment.
+
+        Args:
+            pods: the hooks of pods as of now; asked again before each change, as a pod may go meanwhile.
+            is_quiet: no pod comes or goes.
+        """
+        wanted = [*self._kept, *pods()]
+        wrong = await self._run(self._look, wanted)
+        still = {*self._kept, *pods()}
+        problems: dict[str, str] = {}
+        for hook in (hook for hook in wrong if hook in still):
+            try:
+                if await self._run(self._bring, hook, False):
+                    count("drift", kind="program")
+                    log.warning("program attached again", device=hook.device, program=hook.program)
+            except LinkError as problem:
+                if hook in {*self._kept, *pods()}:
+                    problems[f"{hook.device} {hook.direction}"] = str(problem)
+        problems |= await self._run(self._heal_sockets)
+        for hook in self._waiting():
+            if problems or not is_quiet():
+                break
+            if hook in {*self._kept, *pods()}:
+                try:
+                    await self._run(self._bring, hook, True)
+                except LinkError as problem:
+                    problems[f"{hook.device} {hook.direction}"] = str(problem)
+        for what in problems.keys() - self._problems.keys():
+            log.warning("program not attached, trying again", where=what, why=problems[what])
+        self._problems = problems
+
+    def take_routes_gone(self) -> bool:
+        """Whether the kernel told of a route of ours that is gone since this was asked the last time."""
+        gone, self._routes_gone = self._routes_gone, False
+        return gone
+
+    @property
+    def state(self) -> tuple[bool, str]:
+        """Whether all is attached, and how: for the check "programs"."""
+        if self._problems:
+            shown = [f"{what}: {why}" for what, why in sorted(self._problems.items())[:PROBLEMS_SHOWN]]
+            return False, f"{len(self._problems)} not attached: {'; '.join(shown)}"
+        waiting = len(self._waiting())
+        return True, f"{self.mechanism}, {waiting} of {len(self._applied)} not moved yet" if waiting else self.mechanism
+
+    def _waiting(self) -> list[Hook]:
+        return [hook for hook, mechanism in self._applied.items() if mechanism != self.mechanism]
+
+    # What runs on the thread
+
+    def _adopt(self, hooks: list[Hook]) -> dict[Hook, str]:
+        problems = {}
+        for hook in hooks:
+            try:
+                self._bring(hook, False)
+            except OSError as failure:
+                problems[hook] = advice(failure)
+        return problems
+
+    def _bring(self, hook: Hook, may_move: bool) -> bool:
+        """Do what `plan` says. Returns whether there was no program of ours, or another."""
+        fd, program = self._programs[hook.program]
+        seen = self._seen(hook)
+        mechanism = target(self.mechanism, seen, may_move=may_move)
+        for step in plan(program, mechanism, seen):
+            self._do(step, hook, fd, seen)
+        self._applied[hook] = mechanism
+        return not seen.holds(program)
+
+    def _seen(self, hook: Hook) -> Seen:
+        link = bpf_syscall.pinned_link(self._pins / hook.pin)
+        filters = {
+            each.handle: each.program_id
+            for each in rtnl.list_attached(self._netlink, hook.index, hook.direction)
+            if each.priority == rtnl.FILTER_PRIORITY
+            and (each.handle == rtnl.FILTER_HANDLE or each.name in self._programs)
+        }
+        return Seen(
+            tcx=link.program_id if link and (link.type, link.target) == (LINK_TCX, hook.index) else None,
+            is_pinned=link is not None,
+            clsact=filters.pop(rtnl.FILTER_HANDLE, None),
+            strays=tuple(filters),
+        )
+
+    def _do(self, step: Step, hook: Hook, fd: int, seen: Seen) -> None:
+        pin = self._pins / hook.pin
+        match step:
+            case Step.ATTACH_TCX:
+                self._pins.mkdir(parents=True, exist_ok=True)
+                bpf_syscall.attach_tcx(fd, hook.index, ATTACH_TYPE[hook.direction], pin)
+            case Step.REPLACE_TCX:
+                _with_link(pin, lambda link: bpf_syscall.replace_program(link, fd))
+            case Step.REMOVE_TCX:
+                if seen.tcx is not None:
+                    _with_link(pin, bpf_syscall.detach_link)
+                pin.unlink(missing_ok=True)
+            case Step.SET_CLSACT:
+                rtnl.attach(self._netlink, hook.index, fd, hook.direction, hook.program)
+            case Step.REMOVE_CLSACT:
+                rtnl.detach(self._netlink, hook.index, hook.direction)
+            case Step.REMOVE_STRAYS:
+                for handle in seen.strays:
+                    rtnl.detach(self._netlink, hook.index, hook.direction, handle)
+
+    def _look(self, wanted: list[Hook]) -> list[Hook]:
+        """The hooks where something is to be done. Pins of devices that are gone go."""
+        changed = self._events.take()
+        self._routes_gone = self._routes_gone or changed.routes
+        for hook in self._applied.keys() - set(wanted):
+            del self._applied[hook]
+        self._unpin({hook.pin for hook in wanted})
+        wrong = []
+        for hook in suspects(wanted, self._applied, changed, self._has_link):
+            seen = self._seen(hook)
+            mechanism = target(self.mechanism, seen, may_move=False)
+            if plan(self._programs[hook.program][1], mechanism, seen):
+                wrong.append(hook)
+            else:
+                self._applied[hook] = mechanism
+        return wrong
+
+    def _has_link(self, hook: Hook) -> bool:
+        link = bpf_syscall.pinned_link(self._pins / hook.pin)
+        return link is not None and (link.target, link.program_id) == (hook.index, self._programs[hook.program][1])
+
+    def _unpin(self, wanted: set[str]) -> None:
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._pins):  # noqa: PTH208 (names are all that is wanted, every two seconds)
+                if name.endswith(("-ingress", "-egress")) and name not in wanted:
+                    link = bpf_syscall.pinned_link(self._pins / name)
+                    if link is not None and not link.target:
+                        (self._pins / name).unlink(missing_ok=True)
+
+    # Sockets
+
+    def _attach_sockets(self) -> None:
+        for name in loader.SOCKET_PROGRAMS:
+            self._attach_socket(name)
+
+    def _attach_socket(self, name: str) -> None:
+        self._pins.mkdir(parents=True, exist_ok=True)
+        program = loader.open_program(self._pin_dir, name)
+        try:
+            bpf_syscall.attach_cgroup(program, self._cgroup, loader.SOCKET_PROGRAMS[name], self._pins / name)
+            self._socket_programs[name] = bpf_syscall.program_id(program)
+        finally:
+            os.close(program)
+
+    def _heal_sockets(self) -> dict[str, str]:
+        problems = {}
+        for name, program in self._socket_programs.items():
+            link = bpf_syscall.pinned_link(self._pins / name)
+            if link and link.target and (link.type, link.program_id) == (LINK_CGROUP, program):
+                continue
+            try:
+                self._attach_socket(name)
+            except OSError as failure:
+                problems[name] = advice(failure)
+            else:
+                count("drift", kind="program")
+                log.warning("program attached again", program=name)
+        return problems
+
+
+def _with_link(pin: Path, work: Callable[[int], None]) -> None:
+    link = bpf_syscall.open_pinned(pin)
+    try:
+        work(link)
+    finally:
+        os.close(link)

@@ -1,0 +1,411 @@
+"""Programs on real hooks of real devices: by tcx and by clsact, replaced and moved under traffic, healed, shared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bus.telemetry import counted
+from services.dataplane import bpf_syscall, loader, rtnl
+from services.dataplane.attach import Hook, Mechanism
+from services.dataplane.hooks import HEAL_SECONDS, Hooks
+from services.dataplane.links import LinkError
+from tests.bpf.attaching import (
+    DROP,
+    MECHANISMS,
+    NEXT,
+    OK,
+    POD,
+    Counter,
+    Place,
+    check_under_traffic,
+    delete_clsact,
+    delete_filter,
+    detach,
+    foreign_filter,
+    foreign_link,
+    inside_here,
+    unpin,
+    unpin_all,
+    with_pod,
+)
+from tests.bpf.conftest import BPFFS
+from tests.bpf.test_links import GATEWAY, namespaces, opened, reaches
+
+__all__ = ["namespaces"]
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    made = Counter()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pins() -> Iterator[Path]:
+    """A pin directory of our own. What is pinned in it, and nowhere else, goes with it."""
+    made = BPFFS / f"plexus-test-hooks-{os.getpid()}"
+    (made / "links").mkdir(parents=True)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_program_is_replaced_under_traffic_and_every_packet_meets_one(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter, mechanism: Mechanism
+) -> None:
+    versions = [counter.program(OK) for _ in range(2)]
+
+    async def work(place: Place) -> None:
+        with place.process(mechanism, versions[0]) as hooks:
+            await place.heal(hooks)
+        assert place.how() == {mechanism}
+
+        async def change() -> None:
+            for turn in range(100):
+                with place.process(mechanism, versions[turn % 2]) as hooks:
+                    assert await hooks.adopt(place.hooks_of_pod) == {}
+                await asyncio.sleep(0.003)
+
+        await check_under_traffic(place, counter, change)
+        assert place.how() == {mechanism}
+
+    with_pod(namespaces, pins, versions[1], work)
+
+
+def test_a_program_moves_to_the_other_mechanism_under_traffic_and_every_packet_meets_one(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    versions = [counter.program(OK) for _ in range(2)]
+
+    async def work(place: Place) -> None:
+        async def change() -> None:
+            for turn in range(10):
+                mechanism = MECHANISMS[turn % 2]
+                with place.process(mechanism, versions[turn // 2 % 2]) as hooks:  # an upgrade now and then
+                    await hooks.adopt(place.hooks_of_pod)
+                    await place.heal(hooks)
+                    assert hooks.state == (True, mechanism)
+                assert place.how() == {mechanism}
+
+        await check_under_traffic(place, counter, change)
+
+    with_pod(namespaces, pins, versions[0], work)
+
+
+def test_a_new_pod_begins_with_clsact_and_moves_to_tcx_when_it_is_quiet(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        assert place.how() == {"clsact"}
+        assert not place.links.is_quiet
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks, is_quiet=False)
+            assert place.how() == {"clsact"}
+            assert hooks.state == (True, "tcx, 2 of 2 not moved yet")
+            await place.heal(hooks, is_quiet=True)
+            assert place.how() == {"tcx"}
+            assert hooks.state == (True, "tcx")
+
+    with_pod(namespaces, pins, program, work)
+
+
+def test_a_restart_takes_over_pinned_links_as_they_are(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program, newer = counter.program(OK), counter.program(OK)
+
+    def ids() -> list[int]:
+        found = [bpf_syscall.pinned_link(path) for path in sorted((pins / "links").iterdir())]
+        return [each.id for each in found if each is not None]
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+        before = ids()
+        assert len(before) == 2
+        for each in (program, newer):
+            with place.process("tcx", each) as hooks:
+                await hooks.adopt(place.hooks_of_pod)
+                assert hooks.state == (True, "tcx")
+            assert ids() == before
+            assert place.tcx() == place.tcx("egress") == [bpf_syscall.program_id(each)]
+
+    with_pod(namespaces, pins, program, work)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "remove", "hooks_hit"),
+    [
+        ("tcx", unpin, 1),
+        ("tcx", unpin_all, 2),
+        ("tcx", detach, 1),
+        ("clsact", delete_filter, 1),
+        ("clsact", delete_clsact, 2),
+    ],
+)
+def test_what_was_removed_by_hand_is_back_within_five_seconds_and_counted(
+    namespaces: Callable[[str], str],
+    pins: Path,
+    counter: Counter,
+    mechanism: Mechanism,
+    remove: Callable[[Place], None],
+    hooks_hit: int,
+) -> None:
+    program = counter.program(DROP)
+
+    async def work(place: Place) -> None:
+        with place.process(mechanism, program) as hooks:
+            await place.heal(hooks)
+            assert place.how() == {mechanism}
+            async with place.healing(hooks):
+                before = counted("drift", kind="program")
+                remove(place)
+                removed = time.monotonic()
+                while counted("drift", kind="program") < before + hooks_hit:
+                    assert time.monotonic() - removed < 5
+                    await asyncio.sleep(0.01)
+                assert place.how() == {mechanism}
+                await asyncio.sleep(HEAL_SECONDS + 0.5)
+                assert counted("drift", kind="program") == before + hooks_hit, "counted twice"
+        assert not reaches(place.pod, GATEWAY)
+
+    with_pod(namespaces, pins, program, work)
+
+
+def test_a_program_that_was_exchanged_by_hand_is_put_back(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program, strange = counter.program(DROP), counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+            link = bpf_syscall.open_pinned(place.pins / "links" / place.hooks_of_pod[0].pin)
+            bpf_syscall.replace_program(link, strange)
+            os.close(link)
+            await place.heal(hooks)
+            assert place.tcx() == [bpf_syscall.program_id(program)]
+
+    with_pod(namespaces, pins, program, work)
+
+
+def test_a_restart_after_an_older_version_leaves_none_of_its_filters(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, program = counter.program(OK), counter.program(OK)
+
+    async def work(place: Place) -> None:
+        monkeypatch.undo()
+        assert place.filters() == [(1, bpf_syscall.program_id(older))]
+        with place.process("clsact", program) as hooks:
+            await hooks.adopt(place.hooks_of_pod)
+        assert place.filters() == [(rtnl.FILTER_HANDLE, bpf_syscall.program_id(program))]
+
+    monkeypatch.setattr(rtnl.detach, "__defaults__", (1,))
+    monkeypatch.setattr(rtnl._filter, "__kwdefaults__", {"handle": 1})
+    with_pod(namespaces, pins, older, work)
+
+
+# Others
+
+
+def test_ours_comes_first_and_others_stay_in_both_mechanisms(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, newer, theirs = counter.program(NEXT), counter.program(NEXT), counter.program(NEXT)
+    mine, latest, their_id = map(bpf_syscall.program_id, (ours, newer, theirs))
+
+    async def work(place: Place) -> None:
+        for priority, handle in ((1, 1), (1, 2), (5, 1)):
+            foreign_filter(place, theirs, priority, handle, monkeypatch)
+        others = sorted([(1, their_id), (2, their_id), (1, their_id)])
+
+        def check(tcx: list[int], filters: list[int]) -> None:
+            """By tcx and by clsact, in order: ours, and theirs all along."""
+            assert place.tcx() == [*tcx, their_id]
+            found = place.filters()
+            assert [number for handle, number in found if handle == rtnl.FILTER_HANDLE] == filters
+            assert sorted(each for each in found if each[0] != rtnl.FILTER_HANDLE) == others
+
+        with foreign_link(theirs, place.hooks_of_pod[0].index):
+            with place.process("tcx", ours) as hooks:
+                check([], [mine])
+                await place.heal(hooks)
+                check([mine], [])
+            with place.process("tcx", newer) as hooks:
+                await hooks.adopt(place.hooks_of_pod)
+                check([latest], [])
+            with place.process("clsact", ours) as hooks:
+                await hooks.adopt(place.hooks_of_pod)
+                await place.heal(hooks)
+                check([], [mine])
+                assert place.filters()[0] == (rtnl.FILTER_HANDLE, mine), "one of theirs runs before ours"
+            assert reaches(place.pod, GATEWAY)
+
+    with_pod(namespaces, pins, ours, work)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_what_ours_drops_stays_dropped_though_somebody_elses_program_passes_all(
+    namespaces: Callable[[str], str],
+    pins: Path,
+    counter: Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    mechanism: Mechanism,
+) -> None:
+    drop, passing = counter.program(DROP), counter.program(OK)
+
+    async def work(place: Place) -> None:
+        delete_filter(place)
+        if mechanism == "clsact":
+            foreign_filter(place, passing, 1, 1, monkeypatch)
+        with contextlib.ExitStack() as stack:
+            if mechanism == "tcx":
+                stack.enter_context(foreign_link(passing, place.hooks_of_pod[0].index))
+            assert reaches(place.pod, GATEWAY)
+            with place.process(mechanism, drop, passing) as hooks:
+                await place.heal(hooks)
+            assert not reaches(place.pod, GATEWAY)
+
+    with_pod(namespaces, pins, passing, work)
+
+
+# Devices that go, and what cannot be done
+
+
+def test_the_pins_of_a_device_that_is_gone_go(namespaces: Callable[[str], str], pins: Path, counter: Counter) -> None:
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+            assert len(list((pins / "links").iterdir())) == 2
+            before = counted("drift", kind="program")
+            gone, place.hooks_of_pod = place.hooks_of_pod, []
+            await place.heal(hooks)
+            assert len(list((pins / "links").iterdir())) == 2, "a pod that is on its way out stays guarded"
+            await place.links.delete_pod_link(gone[0].device)
+            await place.heal(hooks)
+            assert list((pins / "links").iterdir()) == []
+            assert counted("drift", kind="program") == before
+
+    with_pod(namespaces, pins, program, work)
+
+
+def test_a_device_that_came_back_under_its_name_has_its_program(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+        await place.links.delete_pod_link(place.hooks_of_pod[0].device)
+        with opened(place.pod) as fd:
+            link = await place.links.create_pod_link(fd, "c1", "eth0", POD, GATEWAY, 1500)
+        place.hooks_of_pod = [
+            Hook(link.host_name, link.host_index, each.direction, each.program) for each in place.hooks_of_pod
+        ]
+        with place.process("tcx", program) as hooks:
+            assert await hooks.adopt(place.hooks_of_pod) == {}
+            assert place.how() == {"tcx"}
+
+    with_pod(namespaces, pins, program, work)
+
+
+def test_a_device_that_somebody_removed_is_told_once_and_keeps_nobody_else_waiting(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", program) as hooks:
+            missing = Hook("gone", 999, "ingress", "from_pod")
+            present = list(place.hooks_of_pod)
+            place.hooks_of_pod = [missing, *present]
+            await place.heal(hooks)
+            ok, said = hooks.state
+            assert not ok
+            assert "gone ingress" in said
+            assert "ENODEV" in said or "No such device" in said
+            place.hooks_of_pod = present
+            await place.heal(hooks)
+            assert hooks.state == (True, "tcx")
+            with pytest.raises(LinkError):
+                await hooks.keep(missing)
+
+    with_pod(namespaces, pins, program, work)
+
+
+# Routes and sockets
+
+
+def test_a_pods_route_removed_by_hand_is_told_and_comes_back(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        wanted = {POD: place.hooks_of_pod[0].index}
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+            assert not hooks.take_routes_gone()
+            assert await place.links.mend_pod_routes(wanted) == []
+            assert inside_here("ip", "route", "delete", POD) == 0
+            await place.heal(hooks)
+            assert hooks.take_routes_gone()
+            assert not hooks.take_routes_gone()
+            assert await place.links.mend_pod_routes({**wanted, "10.9.0.99": 999}) == [POD]
+            assert reaches(place.pod, GATEWAY)
+
+    with_pod(namespaces, pins, program, work)
+
+
+def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(programs: Path, counter: Counter) -> None:
+    group = next(path for path in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if path.is_dir())
+    group = group / f"plexus-test-hooks-{os.getpid()}"
+    group.mkdir()
+
+    def pinned(name: str) -> bpf_syscall.LinkInfo | None:
+        return bpf_syscall.pinned_link(programs / "links" / name)
+
+    async def main() -> None:
+        hooks = Hooks(programs, group, {}, enable_tcx=True)
+        try:
+            await hooks.keep_sockets()
+            unpinned, detached, *_ = loader.SOCKET_PROGRAMS
+            before = counted("drift", kind="program")
+            (programs / "links" / unpinned).unlink()
+            link = bpf_syscall.open_pinned(programs / "links" / detached)
+            bpf_syscall.detach_link(link)
+            os.close(link)
+            await hooks.heal(list, lambda: True)
+            for name in loader.SOCKET_PROGRAMS:
+                found = pinned(name)
+                assert found is not None
+                assert found.target == group.stat().st_ino
+            assert counted("drift", kind="program") == before + 2
+            await hooks.heal(list, lambda: True)
+            assert counted("drift", kind="program") == before + 2
+        finally:
+            hooks.close()
+            for name in loader.SOCKET_PROGRAMS:
+                (programs / "links" / name).unlink(missing_ok=True)
+
+    try:
+        asyncio.run(main())
+    finally:
+        group.rmdir()

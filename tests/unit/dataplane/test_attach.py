@@ -1,0 +1,105 @@
+"""Plans for a hook, carried out by a hook in memory that runs programs as the kernel does: tcx, then clsact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.dataplane.attach import Changed, Hook, Mechanism, Seen, Step, plan, suspects, target
+
+NEW, OLD = 20, 10
+HOOK = Hook("lxc1", 7, "ingress", "from_pod")
+
+programs = st.sampled_from([None, OLD, NEW])
+seens = st.builds(
+    lambda tcx, dead, clsact, strays: Seen(tcx, dead or tcx is not None, clsact, tuple(strays)),
+    programs,
+    st.booleans(),
+    programs,
+    st.lists(st.integers(1, 9), max_size=2, unique=True),
+)
+mechanisms = st.sampled_from(["tcx", "clsact"])
+
+
+def done(step: Step, seen: Seen) -> Seen:
+    match step:
+        case Step.ATTACH_TCX | Step.REPLACE_TCX:
+            assert (step is Step.REPLACE_TCX) == (seen.tcx is not None), "a second link, or the program of none"
+            return replace(seen, tcx=NEW, is_pinned=True)
+        case Step.REMOVE_TCX:
+            return replace(seen, tcx=None, is_pinned=False)
+        case Step.SET_CLSACT:
+            return replace(seen, clsact=NEW)
+        case Step.REMOVE_CLSACT:
+            return replace(seen, clsact=None)
+        case Step.REMOVE_STRAYS:
+            return replace(seen, strays=())
+
+
+def is_guarded(seen: Seen) -> bool:
+    return seen.tcx is not None or seen.clsact is not None
+
+
+@given(seens, mechanisms, st.booleans())
+def test_a_plan_ends_with_one_program_by_the_mechanism_and_leads_there_guarded(
+    seen: Seen, mechanism: Mechanism, may_move: bool
+) -> None:
+    wanted = target(mechanism, seen, may_move=may_move)
+    guarded = is_guarded(seen)
+    for step in plan(NEW, wanted, seen):
+        seen = done(step, seen)
+        assert is_guarded(seen) or not guarded, "a moment without a program"
+        guarded = is_guarded(seen)
+    expected = Seen(tcx=NEW, is_pinned=True) if wanted == "tcx" else Seen(clsact=NEW)
+    assert seen == expected
+    assert plan(NEW, wanted, seen) == ()
+
+
+@given(seens, mechanisms, mechanisms, st.integers(0, 3))
+def test_who_was_killed_at_any_step_is_followed_by_one_who_ends_right(
+    seen: Seen, first: Mechanism, second: Mechanism, steps: int
+) -> None:
+    for step in plan(NEW, first, seen)[:steps]:
+        seen = done(step, seen)
+    for step in plan(NEW, second, seen):
+        seen = done(step, seen)
+    assert plan(NEW, second, seen) == ()
+    assert seen.holds(NEW)
+
+
+def test_a_program_stays_where_it_is_until_it_may_move() -> None:
+    at_clsact, at_tcx = Seen(clsact=OLD), Seen(tcx=OLD, is_pinned=True)
+    assert target("tcx", at_clsact, may_move=False) == "clsact"
+    assert target("clsact", at_tcx, may_move=False) == "tcx"
+    assert plan(NEW, "clsact", at_clsact) == (Step.SET_CLSACT,)
+    assert plan(NEW, "tcx", at_clsact) == (Step.ATTACH_TCX, Step.REMOVE_CLSACT)
+    assert plan(NEW, "clsact", at_tcx) == (Step.SET_CLSACT, Step.REMOVE_TCX)
+
+
+def test_what_is_nowhere_or_by_both_goes_by_the_wanted_mechanism() -> None:
+    for seen in (Seen(), Seen(tcx=OLD, is_pinned=True, clsact=OLD)):
+        assert target("tcx", seen, may_move=False) == "tcx"
+        assert target("clsact", seen, may_move=False) == "clsact"
+
+
+def test_a_pin_whose_link_lost_its_device_goes() -> None:
+    assert plan(NEW, "clsact", Seen(is_pinned=True, clsact=NEW)) == (Step.REMOVE_TCX,)
+    assert plan(NEW, "tcx", Seen(is_pinned=True)) == (Step.ATTACH_TCX,)
+
+
+def test_only_what_is_new_was_told_of_or_lost_its_link_is_looked_at() -> None:
+    hooks = [Hook(f"lxc{index}", index, "ingress", "from_pod") for index in range(5)]
+    new, told, unlinked, at_tcx, at_clsact = hooks
+    applied: dict[Hook, Mechanism] = {told: "tcx", unlinked: "tcx", at_tcx: "tcx", at_clsact: "clsact"}
+    changed = Changed(frozenset({told.index, 99}))
+    assert suspects(hooks, applied, changed, lambda hook: hook != unlinked) == [new, told, unlinked]
+    assert suspects(hooks, applied, Changed(lost=True), lambda hook: True) == hooks
+
+
+def test_pins_of_two_devices_never_share_a_name_that_the_file_system_takes() -> None:
+    names = ["eth0", "eth0.1", "eth0%2e1", "eth0-ingress"]
+    pins = {Hook(name, 1, direction, "p").pin for name in names for direction in ("ingress", "egress")}
+    assert len(pins) == 2 * len(names)
+    assert not any("." in pin for pin in pins)

@@ -15,6 +15,7 @@ class Endpoint(Message, frozen=True, kw_only=True):
     pod: str
     uid: str = ""
     address: str
+    addresses: list[str] = []  # all of them, one of each family, `address` first; empty: only that
     mac: str
     interface: str
     interface_index: int

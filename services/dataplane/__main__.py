@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from typing import cast
 
 from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
@@ -18,10 +19,11 @@ from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
 from services.dataplane.journal import Journal
 from services.dataplane.limits import limit
-from services.dataplane.links import Links, TcProgram
+from services.dataplane.links import DeviceInfo, Links, TcProgram
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
-from services.dataplane.settings import TUNNEL_DEVICE, VXLAN_OVERHEAD_BYTES, NodeSettings
+from services.dataplane.rtnl import Protocol
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings
 
 log = logger(__name__)
 
@@ -50,16 +52,21 @@ async def start(
 ) -> Node:
     """Device, tunnel, programs and maps, attached; nothing here touches a pod."""
     device = await links.device_info(settings.device)
-    mtu_bytes = settings.mtu or device.mtu_bytes - VXLAN_OVERHEAD_BYTES * settings.is_tunnel
+    underlay = settings.underlay(bool(device.address))
+    check_own_addresses(settings, device, underlay)
+    mtu_bytes = settings.pod_mtu_bytes(device.mtu_bytes, underlay)
+    for name in set(TUNNEL_DEVICES.values()) - {settings.tunnel_device}:
+        await links.delete_tunnel(name)  # of an earlier start with other settings: nobody answers there any more
     tunnel_index = 0
     if settings.is_tunnel:
-        tunnel = await links.ensure_vxlan(TUNNEL_DEVICE, settings.tunnel_port, mtu_bytes)
+        protocol = cast(Protocol, settings.tunnel_protocol)
+        tunnel = await links.ensure_tunnel(settings.tunnel_device, protocol, settings.udp_port, mtu_bytes)
         tunnel_index = tunnel.index
-    else:
-        await links.delete_vxlan(TUNNEL_DEVICE)  # of an earlier start in tunnel mode: nobody answers there any more
+    if settings.endpoint_routes:
+        log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
     if settings.masquerade:
         check_local_ports()
-    await links.ensure_sysctls([device.name, *([TUNNEL_DEVICE] if tunnel_index else [])])
+    await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
     config = loader.DatapathConfig(
         node_address=device.address,
         device_index=device.index,
@@ -85,7 +92,17 @@ async def start(
         TcProgram(fds["from_pod"], "ingress", "from_pod"),
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
-    return Node(settings, service, device, links, maps, journal, programs, mtu_bytes)
+    return Node(settings, service, device, links, maps, journal, programs, mtu_bytes, underlay)
+
+
+def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: int) -> None:
+    """Raises: BadSettings: others could not send to this node."""
+    for version in [underlay] if underlay else settings.families:
+        if not device.own(version):
+            raise BadSettings(
+                f"the device {device.name} has no global IPv{version} address, by which other nodes reach pods here: "
+                f"give it one, name another device, or set ipv{version}.enabled=false"
+            )
 
 
 def check_local_ports() -> None:

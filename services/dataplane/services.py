@@ -14,7 +14,7 @@ from bus.messages.lb import Backend, LoadBalancedService
 from services.dataplane.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
 from services.dataplane.tables import Table
 
-PROTOCOLS = {"TCP": 6, "UDP": 17}
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 ServiceName = tuple[str, str]  # namespace, name
 
@@ -100,6 +100,6 @@ class ServiceTables:
 
 
 def _check(address: str, port: int) -> None:
-    ipaddress.IPv4Address(address)
+    ipaddress.ip_address(address)
     if not 0 < port < 65536:
         raise ValueError(f"{port} is not a port")

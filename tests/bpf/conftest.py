@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 
 from services.dataplane import loader
 from tests.bpf.datapath import NODE, Datapath, Routed
+from tests.bpf.spaces import making_namespaces
 
 BPFFS = Path("/sys/fs/bpf")
 NATIVE_CIDR = "198.51.100.0/25"
@@ -73,3 +74,10 @@ def tunnelled(tunnel_programs: Path) -> Iterator[Routed]:
     with closing(Routed(tunnel_programs)) as found:
         found.clear()
         yield found
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Callable[[str], str]]:
+    """Makes a network namespace and says its full name."""
+    with making_namespaces() as make:
+        yield make

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
 
 from services.dataplane import layouts
+from services.dataplane.addresses import PodIp
 from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.effects import Maps
 from services.dataplane.links import Attached, Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram
@@ -68,7 +70,7 @@ class MemoryLinks(Links):
         self.pods: dict[str, SeenLink] = {}
         self.routes: dict[str, NodeRoute] = {}
         self.attached: dict[int, dict[Direction, str]] = {}
-        self.router = ""
+        self.routers: dict[int, str] = {}  # by family
         self.broken = ""
         self.stuck: set[str] = set()  # links that do not go
 
@@ -84,8 +86,7 @@ class MemoryLinks(Links):
         netns_fd: int,
         container_id: str,
         ifname: str,
-        address: str,
-        gateway: str,
+        ips: Sequence[PodIp],
         mtu_bytes: int,
         programs: Sequence[TcProgram] = (),
     ) -> PodLink:
@@ -107,7 +108,7 @@ class MemoryLinks(Links):
         return list(self.pods.values())
 
     async def check_pod_link(
-        self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str
+        self, netns_fd: int, container_id: str, ifname: str, ips: Sequence[PodIp]
     ) -> tuple[str, ...]:
         return () if f"lxc{container_id}" in self.pods else ("the host side is gone",)
 
@@ -120,7 +121,7 @@ class MemoryLinks(Links):
 
     async def ensure_router_address(self, address: str) -> None:
         self._work()
-        self.router = address
+        self.routers[ip_address(address).version] = address
 
     async def ensure_node_route(self, route: NodeRoute) -> None:
         self._work()

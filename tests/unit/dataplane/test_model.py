@@ -41,8 +41,8 @@ def identity(number: int, app: str) -> Identity:
     return Identity(number=number, labels=canonical_labels(pod(app=app), DEFAULT))
 
 
-def local(address: str = "10.0.0.2", name: str = "web-1", uid: str = "") -> LocalPod:
-    return LocalPod("default", name, address, "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", uid)
+def local(*addresses: str, name: str = "web-1", uid: str = "") -> LocalPod:
+    return LocalPod("default", name, addresses or ("10.0.0.2",), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", uid)
 
 
 def rules(name: str = "one", *peers: str, egress: bool = False) -> PolicyRules:
@@ -285,7 +285,7 @@ def test_two_pods_of_one_identity_share_its_entries_until_the_last_is_gone(web: 
     hear(web, selector("web", WEB), selector("db", DB), rules("one", "db"), pod("web-2"))
     web.settle()
     web.policy.take()
-    web.add_pod(local("10.0.0.3", "web-2"))
+    web.add_pod(local("10.0.0.3", name="web-2"))
     web.settle()
     assert web.policy.take() == ({}, [])
     assert state(web, "10.0.0.3") == state(web, "10.0.0.2") == (WEB, WEB, FLAG_ENFORCE_INGRESS)
@@ -324,7 +324,7 @@ def test_what_the_kernel_holds_of_a_restored_pod_stays_until_all_is_heard() -> N
     model = NodeModel(HERE)
     model.restore_pod(local())
     hear(model, DEFAULT, pod(), identity(WEB, "web"))
-    model.add_pod(local("10.0.0.3", "web-2"))
+    model.add_pod(local("10.0.0.3", name="web-2"))
     model.settle()
     assert entry(model) is None and not model.endpoints.take()[1]
     assert entry(model, "10.0.0.3") is not None
@@ -474,7 +474,8 @@ def test_a_number_that_means_other_labels_now_is_not_this_pods(web: NodeModel) -
         selector("web", 2**32),
         Block(cidr="10.0.0.1/32", node=HERE),
         Block(cidr="0.0.0.0/0", node=THERE),
-        Block(cidr="fd00::/64", node=HERE),
+        Block(cidr="fd00::/16", node=HERE),
+        Block(cidr="::ffff:10.0.0.0/120", node=HERE),
         Node(name=THERE, addresses=["x"]),
     ],
 )
@@ -515,7 +516,7 @@ def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
 
 def test_a_pod_whose_entry_cannot_be_written_does_not_keep_others_from_theirs(model: NodeModel) -> None:
     model.add_pod(dataclasses.replace(local(), mac="no address"))
-    model.add_pod(local("10.0.0.3", "web-2"))
+    model.add_pod(local("10.0.0.3", name="web-2"))
     model.settle()
     assert list(model.problems) == ["pod 10.0.0.2"]
     assert entry(model) is None

@@ -40,7 +40,7 @@ from tests.unit.dataplane.kernel import MemoryLinks, MemoryMaps
 
 HERE, THERE = "node-1", "node-2"
 WEB = 1000
-DEVICE = DeviceInfo("eth0", 2, "02:00:00:00:00:10", "192.0.2.1", 1500)
+DEVICE = DeviceInfo("eth0", 2, "02:00:00:00:00:10", "192.0.2.1", 1500, networks=("192.0.2.0/24",))
 PROGRAMS = (TcProgram(3, "ingress", "from_pod"), TcProgram(4, "egress", "to_pod"))
 SAID = subjects.ENDPOINT.of(HERE, "default", "web")
 PATIENCE_SECONDS = 30.0
@@ -94,7 +94,7 @@ class Machine:
 
     async def add(self, container_id: str = "c1", pod: str = "web") -> str:
         request = cni.Add(Attachment(container_id, "eth0"), "default", pod, "", "/x", 0, "1.1.0")
-        return (await self.pods.add(request)).address
+        return (await self.pods.add(request)).ips[0].address
 
     async def delete(self, container_id: str = "c1") -> None:
         await self.pods.delete(cni.Delete(Attachment(container_id, "eth0")))
@@ -228,7 +228,7 @@ async def test_other_nodes_blocks_have_routes_and_what_was_realised_is_told(mach
     await asyncio.sleep(0)
     async with machine.running() as node:
         await until(lambda: set(machine.links.routes) == {"10.0.1.0/24"})
-        assert machine.links.router == "10.0.0.1"
+        assert machine.links.routers == {4: "10.0.0.1"}
         assert machine.who("10.0.1.0", 24) == (RESERVED["unmanaged"], "192.0.2.2")
         sequence = machine.hub.put(subjects.NODE.of("node-3"), NodeResource(name="node-3", addresses=["192.0.2.3"]))
         machine.hub.put(subjects.BLOCK.of("10.0.2.0/24"), Block(cidr="10.0.2.0/24", node="node-3"))

@@ -83,7 +83,7 @@ def test_a_service_that_is_gone_leaves_nothing() -> None:
 
 def test_a_protocol_that_the_maps_do_not_know_is_left_out() -> None:
     tables = ServiceTables()
-    tables.put(service("web", ["10.0.0.1"], protocol="SCTP"))
+    tables.put(service("web", ["10.0.0.1"], protocol="ICMP"))
     assert len(tables.services) == len(tables.backends) == 0
 
 

@@ -8,7 +8,7 @@ of a family's first block is the gateway of every pod here. Plain state, no I/O,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
@@ -200,6 +200,18 @@ class _Pool:
         if self.router and (self.holder_of or self._block_of(self.router)):
             return
         self.router = next(map(router_of, self.blocks.values()), "")
+
+
+def plain(address: str) -> str:
+    """An address in the one form that it has in maps and among names: "FD00:0::2" is "fd00::2".
+
+    Raises: ValueError: none, or one that is not the same everywhere: of one link ("fe80::1%eth0"), or IPv4 in IPv6
+        clothes, which the maps could not tell from the IPv4 address.
+    """
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address) and (parsed.scope_id or parsed.ipv4_mapped):
+        raise ValueError(f"{address} has no meaning here: write the IPv4 address, or an IPv6 one without a zone")
+    return str(parsed)
 
 
 def block_of(cidr: str) -> Network:

@@ -24,7 +24,7 @@ from bus.messages.lb import LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Namespace, Node, Pod
 from bus.subjects import State
-from services.dataplane.addresses import Network, block_of, router_of
+from services.dataplane.addresses import Network, block_of, plain, router_of
 from services.dataplane.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
@@ -152,7 +152,7 @@ class NodeModel:
                 self._touch_pods(message.name)
             case Node():
                 for address in message.addresses:
-                    ipaddress.ip_address(address)
+                    plain(address)
                 self._nodes[message.name] = message
                 self._touch_node(message.name)
             case Pod():
@@ -160,8 +160,9 @@ class NodeModel:
             case Identity():
                 self._put_identity(message)
             case AddressIdentity():
-                for address in (message.address, message.node_address):
-                    ipaddress.ip_address(address)
+                plain(message.node_address)
+                if plain(message.address) != message.address:
+                    raise ValueError(f"{message.address} is written {plain(message.address)}")
                 check_identity(message.identity)
                 self._forget_address(message.address)
                 self.addresses[message.address] = message

@@ -249,7 +249,8 @@ def test_a_block_larger_than_memory_is_no_more_work_than_a_small_one() -> None:
     "cidr",
     [
         "10.0.0.0/7", "0.0.0.0/0", "10.0.0.0/31", "10.0.0.1/32", "10.0.0.1/24", "x",
-        "fd00::/31", "::/0", "fd00::/127", "fd00::1/128", "fd00::1/64", "::ffff:10.0.0.0/120", "fe80::/64", "ff02::/64", "::/96",
+        "fd00::/31", "::/0", "fd00::/127", "fd00::1/128", "fd00::1/64", "::ffff:10.0.0.0/120",
+        "fe80::/64", "ff02::/64", "::/96",
     ],
 )  # fmt: skip
 def test_what_is_no_block_is_refused_and_changes_nothing(cidr: str) -> None:

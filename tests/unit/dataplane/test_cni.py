@@ -354,3 +354,12 @@ def test_the_result_of_add_is_of_the_version_that_was_asked_for(version: str) ->
     assert result["interfaces"][1]["name"] == "eth0"
     assert result["routes"] == [{"dst": "0.0.0.0/0", "gw": "10.0.1.1"}, {"dst": "::/0", "gw": "fd00::1"}]
     assert result["dns"] == {"nameservers": ["10.96.0.10"]}
+
+
+def test_check_reads_what_the_runtime_believes_in_whatever_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cni, "_namespace", lambda *_: 3)
+    believed = {"ips": [{"address": "10.0.1.2/32"}, {"address": "FD00:0::2/128"}, {"address": "x"}]}
+    text = json.dumps(CONFIGURATION | {"prevResult": believed}).encode()
+    asked, _, _ = cni.parse(VARIABLES | {"CNI_COMMAND": "CHECK"}, text, 3)
+    assert isinstance(asked, cni.Check)
+    assert asked.addresses == ("10.0.1.2", "fd00::2", "x")

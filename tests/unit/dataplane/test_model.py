@@ -42,7 +42,9 @@ def identity(number: int, app: str) -> Identity:
 
 
 def local(*addresses: str, name: str = "web-1", uid: str = "") -> LocalPod:
-    return LocalPod("default", name, addresses or ("10.0.0.2",), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", uid)
+    return LocalPod(
+        "default", name, addresses or ("10.0.0.2",), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", uid
+    )
 
 
 def rules(name: str = "one", *peers: str, egress: bool = False) -> PolicyRules:
@@ -467,6 +469,10 @@ def test_a_number_that_means_other_labels_now_is_not_this_pods(web: NodeModel) -
         AddressIdentity(address="10.0.1.7", identity=-1, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
         AddressIdentity(address="10.0.1.7", identity=2**32, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
         AddressIdentity(address="10.0.1", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="::ffff:10.0.1.7", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="fe80::7%eth0", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="FD00::7", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="10.0.1.7", identity=5, node=THERE, node_address="fe80::1%eth0", pod="default/x"),
         Identity(number=-1, labels={}),
         Identity(number=RESERVED["host"], labels={}),
         Identity(number=2**24, labels={}),
@@ -477,6 +483,7 @@ def test_a_number_that_means_other_labels_now_is_not_this_pods(web: NodeModel) -
         Block(cidr="fd00::/16", node=HERE),
         Block(cidr="::ffff:10.0.0.0/120", node=HERE),
         Node(name=THERE, addresses=["x"]),
+        Node(name=THERE, addresses=["fe80::1%eth0"]),
     ],
 )
 def test_what_is_out_of_range_is_refused_before_anything_changes(web: NodeModel, message: Message) -> None:

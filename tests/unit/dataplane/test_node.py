@@ -54,6 +54,8 @@ class Machine:
         self.maps = MemoryMaps()
         self.links = MemoryLinks()
         self.folder = folder
+        self.settings = NodeSettings(node=HERE, routing_mode="native")
+        self.device = DEVICE
         self.node: Node
         self.pods: NodePods
 
@@ -62,8 +64,10 @@ class Machine:
         """The process, from its start to its end."""
         journal = Journal.open(self.folder / "endpoints.journal", durable=False)
         service = Service("dataplane", Settings(instance=HERE), self.hub.bus())
-        settings = NodeSettings(node=HERE, routing_mode="native")
-        node = Node(settings, service, DEVICE, self.links, self.maps, journal, PROGRAMS, 1500)
+        underlay = self.settings.underlay(bool(self.device.address))
+        node = Node(
+            self.settings, service, self.device, self.links, self.maps, journal, PROGRAMS, 1500, underlay=underlay
+        )
         await node.restore()
         self.node, self.pods = node, NodePods(node)
         tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish())]

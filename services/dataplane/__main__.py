@@ -68,19 +68,25 @@ async def start(
         check_local_ports()
     await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
     config = loader.DatapathConfig(
-        node_address=device.address,
+        node_address=device.address if settings.ipv4_enabled else "",
+        node_address6=device.address6 if settings.ipv6_enabled or underlay == 6 else "",
+        ipv4=settings.ipv4_enabled,
+        ipv6=settings.ipv6_enabled,
         device_index=device.index,
         tunnel_index=tunnel_index,
-        direct_routes=settings.auto_direct_node_routes,
+        underlay_ipv6=underlay == 6,
         masquerade=settings.masquerade,
-        native_cidr=settings.native_routing_cidr if not settings.is_tunnel else "",
-        ct_max=settings.ct_max,
-        nat_max=settings.nat_max,
-        sock_reverse_max=settings.sock_reverse_max,
+        masquerade6=settings.masquerade6,
+        sizes={
+            "CT_TCP_MAX": settings.ct_max,
+            "NAT_MAX": settings.nat_max,
+            "SOCK_REVERSE_MAX": settings.sock_reverse_max,
+        },
     )
     loaded = await loader.load(config, settings.pin_dir, settings.state_dir)
     log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
     maps = stack.enter_context(closing(Maps(settings.pin_dir)))
+    maps.set_masq_exclude(settings.not_masqueraded)
     fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
     for fd in fds.values():
         stack.callback(os.close, fd)

@@ -73,9 +73,11 @@ class Routing:
         wanted = self.tunnel or version
         return next((each for each in addresses if ipaddress.ip_address(each).version == wanted), "")
 
-    def reaches(self, address: str) -> bool:
-        """May `address` be a next hop, or tunnel endpoint?"""
-        if self.tunnel or not self.is_direct or self.networks is None:
+    def is_next_hop(self, address: str) -> bool:
+        """Is it sent to without asking the routes: as a tunnel endpoint, or as a neighbour?"""
+        if self.tunnel or not self.is_direct:
+            return bool(self.tunnel)
+        if self.networks is None:
             return True
         parsed = ipaddress.ip_address(address)
         return any(parsed in network for network in self.networks)
@@ -347,16 +349,16 @@ class NodeModel:
     def _behind(self, identity: int, node: str, address: str, otherwise: str = "") -> IpcacheEntry:
         """The entry of a pod address: `identity`, by way of the node where it lives.
 
-        A node that cannot be a next hop is left out: its pods are reached by the routes of the fabric, if it has any.
+        To a node that cannot be a next hop lead the routes of the fabric, if it has any.
         """
         version = ipaddress.ip_address(address).version
         known = self._nodes.get(node)
         hop = self.routing.choose(self._addresses_of_node(node), version)
         if not hop and known is None and otherwise:
             hop = self.routing.choose([otherwise], version)
-        if not hop or (node != self.node and not self.routing.reaches(hop)):
+        if not hop:
             return IpcacheEntry(identity)
-        return IpcacheEntry(identity, hop)
+        return IpcacheEntry(identity, hop, routed=node != self.node and not self.routing.is_next_hop(hop))
 
     def _addresses_of_node(self, name: str) -> list[str]:
         """The dataplane knows this node by the addresses of its device, whatever others call it."""
@@ -384,10 +386,10 @@ class NodeModel:
             hop = self.routing.choose(self._addresses_of_node(block.node), network.version)
             if is_own or not hop or network.version not in self.routing.families:
                 continue
-            if not self.routing.reaches(hop):
-                self.unreachable[block.node] = hop
-            elif self.routing.tunnel or self.routing.is_direct:
+            if self.routing.is_next_hop(hop):
                 routes[cidr] = hop
+            elif self.routing.is_direct:
+                self.unreachable[block.node] = hop
         for address in {*self._own_addresses, *(own.addresses if own else ())}:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():

@@ -37,8 +37,9 @@ class NodeSettings:
     endpoint_routes: bool = False  # accepted: a route for each pod is always made
     masquerade: bool = True
     masquerade6: bool = True
-    native_routing_cidr: str = ""  # destinations that are never masqueraded
+    native_routing_cidr: str = ""  # native: destinations that see pods' own addresses, never masqueraded
     native_routing_cidr6: str = ""
+    masq_exclude: str = ""  # more of them, in any mode: CIDRs of both families, with commas between
     mtu: int = 0  # bytes, of pods; 0: the device's, less what the tunnel takes
     ct_max: int = 524_288  # entries; 104 bytes each, taken at start
     nat_max: int = 524_288
@@ -66,6 +67,12 @@ class NodeSettings:
     def underlay(self, has_ipv4: bool) -> int:
         """The family of tunnel endpoints; 0 with native routing. `has_ipv4`: the node's device has such an address."""
         return (4 if self.ipv4_enabled and has_ipv4 else 6) if self.is_tunnel else 0
+
+    @property
+    def not_masqueraded(self) -> list[str]:
+        """Destinations that see pods' own addresses. With a tunnel the fabric knows none, whatever is native there."""
+        native = [] if self.is_tunnel else [self.native_routing_cidr, self.native_routing_cidr6]
+        return [cidr for cidr in (*native, *self.masq_exclude.split(",")) if cidr]
 
     def pod_mtu_bytes(self, device_bytes: int, underlay: int) -> int:
         """What fits through the node's device, with what a tunnel over `underlay` (0: none) puts around it.
@@ -100,6 +107,8 @@ class NodeSettings:
             _cidr("PLEXUS_NATIVE_ROUTING_CIDR", settings.native_routing_cidr, ipaddress.IPv4Network, "10.0.0.0/8")
         if settings.native_routing_cidr6:
             _cidr("PLEXUS_NATIVE_ROUTING_CIDR6", settings.native_routing_cidr6, ipaddress.IPv6Network, "fd00::/8")
+        for cidr in filter(None, settings.masq_exclude.split(",")):
+            _cidr("PLEXUS_MASQ_EXCLUDE", cidr, ipaddress.ip_network, "192.168.0.0/16,fd00::/8")
         if "tunnel_port" in given:
             _between("PLEXUS_TUNNEL_PORT", settings.tunnel_port, 1, 65535)
         if settings.mtu:

@@ -31,6 +31,7 @@ HERE_ADDRESS, THERE_ADDRESS = "192.0.2.1", "192.0.2.2"
 WEB, DB = 1000, 2000
 CLOSED = FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS
 DEFAULT = Namespace(name="default")
+NOWHERE = IpcacheEntry(0).node
 
 
 def pod(name: str = "web-1", app: str = "web", node: str = HERE, uid: str = "u") -> Pod:
@@ -359,7 +360,7 @@ def test_a_block_is_a_route_a_router_and_addresses_of_nobody(model: NodeModel) -
     model.settle()
     assert who(model, "10.0.0.0", 24) == (RESERVED["unmanaged"], HERE_ADDRESS)
     assert who(model, "10.0.1.0", 24) == (RESERVED["unmanaged"], THERE_ADDRESS)
-    assert who(model, "10.0.0.1") == (RESERVED["host"], "0.0.0.0")
+    assert who(model, "10.0.0.1") == (RESERVED["host"], NOWHERE)
     assert who(model, "10.0.1.1") == (RESERVED["remote-node"], THERE_ADDRESS)
     assert model.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}
     assert list(model.own_blocks) == ["10.0.0.0/24"]
@@ -407,14 +408,14 @@ def node_address(node: str, address: str) -> AddressIdentity:
 
 def test_another_nodes_address_is_reached_by_the_fabric(model: NodeModel) -> None:
     hear(model, node_address(THERE, THERE_ADDRESS))
-    assert who(model, THERE_ADDRESS) == (RESERVED["remote-node"], "0.0.0.0")
+    assert who(model, THERE_ADDRESS) == (RESERVED["remote-node"], NOWHERE)
 
 
 @pytest.mark.parametrize("address", [HERE_ADDRESS, "198.51.100.1"])
 def test_every_address_of_this_node_is_the_host_whatever_others_call_it(model: NodeModel, address: str) -> None:
     hear(model, Node(name=HERE, addresses=[HERE_ADDRESS, "198.51.100.1"]), node_address(HERE, address))
     model.settle()
-    assert who(model, address) == (RESERVED["host"], "0.0.0.0")
+    assert who(model, address) == (RESERVED["host"], NOWHERE)
 
 
 def test_an_address_that_is_forgotten_falls_back_to_what_the_network_says(model: NodeModel) -> None:

@@ -10,12 +10,26 @@ from bus.labels import RESERVED
 from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from services.dataplane.layouts import IpcacheEntry, pack_address
+from services.dataplane.layouts import IpcacheEntry, IpcacheKey, pack_address
 from services.dataplane.model import NodeModel, Routing
-from tests.unit.dataplane.test_model import DEFAULT, HERE, THERE, WEB, entry, gone, hear, identity, local, pod, who
+from tests.unit.dataplane.test_model import (
+    DEFAULT,
+    HERE,
+    NOWHERE,
+    THERE,
+    WEB,
+    entry,
+    gone,
+    hear,
+    identity,
+    local,
+    pod,
+    who,
+)
 
 HERE4, HERE6 = "192.0.2.1", "2001:db8::1"
 THERE4, THERE6 = "192.0.2.2", "2001:db8::2"
+FAR4 = "198.51.100.2"  # on no network of this node
 POD4, POD6 = "10.0.0.2", "fd00:10::2"
 THERES_POD4, THERES_POD6 = "10.0.1.7", "fd00:10:1::7"
 BLOCKS = [
@@ -24,7 +38,6 @@ BLOCKS = [
     Block(cidr="fd00:10::/120", node=HERE),
     Block(cidr="fd00:10:1::/120", node=THERE),
 ]
-NOWHERE = IpcacheEntry(0).node
 NETWORKS = (ip_network("192.0.2.0/24"), ip_network("2001:db8::/64"))
 
 
@@ -40,6 +53,10 @@ def node_with(routing: Routing, *there: str, own: tuple[str, ...] = (HERE4, HERE
 
 def remote_pod(address: str, node: str = THERE, node_address: str = "203.0.113.99") -> AddressIdentity:
     return AddressIdentity(address=address, identity=WEB, node=node, node_address=node_address, pod="default/x")
+
+
+def is_routed(model: NodeModel, address: str, bits: int) -> bool:
+    return IpcacheEntry.unpack(model.ipcache.wanted[IpcacheKey(address, bits).pack()]).routed
 
 
 def test_each_address_of_a_pod_has_an_entry_and_they_open_and_go_together() -> None:
@@ -81,12 +98,12 @@ def test_what_the_kernel_holds_of_a_restored_pod_stays_for_both_addresses_until_
         (Routing((4, 6)), (THERE4, THERE6), (THERE4, THERE6)),
         (Routing((4, 6)), (THERE4,), (THERE4, "")),
         (Routing((4, 6), networks=NETWORKS), (THERE4, THERE6), (THERE4, THERE6)),
-        (Routing((4, 6), networks=NETWORKS), ("198.51.100.2", THERE6), ("", THERE6)),
-        (Routing((4, 6), tunnel=4, networks=NETWORKS), ("198.51.100.2",), ("198.51.100.2", "198.51.100.2")),
-        (Routing((4, 6), is_direct=False, networks=NETWORKS), ("198.51.100.2",), ("198.51.100.2", "")),
+        (Routing((4, 6), networks=NETWORKS), (FAR4, THERE6), (FAR4, THERE6)),
+        (Routing((4, 6), tunnel=4, networks=NETWORKS), (FAR4,), (FAR4, FAR4)),
+        (Routing((4, 6), is_direct=False, networks=NETWORKS), (THERE4, THERE6), (THERE4, THERE6)),
     ],
 )
-def test_another_nodes_pods_are_reached_by_its_address_of_the_right_family_if_it_can_be_a_next_hop(
+def test_another_nodes_pods_are_reached_by_its_address_of_the_right_family_and_by_routes_if_it_is_far(
     routing: Routing, there: tuple[str, ...], hops: tuple[str, str]
 ) -> None:
     model = node_with(routing, *there)
@@ -97,16 +114,17 @@ def test_another_nodes_pods_are_reached_by_its_address_of_the_right_family_if_it
         assert who(model, address, whole) == (WEB, hop or NOWHERE)
         assert who(model, block, bits) == (RESERVED["unmanaged"], hop or NOWHERE)
         assert who(model, router, whole) == (RESERVED["remote-node"], hop or NOWHERE)
-    cidrs = ("10.0.1.0/24", "fd00:10:1::/120")
-    wanted = {cidr: hop for cidr, hop in zip(cidrs, hops, strict=True) if hop}
-    assert model.wanted_routes == (wanted if routing.tunnel or routing.is_direct else {})
+        by_routes = bool(hop) and not routing.tunnel and (hop == FAR4 or not routing.is_direct)
+        assert [is_routed(model, address, whole), is_routed(model, block, bits)] == [by_routes, by_routes]
+        wanted = {f"{block}/{bits}": hop} if hop and not by_routes else {}
+        assert {cidr: way for cidr, way in model.wanted_routes.items() if cidr == f"{block}/{bits}"} == wanted
 
 
 def test_a_node_that_can_be_no_next_hop_is_named_and_the_others_have_their_routes() -> None:
     model = node_with(Routing((4,), networks=NETWORKS), THERE4)
-    hear(model, Node(name="far", addresses=["198.51.100.2"]), Block(cidr="10.0.9.0/24", node="far"))
+    hear(model, Node(name="far", addresses=[FAR4]), Block(cidr="10.0.9.0/24", node="far"))
     model.settle()
-    assert model.unreachable == {"far": "198.51.100.2"}
+    assert model.unreachable == {"far": FAR4}
     assert model.wanted_routes == {"10.0.1.0/24": THERE4}
     hear(model, Node(name="far", addresses=["192.0.2.9"]))
     model.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_MASQUERADE6": "false",
         "PLEXUS_NATIVE_ROUTING_CIDR": "10.0.0.0/8",
         "PLEXUS_NATIVE_ROUTING_CIDR6": "fd00::/8",
+        "PLEXUS_MASQ_EXCLUDE": "192.168.0.0/16,fc00::/8",
         "PLEXUS_MTU": "1400",
         "PLEXUS_CT_MAX": "1000",
         "PLEXUS_NAT_MAX": "2000",
@@ -62,12 +64,15 @@ def test_every_setting_has_its_variable() -> None:
         masquerade6=False,
         native_routing_cidr="10.0.0.0/8",
         native_routing_cidr6="fd00::/8",
+        masq_exclude="192.168.0.0/16,fc00::/8",
         mtu=1400,
         ct_max=1000,
         nat_max=2000,
         sock_reverse_max=3000,
     )
     assert not settings.is_tunnel
+    assert settings.not_masqueraded == ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16", "fc00::/8"]
+    assert replace(settings, routing_mode="tunnel").not_masqueraded == ["192.168.0.0/16", "fc00::/8"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,8 @@ def test_every_setting_has_its_variable() -> None:
         ("PLEXUS_AUTO_DIRECT_NODE_ROUTES", "1", "true or false"),
         ("PLEXUS_NATIVE_ROUTING_CIDR", "10.0.0.1/8", "a network like"),
         ("PLEXUS_NATIVE_ROUTING_CIDR", "fd00::/8", "a network like"),
+        ("PLEXUS_MASQ_EXCLUDE", "192.168.0.0/16, fd00::/8", "a network like"),
+        ("PLEXUS_MASQ_EXCLUDE", "192.168.0.1/16", "a network like"),
         ("PLEXUS_MTU", "12", "576 to 65535"),
         ("PLEXUS_MTU", "1,500", "a whole number"),
         ("PLEXUS_CT_MAX", "0", "1 to"),

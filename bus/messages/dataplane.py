@@ -14,8 +14,8 @@ class Endpoint(Message, frozen=True, kw_only=True):
     namespace: str
     pod: str
     uid: str = ""
-    address: str
-    addresses: list[str] = []  # all of them, one of each family, `address` first; empty: only that
+    address: str  # "10.0.1.2" or "fd00::2": the first of `addresses`
+    addresses: list[str] = []  # one of each family at most; empty: `address` is all
     mac: str
     interface: str
     interface_index: int

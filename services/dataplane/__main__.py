@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from typing import cast
 
 from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
@@ -20,10 +21,11 @@ from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
 from services.dataplane.limits import limit
-from services.dataplane.links import Links, TcProgram
+from services.dataplane.links import DeviceInfo, Links, TcProgram
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
-from services.dataplane.settings import TUNNEL_DEVICE, VXLAN_OVERHEAD_BYTES, NodeSettings
+from services.dataplane.rtnl import Protocol
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings
 
 log = logger(__name__)
 
@@ -53,21 +55,31 @@ async def start(
 ) -> Node:
     """Device, tunnel, programs and maps, attached; nothing here touches a pod."""
     device = await links.device_info(settings.device)
-    mtu_bytes = settings.mtu or device.mtu_bytes - VXLAN_OVERHEAD_BYTES * settings.is_tunnel
+    underlay = settings.underlay(bool(device.address))
+    check_own_addresses(settings, device, underlay)
+    mtu_bytes = settings.pod_mtu_bytes(device.mtu_bytes, underlay)
+    for name in set(TUNNEL_DEVICES.values()) - {settings.tunnel_device}:
+        await links.delete_tunnel(name)  # of an earlier start with other settings: nobody answers there any more
     tunnel_index = 0
     if settings.is_tunnel:
-        tunnel = await links.ensure_vxlan(TUNNEL_DEVICE, settings.tunnel_port, mtu_bytes)
+        protocol = cast(Protocol, settings.tunnel_protocol)
+        tunnel = await links.ensure_tunnel(settings.tunnel_device, protocol, settings.udp_port, mtu_bytes)
         tunnel_index = tunnel.index
-    else:
-        await links.delete_vxlan(TUNNEL_DEVICE)  # of an earlier start in tunnel mode: nobody answers there any more
+    if settings.endpoint_routes:
+        log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
     if settings.masquerade:
         check_local_ports()
-    await links.ensure_sysctls([device.name, *([TUNNEL_DEVICE] if tunnel_index else [])])
+    await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
     config = loader.DatapathConfig(
-        node_address=device.address,
+        node_address=device.address if settings.ipv4_enabled else "",
+        node_address6=device.address6 if settings.ipv6_enabled or underlay == 6 else "",
+        ipv4=settings.ipv4_enabled,
+        ipv6=settings.ipv6_enabled,
         device_index=device.index,
         tunnel_index=tunnel_index,
+        underlay_ipv6=underlay == 6,
         masquerade=settings.masquerade,
+        masquerade6=settings.masquerade6,
         sizes={
             "CT_TCP_MAX": settings.ct_max,
             "NAT_MAX": settings.nat_max,
@@ -77,7 +89,7 @@ async def start(
     loaded = await loader.load(config, settings.pin_dir, settings.state_dir)
     log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
     maps = stack.enter_context(closing(Maps(settings.pin_dir)))
-    maps.set_masq_exclude([settings.native_routing_cidr] if settings.native_routing_cidr else [])
+    maps.set_masq_exclude(settings.not_masqueraded)
     fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
     for fd in fds.values():
         stack.callback(os.close, fd)
@@ -85,12 +97,22 @@ async def start(
     await hooks.keep_sockets()
     await hooks.keep(Hook(device.name, device.index, "ingress", "from_netdev"))
     if tunnel_index:
-        await hooks.keep(Hook(TUNNEL_DEVICE, tunnel_index, "ingress", "from_overlay"))
+        await hooks.keep(Hook(settings.tunnel_device, tunnel_index, "ingress", "from_overlay"))
     programs = (
         TcProgram(fds["from_pod"], "ingress", "from_pod"),
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
-    return Node(settings, service, device, links, hooks, maps, journal, programs, mtu_bytes)
+    return Node(settings, service, device, links, hooks, maps, journal, programs, mtu_bytes, underlay)
+
+
+def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: int) -> None:
+    """Raises: BadSettings: others could not send to this node."""
+    for version in [underlay] if underlay else settings.families:
+        if not device.own(version):
+            raise BadSettings(
+                f"the device {device.name} has no global IPv{version} address, by which other nodes reach pods here: "
+                f"give it one, name another device, or set ipv{version}.enabled=false"
+            )
 
 
 def check_local_ports() -> None:

@@ -1,19 +1,21 @@
 """The addresses of one node: leased out of the blocks that ipam gave it, so starting a pod asks nobody.
 
-A lease belongs to one attachment (an interface of a sandbox) and ends only by `release`. The first address of every
-block stands for the node (`router_of`); that of the first block is the gateway of every pod here. Plain state, no I/O,
-no clock.
+A lease belongs to one attachment (an interface of a sandbox) and ends only by `release`. It is one address of each
+family that the node serves, or none at all. The first address of every block stands for the node (`router_of`); that
+of a family's first block is the gateway of every pod here. Plain state, no I/O, no clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
 
-MIN_BLOCK_BITS = 8
+MIN_BLOCK_BITS = {4: 8, 6: 32}
+NO_BLOCKS = tuple(map(IPv6Network, ("::/32", "fe80::/10", "ff00::/8")))
+"""IPv6 that no pod can have: unspecified, loopback and IPv4 in IPv6 clothes, one link's, groups."""
 
 
 class Attachment(NamedTuple):
@@ -23,8 +25,15 @@ class Attachment(NamedTuple):
     ifname: str
 
 
+class PodIp(NamedTuple):
+    """An address of a pod, and its way out."""
+
+    address: str  # "10.0.1.2" or "fd00::2"
+    gateway: str  # of the same family
+
+
 class PoolExhausted(Exception):
-    """No block has a free address; the text says how many blocks there are, and how large."""
+    """No block of a family has a free address; the text says which blocks there are."""
 
 
 class AddressTaken(Exception):
@@ -32,37 +41,51 @@ class AddressTaken(Exception):
 
 
 class Addresses:
-    """Which attachment holds which address."""
+    """Which attachment holds which addresses.
 
-    def __init__(self) -> None:
-        self._blocks: dict[str, Network] = {}  # in order of arrival
-        self._untouched: dict[str, int] = {}  # block -> the first offset that was never looked at
-        self._freed: dict[str, None] = {}  # longest ago first
-        self._address_of: dict[Attachment, str] = {}
-        self._holder_of: dict[str, Attachment] = {}
-        self._router = ""
+    Args:
+        families: IP versions of which a new lease has one address each, in this order.
+    """
+
+    def __init__(self, families: Iterable[int] = (4,)) -> None:
+        self.families = tuple(families)
+        self._pools = {4: _Pool(4), 6: _Pool(6)}
 
     @property
-    def router(self) -> str:
-        """The gateway's address; "" until there is a block. It stays while any pod is here that knows it."""
-        return self._router
+    def routers(self) -> tuple[str, ...]:
+        """The gateways, one a family that has one. Each stays while any pod is here that knows it."""
+        return tuple(pool.router for pool in self._pools.values() if pool.router)
+
+    def router(self, version: int) -> str:
+        """A family's gateway; "" until there is a block."""
+        return self._pools[version].router
+
+    @property
+    def missing(self) -> str:
+        """Why no pod can be given addresses yet; "" when there is a block of each family."""
+        without = [f"IPv{family}" for family in self.families if not self._pools[family].blocks]
+        return f"the node has no block of {' and '.join(without)} pod addresses yet" if without else ""
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        return tuple(self._blocks)
+        return tuple(cidr for pool in self._pools.values() for cidr in pool.blocks)
 
     @property
-    def leases(self) -> Mapping[Attachment, str]:
-        return dict(self._address_of)
+    def leases(self) -> Mapping[Attachment, tuple[str, ...]]:
+        held: dict[Attachment, tuple[str, ...]] = {}
+        for pool in self._pools.values():
+            for owner, address in pool.address_of.items():
+                held[owner] = (*held.get(owner, ()), address)
+        return held
 
     @property
     def free(self) -> int:
         """How many more leases the blocks have room for: what tells when to ask for another block."""
-        held = sum(1 for address in self._holder_of if self._block_of(address))
-        return sum(len(_usable(block)) for block in self._blocks.values()) - held
+        return min((self._pools[family].free for family in self.families), default=0)
 
     def holder(self, address: str) -> Attachment | None:
-        return self._holder_of.get(address)
+        parsed = ip_address(address)
+        return self._pools[parsed.version].holder_of.get(str(parsed))
 
     def set_blocks(self, cidrs: Iterable[str]) -> None:
         """These are the node's blocks now. A block that is gone gives no new leases; leases out of it stay.
@@ -74,91 +97,135 @@ class Addresses:
             for other, network in wanted.items():
                 if other != cidr and network.version == block.version and network.overlaps(block):
                     raise ValueError(f"block {cidr} overlaps block {other}")
-        kept = {cidr: block for cidr, block in self._blocks.items() if cidr in wanted}
-        self._blocks = kept | {cidr: block for cidr, block in wanted.items() if cidr not in kept}
-        self._untouched = {cidr: self._untouched.get(cidr, 0) for cidr in self._blocks}
-        self._choose_router()
+        for version, pool in self._pools.items():
+            pool.set_blocks({cidr: block for cidr, block in wanted.items() if block.version == version})
 
-    def lease(self, owner: Attachment) -> str:
-        """The address of `owner`; asking twice gives the same. What was freed last is given last.
+    def lease(self, owner: Attachment) -> tuple[PodIp, ...]:
+        """The addresses of `owner`; asking twice gives the same. What was freed last is given last.
 
-        Raises: PoolExhausted: nothing is free; nothing is changed.
+        Who holds any keeps just those, also when the node serves another family by now.
+
+        Raises: PoolExhausted: nothing is free in one of the families; nothing is changed.
         """
-        held = self._address_of.get(owner)
-        if held is not None:
-            return held
-        address = self._next()
-        self._hold(owner, address)
-        return address
+        if not any(owner in pool.address_of for pool in self._pools.values()):
+            found = {family: self._pools[family].next() for family in self.families}
+            for family, address in found.items():
+                self._pools[family].hold(owner, address)
+        return tuple(
+            PodIp(pool.address_of[owner], pool.router) for pool in self._pools.values() if owner in pool.address_of
+        )
 
-    def release(self, owner: Attachment) -> str | None:
-        """`owner` needs its address no more. Returns the address; None when it held none."""
-        address = self._address_of.pop(owner, None)
-        if address is not None:
-            del self._holder_of[address]
-            self._freed[address] = None
-            self._choose_router()
-        return address
+    def release(self, owner: Attachment) -> tuple[str, ...]:
+        """`owner` needs its addresses no more. Returns them; empty when it held none."""
+        return tuple(filter(None, [pool.release(owner) for pool in self._pools.values()]))
 
     def restore(self, owner: Attachment, address: str) -> None:
         """`owner` held `address` before a restart; blocks need not be known yet.
 
-        Raises: AddressTaken: another holds it; ValueError: not an address.
+        Raises: AddressTaken: another holds it, or `owner` another of its family; ValueError: not an address.
         """
-        address = str(ip_address(address))
-        holder = self._holder_of.get(address)
+        parsed = ip_address(address)
+        pool = self._pools[parsed.version]
+        holder = pool.holder_of.get(str(parsed))
         if holder is not None and holder != owner:
-            raise AddressTaken(f"{address} is held by {holder.container_id} ({holder.ifname})")
-        if self._address_of.get(owner, address) != address:
-            raise AddressTaken(f"{owner.container_id} ({owner.ifname}) holds {self._address_of[owner]} already")
-        self._hold(owner, address)
+            raise AddressTaken(f"{parsed} is held by {holder.container_id} ({holder.ifname})")
+        if pool.address_of.get(owner, str(parsed)) != str(parsed):
+            raise AddressTaken(f"{owner.container_id} ({owner.ifname}) holds {pool.address_of[owner]} already")
+        pool.hold(owner, str(parsed))
 
     def restore_router(self, address: str) -> None:
         """The router had `address` before a restart, and pods know it by that."""
-        self._router = str(ip_address(address))
+        parsed = ip_address(address)
+        self._pools[parsed.version].router = str(parsed)
 
-    def _hold(self, owner: Attachment, address: str) -> None:
-        self._address_of[owner] = address
-        self._holder_of[address] = owner
-        self._freed.pop(address, None)
 
-    def _next(self) -> str:
-        for cidr, block in self._blocks.items():
-            usable = _usable(block)
-            while self._untouched[cidr] < len(usable):
-                address = str(block[usable[self._untouched[cidr]]])
-                self._untouched[cidr] += 1
-                if address not in self._holder_of and address not in self._freed:
+class _Pool:
+    """The blocks and leases of one family. A block may be larger than any list: offsets are counted, never listed."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.blocks: dict[str, Network] = {}  # in order of arrival
+        self.router = ""
+        self.address_of: dict[Attachment, str] = {}
+        self.holder_of: dict[str, Attachment] = {}
+        self._untouched: dict[str, int] = {}  # block -> the first offset that was never looked at
+        self._freed: dict[str, None] = {}  # longest ago first
+
+    @property
+    def free(self) -> int:
+        held = sum(1 for address in self.holder_of if self._block_of(address))
+        return sum(_last(block) - FIRST_OFFSET + 1 for block in self.blocks.values()) - held
+
+    def set_blocks(self, wanted: Mapping[str, Network]) -> None:
+        kept = {cidr: block for cidr, block in self.blocks.items() if cidr in wanted}
+        self.blocks = kept | {cidr: block for cidr, block in wanted.items() if cidr not in kept}
+        self._untouched = {cidr: self._untouched.get(cidr, FIRST_OFFSET) for cidr in self.blocks}
+        self._choose_router()
+
+    def next(self) -> str:
+        """The address to lease next. Raises: PoolExhausted."""
+        for cidr, block in self.blocks.items():
+            while self._untouched[cidr] <= _last(block):
+                address = str(block[self._untouched[cidr]])
+                if address not in self.holder_of and address not in self._freed:
                     return address
+                self._untouched[cidr] += 1
         for address in self._freed:
             if self._block_of(address):
                 return address
-        sizes = ", ".join(self._blocks) or "none yet"
-        raise PoolExhausted(f"no free address on this node: its blocks are {sizes}, {len(self._holder_of)} leases")
+        sizes = ", ".join(self.blocks) or "none yet"
+        raise PoolExhausted(
+            f"no free IPv{self.version} address on this node: its blocks are {sizes}, {len(self.holder_of)} leases"
+        )
+
+    def hold(self, owner: Attachment, address: str) -> None:
+        self.address_of[owner] = address
+        self.holder_of[address] = owner
+        self._freed.pop(address, None)
+
+    def release(self, owner: Attachment) -> str | None:
+        address = self.address_of.pop(owner, None)
+        if address is not None:
+            del self.holder_of[address]
+            self._freed[address] = None
+            self._choose_router()
+        return address
 
     def _block_of(self, address: str) -> Network | None:
         parsed = ip_address(address)
-        return next((block for block in self._blocks.values() if parsed in block), None)
+        return next((block for block in self.blocks.values() if parsed in block), None)
 
     def _choose_router(self) -> None:
         """A router's address whose block is gone moves when no pod is left that has it as its gateway."""
-        if self._router and (self._holder_of or self._block_of(self._router)):
+        if self.router and (self.holder_of or self._block_of(self.router)):
             return
-        self._router = ""
-        for block in self._blocks.values():
-            self._router = router_of(block)
-            return
+        self.router = next(map(router_of, self.blocks.values()), "")
+
+
+def plain(address: str) -> str:
+    """An address in the one form that it has in maps and among names: "FD00:0::2" is "fd00::2".
+
+    Raises: ValueError: none, or one that is not the same everywhere: of one link ("fe80::1%eth0"), or IPv4 in IPv6
+        clothes, which the maps could not tell from the IPv4 address.
+    """
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address) and (parsed.scope_id or parsed.ipv4_mapped):
+        raise ValueError(f"{address} has no meaning here: write the IPv4 address, or an IPv6 one without a zone")
+    return str(parsed)
 
 
 def block_of(cidr: str) -> Network:
     """The network of a block.
 
-    Raises: ValueError: not a network, without room for a pod beside the router, or more than a cluster can have:
-        routes to it would take in the addresses of others.
+    Raises: ValueError: not a network, without room for a pod beside the router, no addresses of pods, or more than a
+        cluster can have: routes to it would take in the addresses of others.
     """
     network = ip_network(cidr)
-    if not MIN_BLOCK_BITS <= network.prefixlen <= network.max_prefixlen - 2:
-        raise ValueError(f"{cidr} is no block: its length is /{MIN_BLOCK_BITS} to /{network.max_prefixlen - 2}")
+    least, most = MIN_BLOCK_BITS[network.version], network.max_prefixlen - 2
+    if not least <= network.prefixlen <= most:
+        raise ValueError(f"{cidr} is no block: its length is /{least} to /{most}")
+    if isinstance(network, IPv6Network) and any(network.overlaps(each) for each in NO_BLOCKS):
+        raise ValueError(f"{cidr} is no block: pods cannot have such addresses; use one of fd00::/8")
     return network
 
 
@@ -170,6 +237,10 @@ def router_of(block: Network) -> str:
     return str(block[1])
 
 
-def _usable(block: Network) -> range:
-    """Offsets that pods may get: not the network's address, the router's, nor the last."""
-    return range(2, block.num_addresses - 1)
+FIRST_OFFSET = 2
+"""Pods get neither the network's address nor the router's..."""
+
+
+def _last(block: Network) -> int:
+    """...nor the last of a block."""
+    return block.num_addresses - 2

@@ -17,13 +17,14 @@ import struct
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from bus.telemetry import count, logger
-from services.dataplane.addresses import Attachment
+from services.dataplane.addresses import Attachment, PodIp
 
 log = logger(__name__)
 
@@ -54,6 +55,8 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAMESPACE = re.compile(_LABEL)
 _POD = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _UID = re.compile(r"[A-Za-z0-9-]{0,128}")
+
+EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
 
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 _CLONE_NEWNET = 0x40000000
@@ -89,7 +92,7 @@ class Delete:
 class Check:
     attachment: Attachment
     netns_fd: int  # as in Add
-    addresses: tuple[str, ...]  # what the runtime believes, "10.0.1.2"; empty when it does not say
+    addresses: tuple[str, ...]  # what the runtime believes, "10.0.1.2", "fd00::2"; empty when it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,7 @@ class PodInterface:
     host_name: str
     host_mac: str
     pod_mac: str
-    address: str  # "10.0.1.2"
-    gateway: str
+    ips: tuple[PodIp, ...]  # one of each family
     mtu_bytes: int
 
 
@@ -238,7 +240,7 @@ def _request(verb: str, variables: dict[str, str], settings: _Configuration, net
             return Delete(_attachment(variables))
         case "CHECK":
             previous = settings.previous or _Previous()
-            addresses = tuple(found.address.partition("/")[0] for found in previous.ips)
+            addresses = tuple(_usual(found.address.partition("/")[0]) for found in previous.ips)
             return Check(_attachment(variables), _namespace(variables, netns_fd), addresses)
     if settings.previous is not None:
         raise CniError(INVALID_CONFIGURATION, "prevResult: plexus-cni makes the interface and must be the first plugin")
@@ -252,6 +254,14 @@ def _request(verb: str, variables: dict[str, str], settings: _Configuration, net
         netns_fd=_namespace(variables, netns_fd),
         version=settings.version,
     )
+
+
+def _usual(address: str) -> str:
+    """In the form that this program writes: "FD00:0::2" is "fd00::2". What is no address stays as it is."""
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return address
 
 
 def _missing(name: str) -> str:
@@ -334,19 +344,24 @@ def added(request: Add, made: PodInterface, dns: dict[str, Any]) -> Answer:
     """The result of ADD in the version that was asked for."""
     host: dict[str, Any] = {"name": made.host_name, "mac": made.host_mac}
     pod: dict[str, Any] = {"name": request.attachment.ifname, "mac": made.pod_mac, "sandbox": request.netns}
-    address: dict[str, Any] = {"address": f"{made.address}/32", "gateway": made.gateway, "interface": 1}
     if request.version == "1.1.0":
         host["mtu"] = pod["mtu"] = made.mtu_bytes
-    if request.version in ("0.3.1", "0.4.0"):
-        address["version"] = "4"
     body = {
         "cniVersion": request.version,
         "interfaces": [host, pod],
-        "ips": [address],
-        "routes": [{"dst": "0.0.0.0/0", "gw": made.gateway}],
+        "ips": [_ip(each, request.version) for each in made.ips],
+        "routes": [{"dst": EVERYTHING[ip_address(each.gateway).version], "gw": each.gateway} for each in made.ips],
         "dns": dns,
     }
     return Answer(0, body)
+
+
+def _ip(ip: PodIp, version: str) -> dict[str, Any]:
+    parsed = ip_address(ip.address)
+    said: dict[str, Any] = {"address": f"{parsed}/{parsed.max_prefixlen}", "gateway": ip.gateway, "interface": 1}
+    if version in ("0.3.1", "0.4.0"):
+        said["version"] = str(parsed.version)
+    return said
 
 
 def refused(failure: CniError, version: str) -> Answer:

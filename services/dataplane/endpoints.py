@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from services.dataplane.addresses import Attachment
+from services.dataplane.addresses import Attachment, PodIp
 from services.dataplane.model import LocalPod
 
 
@@ -24,8 +24,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     namespace: str
     pod: str
     uid: str = ""  # "" when the runtime did not say
-    address: str  # "10.0.1.2"
+    address: str  # "10.0.1.2", the first
     gateway: str  # "10.0.1.1"
+    more: tuple[PodIp, ...] = ()  # of the other family
     mac: str  # the pod's side
     interface: str  # the host side: "lxc..."
     interface_index: int
@@ -50,13 +51,22 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def attachment(self) -> Attachment:
         return Attachment(self.container_id, self.ifname)
 
+    @property
+    def ips(self) -> tuple[PodIp, ...]:
+        return (PodIp(self.address, self.gateway), *self.more)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """One of each family that it has."""
+        return tuple(each.address for each in self.ips)
+
     def local_pod(self) -> LocalPod:
         """What the model needs to know of it."""
         return LocalPod(
             namespace=self.namespace,
             name=self.pod,
             uid=self.uid,
-            address=self.address,
+            addresses=self.addresses,
             interface=self.interface,
             interface_index=self.interface_index,
             mac=self.mac,

@@ -19,14 +19,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
 from services.dataplane import rtnl
+from services.dataplane.addresses import PodIp
 from services.dataplane.attach import Direction
 from services.dataplane.batch import Batch
 from services.dataplane.netlink import Netlink, Refused, open_within
-from services.dataplane.rtnl import NodeRoute, SeenLink
+from services.dataplane.rtnl import EVERYTHING, NodeRoute, Protocol, SeenLink
 
 __all__ = [
     "DeviceInfo",
@@ -44,7 +46,7 @@ __all__ = [
 T = TypeVar("T")
 
 HOST_PREFIX = "lxc"
-SYSCTLS = Path("/proc/sys/net/ipv4")
+SYSCTLS = Path("/proc/sys/net")
 SWEEP_LINKS = 5  # one sweep holds the routing lock: 20 ms, and 25 ms more a link with tcx programs
 QUIET_SECONDS = 2.0  # pods that come in a row come closer together
 
@@ -80,6 +82,12 @@ class DeviceInfo:
     mac: str
     address: str  # its first global IPv4 address, "" when it has none
     mtu_bytes: int
+    address6: str = ""  # its first global IPv6 address
+    networks: tuple[str, ...] = ()  # right on it, both families: "192.0.2.0/24"
+
+    def own(self, version: int) -> str:
+        """Its address of a family; "" when it has none."""
+        return {4: self.address, 6: self.address6}[version]
 
 
 def host_link_name(container_id: str, ifname: str) -> str:
@@ -138,23 +146,23 @@ class Links:
         netns_fd: int,
         container_id: str,
         ifname: str,
-        address: str,
-        gateway: str,
+        ips: Sequence[PodIp],
         mtu_bytes: int,
         programs: Sequence[TcProgram] = (),
     ) -> PodLink:
-        """Give a pod its interface, `address`/32, its routes by way of `gateway`, and the node the route back.
+        """Give a pod its interface, its addresses, its routes by way of their gateways, and the node the routes back.
 
         `programs` are on the host side before it is up: no packet passes without them. Asking again returns the
         same link, mended where something is missing. After a failure nothing of a link made here is left.
 
         Args:
             netns_fd: the pod's network namespace, open for as long as this runs.
-            gateway: the node's router address. The pod holds a permanent neighbour entry for it, so no packet waits
-                for ARP; `host_mac` is what ARP must answer should the pod ask nevertheless.
+            ips: one of each family at most. A gateway is the node's router address. The pod holds a permanent
+                neighbour entry for it, so no packet waits for ARP or NDP; `host_mac` is what they must answer should
+                the pod ask nevertheless. The node holds one for the pod's IPv6 address, for NDP there asks many.
         Raises: LinkError.
         """
-        arguments = (container_id, ifname, address, gateway, mtu_bytes, tuple(programs))
+        arguments = (container_id, ifname, tuple(ips), mtu_bytes, tuple(programs))
         with self._working():
             return await self._run(self._create, *arguments, namespace=netns_fd)
 
@@ -173,10 +181,10 @@ class Links:
         return await self._run(self._pod_links)
 
     async def check_pod_link(
-        self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str
+        self, netns_fd: int, container_id: str, ifname: str, ips: Sequence[PodIp]
     ) -> tuple[str, ...]:
         """What is not as `create_pod_link` left it, in words; empty when all is well."""
-        return await self._run(self._check, container_id, ifname, address, gateway, namespace=netns_fd)
+        return await self._run(self._check, container_id, ifname, tuple(ips), namespace=netns_fd)
 
     async def mend_pod_routes(self, wanted: Mapping[str, int]) -> list[str]:
         """Put back the routes to pods, address -> index of the host side, that are gone. Returns their addresses."""
@@ -202,16 +210,19 @@ class Links:
         """Raises: LinkError: there is no such device."""
         return await self._run(self._device_info, name)
 
-    async def ensure_vxlan(self, name: str, port: int, mtu_bytes: int) -> DeviceInfo:
-        """A VXLAN device in collect-metadata mode, without ARP. One of other making under this name is replaced."""
-        return await self._run(self._ensure_vxlan, name, port, mtu_bytes)
+    async def ensure_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> DeviceInfo:
+        """A tunnel device in collect-metadata mode, without ARP. One of other making under this name is replaced.
 
-    async def delete_vxlan(self, name: str) -> None:
+        Raises: LinkError: this kernel has no such devices.
+        """
+        return await self._run(self._ensure_tunnel, name, protocol, port, mtu_bytes)
+
+    async def delete_tunnel(self, name: str) -> None:
         """Its programs and routes go with it. Nothing when there is none, or a device of another kind has the name."""
-        await self._run(self._delete_vxlan, name)
+        await self._run(self._delete_tunnel, name)
 
     async def ensure_router_address(self, address: str) -> None:
-        """The node answers to `address`, the gateway of its pods; an earlier router address goes.
+        """The node answers to `address`, the gateway of its pods; an earlier router address of its family goes.
 
         It is on the loopback device: always up, has no queue, no peer and no MTU to care for, and a pod's packets to
         it are taken in by their destination address, whatever device it is on.
@@ -229,9 +240,12 @@ class Links:
         """The routes to other nodes' pods that we made, by CIDR."""
         return await self._run(rtnl.list_node_routes, self._netlink)
 
-    async def ensure_sysctls(self, devices: Iterable[str] = ()) -> None:
-        """Forwarding on; reverse path filters off for all, for links to come, and for `devices`."""
-        await self._run(self._ensure_sysctls, tuple(devices))
+    async def ensure_sysctls(self, devices: Iterable[str] = (), families: Iterable[int] = (4,)) -> None:
+        """Forwarding on for `families`; reverse path filters off for all, for links to come, and for `devices`.
+
+        Forwarding would end what the node learns from IPv6 routers: who listened to them goes on listening.
+        """
+        await self._run(self._ensure_sysctls, tuple(devices), tuple(families))
 
     # What runs on the threads
 
@@ -240,23 +254,27 @@ class Links:
         netns_fd: int,
         container_id: str,
         ifname: str,
-        address: str,
-        gateway: str,
+        ips: tuple[PodIp, ...],
         mtu_bytes: int,
         programs: tuple[TcProgram, ...],
     ) -> PodLink:
         name = host_link_name(container_id, ifname)
         host_mac = link_mac(container_id, ifname, "host")
         pod_mac = link_mac(container_id, ifname, "pod")
-        with open_within(netns_fd) as pod:
+        ipv6 = [ip for ip in ips if ":" in ip.address]
+        with open_within(netns_fd, _quiet_ipv6 if ipv6 else _nothing) as pod:
             host = self._make_veth(netns_fd, pod, name, host_mac, ifname, pod_mac, mtu_bytes)
             try:
                 for program in programs:
                     rtnl.attach(self._netlink, host.index, program.fd, program.direction, program.name)
+                rtnl.stop_making_addresses(self._netlink, host.index)
                 rtnl.set_up(self._netlink, host.index)
-                rtnl.set_link_route(self._netlink, address, host.index)
+                for ip in ips:
+                    rtnl.set_link_route(self._netlink, ip.address, host.index)
+                for ip in ipv6:
+                    rtnl.set_neighbour(self._netlink, host.index, ip.address, pod_mac)
                 _disable_reverse_path_filter(name)
-                _bring_up(pod, host.peer_index, address, gateway, host_mac)
+                _bring_up(pod, host.peer_index, ips, host_mac)
             except BaseException:
                 rtnl.delete_link(self._netlink, name)
                 raise
@@ -311,10 +329,10 @@ class Links:
         ]
         return sorted(found, key=lambda link: link.name)
 
-    def _check(self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str) -> tuple[str, ...]:
+    def _check(self, netns_fd: int, container_id: str, ifname: str, ips: tuple[PodIp, ...]) -> tuple[str, ...]:
         name = host_link_name(container_id, ifname)
         with open_within(netns_fd) as pod:
-            inside, problems = _check_inside(pod, ifname, address, gateway)
+            inside, problems = _check_inside(pod, ifname, ips)
         if inside is None:
             return tuple(problems)
         host = rtnl.find_link(self._netlink, name)
@@ -324,8 +342,9 @@ class Links:
             problems.append(f"the host side {name} belongs to another interface than {ifname}")
         if not host.up:
             problems.append(f"the host side {name} is down")
-        if not rtnl.has_route(self._netlink, f"{address}/32", host.index):
-            problems.append(f"the node has no route to {address} by {name}")
+        for address, _ in ips:
+            if not rtnl.has_route(self._netlink, rtnl.alone(address), host.index):
+                problems.append(f"the node has no route to {address} by {name}")
         return tuple(problems)
 
     def _device_info(self, name: str) -> DeviceInfo:
@@ -333,22 +352,41 @@ class Links:
         if link is None:
             others = (other.name for other in rtnl.list_links(self._netlink) if other.group != rtnl.POD_GROUP)
             raise LinkError(f"there is no device {name}: name one of {', '.join(sorted(others))}")
-        addresses = rtnl.list_addresses(self._netlink, link.index)
-        address = next((address for address, is_global, _ in addresses if is_global), "")
-        return DeviceInfo(link.name, link.index, link.mac, address, link.mtu_bytes)
+        found = [address for address, is_global, _ in rtnl.list_addresses(self._netlink, link.index) if is_global]
+        address = next((each for each in found if ":" not in each), "")
+        address6 = next((each for each in found if ":" in each), "")
+        networks = tuple(rtnl.list_networks(self._netlink, link.index))
+        return DeviceInfo(link.name, link.index, link.mac, address, link.mtu_bytes, address6, networks)
 
-    def _ensure_vxlan(self, name: str, port: int, mtu_bytes: int) -> DeviceInfo:
+    def _ensure_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> DeviceInfo:
         link = rtnl.find_link(self._netlink, name)
-        if link is not None and link.tunnel_port == port:
+        if link is not None and (link.kind, link.tunnel_port) == (protocol, port):
             rtnl.set_mtu(self._netlink, link.index, mtu_bytes)
             rtnl.set_up(self._netlink, link.index)
         else:
             rtnl.delete_link(self._netlink, name)
-            rtnl.add_vxlan(self._netlink, name, port, mtu_bytes)
-        _write(f"conf/{name}/rp_filter", "0")
+            self._make_tunnel(name, protocol, port, mtu_bytes)
+        _write(f"ipv4/conf/{name}/rp_filter", "0")
         return self._device_info(name)
 
-    def _delete_vxlan(self, name: str) -> None:
+    def _make_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> None:
+        try:
+            rtnl.add_tunnel(self._netlink, name, protocol, port, mtu_bytes)
+        except Refused as failure:
+            if failure.errno != errno.EOPNOTSUPP:
+                raise
+            other = {"vxlan": "geneve", "geneve": "vxlan"}[protocol]
+            raise LinkError(
+                f"this kernel has no {protocol} devices (CONFIG_{protocol.upper()}): "
+                f"load the module {protocol}, or set tunnelProtocol to {other} on every node"
+            ) from failure
+        made = rtnl.find_link(self._netlink, name)
+        if made is None:
+            raise LinkError(f"the device {name} does not stay as it is made: who else removes it?")
+        rtnl.stop_making_addresses(self._netlink, made.index)
+        rtnl.set_up(self._netlink, made.index)
+
+    def _delete_tunnel(self, name: str) -> None:
         link = rtnl.find_link(self._netlink, name)
         if link is not None and link.tunnel_port:
             rtnl.delete_link(self._netlink, name)
@@ -357,7 +395,7 @@ class Links:
         rtnl.set_up(self._netlink, rtnl.LOOPBACK_INDEX)
         rtnl.add_address(self._netlink, rtnl.LOOPBACK_INDEX, address, rtnl.ADDRESS_PROTOCOL)
         for other, _, maker in rtnl.list_addresses(self._netlink, rtnl.LOOPBACK_INDEX):
-            if maker == rtnl.ADDRESS_PROTOCOL and other != address:
+            if maker == rtnl.ADDRESS_PROTOCOL and other != address and (":" in other) == (":" in address):
                 rtnl.delete_address(self._netlink, rtnl.LOOPBACK_INDEX, other)
 
     def _ensure_node_route(self, route: NodeRoute) -> None:
@@ -366,38 +404,67 @@ class Links:
             raise LinkError(f"there is no device {route.device} for the route to {route.cidr}: make it first")
         rtnl.set_node_route(self._netlink, route, link.index)
 
-    def _ensure_sysctls(self, devices: tuple[str, ...]) -> None:
-        _write("ip_forward", "1")
+    def _ensure_sysctls(self, devices: tuple[str, ...], families: tuple[int, ...]) -> None:
+        if 4 in families:
+            _write("ipv4/ip_forward", "1")
         for scope in ("all", "default", *devices):
-            _write(f"conf/{scope}/rp_filter", "0")
+            _write(f"ipv4/conf/{scope}/rp_filter", "0")
+        if 6 in families:
+            _forward_ipv6()
 
 
-def _bring_up(pod: Netlink, index: int, address: str, gateway: str, gateway_mac: str) -> None:
+def _forward_ipv6() -> None:
+    """Source: linux/Documentation/networking/ip-sysctl.rst: accept_ra=1 ends with forwarding, 2 does not."""
+    switch = "ipv6/conf/all/forwarding"
+    if not (SYSCTLS / switch).exists():
+        raise LinkError("this kernel has no IPv6: enable it (boot without ipv6.disable=1), or set ipv6.enabled=false")
+    if (SYSCTLS / switch).read_text().strip() == "1":
+        return
+    for listens in (SYSCTLS / "ipv6/conf").glob("*/accept_ra"):
+        if listens.parent.name not in ("all", "default") and listens.read_text().strip() == "1":
+            _write(f"ipv6/conf/{listens.parent.name}/accept_ra", "2")
+    _write(switch, "1")
+
+
+def _quiet_ipv6() -> None:
+    """In a pod's namespace, before it has its interface: that gets IPv6, our addresses only, and hears no router."""
+    for scope in ("all", "default"):
+        _write(f"ipv6/conf/{scope}/disable_ipv6", "0")
+    for name, value in (("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", str(rtnl.ADDR_GEN_MODE_NONE))):
+        _write(f"ipv6/conf/default/{name}", value)
+
+
+def _nothing() -> None: ...
+
+
+def _bring_up(pod: Netlink, index: int, ips: tuple[PodIp, ...], gateway_mac: str) -> None:
     rtnl.set_up(pod, rtnl.LOOPBACK_INDEX)
     rtnl.set_up(pod, index)
-    rtnl.add_address(pod, index, address)
-    rtnl.set_link_route(pod, gateway, index)
-    rtnl.set_neighbour(pod, index, gateway, gateway_mac)
-    rtnl.set_default_route(pod, gateway, index)
+    for address, gateway in ips:
+        rtnl.add_address(pod, index, address)
+        rtnl.set_neighbour(pod, index, gateway, gateway_mac)
+        rtnl.set_default_route(pod, gateway, index)
 
 
-def _check_inside(pod: Netlink, ifname: str, address: str, gateway: str) -> tuple[SeenLink | None, list[str]]:
+def _check_inside(pod: Netlink, ifname: str, ips: tuple[PodIp, ...]) -> tuple[SeenLink | None, list[str]]:
     inside = rtnl.find_link(pod, ifname)
     if inside is None:
         return None, [f"the pod has no interface {ifname}"]
     problems = []
     if not inside.up:
         problems.append(f"{ifname} in the pod is down")
-    if address not in {found for found, _, _ in rtnl.list_addresses(pod, inside.index)}:
-        problems.append(f"{ifname} in the pod does not have {address}")
-    if not rtnl.has_route(pod, "0.0.0.0/0", inside.index, gateway):
-        problems.append(f"the pod has no default route by way of {gateway}")
+    present = {found for found, _, _ in rtnl.list_addresses(pod, inside.index)}
+    for address, gateway in ips:
+        if address not in present:
+            problems.append(f"{ifname} in the pod does not have {address}")
+        if not rtnl.has_route(pod, EVERYTHING[ip_address(gateway).version], inside.index, gateway):
+            problems.append(f"the pod has no default route by way of {gateway}")
     return inside, problems
 
 
 def _disable_reverse_path_filter(name: str) -> None:
-    _write(f"conf/{name}/rp_filter", "0")
-    _write(f"conf/{name}/forwarding", "1")
+    _write(f"ipv4/conf/{name}/rp_filter", "0")
+    _write(f"ipv4/conf/{name}/forwarding", "1")
 
 
 def _write(path: str, value: str) -> None:
@@ -418,6 +485,7 @@ def advice(failure: OSError) -> str:
     hints = {
         errno.EPERM: "run with CAP_NET_ADMIN in the node's network namespace",
         errno.EOPNOTSUPP: "this kernel lacks the feature; see the README for the options it needs",
+        errno.EHOSTUNREACH: "the next hop is not on that device's network; check the routing mode and its address",
         errno.ENETUNREACH: "the next hop is not on that device's network; check the routing mode and its address",
     }
     return f"cannot {failure}; {hints.get(failure.errno or 0, 'try again; if it stays so, report it with this text')}"

@@ -10,8 +10,8 @@ no entries.
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,11 +24,10 @@ from bus.messages.lb import LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Namespace, Node, Pod
 from bus.subjects import State
-from services.dataplane.addresses import block_of, router_of
+from services.dataplane.addresses import Network, block_of, plain, router_of
 from services.dataplane.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
-    NO_ADDRESS,
     EndpointEntry,
     IpcacheEntry,
     IpcacheKey,
@@ -52,12 +51,39 @@ class LocalPod:
 
     namespace: str
     name: str
-    address: str
+    addresses: tuple[str, ...]  # one of each family that it has
     interface: str
     interface_index: int
     mac: str
     gateway_mac: str
     uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How this node sends to the pods of others."""
+
+    families: tuple[int, ...] = (4,)  # of pods' addresses that this node serves
+    tunnel: int = 0  # the family of tunnel endpoints; 0: native
+    is_direct: bool = True  # native: nodes are next hops of each other; else the fabric routes pods' addresses
+    networks: tuple[Network, ...] | None = None  # where next hops are; None: everywhere
+
+    def choose(self, addresses: Iterable[str], version: int) -> str:
+        """Of a node's addresses the one to send to for a pod address of family `version`; "" when it has none."""
+        wanted = self.tunnel or version
+        return next((each for each in addresses if ipaddress.ip_address(each).version == wanted), "")
+
+    def is_next_hop(self, address: str) -> bool:
+        """Is it sent to without asking the routes: as a tunnel endpoint, or as a neighbour?"""
+        if self.tunnel or not self.is_direct:
+            return bool(self.tunnel)
+        if self.networks is None:
+            return True
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in self.networks)
+
+
+ONE_FAMILY_ANYWHERE = Routing()
 
 
 class NodeModel:
@@ -75,18 +101,23 @@ class NodeModel:
         subjects.SELECTOR,
     )
 
-    def __init__(self, node: str, own_addresses: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, node: str, own_addresses: frozenset[str] = frozenset(), routing: Routing = ONE_FAMILY_ANYWHERE
+    ) -> None:
         self.node = node
+        self.routing = routing
         self.services = ServiceTables()
         self.endpoints = Table("endpoints")
         self.ipcache = Table("ipcache")
         self.policy = Table("policy")
         self.policies = PolicyStore()
-        self.pods: dict[str, LocalPod] = {}  # by address
+        self.pods: dict[str, LocalPod] = {}  # by each of its addresses
         self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
+        self.unreachable: dict[str, str] = {}  # other nodes that should be next hops, and are on no network of ours
         self.own_blocks: dict[str, Block] = {}
         self.identities: dict[int, Identity] = {}
         self.addresses: dict[str, AddressIdentity] = {}
+        self._addresses_of: defaultdict[str, set[str]] = defaultdict(set)  # by node
         self._numbers: dict[str, int] = {}  # label set as text -> identity
         self._namespaces: dict[str, Namespace] = {}
         self._resources: dict[tuple[str, str], Pod] = {}  # pods bound to this node
@@ -123,22 +154,24 @@ class NodeModel:
                 self._touch_pods(message.name)
             case Node():
                 for address in message.addresses:
-                    ipaddress.IPv4Address(address)
+                    plain(address)
                 self._nodes[message.name] = message
-                self._is_network_stale = True
+                self._touch_node(message.name)
             case Pod():
                 self._put_pod(message)
             case Identity():
                 self._put_identity(message)
             case AddressIdentity():
-                for address in (message.address, message.node_address):
-                    ipaddress.IPv4Address(address)
+                plain(message.node_address)
+                if plain(message.address) != message.address:
+                    raise ValueError(f"{message.address} is written {plain(message.address)}")
                 check_identity(message.identity)
+                self._forget_address(message.address)
                 self.addresses[message.address] = message
+                self._addresses_of[message.node].add(message.address)
                 self._put_address(message)
             case Block():
-                if block_of(message.cidr).version != 4:
-                    raise ValueError(f"{message.cidr}: IPv4 only so far")
+                block_of(message.cidr)
                 self._blocks[message.cidr] = message
                 self._is_network_stale = True
             case LoadBalancedService():
@@ -160,7 +193,8 @@ class NodeModel:
             self._namespaces.pop(tokens[0], None)
             self._touch_pods(tokens[0])
         elif family is subjects.NODE:
-            self._is_network_stale |= self._nodes.pop(tokens[0], None) is not None
+            if self._nodes.pop(tokens[0], None) is not None:
+                self._touch_node(tokens[0])
         elif family is subjects.POD:
             self._resources.pop((tokens[0], tokens[1]), None)
             self._touch_pods(tokens[0])
@@ -169,7 +203,7 @@ class NodeModel:
             if gone is not None:
                 self._forget_number(gone)
         elif family is subjects.ADDRESS:
-            if self.addresses.pop(tokens[0], None) is not None:
+            if self._forget_address(tokens[0]):
                 self.ipcache.delete(IpcacheKey(tokens[0]).pack())
                 self._is_network_stale = True  # the address may be a node's or a router's as well
         elif family is subjects.BLOCK:
@@ -191,22 +225,26 @@ class NodeModel:
     # What the container runtime asks
 
     def add_pod(self, pod: LocalPod) -> None:
-        self.pods[pod.address] = pod
-        self._restored.discard(pod.address)
-        self._stale_pods.add(pod.address)
+        for address in pod.addresses:
+            self.pods[address] = pod
+            self._restored.discard(address)
+            self._stale_pods.add(address)
 
     def restore_pod(self, pod: LocalPod) -> None:
         """It was here before a restart: what the kernel holds of it stays until all has been heard (`synced`)."""
-        self.pods[pod.address] = pod
+        self.pods.update(dict.fromkeys(pod.addresses, pod))
         if self._synced:
-            self._stale_pods.add(pod.address)
+            self._stale_pods.update(pod.addresses)
         else:
-            self._restored.add(pod.address)
+            self._restored.update(pod.addresses)
 
     def remove_pod(self, address: str) -> None:
-        if self.pods.pop(address, None) is not None:
-            self._restored.discard(address)
-            self._stale_pods.add(address)
+        """The pod that has `address` goes, with all of its addresses."""
+        pod = self.pods.get(address)
+        for each in pod.addresses if pod else ():
+            del self.pods[each]
+            self._restored.discard(each)
+            self._stale_pods.add(each)
 
     # What follows from it
 
@@ -228,7 +266,7 @@ class NodeModel:
         pods, self._stale_pods = pods | self._stale_pods, set()
         failed |= {each for each in pods if not self._settled(f"pod {each}", self._settle_entry, each)}
         self._stale_pods = failed
-        return [self.pods[address] for address in pods if address in self.pods]
+        return list(dict.fromkeys(self.pods[address] for address in pods if address in self.pods))
 
     def _settled(self, what: str, work: Callable[..., None], *arguments: object) -> bool:
         try:
@@ -284,44 +322,90 @@ class NodeModel:
     def _touch_pods(self, namespace: str) -> None:
         self._stale_pods.update(address for address, pod in self.pods.items() if pod.namespace == namespace)
 
+    def _touch_node(self, name: str) -> None:
+        """Its addresses may be others now: what lies behind it is reached by those."""
+        self._is_network_stale = True
+        for address in self._addresses_of.get(name, ()):
+            self._put_address(self.addresses[address])
+
+    def _forget_address(self, address: str) -> bool:
+        gone = self.addresses.pop(address, None)
+        if gone is not None:
+            self._addresses_of[gone.node].discard(address)
+        return gone is not None
+
     def _put_address(self, entry: AddressIdentity) -> None:
-        if entry.address in self._own_addresses:
-            return
+        key = IpcacheKey(entry.address).pack()
+        if entry.address in self._own_addresses or key in self._network_keys:
+            return  # a node's own, or a router's: _settle_network says what it is
         if not entry.pod and entry.node == self.node:  # whatever others call it: here it is the host
             value = IpcacheEntry(RESERVED["host"])
-        else:  # A node's own address is reached by the fabric's routes; a pod's by way of its node.
-            value = IpcacheEntry(entry.identity, entry.node_address if entry.pod else NO_ADDRESS)
-        self.ipcache.put(IpcacheKey(entry.address).pack(), value.pack())
+        elif not entry.pod:  # a node's own address is reached by the fabric's routes; a pod's by way of its node
+            value = IpcacheEntry(entry.identity)
+        else:
+            value = self._behind(entry.identity, entry.node, entry.address, entry.node_address)
+        self.ipcache.put(key, value.pack())
+
+    def _behind(self, identity: int, node: str, address: str, otherwise: str = "") -> IpcacheEntry:
+        """The entry of a pod address: `identity`, by way of the node where it lives.
+
+        To a node that cannot be a next hop lead the routes of the fabric, if it has any.
+        """
+        version = ipaddress.ip_address(address).version
+        known = self._nodes.get(node)
+        hop = self.routing.choose(self._addresses_of_node(node), version)
+        if not hop and known is None and otherwise:
+            hop = self.routing.choose([otherwise], version)
+        if not hop:
+            return IpcacheEntry(identity)
+        return IpcacheEntry(identity, hop, routed=node != self.node and not self.routing.is_next_hop(hop))
+
+    def _addresses_of_node(self, name: str) -> list[str]:
+        """The dataplane knows this node by the addresses of its device, whatever others call it."""
+        known = self._nodes.get(name)
+        own = sorted(self._own_addresses) if name == self.node else []
+        return [*own, *(known.addresses if known else ())]
 
     def _settle_network(self) -> None:
         """Blocks, routers and nodes: what of the ipcache and the routes is not one pod's."""
         wanted: dict[bytes, bytes] = {}
         routes: dict[str, str] = {}
+        self.unreachable = {}
         own = self._nodes.get(self.node)
         for cidr, block in self._blocks.items():
-            owner = self._nodes.get(block.node)
-            if owner is None or not owner.addresses:
-                continue
             network = block_of(cidr)
-            unknown = IpcacheEntry(RESERVED["unmanaged"], owner.addresses[0])
+            is_own = block.node == self.node
+            if block.node not in self._nodes:
+                continue
+            unknown = self._behind(RESERVED["unmanaged"], block.node, str(network.network_address))
             wanted[IpcacheKey(str(network.network_address), network.prefixlen).pack()] = unknown.pack()
-            router = RESERVED["host"] if block.node == self.node else RESERVED["remote-node"]
-            behind = NO_ADDRESS if block.node == self.node else owner.addresses[0]
-            wanted[IpcacheKey(router_of(network)).pack()] = IpcacheEntry(router, behind).pack()
-            if block.node != self.node:
-                routes[cidr] = owner.addresses[0]
+            router = IpcacheEntry(RESERVED["host"])
+            if not is_own:
+                router = self._behind(RESERVED["remote-node"], block.node, str(network.network_address))
+            wanted[IpcacheKey(router_of(network)).pack()] = router.pack()
+            hop = self.routing.choose(self._addresses_of_node(block.node), network.version)
+            if is_own or not hop or network.version not in self.routing.families:
+                continue
+            if self.routing.is_next_hop(hop):
+                routes[cidr] = hop
+            elif self.routing.is_direct:
+                self.unreachable[block.node] = hop
         for address in {*self._own_addresses, *(own.addresses if own else ())}:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():
             self.ipcache.delete(key)
         for key, value in wanted.items():
             self.ipcache.put(key, value)
-        for key in self._network_keys - wanted.keys():
+        gone, self._network_keys = self._network_keys - wanted.keys(), set(wanted)
+        for key in gone:
             known = self.addresses.get(IpcacheKey.unpack(key).address)
             if known is not None:
                 self._put_address(known)
-        self._network_keys = set(wanted)
-        self.own_blocks = {cidr: block for cidr, block in self._blocks.items() if block.node == self.node}
+        self.own_blocks = {
+            cidr: block
+            for cidr, block in self._blocks.items()
+            if block.node == self.node and block_of(cidr).version in self.routing.families
+        }
         self.wanted_routes = routes
 
     def _settle_identity(self, address: str) -> None:

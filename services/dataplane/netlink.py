@@ -13,7 +13,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,7 +28,7 @@ from pyroute2.netlink import (
     nla,
 )
 from pyroute2.netlink.rtnl.iprsocket import IPRSocket
-from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, rtmsg
+from pyroute2.netlink.rtnl.rtmsg import LWTUNNEL_ENCAP_IP, LWTUNNEL_ENCAP_IP6, rtmsg
 from pyroute2.netlink.rtnl.tcmsg import sched_bpf
 
 ANSWER_SECONDS = 10.0  # the routing lock is held for tens of milliseconds at worst; far beyond that something is stuck
@@ -56,7 +56,15 @@ class IpEncapsulation(nla):  # type: ignore[misc]
     nla_map = (("LWTUNNEL_IP_UNSPEC", "none"), ("LWTUNNEL_IP_ID", "be64"), ("LWTUNNEL_IP_DST", "ip4addr"))
 
 
+class Ip6Encapsulation(nla):  # type: ignore[misc]
+    """The same to a tunnel endpoint that has an IPv6 address."""
+
+    prefix = "LWTUNNEL_IP6_"
+    nla_map = (("LWTUNNEL_IP6_UNSPEC", "none"), ("LWTUNNEL_IP6_ID", "be64"), ("LWTUNNEL_IP6_DST", "ip6addr"))
+
+
 rtmsg.encaps[LWTUNNEL_ENCAP_IP] = IpEncapsulation
+rtmsg.encaps[LWTUNNEL_ENCAP_IP6] = Ip6Encapsulation
 
 # Of a bpf filter pyroute2 knows the attributes up to TCA_BPF_FLAGS. Source: linux/pkt_cls.h.
 sched_bpf.options.nla_map += (("TCA_BPF_FLAGS_GEN", "uint32"), ("TCA_BPF_TAG", "cdata"), ("TCA_BPF_ID", "uint32"))
@@ -128,10 +136,11 @@ class Netlink:
                 found.append(answer)
 
 
-def open_within(namespace: int) -> Netlink:
+def open_within(namespace: int, prepare: Callable[[], None] = lambda: None) -> Netlink:
     """A socket in the network namespace that the file descriptor `namespace` refers to.
 
-    A thread of its own enters the namespace, opens the socket and ends there: no other thread is ever in it.
+    A thread of its own enters the namespace, does `prepare`, opens the socket and ends there: no other thread is ever
+    in it.
     (pyroute2's `netns=` lacks that way: it forks this process, with all its threads, for every socket.)
 
     Raises: OSError: `namespace` is not a network namespace, or we may not enter it.
@@ -139,6 +148,7 @@ def open_within(namespace: int) -> Netlink:
 
     def enter() -> Netlink:
         netns.setns(namespace, libc=_libc)
+        prepare()
         return Netlink()
 
     with ThreadPoolExecutor(1, "enter network namespace") as thread:

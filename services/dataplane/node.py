@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from ipaddress import ip_network
 
 from bus import subjects
 from bus.interface import Batch, BusError
@@ -30,10 +31,10 @@ from services.dataplane.journal import Journal
 from services.dataplane.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.leftovers import Leftovers
 from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
-from services.dataplane.model import NodeModel
+from services.dataplane.model import NodeModel, Routing
 from services.dataplane.ring import Ring
 from services.dataplane.rtnl import NodeRoute, SeenLink
-from services.dataplane.settings import TUNNEL_DEVICE, NodeSettings
+from services.dataplane.settings import NodeSettings
 
 log = logger(__name__)
 
@@ -57,6 +58,7 @@ class Node:
         journal: Journal,
         programs: tuple[TcProgram, TcProgram],
         mtu_bytes: int,
+        underlay: int = 0,
     ) -> None:
         self.settings = settings
         self.service = service
@@ -68,12 +70,15 @@ class Node:
         self.journal = journal
         self.pod_programs = programs
         self.mtu_bytes = mtu_bytes
-        self.model = NodeModel(settings.node, frozenset({device.address}))
+        own = frozenset(filter(None, (device.address, device.address6)))
+        networks = tuple(map(ip_network, device.networks))
+        routing = Routing(settings.families, underlay, settings.auto_direct_node_routes, networks)
+        self.model = NodeModel(settings.node, own, routing)
         self.endpoints = Endpoints()
-        self.addresses = Addresses()
+        self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)
         self._synced = asyncio.Event()
-        self._router = ""  # the address that the node answers to
+        self._routers: set[str] = set()  # addresses that the node answers to
         self._routes: dict[str, NodeRoute] = {}
         self._routing = asyncio.Lock()
         self._route_problems: dict[str, str] = {}  # by CIDR, or the router's address
@@ -188,28 +193,28 @@ class Node:
             if problem != self._block_problem:
                 log.error("this node's blocks are not followed: correct them, or make room on its disk", why=problem)
         self._block_problem = problem
-        has_blocks = bool(self.addresses.blocks)
-        self.service.check("addresses", has_blocks and not problem, problem or ("" if has_blocks else "no block yet"))
-        self.service.ready(has_blocks)
+        missing = self.addresses.missing
+        self.service.check("addresses", not missing and not problem, problem or missing)
+        self.service.ready(not missing)
 
     async def _follow_routes(self) -> None:
         """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`."""
         async with self._routing:
             problems: dict[str, str] = {}
-            router = self.addresses.router
             wanted = {cidr: self._route(cidr, address) for cidr, address in self.model.wanted_routes.items()}
-            if (
-                router
-                and router != self._router
-                and await _done(self.links.ensure_router_address(router), router, problems)
-            ):
-                self._router = router
+            routers = set(self.addresses.routers)
+            for router in routers - self._routers:
+                if not await _done(self.links.ensure_router_address(router), router, problems):
+                    routers.discard(router)
+            self._routers = routers
             for cidr in self._routes.keys() - wanted.keys():
                 if await _done(self.links.delete_node_route(cidr), cidr, problems):
                     del self._routes[cidr]
             for cidr, route in wanted.items():
                 if self._routes.get(cidr) != route and await _done(self.links.ensure_node_route(route), cidr, problems):
                     self._routes[cidr] = route
+            if not self.settings.direct_routing_skip_unreachable:
+                problems |= {name: self._too_far(address) for name, address in self.model.unreachable.items()}
             for what in problems.keys() - self._route_problems.keys():
                 log.warning("no way to other nodes' pods, trying again", address=what, why=problems[what])
             self._route_problems = problems
@@ -229,10 +234,16 @@ class Node:
         return NodeRoute(
             cidr=cidr,
             node_address=node_address,
-            device=TUNNEL_DEVICE,
+            device=self.settings.tunnel_device,
             tunnel_id=IDENTITY_HOST,
             mtu_bytes=self.mtu_bytes,
-            source=self.addresses.router,
+            source=self.addresses.router(ip_network(cidr).version),
+        )
+
+    def _too_far(self, address: str) -> str:
+        return (
+            f"{address} is on no network of {self.device.name} ({', '.join(self.device.networks)}), so it can be no "
+            "next hop: if routers know the way to its pods, set directRoutingSkipUnreachable=true, else use a tunnel"
         )
 
     # What is said
@@ -264,6 +275,7 @@ class Node:
             pod=endpoint.pod,
             uid=endpoint.uid,
             address=endpoint.address,
+            addresses=list(endpoint.addresses),
             mac=endpoint.mac,
             interface=endpoint.interface,
             interface_index=endpoint.interface_index,
@@ -376,7 +388,7 @@ class Node:
                 count("drift", kind="route")
                 del self._routes[cidr]
         await self._follow_routes()
-        wanted = {each.address: each.interface_index for each in self.endpoints.all()}
+        wanted = {ip.address: each.interface_index for each in self.endpoints.all() for ip in each.ips}
         mended = await self.links.mend_pod_routes(wanted)
         if mended:
             count("drift", len(mended), kind="route")
@@ -416,7 +428,8 @@ class Node:
         for hook, why in (await self.hooks.adopt(self._pod_hooks())).items():
             _not_restored(hook.device, why)  # a program from before goes on; heal attaches what is missing
         self.service.check("programs", *self.hooks.state)
-        self.maps["ipcache"].set(IpcacheKey(self.device.address).pack(), IpcacheEntry(IDENTITY_HOST).pack())
+        for own in filter(None, (self.device.address, self.device.address6)):
+            self.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(IDENTITY_HOST).pack())
         log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
 
     def _records(self, seen: dict[str, SeenLink]) -> tuple[list[Endpoint], list[str]]:
@@ -439,8 +452,9 @@ class Node:
 
     def _restore(self, endpoint: Endpoint) -> bool:
         try:
-            self.addresses.restore(endpoint.attachment, endpoint.address)
-            self.addresses.restore_router(endpoint.gateway)
+            for address, gateway in endpoint.ips:
+                self.addresses.restore(endpoint.attachment, address)
+                self.addresses.restore_router(gateway)
         except (AddressTaken, ValueError) as problem:
             _not_restored(record_key(endpoint.container_id), problem)
             self.endpoints.remove(endpoint.container_id)

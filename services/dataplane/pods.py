@@ -11,7 +11,7 @@ import asyncio
 
 from bus.telemetry import logger
 from services.dataplane import cni
-from services.dataplane.addresses import Attachment, PoolExhausted
+from services.dataplane.addresses import Attachment, PodIp, PoolExhausted
 from services.dataplane.batch import to_the_end
 from services.dataplane.cni import CniError, PodInterface
 from services.dataplane.endpoints import Endpoint, record_key
@@ -34,22 +34,21 @@ class NodePods:
         existing = node.endpoints.get(owner.container_id)
         if existing is not None:
             _check_same(existing, request)
-        elif not node.addresses.router:
-            raise CniError(cni.TRY_AGAIN, "the node has no block of pod addresses yet; ask again in a moment")
+        elif node.addresses.missing:
+            raise CniError(cni.TRY_AGAIN, f"{node.addresses.missing}; ask again in a moment")
         try:
             await node.leftovers.take_back(owner)
-            address = existing.address if existing else node.addresses.lease(owner)
+            ips = existing.ips if existing else node.addresses.lease(owner)
         except PoolExhausted as problem:
             raise CniError(cni.ADDRESSES_EXHAUSTED, str(problem)) from problem
         except LinkError as problem:
             raise CniError(cni.FAILED, str(problem)) from problem
-        gateway = existing.gateway if existing else node.addresses.router
         making = asyncio.ensure_future(
-            node.links.create_pod_link(request.netns_fd, *owner, address, gateway, node.mtu_bytes, node.pod_programs)
+            node.links.create_pod_link(request.netns_fd, *owner, ips, node.mtu_bytes, node.pod_programs)
         )
         try:
             link = await to_the_end(making)
-            endpoint = _endpoint(request, address, gateway, node.mtu_bytes, link, existing, node)
+            endpoint = _endpoint(request, ips, node.mtu_bytes, link, existing, node)
             if endpoint != existing:
                 await node.journal.put(record_key(owner.container_id), endpoint.to_record())
         except BaseException as problem:
@@ -69,8 +68,7 @@ class NodePods:
             host_name=link.host_name,
             host_mac=link.host_mac,
             pod_mac=link.pod_mac,
-            address=address,
-            gateway=gateway,
+            ips=ips,
             mtu_bytes=node.mtu_bytes,
         )
 
@@ -88,10 +86,11 @@ class NodePods:
         if endpoint is None or endpoint.ifname != request.attachment.ifname:
             return (f"this node has no endpoint for sandbox {request.attachment.container_id}",)
         wrong = await self._node.links.check_pod_link(
-            request.netns_fd, endpoint.container_id, endpoint.ifname, endpoint.address, endpoint.gateway
+            request.netns_fd, endpoint.container_id, endpoint.ifname, endpoint.ips
         )
-        if request.addresses and endpoint.address not in request.addresses:
-            wrong += (f"the runtime believes in {', '.join(request.addresses)}, the node gave {endpoint.address}",)
+        if request.addresses and not set(endpoint.addresses) <= set(request.addresses):
+            believed, given = ", ".join(request.addresses), ", ".join(endpoint.addresses)
+            wrong += (f"the runtime believes in {believed}, the node gave {given}",)
         return wrong
 
     async def collect(self, request: cni.Collect) -> None:
@@ -104,7 +103,7 @@ class NodePods:
         log.info("sandboxes collected", count=len(gone))
 
     async def status(self) -> str:
-        return "" if self._node.addresses.router else "the node has no block of pod addresses yet"
+        return self._node.addresses.missing
 
     def _retire(self, endpoint: Endpoint) -> None:
         """`endpoints` does not list it any more: its entry goes with the next write, the rest is left to remove."""
@@ -138,16 +137,18 @@ def _check_same(existing: Endpoint, request: cni.Add) -> None:
 
 
 def _endpoint(
-    request: cni.Add, address: str, gateway: str, mtu_bytes: int, link: PodLink, existing: Endpoint | None, node: Node
+    request: cni.Add, ips: tuple[PodIp, ...], mtu_bytes: int, link: PodLink, existing: Endpoint | None, node: Node
 ) -> Endpoint:
+    first, *more = ips
     return Endpoint(
         container_id=request.attachment.container_id,
         ifname=request.attachment.ifname,
         namespace=request.namespace,
         pod=request.pod,
         uid=request.uid,
-        address=address,
-        gateway=gateway,
+        address=first.address,
+        gateway=first.gateway,
+        more=tuple(more),
         mac=link.pod_mac,
         interface=link.host_name,
         interface_index=link.host_index,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from ipaddress import IPv4Network
-from socket import AF_INET, htons
-from typing import Any
+from ipaddress import ip_address, ip_network
+from socket import AF_INET, AF_INET6, AF_UNSPEC, htons
+from typing import Any, Literal
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE
 from pyroute2.netlink import rtnl as kinds
@@ -18,6 +18,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, ndmsg
 from pyroute2.netlink.rtnl.rtmsg import (
     LWTUNNEL_ENCAP_IP,
+    LWTUNNEL_ENCAP_IP6,
     RT_SCOPE_LINK,
     RT_SCOPE_NOWHERE,
     RT_SCOPE_UNIVERSE,
@@ -30,6 +31,8 @@ from pyroute2.protocols import ETH_P_ALL
 from services.dataplane.attach import Direction
 from services.dataplane.netlink import Netlink, message
 
+Protocol = Literal["vxlan", "geneve"]
+
 POD_GROUP = 0x706C78  # device group of the host side of every pod's link: how we know ours
 REMOVED_GROUP = 0x706C79  # links on their way out: the kernel removes a group in one sweep
 POD_ROUTE_PROTOCOL = 112  # who made the route (rtnetlink(7) leaves 5..255 to daemons): routes to pods of this node
@@ -41,6 +44,13 @@ FILTER_HANDLE = 0x706C78  # not one that the kernel gives to others' filters of 
 NEW = NLM_F_CREATE | NLM_F_EXCL
 SET = NLM_F_CREATE | NLM_F_REPLACE
 MAIN_TABLE = 254
+FAMILY = {4: AF_INET, 6: AF_INET6}
+EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
+IFA_F_NODAD = 0x02  # linux/if_addr.h: in use at once; who else could have it?
+IFA_F_NOPREFIXROUTE = 0x200
+RTNH_F_ONLINK = 4  # linux/rtnetlink.h: the next hop is there, whatever the routes say
+ADDR_GEN_MODE_NONE = 1  # linux/if_link.h: the kernel makes no IPv6 address up
+NO_ROUTES = (errno.EAFNOSUPPORT, errno.ENOENT)  # a kernel without the family; a table that has had no route yet
 LOOPBACK_INDEX = 1  # in every network namespace
 HOOK: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of clsact, linux/pkt_sched.h
 CLSACT_HANDLE = 0xFFFF0000
@@ -58,7 +68,7 @@ class SeenLink:
     group: int
     peer_index: int  # of a veth, in the namespace of its peer; else 0
     up: bool
-    tunnel_port: int = 0  # of a VXLAN device in collect-metadata mode; else 0
+    tunnel_port: int = 0  # of a VXLAN or Geneve device in collect-metadata mode; else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +79,8 @@ class NodeRoute:
     collect-metadata mode, to the tunnel endpoint `node_address`, with `tunnel_id` as the network identifier.
     """
 
-    cidr: str  # "10.244.2.0/24"
-    node_address: str  # "192.0.2.2"
+    cidr: str  # "10.244.2.0/24" or "fd00:10::/120"
+    node_address: str  # "192.0.2.2"; native: of the family of `cidr`
     device: str
     tunnel_id: int | None = None
     mtu_bytes: int = 0  # 0: the device's
@@ -103,15 +113,28 @@ def add_veth(netlink: Netlink, name: str, mac: str, peer: str, peer_mac: str, mt
     netlink.ask(f"create the link {name} with {peer} in the pod", kinds.RTM_NEWLINK, NEW, wanted)
 
 
-def add_vxlan(netlink: Netlink, name: str, port: int, mtu_bytes: int) -> None:
-    """A VXLAN device, up, that takes tunnel endpoint and identifier from each packet (collect-metadata mode).
+def add_tunnel(netlink: Netlink, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> None:
+    """A tunnel device, down, that takes endpoint and identifier from each packet (collect-metadata mode).
 
-    Without ARP: who is behind the tunnel is decided by routes and programs, so nobody needs to be asked.
+    Without ARP: who is behind the tunnel is decided by routes and programs, so nobody needs to be asked. Outer UDP
+    over IPv6 may come without a checksum (RFC 6936): the inner packet has its own.
     """
-    data = (("IFLA_VXLAN_LEARNING", 0), ("IFLA_VXLAN_PORT", port), ("IFLA_VXLAN_COLLECT_METADATA", 1))
-    flags = IFF_UP | IFF_NOARP
-    wanted = message(ifinfmsg, [*_named(name, mtu_bytes), _info("vxlan", *data)], flags=flags, change=flags)
-    netlink.ask(f"create the VXLAN device {name} on UDP port {port}", kinds.RTM_NEWLINK, NEW, wanted)
+    settings: dict[Protocol, list[tuple[str, Any]]] = {
+        "vxlan": [
+            ("IFLA_VXLAN_LEARNING", 0),
+            ("IFLA_VXLAN_PORT", port),
+            ("IFLA_VXLAN_COLLECT_METADATA", 1),
+            ("IFLA_VXLAN_UDP_ZERO_CSUM6_RX", 1),
+        ],
+        "geneve": [
+            ("IFLA_GENEVE_PORT", port),
+            ("IFLA_GENEVE_COLLECT_METADATA", True),
+            ("IFLA_GENEVE_UDP_ZERO_CSUM6_RX", 1),
+        ],
+    }
+    info = _info(protocol, *settings[protocol])
+    wanted = message(ifinfmsg, [*_named(name, mtu_bytes), info], flags=IFF_NOARP, change=IFF_NOARP)
+    netlink.ask(f"create the {protocol} device {name} on UDP port {port}", kinds.RTM_NEWLINK, NEW, wanted)
 
 
 def _named(name: str, mtu_bytes: int) -> list[tuple[str, Any]]:
@@ -125,6 +148,14 @@ def _info(kind: str, *data: tuple[str, Any]) -> tuple[str, Any]:
 def set_up(netlink: Netlink, index: int) -> None:
     wanted = message(ifinfmsg, index=index, flags=IFF_UP, change=IFF_UP)
     netlink.ask(f"bring up link {index}", kinds.RTM_SETLINK, 0, wanted)
+
+
+def stop_making_addresses(netlink: Netlink, index: int) -> None:
+    """No link-local address, and with it no word of the kernel's own, on a link that is not up yet."""
+    spec = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODE_NONE)]})]}
+    wanted = message(ifinfmsg, [("IFLA_AF_SPEC", spec)], index=index)
+    missing = (errno.EAFNOSUPPORT,)  # a kernel without IPv6 makes none anyway
+    netlink.ask(f"let link {index} have no addresses but ours", kinds.RTM_SETLINK, 0, wanted, missing)
 
 
 def set_mtu(netlink: Netlink, index: int, mtu_bytes: int) -> None:
@@ -144,7 +175,6 @@ def list_links(netlink: Netlink) -> list[SeenLink]:
 
 def _seen(link: Any) -> SeenLink:
     kind = link.get(("linkinfo", "kind")) or ""
-    collects = kind == "vxlan" and link.get(("linkinfo", "data", "vxlan_collect_metadata"))
     return SeenLink(
         name=link.get("ifname"),
         index=link["index"],
@@ -154,8 +184,15 @@ def _seen(link: Any) -> SeenLink:
         group=link.get("group") or 0,
         peer_index=link.get("link") or 0 if kind == "veth" else 0,
         up=bool(link["flags"] & IFF_UP),
-        tunnel_port=link.get(("linkinfo", "data", "vxlan_port")) if collects else 0,
+        tunnel_port=_tunnel_port(link, kind),
     )
+
+
+def _tunnel_port(link: Any, kind: str) -> int:
+    data = link.get(("linkinfo", "data")) if kind in ("vxlan", "geneve") else None
+    known = {name: value for name, value, *_ in data["attrs"]} if data else {}
+    port: int = known.get(f"IFLA_{kind.upper()}_PORT", 0)
+    return port if known.get(f"IFLA_{kind.upper()}_COLLECT_METADATA") else 0
 
 
 def delete_link(netlink: Netlink, name: str) -> None:
@@ -176,10 +213,11 @@ def delete_links(netlink: Netlink, names: list[str]) -> None:
 
 
 def add_address(netlink: Netlink, index: int, address: str, protocol: int = 0) -> None:
-    """`address`/32 on a link. `protocol`: who made it, 0 for nobody in particular."""
+    """One address, alone, on a link. `protocol`: who made it, 0 for nobody in particular."""
     maker = [("IFA_PROTO", protocol)] if protocol else []
+    flags = [("IFA_FLAGS", IFA_F_NODAD | IFA_F_NOPREFIXROUTE)] if ":" in address else []
     says = f"add {address} to link {index}"
-    netlink.ask(says, kinds.RTM_NEWADDR, NEW, _address(index, address, *maker), (errno.EEXIST,))
+    netlink.ask(says, kinds.RTM_NEWADDR, NEW, _address(index, address, *maker, *flags), (errno.EEXIST,))
 
 
 def delete_address(netlink: Netlink, index: int, address: str) -> None:
@@ -188,44 +226,58 @@ def delete_address(netlink: Netlink, index: int, address: str) -> None:
 
 
 def _address(index: int, address: str, *more: tuple[str, Any]) -> Any:
+    parsed = ip_address(address)
     attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address), *more]
-    return message(ifaddrmsg, attributes, family=AF_INET, prefixlen=32, scope=RT_SCOPE_UNIVERSE, index=index)
+    head = {"family": FAMILY[parsed.version], "prefixlen": parsed.max_prefixlen, "scope": RT_SCOPE_UNIVERSE}
+    return message(ifaddrmsg, attributes, index=index, **head)
 
 
 def list_addresses(netlink: Netlink, index: int) -> list[tuple[str, bool, int]]:
-    """(address, is it global, who made it) in the kernel's order."""
-    wanted = message(ifaddrmsg, family=AF_INET, index=index)
+    """(address, is it global, who made it), both families, in the kernel's order."""
+    wanted = message(ifaddrmsg, family=AF_UNSPEC, index=index)
     found = netlink.ask(f"list addresses of link {index}", kinds.RTM_GETADDR, NLM_F_DUMP, wanted)
-    return [(each.get("local"), each["scope"] == RT_SCOPE_UNIVERSE, each.get("proto") or 0) for each in found]
+    return [
+        (each.get("local") or each.get("address"), each["scope"] == RT_SCOPE_UNIVERSE, each.get("proto") or 0)
+        for each in found
+    ]
 
 
 def set_neighbour(netlink: Netlink, index: int, address: str, mac: str) -> None:
     """`address` is at `mac`, for ever."""
     attributes = [("NDA_DST", address), ("NDA_LLADDR", mac)]
-    wanted = message(ndmsg, attributes, family=AF_INET, ifindex=index, state=NUD_PERMANENT)
+    family = FAMILY[ip_address(address).version]
+    wanted = message(ndmsg, attributes, family=family, ifindex=index, state=NUD_PERMANENT)
     netlink.ask(f"say that {address} is at {mac}", kinds.RTM_NEWNEIGH, SET, wanted)
 
 
 # Routes
 
 
-def _route(cidr: str, protocol: int, scope: int, *attributes: tuple[str, Any]) -> Any:
-    """A unicast route of the main table; to "0.0.0.0/0" it has no destination attribute."""
-    network = IPv4Network(cidr)
+def _route(cidr: str, protocol: int, scope: int, *attributes: tuple[str, Any], flags: int = 0) -> Any:
+    """A unicast route of the main table; to everything it has no destination attribute."""
+    network = ip_network(cidr)
     destination = [("RTA_DST", str(network.network_address))] if network.prefixlen else []
-    head = {"family": AF_INET, "dst_len": network.prefixlen, "table": MAIN_TABLE, "type": kinds.rt_type["unicast"]}
-    return message(rtmsg, [*destination, *attributes], proto=protocol, scope=scope, **head)
+    head = {"dst_len": network.prefixlen, "table": MAIN_TABLE, "type": kinds.rt_type["unicast"], "flags": flags}
+    family = FAMILY[network.version]
+    return message(rtmsg, [*destination, *attributes], family=family, proto=protocol, scope=scope, **head)
+
+
+def alone(address: str) -> str:
+    """The network of one address: "10.0.1.2/32", "fd00::2/128"."""
+    return f"{address}/{ip_address(address).max_prefixlen}"
 
 
 def set_link_route(netlink: Netlink, address: str, index: int) -> None:
-    """`address` is directly behind a link."""
-    wanted = _route(f"{address}/32", POD_ROUTE_PROTOCOL, RT_SCOPE_LINK, ("RTA_OIF", index))
+    """`address` is right behind a link."""
+    wanted = _route(alone(address), POD_ROUTE_PROTOCOL, RT_SCOPE_LINK, ("RTA_OIF", index))
     netlink.ask(f"route {address} to link {index}", kinds.RTM_NEWROUTE, SET, wanted)
 
 
 def set_default_route(netlink: Netlink, gateway: str, index: int) -> None:
+    """Everything of the gateway's family goes to it; it is on the link, whatever other routes say."""
     way = (("RTA_GATEWAY", gateway), ("RTA_OIF", index))
-    wanted = _route("0.0.0.0/0", POD_ROUTE_PROTOCOL, RT_SCOPE_UNIVERSE, *way)
+    everything = EVERYTHING[ip_address(gateway).version]
+    wanted = _route(everything, POD_ROUTE_PROTOCOL, RT_SCOPE_UNIVERSE, *way, flags=RTNH_F_ONLINK)
     netlink.ask(f"route everything to {gateway}", kinds.RTM_NEWROUTE, SET, wanted)
 
 
@@ -237,8 +289,9 @@ def set_node_route(netlink: Netlink, node: NodeRoute, index: int) -> None:
         way.append(("RTA_GATEWAY", node.node_address))
     else:
         scope = RT_SCOPE_LINK
-        encapsulation = [("LWTUNNEL_IP_ID", node.tunnel_id), ("LWTUNNEL_IP_DST", node.node_address)]
-        way += [("RTA_ENCAP_TYPE", LWTUNNEL_ENCAP_IP), ("RTA_ENCAP", {"attrs": encapsulation})]
+        form, kind = ("IP6", LWTUNNEL_ENCAP_IP6) if ":" in node.node_address else ("IP", LWTUNNEL_ENCAP_IP)
+        encapsulation = [(f"LWTUNNEL_{form}_ID", node.tunnel_id), (f"LWTUNNEL_{form}_DST", node.node_address)]
+        way += [("RTA_ENCAP_TYPE", kind), ("RTA_ENCAP", {"attrs": encapsulation})]
     if node.source:
         way.append(("RTA_PREFSRC", node.source))
     if node.mtu_bytes:
@@ -252,34 +305,51 @@ def delete_node_route(netlink: Netlink, cidr: str) -> None:
     netlink.ask(f"remove the route to {cidr}", kinds.RTM_DELROUTE, 0, gone, (errno.ESRCH,))
 
 
-def _list_routes(netlink: Netlink, protocol: int) -> list[Any]:
-    return netlink.ask("list routes", kinds.RTM_GETROUTE, NLM_F_DUMP, message(rtmsg, family=AF_INET, proto=protocol))
+def _list_routes(netlink: Netlink, protocol: int, version: int) -> list[Any]:
+    wanted = message(rtmsg, family=FAMILY[version], proto=protocol)
+    return netlink.ask(f"list IPv{version} routes", kinds.RTM_GETROUTE, NLM_F_DUMP, wanted, NO_ROUTES)
 
 
 def list_link_routes(netlink: Netlink) -> dict[str, int]:
     """The routes to pods of this node that we made: address -> index of the link."""
-    return {each.get("dst"): each.get("oif") for each in _list_routes(netlink, POD_ROUTE_PROTOCOL)}
+    found = (each for version in FAMILY for each in _list_routes(netlink, POD_ROUTE_PROTOCOL, version))
+    return {each.get("dst"): each.get("oif") for each in found}
 
 
 def has_route(netlink: Netlink, cidr: str, index: int, gateway: str | None = None) -> bool:
     """Did we route `cidr` to a link, by way of `gateway`?"""
-    network = IPv4Network(cidr)
+    network = ip_network(cidr)
     wanted = (str(network.network_address) if network.prefixlen else None, network.prefixlen, index, gateway)
     return any(
         (each.get("dst"), each["dst_len"], each.get("oif"), each.get("gateway")) == wanted
-        for each in _list_routes(netlink, POD_ROUTE_PROTOCOL)
+        for each in _list_routes(netlink, POD_ROUTE_PROTOCOL, network.version)
     )
+
+
+def list_networks(netlink: Netlink, index: int) -> list[str]:
+    """What is right on a link, with no router between: destinations of its routes without a gateway."""
+    found = []
+    for version, family in FAMILY.items():
+        head = {"family": family, "table": MAIN_TABLE, "type": kinds.rt_type["unicast"]}
+        wanted = message(rtmsg, [("RTA_OIF", index)], **head)
+        says = f"list IPv{version} networks of link {index}"
+        for each in netlink.ask(says, kinds.RTM_GETROUTE, NLM_F_DUMP, wanted, NO_ROUTES):
+            if not (each.get("gateway") or each.get("via") or each.get("encap_type") or each.get("multipath")):
+                network = f"{each.get('dst')}/{each['dst_len']}" if each.get("dst") else EVERYTHING[version]
+                if not ip_network(network).is_link_local:
+                    found.append(network)
+    return found
 
 
 def list_node_routes(netlink: Netlink) -> list[NodeRoute]:
     """The routes to other nodes' pods that we made, by CIDR."""
     names = {link.index: link.name for link in list_links(netlink)}
-    found = (_node_route(each, names) for each in _list_routes(netlink, NODE_ROUTE_PROTOCOL))
-    return sorted(found, key=lambda each: each.cidr)
+    seen = [each for version in FAMILY for each in _list_routes(netlink, NODE_ROUTE_PROTOCOL, version)]
+    return sorted((_node_route(each, names) for each in seen), key=lambda each: each.cidr)
 
 
 def _node_route(found: Any, names: dict[int, str]) -> NodeRoute:
-    tunnelled = found.get("encap_type") == LWTUNNEL_ENCAP_IP
+    tunnelled = found.get("encap_type") in (LWTUNNEL_ENCAP_IP, LWTUNNEL_ENCAP_IP6)
     index = found.get("oif")
     return NodeRoute(
         cidr=f"{found.get('dst')}/{found['dst_len']}",

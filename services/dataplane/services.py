@@ -6,15 +6,15 @@ map holds after a restart is kept, so nothing is rewritten and nothing points at
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bus.messages.lb import Backend, LoadBalancedService
+from services.dataplane.addresses import plain
 from services.dataplane.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
 from services.dataplane.tables import Table
 
-PROTOCOLS = {"TCP": 6, "UDP": 17}
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 ServiceName = tuple[str, str]  # namespace, name
 
@@ -56,9 +56,13 @@ class ServiceTables:
             _check(each.address, each.port)
             for backend in each.backends:
                 _check(backend.address, backend.port)
+                if (":" in backend.address) != (":" in each.address):
+                    raise ValueError(
+                        f"{backend.address} and {each.address} are of two families: nobody translates that"
+                    )
         name = (service.namespace, service.name)
         wanted = {
-            ServiceKey(each.address, each.port, PROTOCOLS[each.protocol]): each.backends
+            ServiceKey(plain(each.address), each.port, PROTOCOLS[each.protocol]): each.backends
             for each in service.frontends
             if each.protocol in PROTOCOLS
         }
@@ -100,6 +104,6 @@ class ServiceTables:
 
 
 def _check(address: str, port: int) -> None:
-    ipaddress.IPv4Address(address)
+    plain(address)
     if not 0 < port < 65536:
         raise ValueError(f"{port} is not a port")

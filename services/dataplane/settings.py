@@ -9,11 +9,12 @@ from pathlib import Path
 
 from bus.service import BadSettings
 
-VXLAN_PORT = 8472
-VXLAN_OVERHEAD_BYTES = 50  # Ethernet 14, VXLAN 8, UDP 8, IPv4 20
+TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}  # UDP; what Linux took before RFC 7348 gave 4789, and RFC 8926
+TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}
+TUNNEL_OVERHEAD_BYTES = {4: 50, 6: 70}  # inner Ethernet 14, VXLAN or Geneve 8, UDP 8, outer IPv4 20 or IPv6 40
 MTU_MIN, MTU_MAX = 576, 65535  # bytes; RFC 791: every host takes 576
+MTU_MIN6 = 1280  # RFC 8200, section 5: a link below it has no IPv6
 MAP_MAX = 1 << 24  # entries
-TUNNEL_DEVICE = "plexus_vxlan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,19 @@ class NodeSettings:
     device: str = "eth0"  # leads to the other nodes
     cni_socket: Path = field(default=Path("/run/plexus/cni.sock"))
     routing_mode: str = "tunnel"  # or "native"
-    tunnel_protocol: str = "vxlan"
-    tunnel_port: int = VXLAN_PORT
+    ipv4_enabled: bool = True
+    ipv6_enabled: bool = False
+    tunnel_protocol: str = "vxlan"  # or "geneve"
+    tunnel_port: int = 0  # UDP; 0: the protocol's own
     auto_direct_node_routes: bool = True  # native: other nodes are neighbours; false: the fabric routes pod addresses
+    direct_routing_skip_unreachable: bool = False  # native: a node behind a router is no fault, the fabric has routes
+    endpoint_routes: bool = False  # accepted: a route for each pod is always made
     masquerade: bool = True
     enable_tcx: bool = True  # false: clsact even where the kernel has tcx (6.6)
-    native_routing_cidr: str = ""  # destinations that are never masqueraded
+    masquerade6: bool = True
+    native_routing_cidr: str = ""  # native: destinations that see pods' own addresses, never masqueraded
+    native_routing_cidr6: str = ""
+    masq_exclude: str = ""  # more of them, in any mode: CIDRs of both families, with commas between
     mtu: int = 0  # bytes, of pods; 0: the device's, less what the tunnel takes
     ct_max: int = 524_288  # entries; 104 bytes each, taken at start
     nat_max: int = 524_288
@@ -41,6 +49,44 @@ class NodeSettings:
     @property
     def is_tunnel(self) -> bool:
         return self.routing_mode == "tunnel"
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """IP versions that pods have addresses of."""
+        return (4,) * self.ipv4_enabled + (6,) * self.ipv6_enabled
+
+    @property
+    def udp_port(self) -> int:
+        """Of the tunnel."""
+        return self.tunnel_port or TUNNEL_PORTS[self.tunnel_protocol]
+
+    @property
+    def tunnel_device(self) -> str:
+        """ "" with native routing."""
+        return TUNNEL_DEVICES[self.tunnel_protocol] if self.is_tunnel else ""
+
+    def underlay(self, has_ipv4: bool) -> int:
+        """The family of tunnel endpoints; 0 with native routing. `has_ipv4`: the node's device has such an address."""
+        return (4 if self.ipv4_enabled and has_ipv4 else 6) if self.is_tunnel else 0
+
+    @property
+    def not_masqueraded(self) -> list[str]:
+        """Destinations that see pods' own addresses. With a tunnel the fabric knows none, whatever is native there."""
+        native = [] if self.is_tunnel else [self.native_routing_cidr, self.native_routing_cidr6]
+        return [cidr for cidr in (*native, *self.masq_exclude.split(",")) if cidr]
+
+    def pod_mtu_bytes(self, device_bytes: int, underlay: int) -> int:
+        """What fits through the node's device, with what a tunnel over `underlay` (0: none) puts around it.
+
+        Raises: BadSettings: pods are to have IPv6, and it has no room.
+        """
+        found = self.mtu or device_bytes - TUNNEL_OVERHEAD_BYTES.get(underlay, 0)
+        if self.ipv6_enabled and found < MTU_MIN6:
+            raise BadSettings(
+                f"pods would have an MTU of {found} bytes, and IPv6 needs {MTU_MIN6}: raise the MTU of {self.device} "
+                f"({device_bytes}), or set routingMode=native or ipv6.enabled=false"
+            )
+        return found
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> NodeSettings:
@@ -55,10 +101,17 @@ class NodeSettings:
             raise BadSettings("PLEXUS_NODE is not set: it is the name of the node that this runs on")
         settings = NodeSettings(**given)  # type: ignore[arg-type]
         _one_of("PLEXUS_ROUTING_MODE", settings.routing_mode, "tunnel", "native")
-        _one_of("PLEXUS_TUNNEL_PROTOCOL", settings.tunnel_protocol, "vxlan")
+        _one_of("PLEXUS_TUNNEL_PROTOCOL", settings.tunnel_protocol, *TUNNEL_PORTS)
+        if not settings.families:
+            raise BadSettings("PLEXUS_IPV4_ENABLED and PLEXUS_IPV6_ENABLED are both false: set one of them to true")
         if settings.native_routing_cidr:
-            _cidr("PLEXUS_NATIVE_ROUTING_CIDR", settings.native_routing_cidr)
-        _between("PLEXUS_TUNNEL_PORT", settings.tunnel_port, 1, 65535)
+            _cidr("PLEXUS_NATIVE_ROUTING_CIDR", settings.native_routing_cidr, ipaddress.IPv4Network, "10.0.0.0/8")
+        if settings.native_routing_cidr6:
+            _cidr("PLEXUS_NATIVE_ROUTING_CIDR6", settings.native_routing_cidr6, ipaddress.IPv6Network, "fd00::/8")
+        for cidr in filter(None, settings.masq_exclude.split(",")):
+            _cidr("PLEXUS_MASQ_EXCLUDE", cidr, ipaddress.ip_network, "192.168.0.0/16,fd00::/8")
+        if "tunnel_port" in given:
+            _between("PLEXUS_TUNNEL_PORT", settings.tunnel_port, 1, 65535)
         if settings.mtu:
             _between("PLEXUS_MTU", settings.mtu, MTU_MIN, MTU_MAX)
         for variable in ("ct_max", "nat_max", "sock_reverse_max"):
@@ -76,11 +129,11 @@ def _between(variable: str, value: int, least: int, most: int) -> None:
         raise BadSettings(f"{variable} is {least} to {most}, not {value}")
 
 
-def _cidr(variable: str, text: str) -> None:
+def _cidr(variable: str, text: str, form: Callable[[str], object], example: str) -> None:
     try:
-        ipaddress.IPv4Network(text)
+        form(text)
     except ValueError as problem:
-        raise BadSettings(f'{variable} is a network like "10.0.0.0/8": {problem}') from problem
+        raise BadSettings(f'{variable} is a network like "{example}": {problem}') from problem
 
 
 def _number(variable: str, text: str) -> int:

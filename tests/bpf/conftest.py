@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from services.dataplane import loader
 from tests.bpf.datapath import NODE, NODE6, SIZES, Datapath, Routed
+from tests.bpf.spaces import making_namespaces
 
 BPFFS = Path("/sys/fs/bpf")
 NATIVE_CIDRS = ["198.51.100.0/25", "2001:db8:51::/64"]
@@ -68,3 +69,10 @@ def tunnelled(tunnel_programs: Path) -> Iterator[Routed]:
         found.clear()
         found.maps.set_masq_exclude(NATIVE_CIDRS)
         yield found
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Callable[[str], str]]:
+    """Makes a network namespace and says its full name."""
+    with making_namespaces() as make:
+        yield make

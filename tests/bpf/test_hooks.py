@@ -37,9 +37,7 @@ from tests.bpf.attaching import (
     with_pod,
 )
 from tests.bpf.conftest import BPFFS
-from tests.bpf.test_links import GATEWAY, namespaces, opened, reaches
-
-__all__ = ["namespaces"]
+from tests.bpf.spaces import GATEWAY, ips, opened, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -315,7 +313,7 @@ def test_a_device_that_came_back_under_its_name_has_its_program(
             await place.heal(hooks)
         await place.links.delete_pod_link(place.hooks_of_pod[0].device)
         with opened(place.pod) as fd:
-            link = await place.links.create_pod_link(fd, "c1", "eth0", POD, GATEWAY, 1500)
+            link = await place.links.create_pod_link(fd, "c1", "eth0", ips(POD), 1500)
         place.hooks_of_pod = [
             Hook(link.host_name, link.host_index, each.direction, each.program) for each in place.hooks_of_pod
         ]

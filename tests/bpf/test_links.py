@@ -4,124 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import json
 import os
-import struct
 import subprocess
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from pyroute2 import netns
 
 from services.dataplane import bpf_syscall, cni, netlink, rtnl
 from services.dataplane.attach import Direction
 from services.dataplane.links import DeviceInfo, LinkError, Links, NodeRoute, TcProgram, host_link_name, link_mac
-
-T = TypeVar("T")
+from tests.bpf.spaces import GATEWAY, NAMESPACES, in_namespace, inside, ips, links, opened, program, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
-PREFIX = "plxt-"
-NAMESPACES = Path("/run/netns")
 EXECUTABLE = Path(__file__).parents[2] / "build" / "plexus-cni"
-GATEWAY = "10.9.0.1"
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
-
-
-def inside(namespace: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = ["nsenter", f"--net={NAMESPACES / namespace}", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def reaches(namespace: str, address: str) -> bool:
-    return inside(namespace, "ping", "-c1", "-W1", address).returncode == 0
-
-
-def remove_leftovers() -> None:
-    """Namespaces of test runs that were killed: the name bears the process id."""
-    for path in NAMESPACES.glob(f"{PREFIX}*-*"):
-        process = path.name.removeprefix(PREFIX).partition("-")[0]
-        if process.isdigit() and not Path("/proc", process).exists():
-            subprocess.run(["ip", "netns", "delete", path.name], check=False, capture_output=True)
-
-
-@pytest.fixture
-def namespaces() -> Iterator[Callable[[str], str]]:
-    """Makes a namespace and says its full name."""
-    remove_leftovers()
-    made: list[str] = []
-
-    def make(name: str) -> str:
-        full = f"{PREFIX}{os.getpid()}-{name}"
-        ip("netns", "add", full)
-        made.append(full)
-        return full
-
-    yield make
-    for name in made:
-        ip("netns", "delete", name)
-
-
-def in_namespace(name: str, main: Callable[[], Awaitable[T]]) -> T:
-    """Run `main` on a thread that stands in a namespace, as the dataplane's process does, and ends there."""
-    outcome: list[T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with (NAMESPACES / name).open() as file:
-                netns.setns(file.fileno())
-            outcome.append(asyncio.run(_awaited(main)))
-        except BaseException as failure:  # noqa: BLE001 (raised again where it can be seen)
-            failures.append(failure)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return outcome[0]
-
-
-async def _awaited(main: Callable[[], Awaitable[T]]) -> T:
-    return await main()
-
-
-@contextlib.contextmanager
-def opened(namespace: str) -> Iterator[int]:
-    with (NAMESPACES / namespace).open() as file:
-        yield file.fileno()
-
-
-@contextlib.contextmanager
-def links() -> Iterator[Links]:
-    made = Links()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@contextlib.contextmanager
-def program(verdict: int) -> Iterator[int]:
-    """A loaded tc program: r0 = `verdict`; exit. 0 lets a packet pass, 2 drops it."""
-    instructions = struct.pack("=BBhi", 0xB7, 0, 0, verdict) + struct.pack("=BBhi", 0x95, 0, 0, 0)
-    code, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack("=IIQQ", 3, 2, ctypes.addressof(code), ctypes.addressof(licence))
-    fd = bpf_syscall._bpf(5, attributes)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def test_a_pod_has_its_address_its_routes_and_a_way_to_the_node_and_back(namespaces: Callable[[str], str]) -> None:
@@ -131,10 +32,10 @@ def test_a_pod_has_its_address_its_routes_and_a_way_to_the_node_and_back(namespa
         with links() as made, opened(pod) as fd:
             await made.ensure_sysctls()
             await made.ensure_router_address(GATEWAY)
-            link = await made.create_pod_link(fd, "c1", "eth0", "10.9.0.2", GATEWAY, 1400)
+            link = await made.create_pod_link(fd, "c1", "eth0", ips("10.9.0.2"), 1400)
             assert link.host_name == host_link_name("c1", "eth0")
             assert (link.host_mac, link.pod_mac) == (link_mac("c1", "eth0", "host"), link_mac("c1", "eth0", "pod"))
-            assert await made.check_pod_link(fd, "c1", "eth0", "10.9.0.2", GATEWAY) == ()
+            assert await made.check_pod_link(fd, "c1", "eth0", ips("10.9.0.2")) == ()
             seen = await made.list_pod_links()
             assert [(one.name, one.index, one.peer_index, one.mtu_bytes) for one in seen] == [
                 (link.host_name, link.host_index, link.pod_index, 1400)
@@ -159,8 +60,8 @@ def test_two_pods_reach_each_other_by_plain_routing(namespaces: Callable[[str], 
         with links() as made, opened(one) as first, opened(other) as second:
             await made.ensure_sysctls()
             await made.ensure_router_address(GATEWAY)
-            await made.create_pod_link(first, "c1", "eth0", "10.9.0.2", GATEWAY, 1500)
-            await made.create_pod_link(second, "c2", "eth0", "10.9.0.3", GATEWAY, 1500)
+            await made.create_pod_link(first, "c1", "eth0", ips("10.9.0.2"), 1500)
+            await made.create_pod_link(second, "c2", "eth0", ips("10.9.0.3"), 1500)
 
     in_namespace(node, main)
     assert reaches(one, "10.9.0.3")
@@ -171,17 +72,17 @@ def test_asking_again_mends_and_returns_the_same(namespaces: Callable[[str], str
 
     async def main() -> None:
         with links() as made, opened(pod) as fd:
-            wish = (fd, "c1", "eth0", "10.9.0.2", GATEWAY, 1500)
+            wish = (fd, "c1", "eth0", ips("10.9.0.2"), 1500)
             first = await made.create_pod_link(*wish)
             assert await made.create_pod_link(*wish) == first
             assert inside(pod, "ip", "address", "flush", "dev", "eth0").returncode == 0
             assert inside(node, "ip", "link", "set", first.host_name, "down").returncode == 0
-            problems = await made.check_pod_link(fd, "c1", "eth0", "10.9.0.2", GATEWAY)
+            problems = await made.check_pod_link(fd, "c1", "eth0", ips("10.9.0.2"))
             assert "eth0 in the pod does not have 10.9.0.2" in problems
             assert f"the host side {first.host_name} is down" in problems
             assert f"the node has no route to 10.9.0.2 by {first.host_name}" in problems
             assert await made.create_pod_link(*wish) == first
-            assert await made.check_pod_link(fd, "c1", "eth0", "10.9.0.2", GATEWAY) == ()
+            assert await made.check_pod_link(fd, "c1", "eth0", ips("10.9.0.2")) == ()
 
     in_namespace(node, main)
 
@@ -191,10 +92,10 @@ def test_a_link_whose_pod_is_another_now_is_made_anew(namespaces: Callable[[str]
 
     async def main() -> None:
         with links() as made, opened(old) as before, opened(new) as after:
-            await made.create_pod_link(before, "c1", "eth0", "10.9.0.2", GATEWAY, 1500)
-            await made.create_pod_link(after, "c1", "eth0", "10.9.0.2", GATEWAY, 1500)
-            assert await made.check_pod_link(after, "c1", "eth0", "10.9.0.2", GATEWAY) == ()
-            assert await made.check_pod_link(before, "c1", "eth0", "10.9.0.2", GATEWAY) == (
+            await made.create_pod_link(before, "c1", "eth0", ips("10.9.0.2"), 1500)
+            await made.create_pod_link(after, "c1", "eth0", ips("10.9.0.2"), 1500)
+            assert await made.check_pod_link(after, "c1", "eth0", ips("10.9.0.2")) == ()
+            assert await made.check_pod_link(before, "c1", "eth0", ips("10.9.0.2")) == (
                 "the pod has no interface eth0",
             )
 
@@ -208,14 +109,14 @@ def test_what_cannot_be_finished_leaves_nothing(namespaces: Callable[[str], str]
     async def main() -> None:
         with links() as made, opened(pod) as fd, open("/dev/null") as null:  # noqa: PTH123
             with pytest.raises(LinkError, match="eth0 already"):
-                await made.create_pod_link(fd, "c1", "eth0", "10.9.0.2", GATEWAY, 1500)
+                await made.create_pod_link(fd, "c1", "eth0", ips("10.9.0.2"), 1500)
             with pytest.raises(LinkError):
-                await made.create_pod_link(null.fileno(), "c1", "eth0", "10.9.0.2", GATEWAY, 1500)
+                await made.create_pod_link(null.fileno(), "c1", "eth0", ips("10.9.0.2"), 1500)
             bad = (TcProgram(null.fileno(), "ingress", "bad"),)
             with pytest.raises(LinkError, match="attach"):
-                await made.create_pod_link(fd, "c2", "net1", "10.9.0.2", GATEWAY, 1500, bad)
+                await made.create_pod_link(fd, "c2", "net1", ips("10.9.0.2"), 1500, bad)
             assert await made.list_pod_links() == []
-            free = await made.create_pod_link(fd, "c3", "net2", "10.9.0.2", GATEWAY, 1500)
+            free = await made.create_pod_link(fd, "c3", "net2", ips("10.9.0.2"), 1500)
             assert free.host_name == host_link_name("c3", "net2")
 
     in_namespace(node, main)
@@ -231,7 +132,7 @@ def test_removal_takes_both_sides_and_the_route_and_may_be_repeated(namespaces: 
             fds = [stack.enter_context(opened(pod)) for pod in pods]
             created = await asyncio.gather(
                 *(
-                    made.create_pod_link(fd, f"c{place}", "eth0", f"10.9.0.{place + 2}", GATEWAY, 1500)
+                    made.create_pod_link(fd, f"c{place}", "eth0", ips(f"10.9.0.{place + 2}"), 1500)
                     for place, fd in enumerate(fds)
                 )
             )
@@ -255,7 +156,7 @@ def test_programs_are_there_before_the_first_packet(namespaces: Callable[[str], 
         with links() as made, opened(pod) as fd, program(2) as drop, netlink.Netlink() as asking:
             await made.ensure_router_address(GATEWAY)
             programs = (TcProgram(drop, "ingress", "from pod"), TcProgram(drop, "egress", "to pod"))
-            link = await made.create_pod_link(fd, "c1", "eth0", "10.9.0.2", GATEWAY, 1500, programs)
+            link = await made.create_pod_link(fd, "c1", "eth0", ips("10.9.0.2"), 1500, programs)
             assert not reaches(pod, GATEWAY)
             pairs: tuple[tuple[Direction, str], ...] = (("ingress", "from pod"), ("egress", "to pod"))
             for direction, name in pairs:
@@ -274,11 +175,11 @@ def test_the_tunnel_device_is_made_once_and_one_of_other_making_is_replaced(name
 
     async def main() -> None:
         with links() as made:
-            first = await made.ensure_vxlan("plexus_vxlan", 8472, 1450)
+            first = await made.ensure_tunnel("plexus_vxlan", "vxlan", 8472, 1450)
             assert first.mtu_bytes == 1450
-            again = await made.ensure_vxlan("plexus_vxlan", 8472, 1400)
+            again = await made.ensure_tunnel("plexus_vxlan", "vxlan", 8472, 1400)
             assert again == replace(first, mtu_bytes=1400)
-            other = await made.ensure_vxlan("plexus_vxlan", 4789, 1400)
+            other = await made.ensure_tunnel("plexus_vxlan", "vxlan", 4789, 1400)
             assert other.index != first.index
 
     in_namespace(node, main)
@@ -293,10 +194,10 @@ def test_the_tunnel_device_goes_and_a_device_that_is_none_of_ours_stays(namespac
 
     async def main() -> None:
         with links() as made:
-            await made.ensure_vxlan("plexus_vxlan", 8472, 1450)
+            await made.ensure_tunnel("plexus_vxlan", "vxlan", 8472, 1450)
             for _ in range(2):
-                await made.delete_vxlan("plexus_vxlan")
-            await made.delete_vxlan("other")
+                await made.delete_tunnel("plexus_vxlan")
+            await made.delete_tunnel("other")
 
     in_namespace(node, main)
     names = {each["ifname"] for each in json.loads(inside(node, "ip", "-j", "link", "show").stdout)}
@@ -315,7 +216,7 @@ def test_routes_to_other_nodes_are_listed_as_they_were_asked_and_only_ours(names
         with links() as made:
             info = await made.device_info("out")
             assert (info.address, info.mtu_bytes) == ("192.0.2.1", 1500)
-            await made.ensure_vxlan("plexus_vxlan", 8472, 1450)
+            await made.ensure_tunnel("plexus_vxlan", "vxlan", 8472, 1450)
             await made.ensure_router_address("10.9.0.1")
             native = NodeRoute("10.9.1.0/24", "192.0.2.2", "out", source="10.9.0.1")
             tunnel = NodeRoute("10.9.2.0/24", "192.0.2.3", "plexus_vxlan", tunnel_id=6, mtu_bytes=1400)
@@ -378,8 +279,8 @@ class NodePods:
     async def add(self, request: cni.Add) -> cni.PodInterface:
         container, ifname = request.attachment
         address = self._addresses.setdefault(container, f"10.9.0.{len(self._addresses) + 2}")
-        link = await self._links.create_pod_link(request.netns_fd, container, ifname, address, GATEWAY, 1500)
-        return cni.PodInterface(link.host_name, link.host_mac, link.pod_mac, address, GATEWAY, 1500)
+        link = await self._links.create_pod_link(request.netns_fd, container, ifname, ips(address), 1500)
+        return cni.PodInterface(link.host_name, link.host_mac, link.pod_mac, ips(address), 1500)
 
     async def delete(self, request: cni.Delete) -> None:
         await self._links.delete_pod_link(host_link_name(*request.attachment))
@@ -387,7 +288,7 @@ class NodePods:
     async def check(self, request: cni.Check) -> tuple[str, ...]:
         container, ifname = request.attachment
         address = self._addresses.get(container, "")
-        return await self._links.check_pod_link(request.netns_fd, container, ifname, address, GATEWAY)
+        return await self._links.check_pod_link(request.netns_fd, container, ifname, ips(address))
 
     async def collect(self, request: cni.Collect) -> None:
         for link in await self._links.list_pod_links():

@@ -254,7 +254,7 @@ def test_a_node_goes_on_whatever_it_hears(data: st.DataObject) -> None:
     some = st.lists(strays(NodeModel.HEARS), max_size=5)
     before, after = data.draw(some, "before"), data.draw(some, "after")
     model = NodeModel(NODE, frozenset({"192.0.2.1"}))
-    model.add_pod(LocalPod("default", "web", "10.244.0.5", "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", "u"))
+    model.add_pod(LocalPod("default", "web", ("10.244.0.5",), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", "u"))
     for changes in (before, sensible(), after):
         hear(model, NodeModel.HEARS, *changes)
         model.settle()

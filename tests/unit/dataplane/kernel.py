@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 
 from services.dataplane import layouts
+from services.dataplane.addresses import PodIp
 from services.dataplane.attach import Hook
 from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.effects import Maps
@@ -71,7 +73,7 @@ class MemoryLinks(Links):
         self.routes: dict[str, NodeRoute] = {}
         self.attached: dict[int, dict[Direction, str]] = {}
         self.pod_routes: dict[str, int] = {}  # address -> index
-        self.router = ""
+        self.routers: dict[int, str] = {}  # by family
         self.broken = ""
         self.stuck: set[str] = set()  # links that do not go
 
@@ -87,8 +89,7 @@ class MemoryLinks(Links):
         netns_fd: int,
         container_id: str,
         ifname: str,
-        address: str,
-        gateway: str,
+        ips: Sequence[PodIp],
         mtu_bytes: int,
         programs: Sequence[TcProgram] = (),
     ) -> PodLink:
@@ -110,7 +111,7 @@ class MemoryLinks(Links):
         return list(self.pods.values())
 
     async def check_pod_link(
-        self, netns_fd: int, container_id: str, ifname: str, address: str, gateway: str
+        self, netns_fd: int, container_id: str, ifname: str, ips: Sequence[PodIp]
     ) -> tuple[str, ...]:
         return () if f"lxc{container_id}" in self.pods else ("the host side is gone",)
 
@@ -126,7 +127,7 @@ class MemoryLinks(Links):
 
     async def ensure_router_address(self, address: str) -> None:
         self._work()
-        self.router = address
+        self.routers[ip_address(address).version] = address
 
     async def ensure_node_route(self, route: NodeRoute) -> None:
         self._work()

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dataplane import cni
-from services.dataplane.addresses import Attachment
+from services.dataplane.addresses import Attachment, PodIp
 
 CONFIGURATION = {"cniVersion": "1.0.0", "name": "plexus", "type": "plexus-cni"}
 VARIABLES = {
@@ -337,16 +337,29 @@ async def test_the_socket_is_for_root_alone_replaces_a_stale_one_and_goes_in_the
 @pytest.mark.parametrize("version", cni.VERSIONS)
 def test_the_result_of_add_is_of_the_version_that_was_asked_for(version: str) -> None:
     asked = cni.Add(Attachment("c1", "eth0"), "default", "web", "", "/run/netns/web", 3, version)
-    made = cni.PodInterface("lxc1", "02:00:00:00:00:01", "02:00:00:00:00:02", "10.0.1.2", "10.0.1.1", 1450)
+    ips = (PodIp("10.0.1.2", "10.0.1.1"), PodIp("fd00::2", "fd00::1"))
+    made = cni.PodInterface("lxc1", "02:00:00:00:00:01", "02:00:00:00:00:02", ips, 1450)
     frame = cni.added(asked, made, {"nameservers": ["10.96.0.10"]}).frame()
     assert frame[4] == 0
     result = json.loads(frame[5:])
     assert result["cniVersion"] == version
     assert result["interfaces"][1]["sandbox"] == "/run/netns/web"
     assert ("mtu" in result["interfaces"][0]) == (version == "1.1.0")
-    assert ("version" in result["ips"][0]) == (version in ("0.3.1", "0.4.0"))
-    address = result["ips"][0]
-    assert (address["address"], address["gateway"]) == ("10.0.1.2/32", "10.0.1.1")
-    assert result["interfaces"][address["interface"]]["name"] == "eth0"
-    assert result["routes"] == [{"dst": "0.0.0.0/0", "gw": "10.0.1.1"}]
+    told = [each.pop("version", None) for each in result["ips"]]
+    assert told == (["4", "6"] if version in ("0.3.1", "0.4.0") else [None, None])
+    assert result["ips"] == [
+        {"address": "10.0.1.2/32", "gateway": "10.0.1.1", "interface": 1},
+        {"address": "fd00::2/128", "gateway": "fd00::1", "interface": 1},
+    ]
+    assert result["interfaces"][1]["name"] == "eth0"
+    assert result["routes"] == [{"dst": "0.0.0.0/0", "gw": "10.0.1.1"}, {"dst": "::/0", "gw": "fd00::1"}]
     assert result["dns"] == {"nameservers": ["10.96.0.10"]}
+
+
+def test_check_reads_what_the_runtime_believes_in_whatever_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cni, "_namespace", lambda *_: 3)
+    believed = {"ips": [{"address": "10.0.1.2/32"}, {"address": "FD00:0::2/128"}, {"address": "x"}]}
+    text = json.dumps(CONFIGURATION | {"prevResult": believed}).encode()
+    asked, _, _ = cni.parse(VARIABLES | {"CNI_COMMAND": "CHECK"}, text, 3)
+    assert isinstance(asked, cni.Check)
+    assert asked.addresses == ("10.0.1.2", "fd00::2", "x")

@@ -62,7 +62,7 @@ def model() -> NodeModel:
     )
     front = Frontend(address="10.96.0.1", port=80, protocol="TCP", backends=[Backend(address=THERE, port=8080)])
     hear(made, LoadBalancedService(namespace="default", name="web", frontends=[front]))
-    made.add_pod(LocalPod("default", "web", HERE, "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02"))
+    made.add_pod(LocalPod("default", "web", (HERE,), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02"))
     made.synced()
     made.settle()
     return made

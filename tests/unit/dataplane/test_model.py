@@ -31,6 +31,7 @@ HERE_ADDRESS, THERE_ADDRESS = "192.0.2.1", "192.0.2.2"
 WEB, DB = 1000, 2000
 CLOSED = FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS
 DEFAULT = Namespace(name="default")
+NOWHERE = IpcacheEntry(0).node
 
 
 def pod(name: str = "web-1", app: str = "web", node: str = HERE, uid: str = "u") -> Pod:
@@ -41,8 +42,10 @@ def identity(number: int, app: str) -> Identity:
     return Identity(number=number, labels=canonical_labels(pod(app=app), DEFAULT))
 
 
-def local(address: str = "10.0.0.2", name: str = "web-1", uid: str = "") -> LocalPod:
-    return LocalPod("default", name, address, "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", uid)
+def local(*addresses: str, name: str = "web-1", uid: str = "") -> LocalPod:
+    return LocalPod(
+        "default", name, addresses or ("10.0.0.2",), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", uid
+    )
 
 
 def rules(name: str = "one", *peers: str, egress: bool = False) -> PolicyRules:
@@ -285,7 +288,7 @@ def test_two_pods_of_one_identity_share_its_entries_until_the_last_is_gone(web: 
     hear(web, selector("web", WEB), selector("db", DB), rules("one", "db"), pod("web-2"))
     web.settle()
     web.policy.take()
-    web.add_pod(local("10.0.0.3", "web-2"))
+    web.add_pod(local("10.0.0.3", name="web-2"))
     web.settle()
     assert web.policy.take() == ({}, [])
     assert state(web, "10.0.0.3") == state(web, "10.0.0.2") == (WEB, WEB, FLAG_ENFORCE_INGRESS)
@@ -324,7 +327,7 @@ def test_what_the_kernel_holds_of_a_restored_pod_stays_until_all_is_heard() -> N
     model = NodeModel(HERE)
     model.restore_pod(local())
     hear(model, DEFAULT, pod(), identity(WEB, "web"))
-    model.add_pod(local("10.0.0.3", "web-2"))
+    model.add_pod(local("10.0.0.3", name="web-2"))
     model.settle()
     assert entry(model) is None and not model.endpoints.take()[1]
     assert entry(model, "10.0.0.3") is not None
@@ -357,7 +360,7 @@ def test_a_block_is_a_route_a_router_and_addresses_of_nobody(model: NodeModel) -
     model.settle()
     assert who(model, "10.0.0.0", 24) == (RESERVED["unmanaged"], HERE_ADDRESS)
     assert who(model, "10.0.1.0", 24) == (RESERVED["unmanaged"], THERE_ADDRESS)
-    assert who(model, "10.0.0.1") == (RESERVED["host"], "")
+    assert who(model, "10.0.0.1") == (RESERVED["host"], NOWHERE)
     assert who(model, "10.0.1.1") == (RESERVED["remote-node"], THERE_ADDRESS)
     assert model.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}
     assert list(model.own_blocks) == ["10.0.0.0/24"]
@@ -405,14 +408,14 @@ def node_address(node: str, address: str) -> AddressIdentity:
 
 def test_another_nodes_address_is_reached_by_the_fabric(model: NodeModel) -> None:
     hear(model, node_address(THERE, THERE_ADDRESS))
-    assert who(model, THERE_ADDRESS) == (RESERVED["remote-node"], "")
+    assert who(model, THERE_ADDRESS) == (RESERVED["remote-node"], NOWHERE)
 
 
 @pytest.mark.parametrize("address", [HERE_ADDRESS, "198.51.100.1"])
 def test_every_address_of_this_node_is_the_host_whatever_others_call_it(model: NodeModel, address: str) -> None:
     hear(model, Node(name=HERE, addresses=[HERE_ADDRESS, "198.51.100.1"]), node_address(HERE, address))
     model.settle()
-    assert who(model, address) == (RESERVED["host"], "")
+    assert who(model, address) == (RESERVED["host"], NOWHERE)
 
 
 def test_an_address_that_is_forgotten_falls_back_to_what_the_network_says(model: NodeModel) -> None:
@@ -467,6 +470,10 @@ def test_a_number_that_means_other_labels_now_is_not_this_pods(web: NodeModel) -
         AddressIdentity(address="10.0.1.7", identity=-1, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
         AddressIdentity(address="10.0.1.7", identity=2**32, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
         AddressIdentity(address="10.0.1", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="::ffff:10.0.1.7", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="fe80::7%eth0", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="FD00::7", identity=5, node=THERE, node_address=THERE_ADDRESS, pod="default/x"),
+        AddressIdentity(address="10.0.1.7", identity=5, node=THERE, node_address="fe80::1%eth0", pod="default/x"),
         Identity(number=-1, labels={}),
         Identity(number=RESERVED["host"], labels={}),
         Identity(number=2**24, labels={}),
@@ -474,8 +481,10 @@ def test_a_number_that_means_other_labels_now_is_not_this_pods(web: NodeModel) -
         selector("web", 2**32),
         Block(cidr="10.0.0.1/32", node=HERE),
         Block(cidr="0.0.0.0/0", node=THERE),
-        Block(cidr="fd00::/64", node=HERE),
+        Block(cidr="fd00::/16", node=HERE),
+        Block(cidr="::ffff:10.0.0.0/120", node=HERE),
         Node(name=THERE, addresses=["x"]),
+        Node(name=THERE, addresses=["fe80::1%eth0"]),
     ],
 )
 def test_what_is_out_of_range_is_refused_before_anything_changes(web: NodeModel, message: Message) -> None:
@@ -515,7 +524,7 @@ def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
 
 def test_a_pod_whose_entry_cannot_be_written_does_not_keep_others_from_theirs(model: NodeModel) -> None:
     model.add_pod(dataclasses.replace(local(), mac="no address"))
-    model.add_pod(local("10.0.0.3", "web-2"))
+    model.add_pod(local("10.0.0.3", name="web-2"))
     model.settle()
     assert list(model.problems) == ["pod 10.0.0.2"]
     assert entry(model) is None

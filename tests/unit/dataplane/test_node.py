@@ -41,7 +41,7 @@ from tests.unit.dataplane.kernel import MemoryHooks, MemoryLinks, MemoryMaps
 
 HERE, THERE = "node-1", "node-2"
 WEB = 1000
-DEVICE = DeviceInfo("eth0", 2, "02:00:00:00:00:10", "192.0.2.1", 1500)
+DEVICE = DeviceInfo("eth0", 2, "02:00:00:00:00:10", "192.0.2.1", 1500, networks=("192.0.2.0/24",))
 PROGRAMS = (TcProgram(3, "ingress", "from_pod"), TcProgram(4, "egress", "to_pod"))
 SAID = subjects.ENDPOINT.of(HERE, "default", "web")
 PATIENCE_SECONDS = 30.0
@@ -56,6 +56,8 @@ class Machine:
         self.links = MemoryLinks()
         self.hooks = MemoryHooks(self.links)
         self.folder = folder
+        self.settings = NodeSettings(node=HERE, routing_mode="native")
+        self.device = DEVICE
         self.node: Node
         self.pods: NodePods
 
@@ -64,8 +66,19 @@ class Machine:
         """The process, from its start to its end."""
         journal = Journal.open(self.folder / "endpoints.journal", durable=False)
         service = Service("dataplane", Settings(instance=HERE), self.hub.bus())
-        settings = NodeSettings(node=HERE, routing_mode="native")
-        node = Node(settings, service, DEVICE, self.links, self.hooks, self.maps, journal, PROGRAMS, 1500)
+        underlay = self.settings.underlay(bool(self.device.address))
+        node = Node(
+            self.settings,
+            service,
+            self.device,
+            self.links,
+            self.hooks,
+            self.maps,
+            journal,
+            PROGRAMS,
+            1500,
+            underlay=underlay,
+        )
         await node.restore()
         self.node, self.pods = node, NodePods(node)
         tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish())]
@@ -96,7 +109,7 @@ class Machine:
 
     async def add(self, container_id: str = "c1", pod: str = "web") -> str:
         request = cni.Add(Attachment(container_id, "eth0"), "default", pod, "", "/x", 0, "1.1.0")
-        return (await self.pods.add(request)).address
+        return (await self.pods.add(request)).ips[0].address
 
     async def delete(self, container_id: str = "c1") -> None:
         await self.pods.delete(cni.Delete(Attachment(container_id, "eth0")))
@@ -230,7 +243,7 @@ async def test_other_nodes_blocks_have_routes_and_what_was_realised_is_told(mach
     await asyncio.sleep(0)
     async with machine.running() as node:
         await until(lambda: set(machine.links.routes) == {"10.0.1.0/24"})
-        assert machine.links.router == "10.0.0.1"
+        assert machine.links.routers == {4: "10.0.0.1"}
         assert machine.who("10.0.1.0", 24) == (RESERVED["unmanaged"], "192.0.2.2")
         sequence = machine.hub.put(subjects.NODE.of("node-3"), NodeResource(name="node-3", addresses=["192.0.2.3"]))
         machine.hub.put(subjects.BLOCK.of("10.0.2.0/24"), Block(cidr="10.0.2.0/24", node="node-3"))

@@ -144,7 +144,7 @@ async def test_the_routers_address_that_cannot_be_set_is_told_and_tried_again(ma
         await until(lambda: not checked(node, "routes").ok)
         machine.links.broken = ""
         await node.heal_once()
-        assert machine.links.router == "10.0.0.1"
+        assert machine.links.routers == {4: "10.0.0.1"}
         assert set(machine.links.routes) == {"10.0.1.0/24"}
         assert checked(node, "routes").ok
 

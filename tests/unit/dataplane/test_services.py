@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,9 +82,43 @@ def test_a_service_that_is_gone_leaves_nothing() -> None:
     assert tables.name_of("10.96.0.1", 80, 6) == ""
 
 
+def test_frontends_of_both_families_and_of_sctp_lie_side_by_side() -> None:
+    both = ["10.0.0.1"], ["fd00::1", "fd00::2"]
+    fronts = [
+        Frontend(
+            address=address, port=80, protocol=protocol, backends=[Backend(address=one, port=8080) for one in each]
+        )
+        for address, each in zip(("10.96.0.1", "FD00:96:0::1"), both, strict=True)
+        for protocol in ("TCP", "SCTP")
+    ]
+    tables, kernel = ServiceTables(), Kernel()
+    tables.put(LoadBalancedService(namespace="default", name="web", frontends=fronts))
+    kernel.write(tables)
+    assert kernel.backends() == {
+        ("10.96.0.1", 80): [("10.0.0.1", 8080)],
+        ("fd00:96::1", 80): [("fd00::1", 8080), ("fd00::2", 8080)],
+    }
+    assert len(kernel.maps["services"]) == 4
+    assert tables.name_of("fd00:96::1", 80, 132) == tables.name_of("10.96.0.1", 80, 132) == "default/web"
+    tables.delete("default", "web")
+    kernel.write(tables)
+    assert kernel.maps == {"services": {}, "backends": {}}
+
+
+@pytest.mark.parametrize(
+    ("address", "backend"),
+    [("10.96.0.1", "fd00::1"), ("fd00::96", "10.0.0.1"), ("::ffff:10.96.0.1", "10.0.0.1"), ("fe80::1%eth0", "fd00::1")],
+)
+def test_what_no_packet_can_be_translated_to_is_refused_whole(address: str, backend: str) -> None:
+    tables = ServiceTables()
+    with pytest.raises(ValueError, match=backend if "%" not in address and "ffff" not in address else "no meaning"):
+        tables.put(service("web", [backend], address))
+    assert len(tables.services) == len(tables.backends) == 0
+
+
 def test_a_protocol_that_the_maps_do_not_know_is_left_out() -> None:
     tables = ServiceTables()
-    tables.put(service("web", ["10.0.0.1"], protocol="SCTP"))
+    tables.put(service("web", ["10.0.0.1"], protocol="ICMP"))
     assert len(tables.services) == len(tables.backends) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,19 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_DEVICE": "eth9",
         "PLEXUS_CNI_SOCKET": "/x.sock",
         "PLEXUS_ROUTING_MODE": "native",
-        "PLEXUS_TUNNEL_PROTOCOL": "vxlan",
+        "PLEXUS_IPV4_ENABLED": "false",
+        "PLEXUS_IPV6_ENABLED": "true",
+        "PLEXUS_TUNNEL_PROTOCOL": "geneve",
         "PLEXUS_TUNNEL_PORT": "4789",
         "PLEXUS_AUTO_DIRECT_NODE_ROUTES": "false",
+        "PLEXUS_DIRECT_ROUTING_SKIP_UNREACHABLE": "true",
+        "PLEXUS_ENDPOINT_ROUTES": "true",
         "PLEXUS_MASQUERADE": "False",
         "PLEXUS_ENABLE_TCX": "false",
+        "PLEXUS_MASQUERADE6": "false",
         "PLEXUS_NATIVE_ROUTING_CIDR": "10.0.0.0/8",
+        "PLEXUS_NATIVE_ROUTING_CIDR6": "fd00::/8",
+        "PLEXUS_MASQ_EXCLUDE": "192.168.0.0/16,fc00::/8",
         "PLEXUS_MTU": "1400",
         "PLEXUS_CT_MAX": "1000",
         "PLEXUS_NAT_MAX": "2000",
@@ -46,17 +54,27 @@ def test_every_setting_has_its_variable() -> None:
         device="eth9",
         cni_socket=Path("/x.sock"),
         routing_mode="native",
+        ipv4_enabled=False,
+        ipv6_enabled=True,
+        tunnel_protocol="geneve",
         tunnel_port=4789,
         auto_direct_node_routes=False,
+        direct_routing_skip_unreachable=True,
+        endpoint_routes=True,
         masquerade=False,
         enable_tcx=False,
+        masquerade6=False,
         native_routing_cidr="10.0.0.0/8",
+        native_routing_cidr6="fd00::/8",
+        masq_exclude="192.168.0.0/16,fc00::/8",
         mtu=1400,
         ct_max=1000,
         nat_max=2000,
         sock_reverse_max=3000,
     )
     assert not settings.is_tunnel
+    assert settings.not_masqueraded == ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16", "fc00::/8"]
+    assert replace(settings, routing_mode="tunnel").not_masqueraded == ["192.168.0.0/16", "fc00::/8"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +82,10 @@ def test_every_setting_has_its_variable() -> None:
     [
         ("PLEXUS_NODE", "", "PLEXUS_NODE is not set"),
         ("PLEXUS_ROUTING_MODE", "bridge", "tunnel or native"),
-        ("PLEXUS_TUNNEL_PROTOCOL", "gre", "vxlan"),
+        ("PLEXUS_TUNNEL_PROTOCOL", "gre", "vxlan or geneve"),
+        ("PLEXUS_IPV4_ENABLED", "false", "PLEXUS_IPV6_ENABLED"),
+        ("PLEXUS_NATIVE_ROUTING_CIDR6", "10.0.0.0/8", "a network like"),
+        ("PLEXUS_NATIVE_ROUTING_CIDR6", "fd00::1/8", "a network like"),
         ("PLEXUS_TUNNEL_PORT", "70000", "1 to 65535"),
         ("PLEXUS_TUNNEL_PORT", "0", "1 to 65535"),
         ("PLEXUS_TUNNEL_PORT", "-1", "a whole number"),
@@ -73,6 +94,8 @@ def test_every_setting_has_its_variable() -> None:
         ("PLEXUS_AUTO_DIRECT_NODE_ROUTES", "1", "true or false"),
         ("PLEXUS_NATIVE_ROUTING_CIDR", "10.0.0.1/8", "a network like"),
         ("PLEXUS_NATIVE_ROUTING_CIDR", "fd00::/8", "a network like"),
+        ("PLEXUS_MASQ_EXCLUDE", "192.168.0.0/16, fd00::/8", "a network like"),
+        ("PLEXUS_MASQ_EXCLUDE", "192.168.0.1/16", "a network like"),
         ("PLEXUS_MTU", "12", "576 to 65535"),
         ("PLEXUS_MTU", "1,500", "a whole number"),
         ("PLEXUS_CT_MAX", "0", "1 to"),
@@ -84,3 +107,38 @@ def test_a_bad_setting_is_named_with_what_would_be_right(variable: str, value: s
     with pytest.raises(BadSettings, match=says) as problem:
         NodeSettings.of({"PLEXUS_NODE": "node-1"} | {variable: value})
     assert variable in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "has_ipv4", "device", "port", "underlay", "mtu"),
+    [
+        ({}, True, "plexus_vxlan", 8472, 4, 1450),
+        ({"TUNNEL_PROTOCOL": "geneve"}, True, "plexus_geneve", 6081, 4, 1450),
+        ({"TUNNEL_PROTOCOL": "geneve", "TUNNEL_PORT": "6082"}, True, "plexus_geneve", 6082, 4, 1450),
+        ({"IPV6_ENABLED": "true"}, True, "plexus_vxlan", 8472, 4, 1450),
+        ({"IPV6_ENABLED": "true"}, False, "plexus_vxlan", 8472, 6, 1430),
+        ({"IPV6_ENABLED": "true", "IPV4_ENABLED": "false"}, True, "plexus_vxlan", 8472, 6, 1430),
+        ({"ROUTING_MODE": "native"}, True, "", 8472, 0, 1500),
+        ({"MTU": "1400"}, True, "plexus_vxlan", 8472, 4, 1400),
+    ],
+)
+def test_device_port_underlay_and_mtu_follow_from_the_mode(
+    given: dict[str, str], has_ipv4: bool, device: str, port: int, underlay: int, mtu: int
+) -> None:
+    settings = NodeSettings.of({"PLEXUS_NODE": "n"} | {f"PLEXUS_{name}": value for name, value in given.items()})
+    found = settings.underlay(has_ipv4)
+    assert (settings.tunnel_device, settings.udp_port, found) == (device, port, underlay)
+    assert settings.pod_mtu_bytes(1500, found) == mtu
+
+
+@pytest.mark.parametrize(("device_bytes", "underlay", "refused"), [(1329, 4, True), (1330, 4, False), (1349, 6, True)])
+def test_an_mtu_without_room_for_ipv6_is_refused_and_says_what_to_raise(
+    device_bytes: int, underlay: int, refused: bool
+) -> None:
+    settings = NodeSettings(node="n", ipv6_enabled=True, device="eth9")
+    if refused:
+        with pytest.raises(BadSettings, match=rf"1280.*eth9 \({device_bytes}\)"):
+            settings.pod_mtu_bytes(device_bytes, underlay)
+    else:
+        assert settings.pod_mtu_bytes(device_bytes, underlay) == 1280
+    assert NodeSettings(node="n").pod_mtu_bytes(device_bytes, underlay) <= 1280

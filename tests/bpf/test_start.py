@@ -1,0 +1,167 @@
+"""A node's process as it starts, in every mode, on the real kernel: devices, programs, and a pod that has a way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from bus import subjects
+from bus.labels import canonical_labels
+from bus.messages.identity import Identity
+from bus.messages.ipam import Block
+from bus.messages.resources import Namespace, Pod
+from bus.messages.resources import Node as NodeResource
+from bus.service import BadSettings, Service, Settings
+from bus.testing import Hub
+from services.dataplane import cni
+from services.dataplane.__main__ import start
+from services.dataplane.addresses import Attachment
+from services.dataplane.journal import Journal
+from services.dataplane.links import LinkError, Links
+from services.dataplane.node import Node
+from services.dataplane.pods import NodePods
+from services.dataplane.settings import NodeSettings
+from tests.bpf.spaces import in_namespace, inside, ip, opened
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: loads programs")
+
+ADDRESSES = {4: "192.0.2.1", 6: "2001:db8::1"}
+ROUTERS = {4: "10.9.0.1", 6: "fd00:9::1"}
+PATIENCE_SECONDS = 20.0
+CGROUPS = Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").exists() else Path("/sys/fs/cgroup")
+
+
+class Place:
+    """A node's namespace with a device, its pins and its disk, over several starts."""
+
+    def __init__(self, namespace: str, folder: Path) -> None:
+        self.namespace = namespace
+        name = f"plexus-test-start-{os.getpid()}"
+        self.folder, self.pins, self.cgroup = folder, Path("/sys/fs/bpf") / name, CGROUPS / name
+        self.hub = Hub()
+
+    @asynccontextmanager
+    async def running(self, **given: str) -> AsyncIterator[Node]:
+        own = {"NODE": "here", "STATE_DIR": self.folder, "PIN_DIR": self.pins, "CGROUP": self.cgroup}
+        settings = NodeSettings.of({f"PLEXUS_{name}": str(value) for name, value in {**own, **given}.items()})
+        async with AsyncExitStack() as stack:
+            journal = Journal.open(self.folder / "endpoints.journal", durable=False)
+            stack.push_async_callback(journal.close)
+            links = stack.enter_context(closing(Links()))
+            service = Service("dataplane", Settings(instance="here"), self.hub.bus())
+            node = await start(service, settings, links, journal, stack)
+            await node.restore()
+            hearing = asyncio.create_task(node.hear())
+            try:
+                yield node
+            finally:
+                hearing.cancel()
+                await asyncio.wait([hearing])
+
+    def populate(self) -> None:
+        self.hub.put(subjects.NODE.of("here"), NodeResource(name="here", addresses=list(ADDRESSES.values())))
+        for cidr in ("10.9.0.0/24", "fd00:9::/120"):
+            self.hub.put(subjects.BLOCK.of(cidr), Block(cidr=cidr, node="here"))
+        namespace, pod = Namespace(name="default"), Pod(namespace="default", name="web", uid="u", node="here")
+        self.hub.put(subjects.NAMESPACE.of("default"), namespace)
+        self.hub.put(subjects.POD.of("default", "web"), pod)
+        identity = Identity(number=1000, labels=canonical_labels(pod, namespace))
+        self.hub.put(subjects.IDENTITY.of("1000"), identity)
+
+
+@pytest.fixture
+def place(namespaces: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
+    made = Place(namespaces("node"), tmp_path)
+    ip("-n", made.namespace, "link", "add", "eth0", "type", "veth", "peer", "name", "wire")
+    ip("-n", made.namespace, "address", "add", "192.0.2.1/24", "dev", "eth0")
+    ip("-n", made.namespace, "address", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    for name in ("eth0", "wire"):
+        ip("-n", made.namespace, "link", "set", name, "up")
+    made.cgroup.mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made.pins, ignore_errors=True)
+        made.cgroup.rmdir()
+
+
+def devices(place: Place) -> dict[str, int]:
+    """Tunnel devices and their MTU."""
+    found = json.loads(inside(place.namespace, "ip", "-j", "link").stdout)
+    return {each["ifname"]: each["mtu"] for each in found if each["ifname"].startswith("plexus")}
+
+
+def has_geneve(place: Place) -> bool:
+    made = inside(place.namespace, "ip", "link", "add", "probe", "type", "geneve", "external")
+    inside(place.namespace, "ip", "link", "delete", "probe")
+    return made.returncode == 0
+
+
+def test_a_start_with_other_settings_leaves_no_device_of_the_settings_before(place: Place) -> None:
+    async def main() -> None:
+        async with place.running() as node:
+            assert (node.mtu_bytes, devices(place)) == (1450, {"plexus_vxlan": 1450})
+        if has_geneve(place):
+            async with place.running(TUNNEL_PROTOCOL="geneve"):
+                assert devices(place) == {"plexus_geneve": 1450}
+        else:
+            with pytest.raises(LinkError, match="no geneve devices"):
+                async with place.running(TUNNEL_PROTOCOL="geneve"):
+                    pass
+            assert devices(place) == {}
+        async with place.running(IPV4_ENABLED="false", IPV6_ENABLED="true", TUNNEL_PORT="8473") as node:
+            assert (node.mtu_bytes, devices(place)) == (1430, {"plexus_vxlan": 1430})
+        async with place.running(ROUTING_MODE="native", IPV6_ENABLED="true") as node:
+            assert (node.mtu_bytes, devices(place)) == (1500, {})
+        ip("-n", place.namespace, "link", "set", "eth0", "mtu", "1300")
+        with pytest.raises(BadSettings, match="1280"):
+            async with place.running(IPV6_ENABLED="true"):
+                pass
+
+    in_namespace(place.namespace, main)
+
+
+@pytest.mark.parametrize(
+    ("families", "given"),
+    [
+        ((4,), {}),
+        ((4, 6), {"IPV6_ENABLED": "true"}),
+        ((6,), {"IPV4_ENABLED": "false", "IPV6_ENABLED": "true"}),
+        ((4, 6), {"IPV6_ENABLED": "true", "ROUTING_MODE": "native"}),
+    ],
+)
+def test_a_pod_reaches_its_node_and_the_node_the_pod_in_every_family(
+    place: Place, namespaces: Callable[[str], str], families: tuple[int, ...], given: dict[str, str]
+) -> None:
+    pod = namespaces("pod")
+    place.populate()
+
+    async def main() -> None:
+        async with place.running(**given) as node:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not (node.service.is_ready and len(node._routers) == len(families)):
+                    await asyncio.sleep(0.01)
+            with opened(pod) as fd:
+                ask = cni.Add(Attachment("c1", "eth0"), "default", "web", "u", "/x", fd, "1.1.0")
+                made = await NodePods(node).add(ask)
+            assert [each.gateway for each in made.ips] == [ROUTERS[version] for version in families]
+            for version, each in zip(families, made.ips, strict=True):
+                for target in (ROUTERS[version], ADDRESSES[version]):
+                    told = await asyncio.to_thread(inside, pod, "ping", "-c1", "-W2", target)
+                    assert told.returncode == 0, f"{each.address} to {target}: {told.stdout} {dropped(node)}"
+                told = await asyncio.to_thread(inside, place.namespace, "ping", "-c1", "-W2", each.address)
+                assert told.returncode == 0, f"node to {each.address}: {told.stdout} {dropped(node)}"
+
+    in_namespace(place.namespace, main)
+
+
+def dropped(node: Node) -> dict[tuple[int, int], tuple[int, int]]:
+    """What was counted, for the words of a failure: (reason, direction) -> (packets, bytes)."""
+    return node.maps.counters()

@@ -23,8 +23,10 @@ MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 OBJ_GET_INFO = 15
+MAP_TAKE = 21  # BPF_MAP_LOOKUP_AND_DELETE_ELEM; of hashes since kernel 5.14
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 LINK_CREATE, LINK_UPDATE = 28, 29
+NOEXIST = 1  # BPF_NOEXIST
 
 _ATTR_BYTES = 128
 _NO_BATCH = (errno.EINVAL, 524)  # 524: ENOTSUPP, which has no name in user space
@@ -143,6 +145,30 @@ class Map:
             raise
         return True
 
+    def add(self, key: bytes, value: bytes) -> bool:
+        """Whether there was no entry yet; one that is there stays as it is. Raises OSError as `set`."""
+        k = ctypes.create_string_buffer(key, self.info.key_bytes)
+        v = ctypes.create_string_buffer(value, self.value_bytes)
+        try:
+            _bpf(MAP_UPDATE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(v), NOEXIST))
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                return False
+            raise
+        return True
+
+    def take(self, key: bytes) -> bytes | None:
+        """Remove an entry of a hash and return what it held in that moment; None when there was none."""
+        k = ctypes.create_string_buffer(key, self.info.key_bytes)
+        value = ctypes.create_string_buffer(self.value_bytes)
+        try:
+            _bpf(MAP_TAKE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(value), 0))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return value.raw
+
     def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
         """How many were written, from the first on: all, or those before the first that found no room."""
         written = 0
@@ -173,7 +199,12 @@ class Map:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every entry, in no order. An entry written or removed meanwhile may be seen or not."""
-        size = min(self.BATCH, self.info.max_entries)
+        for number, keys, values in self.chunks():
+            yield from zip(_cut(keys, self.info.key_bytes, number), _cut(values, self.value_bytes, number), strict=True)
+
+    def chunks(self, size: int = BATCH) -> Iterator[tuple[int, bytes, bytes]]:
+        """Every entry, as `items`, about `size` at a time: how many, their keys one after the other, their values."""
+        size = min(size, self.info.max_entries)
         cursor = ctypes.create_string_buffer(max(4, self.info.key_bytes))  # of hashes a number, else the last key
         at = 0
         seen = 0
@@ -190,13 +221,14 @@ class Map:
                     size *= 2
                     continue
                 if error.errno in (errno.EAGAIN, errno.EINTR) or (not at and error.errno in _NO_BATCH):
-                    yield from self._walk(cursor.raw[: self.info.key_bytes] if at else None)
+                    for key, value in self._walk(cursor.raw[: self.info.key_bytes] if at else None):
+                        yield 1, key, value
                     return
                 if error.errno != errno.ENOENT:
                     raise
                 is_last = True
             number = int(struct.unpack_from("=I", attr.raw, 32)[0])
-            yield from zip(_cut(keys, self.info.key_bytes, number), _cut(values, self.value_bytes, number), strict=True)
+            yield number, keys.raw, values.raw
             if is_last:
                 return
             seen += number
@@ -223,9 +255,8 @@ class Map:
             seen -= 1
 
 
-def _cut(buffer: ctypes.Array[ctypes.c_char], size: int, number: int) -> Iterator[bytes]:
+def _cut(raw: bytes, size: int, number: int) -> Iterator[bytes]:
     """The first `number` pieces of `size` bytes."""
-    raw = buffer.raw
     return (raw[start : start + size] for start in range(0, number * size, size))
 
 

@@ -12,7 +12,7 @@ from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
 from bus.service import BadSettings, Service, run_service
 from bus.telemetry import logger
-from services.dataplane import cni, effects, loader
+from services.dataplane import cni, effects, layouts, loader
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
@@ -21,7 +21,9 @@ from services.dataplane.limits import limit
 from services.dataplane.links import Links, TcProgram
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
-from services.dataplane.settings import TUNNEL_DEVICE, VXLAN_OVERHEAD_BYTES, NodeSettings
+from services.dataplane.pressure import Pressure
+from services.dataplane.settings import TUNNEL_DEVICE, VXLAN_OVERHEAD_BYTES, NodeSettings, memory_bytes
+from services.dataplane.sweep import Sweep, Sweeper
 
 log = logger(__name__)
 
@@ -42,6 +44,7 @@ async def run(service: Service, settings: NodeSettings) -> None:
             tasks.create_task(node.publish(), name="publish endpoints")
             tasks.create_task(node.tell_flows(), name="tell flows")
             tasks.create_task(node.heal(), name="heal drift")
+            watch_maps(service, settings, node, tasks)
             tasks.create_task(answer_dumps(node), name="answer dumps")
 
 
@@ -67,9 +70,8 @@ async def start(
         direct_routes=settings.auto_direct_node_routes,
         masquerade=settings.masquerade,
         native_cidr=settings.native_routing_cidr if not settings.is_tunnel else "",
-        ct_max=settings.ct_max,
-        nat_max=settings.nat_max,
-        sock_reverse_max=settings.sock_reverse_max,
+        sizes=settings.map_sizes(memory_bytes()),
+        seconds=settings.ct_seconds,
     )
     loaded = await loader.load(config, settings.pin_dir, settings.state_dir)
     log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
@@ -86,6 +88,17 @@ async def start(
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
     return Node(settings, service, device, links, maps, journal, programs, mtu_bytes)
+
+
+def watch_maps(service: Service, settings: NodeSettings, node: Node, tasks: asyncio.TaskGroup) -> None:
+    """How full the maps are, and that what traffic left behind goes."""
+    maps = node.maps
+    tcp, other = ("ct_tcp", "ct_any") if "ct_tcp" in layouts.MAPS else ("connections", "connections")
+    sweep = Sweep(ct_tcp=maps[tcp], ct_any=maps[other], nat=maps["nat"], choices=maps["choices"])
+    sweeper = Sweeper(sweep, settings.conntrack_gc_interval, settings.conntrack_gc_max_interval)
+    service.gauge("conntrack_gc_interval_seconds", lambda: sweeper.interval_seconds)
+    tasks.create_task(sweeper.sweep_for_ever(), name="sweep maps")
+    tasks.create_task(Pressure(service, maps, node.model.tables).watch(), name="watch maps")
 
 
 def check_local_ports() -> None:
@@ -111,6 +124,7 @@ async def answer_dumps(node: Node) -> None:
 def main() -> None:
     try:
         settings = NodeSettings.of(os.environ)
+        settings.map_sizes(memory_bytes())
     except BadSettings as problem:
         sys.stderr.write(f"dataplane: {problem}\n")
         sys.exit(2)

@@ -234,6 +234,27 @@ class Map:
             seen += number
             at = _address(cursor)
 
+    def count_about(self, sample: int = BATCH) -> int:
+        """How many entries a hash holds, from the share of its buckets in which the first `sample` are; exact when it
+        holds no more. Source: kernel/bpf/hashtab.c: buckets are a power of two, the cursor is the next one's number.
+        """
+        size = min(sample, self.info.max_entries)
+        cursor = ctypes.create_string_buffer(max(4, self.info.key_bytes))
+        keys = ctypes.create_string_buffer(size * self.info.key_bytes)
+        values = ctypes.create_string_buffer(size * self.value_bytes)
+        parts = (0, _address(cursor), _address(keys), _address(values), size, self.fd, 0, 0)
+        attr = ctypes.create_string_buffer(struct.pack("=QQQQIIQQ", *parts), _ATTR_BYTES)
+        try:
+            _call(MAP_LOOKUP_BATCH, attr)
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # the end: these are all
+                return int(struct.unpack_from("=I", attr.raw, 32)[0])
+            raise
+        found = int(struct.unpack_from("=I", attr.raw, 32)[0])
+        seen = int.from_bytes(cursor.raw[:4], "little")
+        buckets = 1 << (self.info.max_entries - 1).bit_length()
+        return min(self.info.max_entries, round(found * buckets / seen)) if seen else found
+
     def _walk(self, after: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """The entries behind the key `after`, one by one: for maps and kernels without look-ups in batches."""
         key = ctypes.create_string_buffer(after or b"", self.info.key_bytes)

@@ -15,7 +15,8 @@ import json
 import socket
 import struct
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bus.telemetry import logger
@@ -52,9 +53,8 @@ class DatapathConfig:
     direct_routes: bool = True
     masquerade: bool = True
     native_cidr: str = ""  # destinations that are never masqueraded
-    ct_max: int = 524_288
-    nat_max: int = 524_288
-    sock_reverse_max: int = 262_144
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of maps, by their names in limits.h; else its defaults
+    seconds: Mapping[str, int] = field(default_factory=dict)  # how long connections are kept, likewise
 
     def defines(self) -> dict[str, str]:
         cidr = ipaddress.ip_network(self.native_cidr) if self.native_cidr else None
@@ -66,9 +66,7 @@ class DatapathConfig:
             "MASQUERADE": str(int(self.masquerade)),
             "NATIVE_CIDR": _be32(str(cidr.network_address)) if cidr else "0",
             "NATIVE_MASK": _be32(str(cidr.netmask)) if cidr else "0xffffffff",
-            "CT_MAX": str(self.ct_max),
-            "NAT_MAX": str(self.nat_max),
-            "SOCK_REVERSE_MAX": str(self.sock_reverse_max),
+            **{name: str(number) for name, number in {**self.sizes, **self.seconds}.items()},
         }
 
 

@@ -64,6 +64,7 @@ class Node:
         self.pod_programs = programs
         self.mtu_bytes = mtu_bytes
         self.model = NodeModel(settings.node, frozenset({device.address}))
+        self.model.policies.entries_max = settings.policy_map_max
         self.endpoints = Endpoints()
         self.addresses = Addresses()
         self.leftovers = Leftovers(links, journal, self.addresses)

@@ -56,6 +56,22 @@ SECONDS: Mapping[str, int] = {
 """How long a connection is kept after its last packet."""
 
 
+HELM: Mapping[str, str] = {
+    "CT_TCP_MAX": "bpf.ctTcpMax",
+    "CT_ANY_MAX": "bpf.ctAnyMax",
+    "NAT_MAX": "bpf.natMax",
+    "SOCK_REVERSE_MAX": "extraConfig.bpf-sock-rev-map-max",
+    "FRAGMENTS_MAX": "extraConfig.bpf-fragments-map-max",
+    "SERVICES_MAX": "extraConfig.bpf-lb-service-map-max",
+    "BACKENDS_MAX": "extraConfig.bpf-lb-service-backend-map-max",
+    "CT_TCP_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp",
+    "CT_TCP_SYN_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp-syn",
+    "CT_TCP_FIN_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp-fin",
+    "CT_ANY_SECONDS": "extraConfig.bpf-ct-timeout-regular-any",
+}
+"""The chart's key for a number that has one. The others are set by PLEXUS_<NAME> alone."""
+
+
 class SizeError(ValueError):
     """A map cannot be of the size that was asked for; the text says what would be right."""
 

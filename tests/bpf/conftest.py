@@ -43,9 +43,7 @@ def _loaded(name: str, state: Path, tunnel_index: int = 0, native_cidr: str = ""
         device_index=1,
         tunnel_index=tunnel_index,
         native_cidr=native_cidr,
-        ct_max=16384,
-        nat_max=16384,
-        sock_reverse_max=4096,
+        sizes={"CT_TCP_MAX": 16384, "CT_ANY_MAX": 16384, "NAT_MAX": 16384, "SOCK_REVERSE_MAX": 4096},
     )
     try:
         asyncio.run(loader.load(config, pin_dir, state))

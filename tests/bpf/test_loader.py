@@ -47,14 +47,14 @@ def test_a_map_of_another_kind_is_refused_by_name(programs: Path, monkeypatch: p
 
 def test_every_map_is_declared_with_its_kind_and_size(programs: Path) -> None:
     assert set(limits.declared_maps()) == set(layouts.MAPS)
-    as_made = dataclasses.replace(CONFIG, ct_max=16384, nat_max=16384, sock_reverse_max=4096)
+    as_made = dataclasses.replace(CONFIG, sizes=MADE)
     assert loader.resized_maps(as_made, programs) == {}
 
 
 async def test_a_changed_size_is_told_at_each_start_and_the_entries_stay(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    larger = dataclasses.replace(CONFIG, ct_max=32768, nat_max=16384, sock_reverse_max=4096)
+    larger = dataclasses.replace(CONFIG, sizes={**MADE, "CT_TCP_MAX": 32768})
     assert loader.resized_maps(larger, programs) == {"connections": (16384, 32768)}
     told: list[dict[str, object]] = []
     monkeypatch.setattr(loader.log, "warning", lambda text, **facts: told.append(facts))
@@ -96,6 +96,7 @@ def test_whatever_programs_are_made_of_or_by_changes_the_digest(
 
 
 CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1)
+MADE = {"CT_TCP_MAX": 16384, "CT_ANY_MAX": 16384, "NAT_MAX": 16384, "SOCK_REVERSE_MAX": 4096}  # conftest.py
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,8 @@ CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1)
         {"direct_routes": False},
         {"masquerade": False},
         {"native_cidr": "10.0.0.0/8"},
-        {"ct_max": 1},
-        {"nat_max": 1},
-        {"sock_reverse_max": 1},
+        {"sizes": {"NAT_MAX": 1}},
+        {"seconds": {"CT_ANY_SECONDS": 1}},
     ],
 )
 def test_whatever_is_compiled_in_changes_the_digest(change: dict[str, object]) -> None:

@@ -18,7 +18,9 @@ def test_much_found_brings_the_next_sweep_sooner_and_little_later(share: float, 
 
 
 def test_an_idle_node_comes_to_twelve_hours_and_no_further() -> None:
-    seconds = list(itertools.accumulate(range(30), lambda before, _: interval_after(before, 0.0), initial=FIRST_SECONDS))
+    seconds = list(
+        itertools.accumulate(range(30), lambda before, _: interval_after(before, 0.0), initial=FIRST_SECONDS)
+    )
     assert seconds[-1] == MOST_SECONDS == 12 * 3600
     assert seconds == sorted(seconds)
 

@@ -11,8 +11,11 @@
 #endif
 
 /* Entries. Memory is taken when the map is made for the LRU maps, as it fills for the others. */
-#ifndef CT_MAX
-#define CT_MAX 524288 /* 104 bytes an entry; a full map evicts the connection used longest ago */
+#ifndef CT_TCP_MAX
+#define CT_TCP_MAX 524288 /* 104 bytes an entry; a full map evicts the connection used longest ago */
+#endif
+#ifndef CT_ANY_MAX
+#define CT_ANY_MAX 262144
 #endif
 #ifndef NAT_MAX
 #define NAT_MAX 524288
@@ -20,12 +23,30 @@
 #ifndef SOCK_REVERSE_MAX
 #define SOCK_REVERSE_MAX 262144
 #endif
+#ifndef CHOICES_MAX
 #define CHOICES_MAX 65536 /* connections to services that the socket hooks did not see; the oldest is evicted */
+#endif
+#ifndef FRAGMENTS_MAX
+#define FRAGMENTS_MAX 8192 /* datagrams in fragments at a time */
+#endif
+#ifndef ENDPOINTS_MAX
 #define ENDPOINTS_MAX 65536
+#endif
+#ifndef IPCACHE_MAX
 #define IPCACHE_MAX 512000
+#endif
+#ifndef POLICY_MAX
 #define POLICY_MAX 1048576 /* over all pods of the node; policy.py keeps it to 16384 an identity */
+#endif
+#ifndef SERVICES_MAX
 #define SERVICES_MAX 65536
+#endif
+#ifndef BACKENDS_MAX
 #define BACKENDS_MAX 262144
+#endif
+#ifndef MASQ_EXCLUDE_MAX
+#define MASQ_EXCLUDE_MAX 16384
+#endif
 #define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 18000 events */
 
 /* The node. Addresses are in network byte order. */
@@ -58,10 +79,22 @@
 /* Time is counted in ticks of 2^30 ns (1.07 s): a shift instead of a division for every packet. */
 #define TICK_SHIFT 30
 #define SECONDS(s) ((__u32)(((__u64)(s) * 1000000000ull) >> TICK_SHIFT) + 1)
-#define LIFETIME_TCP SECONDS(8000)
-#define LIFETIME_TCP_SYN SECONDS(60)
-#define LIFETIME_TCP_CLOSING SECONDS(10)
-#define LIFETIME_OTHER SECONDS(60)
+#ifndef CT_TCP_SECONDS
+#define CT_TCP_SECONDS 8000
+#endif
+#ifndef CT_TCP_SYN_SECONDS
+#define CT_TCP_SYN_SECONDS 60 /* nobody has answered yet */
+#endif
+#ifndef CT_TCP_FIN_SECONDS
+#define CT_TCP_FIN_SECONDS 10 /* both ends have finished, or one was reset */
+#endif
+#ifndef CT_ANY_SECONDS
+#define CT_ANY_SECONDS 60
+#endif
+#define LIFETIME_TCP SECONDS(CT_TCP_SECONDS)
+#define LIFETIME_TCP_SYN SECONDS(CT_TCP_SYN_SECONDS)
+#define LIFETIME_TCP_CLOSING SECONDS(CT_TCP_FIN_SECONDS)
+#define LIFETIME_OTHER SECONDS(CT_ANY_SECONDS)
 
 /* Events: at most this many of a type for each CPU and window; what is over is counted as lost. */
 #define EVENT_WINDOW_SHIFT 27 /* 134 ms */

@@ -15,7 +15,7 @@ BPF_TABLE_PINNED("lpm_trie", struct ipcache_key, struct ipcache_entry, ipcache, 
                  BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_entry, policy, POLICY_MAX, PINNED("policy"),
                  BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("lru_hash", struct connection_key, struct connection, connections, CT_MAX, PINNED("connections"));
+BPF_TABLE_PINNED("lru_hash", struct connection_key, struct connection, connections, CT_TCP_MAX, PINNED("connections"));
 BPF_TABLE_PINNED("lru_hash", struct nat_key, struct nat_entry, nat, NAT_MAX, PINNED("nat"));
 BPF_TABLE_PINNED("lru_hash", struct choice_key, struct choice, choices, CHOICES_MAX, PINNED("choices"));
 BPF_TABLE_PINNED("hash", struct service_key, struct service, services, SERVICES_MAX, PINNED("services"),

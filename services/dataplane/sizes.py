@@ -116,7 +116,7 @@ def map_sizes(
     Raises: SizeError: more mappings were asked for than there may be.
     """
     asked = asked or {}
-    found = entries_by_memory(memory_bytes, ratio) | FIXED
+    found = {**entries_by_memory(memory_bytes, ratio), **FIXED}
     found |= {
         "POLICY_MAX": FULL_POLICIES * policy_entries,
         "SERVICES_MAX": lb_entries,

@@ -1,12 +1,12 @@
 """What traffic has left behind: connections that are over, and what only they needed.
 
-The programs never wait for this: an entry that is over is as good as absent to them, and a full map evicts what was used
-longest ago. A sweep makes room before that, so that what is evicted is not what somebody still uses.
+The programs never wait for this: an entry that is over is as good as absent to them, and a full map evicts what was
+used longest ago. A sweep makes room before that, so that what is evicted is not what somebody still uses.
 
-It runs on a thread, in small bites with pauses, and gives the interpreter away with every system call, so the event loop
-goes on. It never removes what is alive: what it takes out it looks at once more, and puts back if it came to life in the
-meantime, unless a program was faster. Entries of `fragments` and `sock_reverse` do not say whether they are over: those
-two maps only evict.
+It runs on a thread, in small bites with pauses, and gives the interpreter away with every system call, so the event
+loop goes on. It never removes what is alive: what it takes out it looks at once more, and puts back if it came to life
+in the meantime, unless a program was faster. Entries of `fragments` and `sock_reverse` do not say whether they are
+over: those two maps only evict.
 
 Source: bpf/include/types.h for the layouts; the intervals are those of Cilium's connection tracking
 """

@@ -19,7 +19,7 @@ from services.dataplane.sizes import (
 
 GIB = 1 << 30
 
-# vCPU, memory in GiB, TCP connections by the rule, TCP connections as published (docs/map-sizes.md says why they differ)
+# vCPU, memory in GiB, TCP connections by the rule and as published (docs/map-sizes.md says why they differ)
 TABLE_B = [
     (1, 3.75, 131_072, 131_072),
     (2, 7.5, 131_072, 131_072),

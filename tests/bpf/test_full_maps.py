@@ -15,7 +15,7 @@ import pytest
 from bus.service import Service, Settings
 from bus.telemetry import counted
 from bus.testing import Hub, MemoryBus
-from services.dataplane import effects, limits
+from services.dataplane import bpf_syscall, effects, limits
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.effects import WRITE_ORDER, Maps
 from services.dataplane.layouts import IpcacheEntry, IpcacheKey, PolicyMapKey
@@ -151,16 +151,17 @@ def test_a_sample_of_the_buckets_counts_within_a_tenth(kind: int, entries: int, 
 
 
 def test_a_full_map_of_connections_takes_every_new_one_and_loses_old_ones_only() -> None:
-    """Those that were there first go; none of the latest half of its room does."""
-    room = 16_384
+    """Those that were there first go; none of the latest half of its room does. The kernel's order is not exact: each
+    CPU keeps up to 128 of its latest entries to itself (kernel/bpf/bpf_lru_list.c)."""
+    room, of_cpus = 16_384, 128 * bpf_syscall.possible_cpus()
     with closing(make(LRU_HASH, 40, 48, room)) as made:
         keys = [number.to_bytes(40, "little") for number in range(3 * room)]
         for key in keys:
             made.set(key, bytes(48))  # never refused
         held = {key for key, _ in made.items()}
-        assert room * 0.9 < len(held) <= room
+        assert room - of_cpus <= len(held) <= room
         assert held >= set(keys[-room // 2 :])
-        assert not held & set(keys[:room])
+        assert len(held & set(keys[:room])) <= of_cpus
 
 
 def test_a_hash_map_refuses_what_it_has_no_room_for_and_keeps_what_it_has() -> None:

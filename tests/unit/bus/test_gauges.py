@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, generate_latest
 
 from bus.http import Counters
@@ -12,8 +14,8 @@ from bus.testing import Hub, MemoryBus
 def test_gauges_of_one_name_are_told_apart_by_their_labels() -> None:
     service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
     levels = {"nat": 0.5, "policy": 2.0}
-    for name in levels:
-        service.gauge("bpf_map_pressure", lambda name=name: levels[name], map=name)  # type: ignore[misc]
+    for name in tuple(levels):
+        service.gauge("bpf_map_pressure", partial(levels.__getitem__, name), map=name)
     service.gauge("widgets", lambda: 3.0)
     registry = CollectorRegistry()
     registry.register(Counters(service))

@@ -34,8 +34,13 @@ class Counters(Collector):
             for given, value in samples:
                 family.add_metric([given.get(label, "") for label in names], value)
             yield family
-        for name, level in self._service.gauges().items():
-            yield GaugeMetricFamily(f"plexus_{name}", name.replace("_", " "), value=level)
+        levels: dict[str, GaugeMetricFamily] = {}
+        for (name, labels), level in self._service.gauges().items():
+            if name not in levels:
+                words = name.replace("_", " ")
+                levels[name] = GaugeMetricFamily(f"plexus_{name}", words, labels=[label for label, _ in labels])
+            levels[name].add_metric([value for _, value in labels], level)
+        yield from levels.values()
 
 
 def application(service: Service) -> web.Application:

@@ -28,7 +28,7 @@ from bus.interface import Bus
 from bus.messages.dataplane import Check, Health, HealthQuestion, ReachedRevision
 from bus.revision import Revision, includes
 from bus.subjects import HEALTH
-from bus.telemetry import configure_logs, logger
+from bus.telemetry import Labels, configure_logs, logger
 
 log = logger(__name__)
 
@@ -84,7 +84,7 @@ class Service:
         self.revision_at = 0.0
         self._checks: dict[str, Check] = {}
         self._reached: deque[ReachedRevision] = deque(maxlen=REACHED_KEPT)
-        self._gauges: dict[str, Callable[[], float]] = {}
+        self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
 
     # -- the body says how it is
 
@@ -105,9 +105,9 @@ class Service:
             self.revision_at = time.time() if at is None else at
             self._reached.append(ReachedRevision(revision=self.revision, at=self.revision_at))
 
-    def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Show `read()` as the metric plexus_<name>."""
-        self._gauges[name] = read
+    def gauge(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
+        """Show `read()` as the metric plexus_<name>, told apart by `labels`, which are the same for every use of it."""
+        self._gauges[name, tuple(sorted(labels.items()))] = read
 
     async def control(self, model: Model) -> None:
         """Run a pure model as this service, and report how it is."""
@@ -136,15 +136,15 @@ class Service:
             resident_bytes=resident_bytes(),
         )
 
-    def gauges(self) -> dict[str, float]:
-        """Every gauge's value now."""
+    def gauges(self) -> dict[tuple[str, Labels], float]:
+        """Every gauge's value now: (name, labels) -> value."""
         own = {
             "ready": float(self.is_ready),
             "active": float(self.is_active),
             "resident_bytes": float(resident_bytes()),
             "revision_age_seconds": max(0.0, time.time() - self.revision_at) if self.revision_at else 0.0,
         }
-        return own | {name: read() for name, read in self._gauges.items()}
+        return {(name, ()): value for name, value in own.items()} | {key: read() for key, read in self._gauges.items()}
 
 
 def run_service(name: str, body: Callable[[Service], Awaitable[None]]) -> None:

@@ -12,8 +12,10 @@ from difflib import get_close_matches
 from ipaddress import IPv4Network
 from typing import Any
 
+from bus.durations import seconds_of
 from lab.errors import LabError
 from lab.plan import Plan
+from services.dataplane.sizes import HELM, SECONDS
 
 Value = str | int | bool | list[str]
 
@@ -78,6 +80,26 @@ def number(lowest: int, highest: int) -> Callable[[Any], int]:
     return read
 
 
+def share(value: Any) -> str:
+    """From 0 to 1. Raises Unusable."""
+    try:
+        found = float(str(value))
+    except ValueError:
+        raise Unusable(f"{value!r} is not a number") from None
+    if not 0 <= found <= 1:
+        raise Unusable(f"{value} is not within 0 and 1")
+    return str(value)
+
+
+def length_of_time(value: Any) -> str:
+    """A duration as Helm has it. Raises Unusable."""
+    try:
+        seconds_of(str(value))
+    except ValueError as error:
+        raise Unusable(str(error)) from None
+    return str(value)
+
+
 def network(value: Any) -> str:
     """An IPv4 prefix without host bits. Raises Unusable."""
     try:
@@ -107,7 +129,18 @@ KEYS: Mapping[str, Key] = {
     "bpf.masquerade": Key(boolean, True),
     "bpf.enableTCX": Key(boolean, True),
     "bpf.ctTcpMax": Key(_ENTRIES),
+    "bpf.ctAnyMax": Key(_ENTRIES),
     "bpf.natMax": Key(_ENTRIES),
+    "bpf.neighMax": Key(_ENTRIES),  # these two: no such map here, docs/map-sizes.md
+    "bpf.nodeMapMax": Key(_ENTRIES),
+    "bpf.policyMapMax": Key(number(256, 65_536)),
+    "bpf.lbMapMax": Key(_ENTRIES),
+    "bpf.mapDynamicSizeRatio": Key(share),
+    "conntrackGCInterval": Key(length_of_time),
+    "conntrackGCMaxInterval": Key(length_of_time),
+    **{key: Key(_ENTRIES) for key in HELM.values() if key.startswith("extraConfig.") and key.endswith("-max")},
+    **{HELM[name]: Key(length_of_time) for name in SECONDS},
+    **{f"extraConfig.bpf-ct-timeout-service-{kind}": Key(length_of_time) for kind in ("tcp", "any", "tcp-grace")},
     "bpf.hostLegacyRouting": Key(only(False, "routing through the host's stack")),
     "bpf.datapathMode": Key(one_of("veth", later=("netkit", "netkit-l2"))),
     "ipam.mode": Key(one_of("cluster-pool", later=("kubernetes", "multi-pool"))),
@@ -122,9 +155,6 @@ KEYS: Mapping[str, Key] = {
 # Keys of the chart whose features come later; a value here is refused with a word of its own.
 LATER = (
     "bandwidthManager.enabled",
-    "bpf.ctAnyMax",
-    "bpf.lbMapMax",
-    "bpf.policyMapMax",
     "egressGateway.enabled",
     "encryption.enabled",
     "endpointRoutes.enabled",
@@ -148,10 +178,14 @@ LATER = (
 
 # Which services read which settings, as environment variables; only what was asked for is passed on.
 _LIMITS = {
-    "bpf.ctTcpMax": "PLEXUS_CT_MAX",
     "MTU": "PLEXUS_MTU",
     "tunnelPort": "PLEXUS_TUNNEL_PORT",
-    "bpf.natMax": "PLEXUS_NAT_MAX",
+    "bpf.policyMapMax": "PLEXUS_POLICY_MAP_MAX",
+    "bpf.lbMapMax": "PLEXUS_LB_MAP_MAX",
+    "bpf.mapDynamicSizeRatio": "PLEXUS_MAP_DYNAMIC_SIZE_RATIO",
+    "conntrackGCInterval": "PLEXUS_CONNTRACK_GC_INTERVAL",
+    "conntrackGCMaxInterval": "PLEXUS_CONNTRACK_GC_MAX_INTERVAL",
+    **{key: f"PLEXUS_{name}" for name, key in HELM.items()},
 }
 
 

@@ -24,8 +24,10 @@ from services.dataplane.limits import limit
 from services.dataplane.links import DeviceInfo, Links, TcProgram
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
+from services.dataplane.pressure import Pressure
 from services.dataplane.rtnl import Protocol
-from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
+from services.dataplane.sweep import Sweep, Sweeper
 
 log = logger(__name__)
 
@@ -47,6 +49,7 @@ async def run(service: Service, settings: NodeSettings) -> None:
             tasks.create_task(node.tell_flows(), name="tell flows")
             tasks.create_task(node.heal(), name="heal drift")
             tasks.create_task(node.heal_hooks(), name="heal programs")
+            watch_maps(service, settings, node, tasks)
             tasks.create_task(answer_dumps(node), name="answer dumps")
 
 
@@ -80,11 +83,8 @@ async def start(
         underlay_ipv6=underlay == 6,
         masquerade=settings.masquerade,
         masquerade6=settings.masquerade6,
-        sizes={
-            "CT_TCP_MAX": settings.ct_max,
-            "NAT_MAX": settings.nat_max,
-            "SOCK_REVERSE_MAX": settings.sock_reverse_max,
-        },
+        sizes=settings.map_sizes(memory_bytes()),
+        seconds=settings.ct_seconds,
     )
     loaded = await loader.load(config, settings.pin_dir, settings.state_dir)
     log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
@@ -115,6 +115,16 @@ def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: in
             )
 
 
+def watch_maps(service: Service, settings: NodeSettings, node: Node, tasks: asyncio.TaskGroup) -> None:
+    """How full the maps are, and that what traffic left behind goes."""
+    maps = node.maps
+    sweep = Sweep(ct_tcp=maps["ct_tcp"], ct_any=maps["ct_any"], nat=maps["nat"], choices=maps["choices"])
+    sweeper = Sweeper(sweep, settings.conntrack_gc_interval, settings.conntrack_gc_max_interval)
+    service.gauge("conntrack_gc_interval_seconds", lambda: sweeper.interval_seconds)
+    tasks.create_task(sweeper.sweep_for_ever(), name="sweep maps")
+    tasks.create_task(Pressure(service, maps, node.model.tables).watch(), name="watch maps")
+
+
 def check_local_ports() -> None:
     """The node's own connections and masqueraded ones must not share ports (docs/adr/0006)."""
     last = int(LOCAL_PORTS.read_text().split()[1])
@@ -138,6 +148,7 @@ async def answer_dumps(node: Node) -> None:
 def main() -> None:
     try:
         settings = NodeSettings.of(os.environ)
+        settings.map_sizes(memory_bytes())
     except BadSettings as problem:
         sys.stderr.write(f"dataplane: {problem}\n")
         sys.exit(2)

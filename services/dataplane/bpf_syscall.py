@@ -24,9 +24,11 @@ OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 OBJ_GET_INFO = 15
 PROG_QUERY = 16
+MAP_TAKE = 21  # BPF_MAP_LOOKUP_AND_DELETE_ELEM; of hashes since kernel 5.14
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 LINK_CREATE, LINK_UPDATE = 28, 29
 LINK_DETACH = 34
+NOEXIST = 1  # BPF_NOEXIST
 TCX_INGRESS, TCX_EGRESS = 46, 47  # enum bpf_attach_type
 LINK_CGROUP, LINK_TCX = 3, 11  # enum bpf_link_type
 FIRST = 1 << 3  # BPF_F_BEFORE, and nobody named: before all
@@ -148,6 +150,30 @@ class Map:
             raise
         return True
 
+    def add(self, key: bytes, value: bytes) -> bool:
+        """Whether there was no entry yet; one that is there stays as it is. Raises OSError as `set`."""
+        k = ctypes.create_string_buffer(key, self.info.key_bytes)
+        v = ctypes.create_string_buffer(value, self.value_bytes)
+        try:
+            _bpf(MAP_UPDATE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(v), NOEXIST))
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                return False
+            raise
+        return True
+
+    def take(self, key: bytes) -> bytes | None:
+        """Remove an entry of a hash and return what it held in that moment; None when there was none."""
+        k = ctypes.create_string_buffer(key, self.info.key_bytes)
+        value = ctypes.create_string_buffer(self.value_bytes)
+        try:
+            _bpf(MAP_TAKE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(value), 0))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return value.raw
+
     def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
         """How many were written, from the first on: all, or those before the first that found no room."""
         written = 0
@@ -178,7 +204,12 @@ class Map:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every entry, in no order. An entry written or removed meanwhile may be seen or not."""
-        size = min(self.BATCH, self.info.max_entries)
+        for number, keys, values in self.chunks():
+            yield from zip(_cut(keys, self.info.key_bytes, number), _cut(values, self.value_bytes, number), strict=True)
+
+    def chunks(self, size: int = BATCH) -> Iterator[tuple[int, bytes, bytes]]:
+        """Every entry, as `items`, about `size` at a time: how many, their keys one after the other, their values."""
+        size = min(size, self.info.max_entries)
         cursor = ctypes.create_string_buffer(max(4, self.info.key_bytes))  # of hashes a number, else the last key
         at = 0
         seen = 0
@@ -195,17 +226,39 @@ class Map:
                     size *= 2
                     continue
                 if error.errno in (errno.EAGAIN, errno.EINTR) or (not at and error.errno in _NO_BATCH):
-                    yield from self._walk(cursor.raw[: self.info.key_bytes] if at else None)
+                    for key, value in self._walk(cursor.raw[: self.info.key_bytes] if at else None):
+                        yield 1, key, value
                     return
                 if error.errno != errno.ENOENT:
                     raise
                 is_last = True
             number = int(struct.unpack_from("=I", attr.raw, 32)[0])
-            yield from zip(_cut(keys, self.info.key_bytes, number), _cut(values, self.value_bytes, number), strict=True)
+            yield number, keys.raw, values.raw
             if is_last:
                 return
             seen += number
             at = _address(cursor)
+
+    def count_about(self, sample: int = BATCH) -> int:
+        """How many entries a hash holds, from the share of its buckets in which the first `sample` are; exact when it
+        holds no more. Source: kernel/bpf/hashtab.c: buckets are a power of two, the cursor is the next one's number.
+        """
+        size = min(sample, self.info.max_entries)
+        cursor = ctypes.create_string_buffer(max(4, self.info.key_bytes))
+        keys = ctypes.create_string_buffer(size * self.info.key_bytes)
+        values = ctypes.create_string_buffer(size * self.value_bytes)
+        parts = (0, _address(cursor), _address(keys), _address(values), size, self.fd, 0, 0)
+        attr = ctypes.create_string_buffer(struct.pack("=QQQQIIQQ", *parts), _ATTR_BYTES)
+        try:
+            _call(MAP_LOOKUP_BATCH, attr)
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # the end: these are all
+                return int(struct.unpack_from("=I", attr.raw, 32)[0])
+            raise
+        found = int(struct.unpack_from("=I", attr.raw, 32)[0])
+        seen = int.from_bytes(cursor.raw[:4], "little")
+        buckets = 1 << (self.info.max_entries - 1).bit_length()
+        return min(self.info.max_entries, round(found * buckets / seen)) if seen else found
 
     def _walk(self, after: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """The entries behind the key `after`, one by one: for maps and kernels without look-ups in batches."""
@@ -228,9 +281,8 @@ class Map:
             seen -= 1
 
 
-def _cut(buffer: ctypes.Array[ctypes.c_char], size: int, number: int) -> Iterator[bytes]:
+def _cut(raw: bytes, size: int, number: int) -> Iterator[bytes]:
     """The first `number` pieces of `size` bytes."""
-    raw = buffer.raw
     return (raw[start : start + size] for start in range(0, number * size, size))
 
 

@@ -77,21 +77,26 @@ class Maps:
 
     def _write(self, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
         try:
-            for name in WRITE_ORDER:
-                if name in owed:
-                    self._upsert(name, *owed[name][:2])
+            left = {name: self._upsert(name, owed[name][1]) for name in WRITE_ORDER if name in owed}
             for name in DELETE_ORDER:
                 if name in owed:
                     self._maps[name].remove_many(owed[name][2])
+            for name, upserts in left.items():
+                if upserts:  # what was removed may have made room
+                    self._full(owed[name][0], self._upsert(name, upserts))
         finally:  # however far it came: what was written holds for connections that are there, too
             self.raise_epoch()
 
-    def _upsert(self, name: str, table: Table, upserts: dict[bytes, bytes]) -> None:
+    def _upsert(self, name: str, upserts: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """What found no room."""
         written = self._maps[name].set_many(upserts.items())
-        if written < len(upserts):
-            table.owe(list(upserts)[written:])
-            count("plexus_map_full_total", len(upserts) - written, map=name)
-            log.error("map full: raise its limit or use less", map=name, missing=len(upserts) - written)
+        return dict(list(upserts.items())[written:]) if written < len(upserts) else {}
+
+    def _full(self, table: Table, missing: dict[bytes, bytes]) -> None:
+        if missing:
+            table.owe(missing)
+            count("plexus_map_full_total", len(missing), map=table.name)
+            log.error("map full: raise its limit or use less", map=table.name, missing=len(missing))
 
     def set_masq_exclude(self, cidrs: Iterable[str]) -> None:
         """Destinations that see pods' own addresses, and no others. "10.0.0.0/8", of either family."""

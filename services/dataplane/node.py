@@ -74,6 +74,7 @@ class Node:
         networks = tuple(map(ip_network, device.networks))
         routing = Routing(settings.families, underlay, settings.auto_direct_node_routes, networks)
         self.model = NodeModel(settings.node, own, routing)
+        self.model.policies.entries_max = settings.policy_map_max
         self.endpoints = Endpoints()
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)

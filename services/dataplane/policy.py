@@ -53,7 +53,7 @@ PROTOCOLS: Mapping[str, tuple[int, ...]] = {
 """IANA numbers. "ANY" with a port means those that have ports; without one it means every protocol there is."""
 
 ENTRIES_MAX = 16384
-"""Entries of one identity, both directions together; 64 such identities fill the node's map."""
+"""Entries of one identity, both directions together, unless PLEXUS_POLICY_MAP_MAX says otherwise."""
 
 POLICY_DENIED = "Policy denied"
 POLICY_DENIED_BY_RULE = "Policy denied by denylist"
@@ -278,6 +278,7 @@ class PolicyStore:
     """
 
     def __init__(self) -> None:
+        self.entries_max = ENTRIES_MAX
         self._rules: dict[PolicyName, PolicyRules] = {}
         self._selectors: dict[str, Selector] = {}
         self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
@@ -359,7 +360,8 @@ class PolicyStore:
         names = self._governing.get(identity)
         if names is None:
             return denied(identity)
-        return entries_for(identity, [self._rules[name] for name in names], self._selectors, self._labels[identity])
+        rules = [self._rules[name] for name in names]
+        return entries_for(identity, rules, self._selectors, self._labels[identity], limit=self.entries_max)
 
     def _named_by(self, key: str) -> set[int]:
         """Whom the policies govern whose rules name this selector."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bus.durations import seconds_of
 from bus.service import BadSettings
+from services.dataplane import sizes
 
 TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}  # UDP; what Linux took before RFC 7348 gave 4789, and RFC 8926
 TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}
 TUNNEL_OVERHEAD_BYTES = {4: 50, 6: 70}  # inner Ethernet 14, VXLAN or Geneve 8, UDP 8, outer IPv4 20 or IPv6 40
 MTU_MIN, MTU_MAX = 576, 65535  # bytes; RFC 791: every host takes 576
 MTU_MIN6 = 1280  # RFC 8200, section 5: a link below it has no IPv6
-MAP_MAX = 1 << 24  # entries
+CT_SECONDS_MAX = 1 << 31  # a connection's time is kept in 32 bits
+Seconds = float  # read with or without units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +47,13 @@ class NodeSettings:
     native_routing_cidr6: str = ""
     masq_exclude: str = ""  # more of them, in any mode: CIDRs of both families, with commas between
     mtu: int = 0  # bytes, of pods; 0: the device's, less what the tunnel takes
-    ct_max: int = 524_288  # entries; 104 bytes each, taken at start
-    nat_max: int = 524_288
-    sock_reverse_max: int = 262_144
+    map_dynamic_size_ratio: float = sizes.RATIO  # of the node's memory, for the maps that are sized by it; 0: off
+    policy_map_max: int = sizes.POLICY_ENTRIES  # entries of one endpoint
+    lb_map_max: int = sizes.FIXED["SERVICES_MAX"]  # entries of `services`; `backends` has four times as many
+    conntrack_gc_interval: Seconds = 0.0  # seconds from one sweep to the next; 0: by what the last one found
+    conntrack_gc_max_interval: Seconds = 12 * 3600.0
+    map_entries: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.NAMES> that was given
+    ct_seconds: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.SECONDS> that was given
 
     @property
     def is_tunnel(self) -> bool:
@@ -88,6 +97,19 @@ class NodeSettings:
             )
         return found
 
+    def map_sizes(self, memory_bytes: int) -> dict[str, int]:
+        """Entries of every map. Raises: BadSettings: they do not go together."""
+        try:
+            return sizes.map_sizes(
+                memory_bytes,
+                ratio=self.map_dynamic_size_ratio,
+                asked=self.map_entries,
+                policy_entries=self.policy_map_max,
+                lb_entries=self.lb_map_max,
+            )
+        except sizes.SizeError as problem:
+            raise BadSettings(str(problem)) from problem
+
     @staticmethod
     def of(environment: Mapping[str, str]) -> NodeSettings:
         """Raises: BadSettings: names the variable and says what would be right."""
@@ -95,8 +117,10 @@ class NodeSettings:
         for name, annotation in NodeSettings.__annotations__.items():
             variable = f"PLEXUS_{name.upper()}"
             text = environment.get(variable, "")
-            if text:
+            if text and annotation in _READERS:
                 given[name] = _READERS[annotation](variable, text)
+        given["map_entries"] = _numbers(environment, sizes.NAMES, sizes.LEAST, sizes.MOST, _number)
+        given["ct_seconds"] = _numbers(environment, sizes.SECONDS, 1, CT_SECONDS_MAX, _whole_seconds)
         if "node" not in given:
             raise BadSettings("PLEXUS_NODE is not set: it is the name of the node that this runs on")
         settings = NodeSettings(**given)  # type: ignore[arg-type]
@@ -114,9 +138,32 @@ class NodeSettings:
             _between("PLEXUS_TUNNEL_PORT", settings.tunnel_port, 1, 65535)
         if settings.mtu:
             _between("PLEXUS_MTU", settings.mtu, MTU_MIN, MTU_MAX)
-        for variable in ("ct_max", "nat_max", "sock_reverse_max"):
-            _between(f"PLEXUS_{variable.upper()}", getattr(settings, variable), 1, MAP_MAX)
+        if not 0 <= settings.map_dynamic_size_ratio <= 1:
+            raise BadSettings(f"PLEXUS_MAP_DYNAMIC_SIZE_RATIO is 0 to 1, not {settings.map_dynamic_size_ratio}")
+        _between(
+            "PLEXUS_POLICY_MAP_MAX", settings.policy_map_max, sizes.POLICY_ENTRIES_LEAST, sizes.POLICY_ENTRIES_MOST
+        )
+        _between("PLEXUS_LB_MAP_MAX", settings.lb_map_max, sizes.LEAST, sizes.MOST)
         return settings
+
+
+def memory_bytes() -> int:
+    """Of this node: what /proc/meminfo calls MemTotal."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _numbers(
+    environment: Mapping[str, str], names: Iterable[str], least: int, most: int, read: Callable[[str, str], int]
+) -> dict[str, int]:
+    """Those of PLEXUS_<NAME> that are set, by name."""
+    found: dict[str, int] = {}
+    for name in names:
+        variable = f"PLEXUS_{name}"
+        text = environment.get(variable, "")
+        if text:
+            found[name] = read(variable, text)
+            _between(variable, found[name], least, most)
+    return found
 
 
 def _one_of(variable: str, value: str, *allowed: str) -> None:
@@ -142,6 +189,25 @@ def _number(variable: str, text: str) -> int:
     return int(text)
 
 
+def _share(variable: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadSettings(f"{variable} is a number like 0.0025, not {text!r}") from None
+
+
+def _seconds(variable: str, text: str) -> float:
+    """A number of seconds, or a duration with units."""
+    try:
+        return float(_number(variable, text)) if text.isdigit() else seconds_of(text)
+    except ValueError as problem:
+        raise BadSettings(f"{variable}: {problem}") from problem
+
+
+def _whole_seconds(variable: str, text: str) -> int:
+    return math.ceil(_seconds(variable, text))
+
+
 def _truth(variable: str, text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise BadSettings(f"{variable} is true or false, not {text!r}")
@@ -152,5 +218,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = {
     "str": lambda variable, text: text,
     "int": _number,
     "bool": _truth,
+    "float": _share,
+    "Seconds": _seconds,
     "Path": lambda variable, text: Path(text),
 }

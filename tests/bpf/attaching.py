@@ -24,7 +24,7 @@ from services.dataplane.bpf_syscall import TCX_EGRESS, TCX_INGRESS
 from services.dataplane.hooks import HEAL_SECONDS, Hooks
 from services.dataplane.links import Links, TcProgram
 from services.dataplane.netlink import Netlink
-from tests.bpf.spaces import NAMESPACES, in_namespace, ips, opened
+from tests.bpf.spaces import GATEWAY, NAMESPACES, in_namespace, ips, opened
 
 POD = "10.9.0.2"
 PORT = 4000
@@ -141,7 +141,7 @@ def with_pod(
         try:
             with opened(pod) as fd:
                 await links.ensure_sysctls()
-                await links.ensure_router_address(ips(POD)[0].gateway)
+                await links.ensure_router_address(GATEWAY)
                 programs = (TcProgram(program, "ingress", "from_pod"), TcProgram(program, "egress", "to_pod"))
                 link = await links.create_pod_link(fd, "c1", "eth0", ips(POD), 1500, programs)
             directions: tuple[tuple[Direction, str], ...] = (("ingress", "from_pod"), ("egress", "to_pod"))

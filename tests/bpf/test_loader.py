@@ -98,6 +98,7 @@ def test_whatever_programs_are_made_of_or_by_changes_the_digest(
 
 
 CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1)
+MADE = {"CT_TCP_MAX": 16384, "CT_ANY_MAX": 16384, "NAT_MAX": 16384, "SOCK_REVERSE_MAX": 4096}  # conftest.py
 
 
 @pytest.mark.parametrize(

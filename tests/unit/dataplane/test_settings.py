@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bus.service import BadSettings
+from services.dataplane import sizes
 from services.dataplane.settings import NodeSettings
 
 
@@ -40,12 +42,15 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_NATIVE_ROUTING_CIDR6": "fd00::/8",
         "PLEXUS_MASQ_EXCLUDE": "192.168.0.0/16,fc00::/8",
         "PLEXUS_MTU": "1400",
-        "PLEXUS_CT_MAX": "1000",
-        "PLEXUS_NAT_MAX": "2000",
-        "PLEXUS_SOCK_REVERSE_MAX": "3000",
+        "PLEXUS_MAP_DYNAMIC_SIZE_RATIO": "0.01",
+        "PLEXUS_POLICY_MAP_MAX": "1000",
+        "PLEXUS_LB_MAP_MAX": "2000",
+        "PLEXUS_CONNTRACK_GC_INTERVAL": "20",
+        "PLEXUS_CONNTRACK_GC_MAX_INTERVAL": "1h30m",
     }
     settings = NodeSettings.of(given)
-    assert {f"PLEXUS_{name.upper()}" for name in NodeSettings.__annotations__} == set(given)
+    many = {"PLEXUS_MAP_ENTRIES", "PLEXUS_CT_SECONDS"}  # a variable for each map, for each kind of connection
+    assert {f"PLEXUS_{name.upper()}" for name in NodeSettings.__annotations__} - many == set(given)
     assert settings == NodeSettings(
         node="node-1",
         state_dir=Path("/s"),
@@ -68,13 +73,46 @@ def test_every_setting_has_its_variable() -> None:
         native_routing_cidr6="fd00::/8",
         masq_exclude="192.168.0.0/16,fc00::/8",
         mtu=1400,
-        ct_max=1000,
-        nat_max=2000,
-        sock_reverse_max=3000,
+        map_dynamic_size_ratio=0.01,
+        policy_map_max=1000,
+        lb_map_max=2000,
+        conntrack_gc_interval=20,
+        conntrack_gc_max_interval=5400,
     )
     assert not settings.is_tunnel
     assert settings.not_masqueraded == ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16", "fc00::/8"]
     assert replace(settings, routing_mode="tunnel").not_masqueraded == ["192.168.0.0/16", "fc00::/8"]
+
+
+def test_every_map_and_every_kind_of_connection_has_its_variable() -> None:
+    given = {name: 10_000 + number for number, name in enumerate(sizes.NAMES)}
+    seconds = {name: 20 + number for number, name in enumerate(sizes.SECONDS)}
+    environment = {f"PLEXUS_{name}": str(number) for name, number in {**given, **seconds}.items()}
+    settings = NodeSettings.of({"PLEXUS_NODE": "node-1"} | environment)
+    assert settings.map_entries == given
+    assert settings.ct_seconds == seconds
+    assert settings.map_sizes(30 << 30) == given
+
+
+def test_what_was_not_given_is_sized_by_memory() -> None:
+    settings = NodeSettings.of({"PLEXUS_NODE": "node-1", "PLEXUS_NAT_MAX": "5000", "PLEXUS_POLICY_MAP_MAX": "256"})
+    found = settings.map_sizes(30 << 30)
+    assert (found["CT_TCP_MAX"], found["NAT_MAX"], found["POLICY_MAX"]) == (284_560, 5_000, 64 * 256)
+
+
+def test_sizes_that_do_not_go_together_are_refused() -> None:
+    settings = NodeSettings.of({"PLEXUS_NODE": "n", "PLEXUS_NAT_MAX": "9000", "PLEXUS_CT_TCP_MAX": "1024"})
+    assert settings.map_sizes(30 << 30)["NAT_MAX"] == 9000
+    with pytest.raises(BadSettings, match=r"bpf\.natMax is at most 2048"):
+        dataclasses.replace(settings, map_entries={"NAT_MAX": 9000, "CT_TCP_MAX": 1024, "CT_ANY_MAX": 2048}).map_sizes(
+            0
+        )
+
+
+def test_a_time_may_be_written_with_units_and_part_of_a_second_counts_as_one() -> None:
+    given = {"PLEXUS_CT_TCP_SECONDS": "2h13m20s", "PLEXUS_CT_ANY_SECONDS": "1500ms"}
+    settings = NodeSettings.of({"PLEXUS_NODE": "node-1"} | given)
+    assert settings.ct_seconds == {"CT_TCP_SECONDS": 8000, "CT_ANY_SECONDS": 2}
 
 
 @pytest.mark.parametrize(
@@ -98,8 +136,17 @@ def test_every_setting_has_its_variable() -> None:
         ("PLEXUS_MASQ_EXCLUDE", "192.168.0.1/16", "a network like"),
         ("PLEXUS_MTU", "12", "576 to 65535"),
         ("PLEXUS_MTU", "1,500", "a whole number"),
-        ("PLEXUS_CT_MAX", "0", "1 to"),
-        ("PLEXUS_NAT_MAX", "99999999999", "1 to"),
+        ("PLEXUS_CT_TCP_MAX", "0", "1024 to"),
+        ("PLEXUS_NAT_MAX", "99999999999", "1024 to 16777216"),
+        ("PLEXUS_MAP_DYNAMIC_SIZE_RATIO", "1.5", "0 to 1"),
+        ("PLEXUS_MAP_DYNAMIC_SIZE_RATIO", "nan", "0 to 1"),
+        ("PLEXUS_MAP_DYNAMIC_SIZE_RATIO", "little", "a number like 0.0025"),
+        ("PLEXUS_POLICY_MAP_MAX", "255", "256 to 65536"),
+        ("PLEXUS_POLICY_MAP_MAX", "65537", "256 to 65536"),
+        ("PLEXUS_LB_MAP_MAX", "1", "1024 to"),
+        ("PLEXUS_CT_TCP_SECONDS", "0s", "1 to"),
+        ("PLEXUS_CT_TCP_SECONDS", "soon", "no length of time"),
+        ("PLEXUS_CONNTRACK_GC_INTERVAL", "5 minutes", "no length of time"),
         ("PLEXUS_SOCK_REVERSE_MAX", "many", "a whole number"),
     ],
 )

@@ -6,7 +6,9 @@ import pytest
 
 from lab.errors import LabError
 from lab.plan import Plan
-from lab.settings import KEYS, LATER, check_plan, flatten, parse_set, settings
+from lab.settings import KEYS, LATER, check_plan, flatten, length_of_time, parse_set, settings
+from services.dataplane.settings import NodeSettings
+from services.dataplane.sizes import HELM, SECONDS
 
 PLAN = Plan(1)
 
@@ -41,8 +43,21 @@ def test_a_list_of_pools_is_passed_on() -> None:
 
 
 def test_only_limits_that_were_asked_for_are_passed_on() -> None:
-    assert "PLEXUS_CT_MAX" not in settings({}).environment(PLAN, "dataplane")
-    assert settings({"bpf.ctTcpMax": 2048}).environment(PLAN, "dataplane")["PLEXUS_CT_MAX"] == "2048"
+    assert "PLEXUS_CT_TCP_MAX" not in settings({}).environment(PLAN, "dataplane")
+    assert settings({"bpf.ctTcpMax": 2048}).environment(PLAN, "dataplane")["PLEXUS_CT_TCP_MAX"] == "2048"
+
+
+def test_what_is_said_of_maps_and_times_is_what_a_node_reads() -> None:
+    """Every such key, through the environment, into the settings of a node."""
+    times = [key for key, known in KEYS.items() if known.read is length_of_time]
+    counts = [key for key in KEYS if key in HELM.values() and key not in times]
+    others = {"bpf.mapDynamicSizeRatio": "0.01", "bpf.policyMapMax": "300", "bpf.lbMapMax": "5000"}
+    asked = dict.fromkeys(times, "2h13m20s") | dict.fromkeys(counts, "40000") | others
+    found = NodeSettings.of({"PLEXUS_NODE": "n"} | settings(asked).environment(PLAN, "dataplane"))
+    assert found.ct_seconds == dict.fromkeys(SECONDS, 8000)
+    assert found.map_entries == {name: 40_000 for name, key in HELM.items() if key in counts}
+    assert (found.map_dynamic_size_ratio, found.policy_map_max, found.lb_map_max) == (0.01, 300, 5000)
+    assert (found.conntrack_gc_interval, found.conntrack_gc_max_interval) == (8000, 8000)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +73,11 @@ def test_only_limits_that_were_asked_for_are_passed_on() -> None:
         ("bpf.masquerade=maybe", "bpf.masquerade: 'maybe' is neither true nor false"),
         ("bpf.ctTcpMax=many", "bpf.ctTcpMax: 'many' is not a whole number"),
         ("bpf.ctTcpMax=1", "bpf.ctTcpMax: 1 is not within 1024"),
+        ("bpf.policyMapMax=70000", "bpf.policyMapMax: 70000 is not within 256 and 65536"),
+        ("bpf.mapDynamicSizeRatio=2", "bpf.mapDynamicSizeRatio: 2 is not within 0 and 1"),
+        ("bpf.mapDynamicSizeRatio=nan", "bpf.mapDynamicSizeRatio: nan is not within 0 and 1"),
+        ("conntrackGCInterval=5", "conntrackGCInterval: '5' is no length of time like"),
+        ("extraConfig.bpf-ct-timeout-regular-udp=5s", "did you mean extraConfig.bpf-ct-timeout-regular-"),
         ("ipv4NativeRoutingCIDR=10.0.0.1/8", "ipv4NativeRoutingCIDR: '10.0.0.1/8' is not an IPv4 network"),
         ("ipam.operator.clusterPoolIPv4PodCIDRList={}", "the list is empty"),
         ("routingMode", "--set routingMode: 'routingMode' is not key=value"),

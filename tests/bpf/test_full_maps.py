@@ -1,0 +1,175 @@
+"""Maps of the node that are full: what Python fills stays owed, is counted and told, and is written when there is room;
+what traffic fills makes room by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bus.service import Service, Settings
+from bus.telemetry import counted
+from bus.testing import Hub, MemoryBus
+from services.dataplane import bpf_syscall, effects
+from services.dataplane.bpf_syscall import Map
+from services.dataplane.effects import WRITE_ORDER, Maps
+from services.dataplane.layouts import IpcacheEntry, IpcacheKey, PolicyMapKey
+from services.dataplane.pressure import Pressure
+from services.dataplane.tables import Table
+from tests.bpf.own_maps import HASH, LRU_HASH, make, pin_all
+
+BPFFS = Path("/sys/fs/bpf")
+ROOM = 8
+
+
+@pytest.fixture
+def maps() -> Iterator[Maps]:
+    """A node's maps, each with room for very little."""
+    if not os.path.ismount(BPFFS):
+        subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
+    pin_dir = BPFFS / f"plexus-test-full-{os.getpid()}"
+    try:
+        pin_all(pin_dir, dict.fromkeys(WRITE_ORDER, ROOM) | {"ct_tcp": 1024})
+        with closing(Maps(pin_dir)) as found:
+            yield found
+    finally:
+        shutil.rmtree(pin_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What is logged at error."""
+    found: list[dict[str, object]] = []
+    monkeypatch.setattr(effects.log, "error", lambda text, **facts: found.append({"text": text, **facts}))
+    return found
+
+
+def entry(maps: Maps, name: str, number: int) -> tuple[bytes, bytes]:
+    value = number.to_bytes(maps[name].info.value_bytes, "little")
+    if name == "ipcache":
+        return IpcacheKey(f"10.0.0.{number}").pack(), IpcacheEntry(number).pack()
+    if name == "policy":
+        return PolicyMapKey(number, 0, 0, 0, 0, 0).pack(), value
+    return number.to_bytes(maps[name].info.key_bytes, "little"), value
+
+
+def table_of(maps: Maps, name: str, numbers: range) -> Table:
+    table = Table(name)
+    for number in numbers:
+        table.put(*entry(maps, name, number))
+    return table
+
+
+@pytest.mark.parametrize("name", WRITE_ORDER)
+async def test_what_finds_no_room_is_counted_told_owed_and_written_when_there_is_room(
+    maps: Maps, name: str, told: list[dict[str, object]]
+) -> None:
+    before = counted("plexus_map_full_total", map=name)
+    table = table_of(maps, name, range(1, ROOM + 4))
+    await maps.write((table,))
+    assert len(maps.dump(name)) == ROOM
+    assert set(maps.dump(name).items()) < set(table.wanted.items())
+    assert counted("plexus_map_full_total", map=name) - before == 3
+    assert told == [{"text": "map full: raise its limit or use less", "map": name, "missing": 3}]
+    assert table.is_dirty
+
+    for key in list(maps.dump(name))[:3]:
+        table.delete(key)
+    await maps.write((table,))
+    assert maps.dump(name) == table.wanted
+    assert await maps.write((table,)) == 0  # nothing is owed any more
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("name", WRITE_ORDER)
+async def test_in_a_full_map_one_entry_can_take_the_place_of_another_in_one_write(
+    maps: Maps, name: str, told: list[dict[str, object]]
+) -> None:
+    table = table_of(maps, name, range(1, ROOM + 1))
+    await maps.write((table,))
+    table.delete(entry(maps, name, 1)[0])
+    table.put(*entry(maps, name, ROOM + 1))
+    await maps.write((table,))
+    assert maps.dump(name) == table.wanted
+    assert not told
+
+
+async def test_a_full_map_keeps_nothing_from_the_others(maps: Maps, told: list[dict[str, object]]) -> None:
+    tables = tuple(table_of(maps, name, range(1, ROOM + (2 if name == "policy" else 1))) for name in WRITE_ORDER)
+    epoch = maps["node_state"].get(bytes(4))
+    await maps.write(tables)
+    assert {each.name for each in tables if maps.dump(each.name) == each.wanted} == set(WRITE_ORDER) - {"policy"}
+    assert maps["node_state"].get(bytes(4)) != epoch
+    assert [each["map"] for each in told] == ["policy"]
+
+
+async def test_pressure_is_shown_for_every_map_and_the_check_names_the_setting(maps: Maps) -> None:
+    service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
+    table = Table("ipcache")
+    pressure = Pressure(service, maps, (table,))
+    await pressure.look()
+    assert service.gauges()["bpf_map_pressure", (("map", "ipcache"),)] == 0
+    assert [each.ok for each in service.health().checks] == [True]
+
+    for number in range(1, ROOM + 5):
+        table.put(*entry(maps, "ipcache", number))
+    await pressure.look()
+    assert service.gauges()["bpf_map_pressure", (("map", "ipcache"),)] == 1.5
+    assert service.gauges()["bpf_map_max_entries", (("map", "ipcache"),)] == ROOM
+    (check,) = service.health().checks
+    assert (check.name, check.ok, check.detail) == ("maps", False, "ipcache is 150% full: raise PLEXUS_IPCACHE_MAX")
+
+    for number in range(1, ROOM):
+        table.delete(entry(maps, "ipcache", number)[0])
+    await pressure.look()
+    assert service.health().checks[0].ok
+
+
+async def test_maps_that_traffic_fills_are_counted_in_the_kernel(maps: Maps) -> None:
+    service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
+    name = "ct_tcp"
+    pressure = Pressure(service, maps, ())
+    maps[name].set_many([entry(maps, name, number) for number in range(500)])
+    await pressure.look()
+    assert service.gauges()["bpf_map_entries", (("map", name),)] == 500
+    assert service.gauges()["bpf_map_pressure", (("map", name),)] == 500 / 1024
+
+
+@pytest.mark.parametrize("kind", [HASH, LRU_HASH])
+@pytest.mark.parametrize(("entries", "room"), [(0, 300_000), (3000, 300_000), (100_000, 300_000), (100_000, 131_072)])
+def test_a_sample_of_the_buckets_counts_within_a_tenth(kind: int, entries: int, room: int) -> None:
+    with closing(make(kind, 40, 8, room)) as made:
+        made.set_many([(number.to_bytes(40, "little"), bytes(8)) for number in range(entries)])
+        held = sum(number for number, _, _ in made.chunks())
+        assert held == entries
+        assert abs(made.count_about() - held) <= held / 10
+
+
+def test_a_full_map_of_connections_takes_every_new_one_and_loses_old_ones_only() -> None:
+    """Those that were there first go; none of the latest half of its room does. The kernel's order is not exact: each
+    CPU keeps up to 128 of its latest entries to itself (kernel/bpf/bpf_lru_list.c)."""
+    room, of_cpus = 16_384, 128 * bpf_syscall.possible_cpus()
+    with closing(make(LRU_HASH, 40, 48, room)) as made:
+        keys = [number.to_bytes(40, "little") for number in range(3 * room)]
+        for key in keys:
+            made.set(key, bytes(48))  # never refused
+        held = {key for key, _ in made.items()}
+        assert room - of_cpus <= len(held) <= room
+        assert held >= set(keys[-room // 2 :])
+        assert len(held & set(keys[:room])) <= of_cpus
+
+
+def test_a_hash_map_refuses_what_it_has_no_room_for_and_keeps_what_it_has() -> None:
+    with closing(make(HASH, 4, 4, ROOM)) as made:
+        written = made.set_many([(number.to_bytes(4, "little"), bytes(4)) for number in range(ROOM + 1)])
+        assert written == ROOM
+        with pytest.raises(OSError, match=os.strerror(7)):
+            made.set(b"\xff" * 4, bytes(4))
+        assert len(dict(made.items())) == ROOM
+        assert Map.remove(made, bytes(4))
+        made.set(b"\xff" * 4, bytes(4))

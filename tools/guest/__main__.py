@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tools.guest.boot import GuestFailed, run
-from tools.guest.kernel import fetch, missing
+from tools.guest.boot import run
+from tools.guest.kernel import GuestFailed, fetch, kernel
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.guest", description="Another kernel on this machine.")
     commands = parser.add_subparsers(dest="action", required=True)
     commands.add_parser("setup", help="have qemu and Debian's kernel (needs root; quick the second time)")
-    commands.add_parser("missing", help="exit 0 when something is missing, and name it")
+    commands.add_parser("check", help="exit 0 when both are there, else name what is missing")
     runs = commands.add_parser("run", help="boot, run a command in this directory, end with its exit status")
     runs.add_argument("--timeout", type=float, default=900, help="seconds; the guest is ended then (status 124)")
     runs.add_argument("--memory", type=int, default=3072, help="megabytes")
@@ -23,10 +23,9 @@ def main() -> int:
         if chosen.action == "setup":
             fetch()
             return 0
-        if chosen.action == "missing":
-            found = missing()
-            print("\n".join(found))
-            return 0 if found else 1
+        if chosen.action == "check":
+            kernel()
+            return 0
         command = [each for at, each in enumerate(chosen.command) if at or each != "--"]
         if not command:
             runs.error("name a command to run")

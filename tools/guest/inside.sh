@@ -25,7 +25,7 @@ prepare() {
 
 exec </dev/null >/dev/console 2>&1
 if prepare; then
-    PLEXUS_GUEST=$(uname -r) setsid bash /run/guest/command </dev/null >/dev/ttyS1 2>&1
+    PLEXUS_GUEST=yes setsid bash /run/guest/command </dev/null >/dev/ttyS1 2>&1
     echo $? >/run/guest/status
 fi
 leave

@@ -1,0 +1,35 @@
+"""Debian's kernel takes every program in every configuration."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bench.programs import read
+from bench.verifier import Refused, verify
+from tests.guest.prepare import PROGRAMS
+
+MOST_INSTRUCTIONS = 1_000_000  # Source: kernel include/linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS
+
+
+def test_every_program_in_every_configuration_loads() -> None:
+    programs = read(PROGRAMS)
+    assert len({each.configuration for each in programs}) > 2
+    refused, verified = [], {}
+    for each in programs:
+        try:
+            verified[each.name, each.configuration] = verify(each)
+        except Refused as refusal:
+            refused.append(str(refusal))
+    assert not refused, f"kernel {os.uname().release} refuses\n" + "\n\n".join(refused)
+    (name, configuration), most = max(verified.items(), key=lambda each: each[1])
+    print(f"{len(programs)} programs load; the verifier's most: {most} instructions, {name} ({configuration})")
+    assert most < MOST_INSTRUCTIONS / 2, "half of what the verifier takes is used: split the program"
+
+
+def test_a_program_that_the_verifier_refuses_is_named_with_its_words() -> None:
+    first = read(PROGRAMS)[0]
+    endless = type(first)("broken", "endless", -1, bytes([0x05, 0, 0xFF, 0xFF, 0, 0, 0, 0]), [])  # goto itself
+    with pytest.raises(Refused, match=r"endless \(broken\)"):
+        verify(endless)

@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 LAYERS := unit contract bus bpf lab
-C_FILES = $(shell find bench cni services -name '*.[ch]' 2>/dev/null)
+C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
 .PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock clean

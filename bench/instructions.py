@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.programs import read
-from bench.verifier import verify
+from bench.verifier import Refused, verify_all
 
 RECORD = Path(__file__).with_name("instructions.json")
 STALE = 0.05  # a share; less than this may go unrecorded
@@ -56,7 +56,11 @@ def measure() -> Counts:
         path = Path(folder) / "programs.json"
         subprocess.run([sys.executable, "-m", "bench.programs", path], check=True)
         programs = read(path)
-    counts = {(each.configuration, each.name): Count(each.instructions, verify(each)) for each in programs}
+    counts = {}
+    for each, verified in zip(programs, verify_all(programs), strict=True):
+        if isinstance(verified, Refused):
+            raise verified
+        counts[each.configuration, each.name] = Count(each.instructions, verified)
     return Counts(".".join(os.uname().release.split(".")[:2]), counts)
 
 

@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -84,6 +85,21 @@ def verify(program: Program) -> int:
         fd = load(program, maps)
         fds.callback(os.close, fd)
         return int(struct.unpack_from("=I", _info(fd), _VERIFIED_AT)[0])
+
+
+def verify_all(programs: Sequence[Program]) -> list[int | Refused]:
+    """What `verify` says of each, on all processors; what is the same in several configurations is asked once."""
+
+    def attempt(program: Program) -> int | Refused:
+        try:
+            return verify(program)
+        except Refused as refusal:
+            return refusal
+
+    kinds = {(each.code, each.attach_type, tuple(each.maps)): each for each in programs}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = dict(zip(kinds, threads.map(attempt, kinds.values()), strict=True))
+    return [found[each.code, each.attach_type, tuple(each.maps)] for each in programs]
 
 
 def create_map(kind: MapKind) -> int:

@@ -49,7 +49,9 @@ class Node:
         self._make_links()
         self._load()
         for device, hook, program in HOOKS:
-            words = f"tc -n {name} filter add dev {device} {hook} bpf da object-pinned {self.pin_dir}/{program}"
+            # by nsenter: `tc -n` mounts another /sys, without pins
+            pinned = self.pin_dir / program
+            words = f"nsenter --net=/run/netns/{name} tc filter add dev {device} {hook} bpf da object-pinned {pinned}"
             subprocess.run(words.split(), check=True)
         self.maps = {each.name: Map.open(each) for each in (self.pin_dir / "maps").iterdir()}
 

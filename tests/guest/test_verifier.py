@@ -7,7 +7,7 @@ import os
 import pytest
 
 from bench.programs import read
-from bench.verifier import Refused, verify
+from bench.verifier import Refused, verify, verify_all
 from tests.guest.prepare import PROGRAMS
 
 MOST_INSTRUCTIONS = 1_000_000  # Source: kernel include/linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS
@@ -16,13 +16,10 @@ MOST_INSTRUCTIONS = 1_000_000  # Source: kernel include/linux/bpf.h, BPF_COMPLEX
 def test_every_program_in_every_configuration_loads() -> None:
     programs = read(PROGRAMS)
     assert len({each.configuration for each in programs}) > 2
-    refused, verified = [], {}
-    for each in programs:
-        try:
-            verified[each.name, each.configuration] = verify(each)
-        except Refused as refusal:
-            refused.append(str(refusal))
+    found = list(zip(programs, verify_all(programs), strict=True))
+    refused = [str(verdict) for _, verdict in found if isinstance(verdict, Refused)]
     assert not refused, f"kernel {os.uname().release} refuses\n" + "\n\n".join(refused)
+    verified = {(each.name, each.configuration): verdict for each, verdict in found if isinstance(verdict, int)}
     (name, configuration), most = max(verified.items(), key=lambda each: each[1])
     print(f"{len(programs)} programs load; the verifier's most: {most} instructions, {name} ({configuration})")
     assert most < MOST_INSTRUCTIONS / 2, "half of what the verifier takes is used: split the program"

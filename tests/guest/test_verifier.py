@@ -20,9 +20,9 @@ def test_every_program_in_every_configuration_loads() -> None:
     refused = [str(verdict) for _, verdict in found if isinstance(verdict, Refused)]
     assert not refused, f"kernel {os.uname().release} refuses\n" + "\n\n".join(refused)
     verified = {(each.name, each.configuration): verdict for each, verdict in found if isinstance(verdict, int)}
-    (name, configuration), most = max(verified.items(), key=lambda each: each[1])
-    print(f"{len(programs)} programs load; the verifier's most: {most} instructions, {name} ({configuration})")
-    assert most < MOST_INSTRUCTIONS / 2, "half of what the verifier takes is used: split the program"
+    print(f"{len(programs)} programs load. What the verifier went through, of {MOST_INSTRUCTIONS}:")
+    for (name, configuration), count in sorted(verified.items(), key=lambda each: -each[1])[:10]:
+        print(f"  {count:7} {name} ({configuration})")
 
 
 def test_a_program_that_the_verifier_refuses_is_named_with_its_words() -> None:

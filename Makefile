@@ -6,11 +6,11 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 LAYERS := unit contract bus bpf lab
-C_FILES = $(shell find bench cni services -name '*.[ch]' 2>/dev/null)
+C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
 .PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock clean
-.PHONY: $(LAYERS:%=test-%)
+.PHONY: $(LAYERS:%=test-%) guest-setup test-guest instructions
 
 help: ## what there is to type
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,8 +49,21 @@ $(LAYERS:%=test-%): test-%: setup
 
 test-%: ## one layer: make test-unit
 
+guest-setup: setup ## have qemu and Debian's own kernel (15 and 70 MB to fetch, the second time nothing)
+	@$(BIN)/python -m tools.guest setup
+
+# Compiled here, where it takes seconds; the guest only loads.
+test-guest: setup ## the tests that need Debian's own kernel, in an emulated machine (first: make guest-setup)
+	@$(BIN)/python -m tools.guest check
+	@$(BIN)/python -m tests.guest.prepare
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m tools.guest run --timeout 900 -- \
+	    $(BIN)/python -m pytest -c tests/guest/pytest.ini tests/guest
+
 bench: setup ## what packets, pod starts and policy changes cost, beside plain Linux routing
 	@$(BIN)/python -m bench
+
+instructions: setup ## how large each program is and what the verifier goes through, anew into bench/instructions.json
+	@$(BIN)/python -m bench.instructions
 
 docs: setup ## write docs/events.md anew from bus/subjects.py and bus/messages
 	@mkdir -p build

@@ -28,6 +28,6 @@ def pin_all(pin_dir: Path, sizes: dict[str, int], default: int = 64) -> None:
             size = 4096
         made = make(declared.type, shape.key_bytes, shape.value_bytes, size)
         try:
-            bpf_syscall.pin(made.fd, pin_dir / "maps" / name)
+            bpf_syscall.pin(made.fd, limits.map_path(pin_dir, name))
         finally:
             made.close()

@@ -12,8 +12,7 @@
 
 /* Entries. Memory is taken when the map is made for the LRU maps, as it fills for the others. */
 #ifndef CT_TCP_MAX
-#define CT_TCP_MAX \
-	524288 /* 88 bytes an entry and the kernel's own; a full map evicts the connection used longest ago */
+#define CT_TCP_MAX 524288 /* a full map evicts the connection used longest ago */
 #endif
 #ifndef CT_ANY_MAX
 #define CT_ANY_MAX 262144

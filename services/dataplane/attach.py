@@ -12,7 +12,7 @@ moment does no harm. The kernel runs tcx before clsact, on the same packet, and 
 TC_ACT_UNSPEC; ours says so only of packets that it has neither changed nor counted, and would say so again. A packet
 that is under way sees both or neither change: attaching and detaching a tcx link wait until no CPU is in the old list.
 
-Source: kernel net/core/dev.c (sch_handle_ingress), kernel/bpf/tcx.c; docs/adr/0012-tcx-when-it-is-quiet.md
+Source: kernel net/core/dev.c (sch_handle_ingress), kernel/bpf/tcx.c; docs/adr/0014-tcx-when-it-is-quiet.md
 """
 
 from __future__ import annotations

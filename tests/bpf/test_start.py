@@ -56,7 +56,7 @@ class Place:
             stack.push_async_callback(journal.close)
             links = stack.enter_context(closing(Links()))
             service = Service("dataplane", Settings(instance="here"), self.hub.bus())
-            node = await start(service, settings, links, journal, stack)
+            node, _ = await start(service, settings, links, journal, stack)
             await node.restore()
             hearing = asyncio.create_task(node.hear())
             try:

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from bench import cluster, plain
+from bench import cluster, datapath, plain
 from bench.machine import this_machine
 from bench.report import as_json, show
 from bench.run import QUICK, Part, Size, run
@@ -39,13 +39,14 @@ def main(
         signal.signal(number, leave)
     plain.remove_leftovers()
     cluster.remove_leftovers()
+    datapath.remove_leftovers()
     machine = this_machine()
     progress = Console(stderr=True)
 
     def tell(text: str) -> None:
         progress.print(f"bench: {text}", soft_wrap=True, highlight=False)
 
-    found = run(set(only or Part), QUICK if quick else Size(rounds, seconds), tell)
+    found = run(set(only or Part), QUICK if quick else Size(rounds=rounds, seconds=seconds), tell)
     if output is Output.JSON:
         print(as_json(machine, found.figures, found.problems))
     else:

@@ -65,7 +65,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`lab` and `family` come as pairs, a cluster's together, so that each cluster is made once."""
     if "lab" in metafunc.fixturenames:
         pairs = [(cluster, family) for cluster in CLUSTERS for family in cluster.families]
-        ids = [f"{cluster.name.removeprefix('test-')}-v{family}" for cluster, family in pairs]
+        ids = [f"{cluster.mode}{'-dual' * (len(cluster.families) > 1)}-v{family}" for cluster, family in pairs]
         metafunc.parametrize(("lab", "family"), pairs, indirect=True, ids=ids, scope="session")
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,14 @@ def family(request: pytest.FixtureRequest) -> Family:
 @pytest.fixture
 def space(lab: Lab, family: Family, request: pytest.FixtureRequest) -> Iterator[Space]:
     """A fresh Kubernetes namespace, removed with all that is in it."""
-    digest = format(abs(hash(request.node.nodeid)) % 16**8, "08x")
+    with fresh_space(lab, family, request.node.nodeid) as made:
+        yield made
+
+
+@contextmanager
+def fresh_space(lab: Lab, family: Family, test: str) -> Iterator[Space]:
+    """A Kubernetes namespace of `test`, by any name of it."""
+    digest = format(abs(hash(test)) % 16**8, "08x")
     made = Space(lab, f"t-{digest}", family)
     manifest = f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {made.name}\n"
     lab.apply(manifest)

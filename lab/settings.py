@@ -220,18 +220,18 @@ class Settings:
     def _of_family(self, plan: Plan, family: Family, service: str) -> dict[str, str]:
         """What a service is told of a family. An empty list: nothing is given out of it."""
         suffix, is_on = _SUFFIX[family], family in self.families
+        enabled = {f"PLEXUS_IPV{family}_ENABLED": text(is_on)}
         pools = self.pod_pools(plan, family)
         if service == "resources":
             return {f"PLEXUS_SERVICE_CIDR{suffix}": str(plan.services(family)) if is_on else ""}
         if service == "ipam":
-            return {
+            return enabled | {
                 f"PLEXUS_CLUSTER_POOL_CIDRS{suffix}": ",".join(pools) if is_on else "",
                 f"PLEXUS_CLUSTER_POOL_MASK{suffix}": text(self.get(MASKS[family])),
             }
         if service == "dataplane":
             masquerade = self.get(f"enableIPv{family}Masquerade") is True and self.get("bpf.masquerade") is True
-            return {
-                f"PLEXUS_IPV{family}_ENABLED": text(is_on),
+            return enabled | {
                 f"PLEXUS_MASQUERADE{suffix}": text(masquerade),
                 f"PLEXUS_NATIVE_ROUTING_CIDR{suffix}": text(self.get(f"ipv{family}NativeRoutingCIDR") or pools[0]),
             }

@@ -1,5 +1,8 @@
 """A lab for each routing mode and choice of address families, one after the other, for the whole layer; a Kubernetes
-namespace of its own for each test. In a lab with both families every test runs once for each."""
+namespace of its own for each test.
+
+In a lab with both families a test's packets are of one of them, of IPv6 with a tunnel and of IPv4 without; tests of a
+module that says EACH_FAMILY run once for each."""
 
 from __future__ import annotations
 
@@ -55,6 +58,11 @@ class Cluster:
         return f"test-{self.mode}{'' if len(self.families) > 1 else self.families[0]}"
 
     @property
+    def one_family(self) -> tuple[Family, ...]:
+        """Of both, IPv6 with a tunnel and IPv4 without."""
+        return self.families[-1:] if self.mode == "tunnel" else self.families[:1]
+
+    @property
     def values(self) -> dict[str, object]:
         return {"routingMode": self.mode} | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
 
@@ -65,7 +73,8 @@ CLUSTERS = [Cluster(mode, families) for families in ((4,), (6,), (4, 6)) for mod
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`lab` and `family` come as pairs, a cluster's together, so that each cluster is made once."""
     if "lab" in metafunc.fixturenames:
-        pairs = [(cluster, family) for cluster in CLUSTERS for family in cluster.families]
+        all_of_them = getattr(metafunc.module, "EACH_FAMILY", False)
+        pairs = [(each, family) for each in CLUSTERS for family in (each.families if all_of_them else each.one_family)]
         ids = [f"{cluster.mode}{'-dual' * (len(cluster.families) > 1)}-v{family}" for cluster, family in pairs]
         metafunc.parametrize(("lab", "family"), pairs, indirect=True, ids=ids, scope="session")
 

@@ -10,6 +10,8 @@ import pytest
 from lab import execute, namespaces
 from tests.lab.space import Space, curl, host
 
+EACH_FAMILY = True
+
 UDP_ECHO = """
 import socket, sys
 server = socket.socket(socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET, socket.SOCK_DGRAM)

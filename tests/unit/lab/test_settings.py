@@ -48,8 +48,9 @@ def test_the_families_that_are_enabled_reach_every_service(asked: str, families:
     wanted = settings(parse_set(asked))
     node, ipam, resources = (wanted.environment(PLAN, service) for service in ("dataplane", "ipam", "resources"))
     assert wanted.families == families
-    assert node["PLEXUS_IPV4_ENABLED"] == str(4 in families).lower()
-    assert node["PLEXUS_IPV6_ENABLED"] == str(6 in families).lower()
+    for told in (node, ipam):
+        assert told["PLEXUS_IPV4_ENABLED"] == str(4 in families).lower()
+        assert told["PLEXUS_IPV6_ENABLED"] == str(6 in families).lower()
     assert ipam["PLEXUS_CLUSTER_POOL_CIDRS"] == ("10.129.0.0/16" if 4 in families else "")
     assert ipam["PLEXUS_CLUSTER_POOL_CIDRS6"] == ("fd00:10:1::/104" if 6 in families else "")
     assert resources["PLEXUS_SERVICE_CIDR"] == ("10.65.0.0/16" if 4 in families else "")

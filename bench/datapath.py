@@ -28,7 +28,7 @@ from services.dataplane.effects import Maps
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, pack_address
 from services.dataplane.policy import ALLOW
 
-PREFIX = "plexus-bench-"  # of pin directories; the bench's pid follows
+PREFIX = "plexus-bench-"  # of pin directories; the bench's pid and what they are for follow
 DEVICE = 1  # loopback: the one interface that is in every namespace
 CONTEXT_BYTES, IFINDEX_AT = 192, 40  # struct __sk_buff
 POD_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
@@ -172,7 +172,7 @@ def datapath(mode: str, families: tuple[Family, ...]) -> Iterator[Datapath]:
 
     Raises: LoadError: the compiler or the verifier refused.
     """
-    pin_dir = host.bpf_file_system() / f"{PREFIX}{os.getpid()}"
+    pin_dir = host.bpf_file_system() / f"{PREFIX}{os.getpid()}-{mode}{''.join(map(str, families))}"
     config = loader.DatapathConfig(
         node_address=ADDRESSES[4].node,
         device_index=DEVICE,
@@ -196,5 +196,5 @@ def datapath(mode: str, families: tuple[Family, ...]) -> Iterator[Datapath]:
 def remove_leftovers() -> None:
     """Unpin what benches left that no longer run."""
     for path in state.BPF.glob(f"{PREFIX}*"):
-        if not Path("/proc", path.name.removeprefix(PREFIX)).exists():
+        if not Path("/proc", path.name.removeprefix(PREFIX).partition("-")[0]).exists():
             shutil.rmtree(path, ignore_errors=True)

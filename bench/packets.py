@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,7 @@ from bench.bars import Figure
 from bench.datapath import ADDRESSES, BACKEND_PORT, PREFIX, SERVICE_PORT, Addresses, Datapath, datapath
 from bench.harness import interleave
 from lab import host, namespaces
-from lab.plan import Family
+from lab.plan import FAMILIES, Family
 from services.dataplane import bpf_syscall, loader
 
 TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7
@@ -29,6 +30,7 @@ HOPS = 255  # of a packet when it starts
 REPEAT = HOPS - 5  # every run costs it a hop
 RUNS = 20  # of a packet for one value, its median
 GROUP = "packet"
+STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6))  # what a node has: the programs differ
 
 
 class PacketLost(Exception):
@@ -97,27 +99,31 @@ def cases(path: Datapath, mode: str, who: Addresses) -> Iterator[Case]:
     yield Case("a Service's reply, alone", "from_pod", tcp(who.neighbour, who.pod, from_backend), 1)
 
 
-def measure_packets(modes: dict[str, tuple[Family, ...]], rounds: int, tell: Callable[[str], None]) -> Iterator[Figure]:
-    """All paths of each mode and family in turns, then the socket hooks.
+def measure_packets(modes: Sequence[str], rounds: int, tell: Callable[[str], None]) -> Iterator[Figure]:
+    """All paths of each mode in turns, for each family alone and for both, then the socket hooks.
 
     Args:
-        modes: "native", "tunnel" -> the families to measure.
+        modes: of "native" and "tunnel".
         rounds: values of each figure.
     Raises: PacketLost, LoadError.
     """
-    for mode, families in modes.items():
+    for mode in modes:
         tell(f"packets, {mode}")
-        with datapath(mode, families) as path:
-            sides = {}
-            for family in families:
-                for case in cases(path, mode, ADDRESSES[family]):
-                    sides[f"{GROUP}, {mode} v{family}: {case.name}"] = timing(path, case)
+        with ExitStack() as stack:
+            paths = {families: stack.enter_context(datapath(mode, families)) for families in STACKS}
+            sides = {
+                f"{GROUP}, {mode}{' dual' * (len(families) > 1)} v{family}: {case.name}": timing(path, case)
+                for families, path in paths.items()
+                for family in families
+                for case in cases(path, mode, ADDRESSES[family])
+                if len(families) == 1 or case.repeat > 1
+            }
             for name, values in interleave(sides, rounds).items():
                 yield Figure(name, "ns", tuple(values))
             if mode == "native":
-                for family in families:
+                for family in FAMILIES:
                     tell(f"socket hooks, v{family}")
-                    yield from measure_connect(path, family, rounds)
+                    yield from measure_connect(paths[(family,)], family, min(rounds, CONNECT_ROUNDS))
 
 
 def timing(path: Datapath, case: Case) -> Callable[[], float]:
@@ -158,7 +164,7 @@ def measure_connect(path: Datapath, family: Family, rounds: int) -> Iterator[Fig
             f"{GROUP}, {name}: a Service": connecting(path, program, cgroup, who.service),
         }
         with bpf_syscall.run_statistics():
-            for figure, values in interleave(sides, min(rounds, CONNECT_ROUNDS)).items():
+            for figure, values in interleave(sides, rounds).items():
                 yield Figure(figure, "ns", tuple(values))
     finally:
         os.close(program)

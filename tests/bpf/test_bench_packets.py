@@ -13,7 +13,7 @@ from lab.plan import FAMILIES, Family
 
 
 def test_every_figure_with_a_bar_is_measured_and_none_is_zero() -> None:
-    figures = list(measure_packets(dict.fromkeys(("native", "tunnel"), FAMILIES), 1, lambda _: None))
+    figures = list(measure_packets(("native", "tunnel"), 1, lambda _: None))
     names = [figure.name for figure in figures]
     assert {name for name in BARS if name.startswith(f"{GROUP}, ")} <= set(names)
     assert len(set(names)) == len(names)

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lab import host, state
 from lab.plan import Family
@@ -35,6 +36,8 @@ POD_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000f
 TCP, UDP = 6, 17
 SERVICE_PORT, BACKEND_PORT = 80, 8080
 PODS = {"pod": 256, "neighbour": 257, "remote": 300}  # identities
+HAS_IPV6 = hasattr(loader.DatapathConfig, "ipv6")  # the datapath of this checkout
+MEASURED: tuple[Family, ...] = (4, 6) if HAS_IPV6 else (4,)
 _CLONE_NEWNET = 0x40000000
 
 
@@ -166,6 +169,22 @@ def enter_namespace(families: tuple[Family, ...]) -> None:
         Path("/proc/sys/net", key).write_text("1")
 
 
+def configuration(mode: str, families: tuple[Family, ...]) -> loader.DatapathConfig:
+    """What a node of the families is compiled for."""
+    chosen: dict[str, Any] = {"device_index": DEVICE, "tunnel_index": DEVICE if mode == "tunnel" else 0}
+    if not HAS_IPV6:
+        limits = {"ct_max": 65536, "nat_max": 65536, "sock_reverse_max": 4096}
+        chosen |= {"node_address": ADDRESSES[4].node, **limits}
+        return loader.DatapathConfig(**chosen)
+    sizes = {"CT_TCP_MAX": 65536, "CT_ANY_MAX": 65536, "NAT_MAX": 65536, "SOCK_REVERSE_MAX": 4096}
+    addresses = {
+        "node_address": ADDRESSES[4].node if 4 in families else "",
+        "node_address6": ADDRESSES[6].node if 6 in families else "",
+    }
+    chosen |= {"ipv4": 4 in families, "ipv6": 6 in families, "sizes": sizes, **addresses}
+    return loader.DatapathConfig(**chosen)
+
+
 @contextmanager
 def datapath(mode: str, families: tuple[Family, ...]) -> Iterator[Datapath]:
     """Programs loaded for a mode, "native" or "tunnel"; nothing of them stays.
@@ -173,14 +192,7 @@ def datapath(mode: str, families: tuple[Family, ...]) -> Iterator[Datapath]:
     Raises: LoadError: the compiler or the verifier refused.
     """
     pin_dir = host.bpf_file_system() / f"{PREFIX}{os.getpid()}-{mode}{''.join(map(str, families))}"
-    config = loader.DatapathConfig(
-        node_address=ADDRESSES[4].node,
-        device_index=DEVICE,
-        tunnel_index=DEVICE if mode == "tunnel" else 0,
-        ct_max=65536,
-        nat_max=65536,
-        sock_reverse_max=4096,
-    )
+    config = configuration(mode, families)
     try:
         with tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
             asyncio.run(loader.load(config, pin_dir, Path(scratch)))

@@ -19,10 +19,20 @@ from pathlib import Path
 from statistics import median
 
 from bench.bars import Figure
-from bench.datapath import ADDRESSES, BACKEND_PORT, PREFIX, SERVICE_PORT, Addresses, Datapath, datapath
+from bench.datapath import (
+    ADDRESSES,
+    BACKEND_PORT,
+    HAS_IPV6,
+    MEASURED,
+    PREFIX,
+    SERVICE_PORT,
+    Addresses,
+    Datapath,
+    datapath,
+)
 from bench.harness import interleave
 from lab import host, namespaces
-from lab.plan import FAMILIES, Family
+from lab.plan import Family
 from services.dataplane import bpf_syscall, loader
 
 TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7
@@ -30,7 +40,7 @@ HOPS = 255  # of a packet when it starts
 REPEAT = HOPS - 5  # every run costs it a hop
 RUNS = 20  # of a packet for one value, its median
 GROUP = "packet"
-STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6))  # what a node has: the programs differ
+STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6)) if HAS_IPV6 else ((4,),)  # of a node: programs differ
 
 
 class PacketLost(Exception):
@@ -121,7 +131,7 @@ def measure_packets(modes: Sequence[str], rounds: int, tell: Callable[[str], Non
             for name, values in interleave(sides, rounds).items():
                 yield Figure(name, "ns", tuple(values))
             if mode == "native":
-                for family in FAMILIES:
+                for family in MEASURED:
                     tell(f"socket hooks, v{family}")
                     yield from measure_connect(paths[(family,)], family, min(rounds, CONNECT_ROUNDS))
 

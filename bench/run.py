@@ -11,6 +11,7 @@ from itertools import groupby
 
 from bench.bars import Figure
 from bench.cluster import Cluster, ClusterFailed, cluster, pod_manifest
+from bench.datapath import HAS_IPV6, MEASURED
 from bench.load import LoadFailed, Pods
 from bench.memory import measure_memory
 from bench.packets import PacketLost, measure_packets
@@ -18,7 +19,6 @@ from bench.plain import plain_pods
 from bench.pods import CallFailed, measure_pods
 from bench.policy import SELECTED, measure_policy
 from bench.traffic import measure_traffic
-from lab.plan import FAMILIES
 from services.dataplane.loader import LoadError
 
 NODES = ("node1", "node2", "node3")
@@ -41,8 +41,8 @@ class Part(StrEnum):
 # Of the lab that a part wants; the same lab serves neighbours that want the same. With both families: programs of one
 # family are a little shorter, so this is what costs most.
 SETTINGS = {
-    "native": {"routingMode": "native", "autoDirectNodeRoutes": "true", "ipv6.enabled": "true"},
-    "tunnel": {"routingMode": "tunnel", "tunnelProtocol": "vxlan", "ipv6.enabled": "true"},
+    "native": {"routingMode": "native", "autoDirectNodeRoutes": "true", "ipv6.enabled": str(HAS_IPV6).lower()},
+    "tunnel": {"routingMode": "tunnel", "tunnelProtocol": "vxlan", "ipv6.enabled": str(HAS_IPV6).lower()},
 }
 
 
@@ -114,7 +114,7 @@ def figures_of(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None]
             yield measure_policy(lab, size.policies, tell)
         case Part.TRAFFIC | Part.TUNNEL:
             start_pods(lab)
-            plexus = {each: Pods(*(lab.place(pod, each) for pod in ("client", "near", "far"))) for each in FAMILIES}
+            plexus = {each: Pods(*(lab.place(pod, each) for pod in ("client", "near", "far"))) for each in MEASURED}
             ways = ("tunnel",) if part is Part.TUNNEL else ("one node", "across nodes")
             with plain_pods(tunnel=part is Part.TUNNEL) as plain:
                 yield from measure_traffic(ways, plexus, plain, size.rounds, size.seconds, tell)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.datapath import HAS_IPV6
 from lab import state
 from lab.plan import FAMILIES, Family
 from lab.testing import Lab
@@ -67,6 +68,7 @@ class Cluster:
         return {"routingMode": self.mode} | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
 
 
+NEEDS_IPV6 = pytest.mark.skipif(not HAS_IPV6, reason="the datapath of this checkout has IPv4 alone and no fragments")
 CLUSTERS = [Cluster(mode, families) for families in ((4,), (6,), (4, 6)) for mode in ("tunnel", "native")]
 
 
@@ -76,7 +78,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         all_of_them = getattr(metafunc.module, "EACH_FAMILY", False)
         pairs = [(each, family) for each in CLUSTERS for family in (each.families if all_of_them else each.one_family)]
         ids = [f"{cluster.mode}{'-dual' * (len(cluster.families) > 1)}-v{family}" for cluster, family in pairs]
-        metafunc.parametrize(("lab", "family"), pairs, indirect=True, ids=ids, scope="session")
+        cells = [
+            pytest.param(*pair, id=name, marks=() if HAS_IPV6 or pair[0].families == (4,) else NEEDS_IPV6)
+            for pair, name in zip(pairs, ids, strict=True)
+        ]
+        metafunc.parametrize(("lab", "family"), cells, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,11 @@ import pytest
 
 from lab.plan import FAMILIES, Family
 from lab.testing import Lab
-from tests.lab.conftest import EXPECTED_DROPS, fresh_space
+from tests.lab.conftest import EXPECTED_DROPS, NEEDS_IPV6, fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY
+
+pytestmark = NEEDS_IPV6
 
 MODES: Mapping[str, Mapping[str, object]] = {
     "endpoint-routes": {"routingMode": "native", "endpointRoutes.enabled": True},

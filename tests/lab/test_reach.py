@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from lab import execute, namespaces
+from tests.lab.conftest import NEEDS_IPV6
 from tests.lab.space import Space, curl, host
 
 EACH_FAMILY = True
@@ -119,7 +120,7 @@ def test_the_outside_sees_the_nodes_address(space: Space) -> None:
     assert not [line for line in seen if space.address("a") in line]
 
 
-@pytest.mark.parametrize("size", [5, 4000], ids=["small", "in-fragments"])
+@pytest.mark.parametrize("size", [5, pytest.param(4000, marks=NEEDS_IPV6)], ids=["small", "in-fragments"])
 def test_udp_is_answered_by_address_and_through_a_service(space: Space, size: int) -> None:
     space.apply(space.pod("client"), space.pod("echo", "node2"), space.service("svc", "echo", 7, "UDP"))
     server = space.lab.start_in(f"{space.name}/echo", "/usr/bin/python3", "-c", UDP_ECHO, str(space.family))
@@ -134,6 +135,7 @@ def test_udp_is_answered_by_address_and_through_a_service(space: Space, size: in
         server.communicate()
 
 
+@NEEDS_IPV6
 def test_a_large_ping_is_answered(space: Space) -> None:
     """An echo that is cut into fragments, by a pod of another node and by the host outside."""
     space.apply(space.pod("a"), space.pod("b", "node2"))

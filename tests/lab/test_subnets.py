@@ -8,8 +8,10 @@ import pytest
 
 from lab.plan import FAMILIES
 from lab.testing import Lab
-from tests.lab.conftest import EXPECTED_DROPS, fresh_space
+from tests.lab.conftest import EXPECTED_DROPS, NEEDS_IPV6, fresh_space
 from tests.lab.space import Space, host
+
+pytestmark = NEEDS_IPV6
 
 NATIVE = {"routingMode": "native", "directRoutingSkipUnreachable": True, "ipv6.enabled": True}
 TUNNEL = {"routingMode": "tunnel", "ipv6.enabled": True}

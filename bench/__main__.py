@@ -29,7 +29,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A first look: fewer and shorter rounds.")] = False,
     only: Annotated[list[Part] | None, typer.Option("--only", help="Measure this part; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each traffic figure; the medians are of these.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one traffic measurement.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one traffic measurement.")] = 1.5,
 ) -> None:
     """Measure what Plexus costs on this machine, and print it beside what was promised.
 

@@ -57,7 +57,7 @@ class Size:
 
     rounds: int = 5  # of each traffic figure, each side
     packet_rounds: int = 25
-    seconds: float = 2.0  # one traffic measurement
+    seconds: float = 1.5  # one traffic measurement
     pods: int = 30  # ADDs one after the other
     pod_rounds: int = 5  # times 20 ADDs at once
     policies: int = 20  # changes

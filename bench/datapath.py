@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab import host, state
 from lab.plan import Family
@@ -36,8 +35,6 @@ POD_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000f
 TCP, UDP = 6, 17
 SERVICE_PORT, BACKEND_PORT = 80, 8080
 PODS = {"pod": 256, "neighbour": 257, "remote": 300}  # identities
-HAS_IPV6 = hasattr(loader.DatapathConfig, "ipv6")  # the datapath of this checkout
-MEASURED: tuple[Family, ...] = (4, 6) if HAS_IPV6 else (4,)
 _CLONE_NEWNET = 0x40000000
 
 
@@ -171,18 +168,15 @@ def enter_namespace(families: tuple[Family, ...]) -> None:
 
 def configuration(mode: str, families: tuple[Family, ...]) -> loader.DatapathConfig:
     """What a node of the families is compiled for."""
-    chosen: dict[str, Any] = {"device_index": DEVICE, "tunnel_index": DEVICE if mode == "tunnel" else 0}
-    if not HAS_IPV6:
-        limits = {"ct_max": 65536, "nat_max": 65536, "sock_reverse_max": 4096}
-        chosen |= {"node_address": ADDRESSES[4].node, **limits}
-        return loader.DatapathConfig(**chosen)
-    sizes = {"CT_TCP_MAX": 65536, "CT_ANY_MAX": 65536, "NAT_MAX": 65536, "SOCK_REVERSE_MAX": 4096}
-    addresses = {
-        "node_address": ADDRESSES[4].node if 4 in families else "",
-        "node_address6": ADDRESSES[6].node if 6 in families else "",
-    }
-    chosen |= {"ipv4": 4 in families, "ipv6": 6 in families, "sizes": sizes, **addresses}
-    return loader.DatapathConfig(**chosen)
+    return loader.DatapathConfig(
+        node_address=ADDRESSES[4].node if 4 in families else "",
+        node_address6=ADDRESSES[6].node if 6 in families else "",
+        ipv4=4 in families,
+        ipv6=6 in families,
+        device_index=DEVICE,
+        tunnel_index=DEVICE if mode == "tunnel" else 0,
+        sizes={"CT_TCP_MAX": 65536, "CT_ANY_MAX": 65536, "NAT_MAX": 65536, "SOCK_REVERSE_MAX": 4096},
+    )
 
 
 @contextmanager

@@ -22,8 +22,6 @@ from bench.bars import Figure
 from bench.datapath import (
     ADDRESSES,
     BACKEND_PORT,
-    HAS_IPV6,
-    MEASURED,
     PREFIX,
     SERVICE_PORT,
     Addresses,
@@ -32,7 +30,7 @@ from bench.datapath import (
 )
 from bench.harness import interleave
 from lab import host, namespaces
-from lab.plan import Family
+from lab.plan import FAMILIES, Family
 from services.dataplane import bpf_syscall, loader
 
 TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7
@@ -40,7 +38,7 @@ HOPS = 255  # of a packet when it starts
 REPEAT = HOPS - 5  # every run costs it a hop
 RUNS = 20  # of a packet for one value, its median
 GROUP = "packet"
-STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6)) if HAS_IPV6 else ((4,),)  # of a node: programs differ
+STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6))  # of a node: the programs differ
 
 
 class PacketLost(Exception):
@@ -131,7 +129,7 @@ def measure_packets(modes: Sequence[str], rounds: int, tell: Callable[[str], Non
             for name, values in interleave(sides, rounds).items():
                 yield Figure(name, "ns", tuple(values))
             if mode == "native":
-                for family in MEASURED:
+                for family in FAMILIES:
                     tell(f"socket hooks, v{family}")
                     yield from measure_connect(paths[(family,)], family, min(rounds, CONNECT_ROUNDS))
 

@@ -11,7 +11,6 @@ from itertools import groupby
 
 from bench.bars import Figure
 from bench.cluster import Cluster, ClusterFailed, cluster, pod_manifest
-from bench.datapath import HAS_IPV6, MEASURED
 from bench.load import LoadFailed, Pods
 from bench.memory import measure_memory
 from bench.packets import PacketLost, measure_packets
@@ -19,8 +18,11 @@ from bench.plain import plain_pods
 from bench.pods import CallFailed, measure_pods
 from bench.policy import SELECTED, measure_policy
 from bench.traffic import measure_traffic
+from lab.plan import FAMILIES
 from services.dataplane.loader import LoadError
+from services.dataplane.settings import NodeSettings
 
+HAS_IPV6 = hasattr(NodeSettings, "ipv6_enabled")  # the node of this checkout
 NODES = ("node1", "node2", "node3")
 PODS = {"client": "node1", "near": "node1", "far": "node2", "third": "node3"}
 SETTLE_SECONDS = 2.0  # after a lab is ready, until its processes are idle
@@ -114,7 +116,11 @@ def figures_of(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None]
             yield measure_policy(lab, size.policies, tell)
         case Part.TRAFFIC | Part.TUNNEL:
             start_pods(lab)
-            plexus = {each: Pods(*(lab.place(pod, each) for pod in ("client", "near", "far"))) for each in MEASURED}
+            plexus = {
+                each: Pods(*(lab.place(pod, each) for pod in ("client", "near", "far")))
+                for each in FAMILIES
+                if each == 4 or HAS_IPV6
+            }
             ways = ("tunnel",) if part is Part.TUNNEL else ("one node", "across nodes")
             with plain_pods(tunnel=part is Part.TUNNEL) as plain:
                 yield from measure_traffic(ways, plexus, plain, size.rounds, size.seconds, tell)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.datapath import HAS_IPV6
+from bench.run import HAS_IPV6
 from lab import state
 from lab.plan import FAMILIES, Family
 from lab.testing import Lab
@@ -68,7 +68,7 @@ class Cluster:
         return {"routingMode": self.mode} | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
 
 
-NEEDS_IPV6 = pytest.mark.skipif(not HAS_IPV6, reason="the datapath of this checkout has IPv4 alone and no fragments")
+NEEDS_IPV6 = pytest.mark.skipif(not HAS_IPV6, reason="the node of this checkout has IPv4 alone")
 CLUSTERS = [Cluster(mode, families) for families in ((4,), (6,), (4, 6)) for mode in ("tunnel", "native")]
 
 

@@ -2,13 +2,17 @@
 
 What is measured, and against what:
 
-    traffic    TCP stream, request/response and short connections between two pods of one node and of two nodes, with
-               Plexus in the way (a lab in native mode) and without (`plain.py`: the same namespaces, links and MTU,
-               and nothing but routes). The two take turns, A B A B, so that a machine that slows down slows both.
+    packets    nanoseconds for each program and path, by the kernel's test run of a packet, and for the connect hooks
+    traffic    TCP stream, request/response and short connections between two pods of one node and of two nodes, by
+               IPv4 and by IPv6, with Plexus in the way (a lab in native mode) and without (`plain.py`: the same
+               namespaces, links and MTU, and nothing but routes). The two take turns, A B A B, so that a machine that
+               slows down slows both.
+    tunnel     the same across nodes by VXLAN, beside the kernel's own VXLAN device with routes
     pods       the CNI executable, ADD and DEL, one after the other and many at once
     policy     from the commit of a policy to the last of three nodes that enforces it
     memory     one idle dataplane process
 
 Read `harness.py` (rounds, medians, ratios) and `bars.py` (what was promised) first: they are pure. `load.c` is the load
-itself. A bench is not a test: it exits 0 however the figures are, and says beside each whether the bar was reached.
+itself, `datapath.py` holds the programs without a lab. A bench is not a test: it exits 0 however the figures are, and
+says beside each whether the bar was reached, and in brackets what the peer has there.
 """

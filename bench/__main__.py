@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from bench import cluster, plain
+from bench import cluster, datapath, plain
 from bench.machine import this_machine
 from bench.report import as_json, show
 from bench.run import QUICK, Part, Size, run
@@ -29,7 +29,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A first look: fewer and shorter rounds.")] = False,
     only: Annotated[list[Part] | None, typer.Option("--only", help="Measure this part; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each traffic figure; the medians are of these.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one traffic measurement.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one traffic measurement.")] = 1.5,
 ) -> None:
     """Measure what Plexus costs on this machine, and print it beside what was promised.
 
@@ -39,13 +39,14 @@ def main(
         signal.signal(number, leave)
     plain.remove_leftovers()
     cluster.remove_leftovers()
+    datapath.remove_leftovers()
     machine = this_machine()
     progress = Console(stderr=True)
 
     def tell(text: str) -> None:
         progress.print(f"bench: {text}", soft_wrap=True, highlight=False)
 
-    found = run(set(only or Part), QUICK if quick else Size(rounds, seconds), tell)
+    found = run(set(only or Part), QUICK if quick else Size(rounds=rounds, seconds=seconds), tell)
     if output is Output.JSON:
         print(as_json(machine, found.figures, found.problems))
     else:

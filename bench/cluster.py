@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.load import Place
 from lab import namespaces, state
+from lab.plan import Family
 
 PREFIX = "bench"
 COMMAND = Path(sys.executable).with_name("plexus")
@@ -49,13 +50,15 @@ class Cluster:
     def directory(self) -> state.Directory:
         return state.Directory(self.name)
 
-    def place(self, pod: str) -> Place:
+    def place(self, pod: str, family: Family) -> Place:
         """Inside a pod of the namespace "default", which must be running: its network namespace and cgroup."""
         for sandbox in self.directory.sandboxes():
             if (sandbox.namespace, sandbox.name) == ("default", pod):
                 enter = namespaces.command(sandbox.netns, Path(sandbox.cgroup), [])
-                return Place(pod, sandbox.address, tuple(enter))
-        raise ClusterFailed(f"pod default/{pod} does not run in lab {self.name}")
+                address = next((each for each in sandbox.addresses if (":" in each) == (family == 6)), "")
+                if address:
+                    return Place(pod, address, tuple(enter))
+        raise ClusterFailed(f"pod default/{pod} does not run in lab {self.name}, or has no IPv{family} address")
 
     def process_of(self, program: str) -> int:
         """The pid of one of the lab's processes, such as "node1.dataplane"."""
@@ -84,8 +87,8 @@ def plexus(*arguments: str, stdin: str = "") -> str:
 
 
 @contextmanager
-def cluster(nodes: int, **settings: str) -> Iterator[Cluster]:
-    """A lab, up and ready. `settings` are Helm keys without dots."""
+def cluster(nodes: int, settings: Mapping[str, str]) -> Iterator[Cluster]:
+    """A lab, up and ready. `settings` are Helm values by full key."""
     name = f"{PREFIX}{os.getpid()}"
     chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     try:

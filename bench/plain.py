@@ -5,8 +5,9 @@
 
 With a tunnel, packets between the nodes go through a VXLAN device of the kernel's.
 
-Addresses are /32 with a link-scope gateway, as the CNI gives them, and every neighbour is static, so that neither side
-spends anything on ARP. There is no netfilter rule and no program.
+Every pod and node has an address of each family. Addresses are /32 or /128 with a link-scope gateway, as the CNI gives
+them, and every neighbour is static, so that neither side spends anything on looking for it. There is no netfilter rule
+and no program.
 
 Namespaces are named "plxb-<pid of the bench>-<what>". `plain_pods` removes its own when it ends;
 `remove_leftovers` removes those of benches that were killed.
@@ -20,13 +21,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.load import Place, Pods
+from lab.plan import FAMILIES, Family
 
 PREFIX = "plxb-"
-GATEWAY = "169.254.1.1"  # link-local, the same for every pod; it exists only as a neighbour entry
+GATEWAYS: dict[Family, str] = {4: "169.254.1.1", 6: "fe80::1"}  # the same for every pod; only a neighbour entry
+BITS: dict[Family, int] = {4: 32, 6: 128}
 MTU_BYTES = 1500  # of the LAN
 VXLAN_OVERHEAD_BYTES = 50  # outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14: RFC 7348
-LAN = "192.168.77"  # the nodes' addresses; with a tunnel, 192.168.78 are those of its ends
-TUNNEL = "192.168.78"
+# The nodes' addresses, less their last number; with a tunnel, the second are those of its ends.
+LAN: dict[Family, str] = {4: "192.168.77.", 6: "fd00:77::"}
+TUNNEL: dict[Family, str] = {4: "192.168.78.", 6: "fd00:78::"}
+POD_BLOCKS: dict[Family, str] = {4: "10.1.{node}.", 6: "fd00:10:1:{node}::"}  # likewise, of a node's pods
+BLOCK_BITS: dict[Family, int] = {4: 24, 6: 64}
 
 
 def namespace(what: str, pid: int) -> str:
@@ -66,23 +72,21 @@ def remove_leftovers() -> None:
 
 
 @contextmanager
-def plain_pods(*, tunnel: bool = False) -> Iterator[Pods]:
-    """Build the topology, hand out its pods, take it down again, also after an error."""
+def plain_pods(*, tunnel: bool = False) -> Iterator[dict[Family, Pods]]:
+    """Build the topology, hand out its pods by family, take it down again, also after an error."""
     pid = os.getpid()
     mtu = MTU_BYTES - VXLAN_OVERHEAD_BYTES * tunnel
     try:
         add_lan(pid)
         for number in (1, 2):
             add_node(pid, number)
-        client = add_pod(pid, "pod1", node=1, address="10.1.1.1", mtu=mtu)
-        near = add_pod(pid, "pod2", node=1, address="10.1.1.2", mtu=mtu)
-        far = add_pod(pid, "pod3", node=2, address="10.1.2.3", mtu=mtu)
+        places = [add_pod(pid, number, node=node, mtu=mtu) for number, node in ((1, 1), (2, 1), (3, 2))]
         join_nodes(pid, "eth0", LAN)
         if tunnel:
             add_tunnel(pid)
             join_nodes(pid, "vxlan0", TUNNEL)
         route_pods(pid, TUNNEL if tunnel else LAN)
-        yield Pods(client, near, far)
+        yield {family: Pods(*(place[family] for place in places)) for family in FAMILIES}
     finally:
         remove(pid)
 
@@ -103,48 +107,65 @@ def add_node(pid: int, number: int) -> None:
     """A node: its namespace, forwarding, and a link into the LAN."""
     node, lan = namespace(f"node{number}", pid), namespace("lan", pid)
     add_namespace(node)
-    in_namespace(node, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    in_namespace(node, "sh", "-c", "cd /proc/sys/net; echo 1 | tee ipv4/ip_forward ipv6/conf/all/forwarding")
     add_veth(node, "eth0", lan, f"node{number}", MTU_BYTES)
     ip("link", "set", f"node{number}", "master", "lan", namespace=lan)
-    ip("address", "add", f"{LAN}.{number}/24", "dev", "eth0", namespace=node)
+    add_addresses(node, "eth0", LAN, number)
 
 
 def add_tunnel(pid: int) -> None:
     """A VXLAN device on each node that leads to the other one."""
     for here, there in ((1, 2), (2, 1)):
         node = namespace(f"node{here}", pid)
-        ends = ("local", f"{LAN}.{here}", "remote", f"{LAN}.{there}", "dev", "eth0")
+        ends = ("local", f"{LAN[4]}{here}", "remote", f"{LAN[4]}{there}", "dev", "eth0")
         ip("link", "add", "vxlan0", "type", "vxlan", "id", "1", "dstport", "8472", *ends, namespace=node)
-        ip("address", "add", f"{TUNNEL}.{here}/24", "dev", "vxlan0", namespace=node)
+        add_addresses(node, "vxlan0", TUNNEL, here)
         ip("link", "set", "vxlan0", "up", namespace=node)
 
 
-def join_nodes(pid: int, device: str, network: str) -> None:
+def add_addresses(where: str, device: str, network: dict[Family, str], number: int) -> None:
+    """An address of each family, usable at once."""
+    ip("address", "add", f"{network[4]}{number}/24", "dev", device, namespace=where)
+    ip("address", "add", f"{network[6]}{number}/64", "dev", device, "nodad", namespace=where)
+
+
+def join_nodes(pid: int, device: str, network: dict[Family, str]) -> None:
     """Each node knows the other's hardware address on `device`."""
     for here, there in ((1, 2), (2, 1)):
         hardware = hardware_address(namespace(f"node{there}", pid), device)
         node = namespace(f"node{here}", pid)
-        ip("neighbour", "replace", f"{network}.{there}", "lladdr", hardware, "dev", device, namespace=node)
+        for head in network.values():
+            ip("neighbour", "replace", f"{head}{there}", "lladdr", hardware, "dev", device, namespace=node)
 
 
-def route_pods(pid: int, network: str) -> None:
+def route_pods(pid: int, network: dict[Family, str]) -> None:
     """The other node's pods are behind its address in `network`."""
     for here, there in ((1, 2), (2, 1)):
-        ip("route", "add", f"10.1.{there}.0/24", "via", f"{network}.{there}", namespace=namespace(f"node{here}", pid))
+        for family, head in network.items():
+            block = f"{POD_BLOCKS[family].format(node=there)}0/{BLOCK_BITS[family]}"
+            ip("route", "add", block, "via", f"{head}{there}", namespace=namespace(f"node{here}", pid))
 
 
-def add_pod(pid: int, name: str, *, node: int, address: str, mtu: int) -> Place:
+def add_pod(pid: int, number: int, *, node: int, mtu: int) -> dict[Family, Place]:
+    """A pod on a node, as a place to run something, by the family of the address that it is reached by."""
+    name = f"pod{number}"
     pod, host = namespace(name, pid), namespace(f"node{node}", pid)
     add_namespace(pod)
     add_veth(pod, "eth0", host, name, mtu)
-    ip("address", "add", f"{address}/32", "dev", "eth0", namespace=pod)
-    gateway_hardware = hardware_address(host, name)
-    ip("neighbour", "add", GATEWAY, "lladdr", gateway_hardware, "dev", "eth0", namespace=pod)
-    ip("route", "add", GATEWAY, "dev", "eth0", "scope", "link", namespace=pod)
-    ip("route", "add", "default", "via", GATEWAY, "dev", "eth0", namespace=pod)
-    ip("route", "add", f"{address}/32", "dev", name, "scope", "link", namespace=host)
-    ip("neighbour", "add", address, "lladdr", hardware_address(pod, "eth0"), "dev", name, namespace=host)
-    return Place(name, address, ("ip", "netns", "exec", pod))
+    gateway_hardware, pod_hardware = hardware_address(host, name), hardware_address(pod, "eth0")
+    places: dict[Family, Place] = {}
+    for family, gateway in GATEWAYS.items():
+        bare = f"{POD_BLOCKS[family].format(node=node)}{number}"
+        address = f"{bare}/{BITS[family]}"
+        ip("address", "add", address, "dev", "eth0", *(["nodad"] if family == 6 else []), namespace=pod)
+        ip("neighbour", "add", gateway, "lladdr", gateway_hardware, "dev", "eth0", namespace=pod)
+        if family == 4:
+            ip("route", "add", gateway, "dev", "eth0", "scope", "link", namespace=pod)
+        ip(f"-{family}", "route", "add", "default", "via", gateway, "dev", "eth0", namespace=pod)
+        ip("route", "add", address, "dev", name, namespace=host)
+        ip("neighbour", "add", bare, "lladdr", pod_hardware, "dev", name, namespace=host)
+        places[family] = Place(name, bare, ("ip", "netns", "exec", pod))
+    return places
 
 
 def add_veth(here: str, name: str, there: str, peer: str, mtu: int) -> None:

@@ -1,10 +1,10 @@
-"""The run: a lab, the plain topology beside it, and every part in turn."""
+"""The run: packets alone, then labs with the plain topology beside them, and every part in turn."""
 
 from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
@@ -13,22 +13,35 @@ from bench.bars import Figure
 from bench.cluster import Cluster, ClusterFailed, cluster, pod_manifest
 from bench.load import LoadFailed, Pods
 from bench.memory import measure_memory
+from bench.packets import PacketLost, measure_packets
 from bench.plain import plain_pods
 from bench.pods import CallFailed, measure_pods
 from bench.policy import SELECTED, measure_policy
 from bench.survival import measure_survival
 from bench.traffic import measure_traffic
 from lab.errors import LabError
+from lab.plan import FAMILIES
+from services.dataplane.loader import LoadError
 
 NODES = ("node1", "node2", "node3")
 PODS = {"client": "node1", "near": "node1", "far": "node2", "third": "node3"}
 SETTLE_SECONDS = 2.0  # after a lab is ready, until its processes are idle
-FAILURES = (ClusterFailed, LabError, LoadFailed, CallFailed, subprocess.CalledProcessError, OSError)
+FAILURES = (
+    PacketLost,
+    LoadError,
+    ClusterFailed,
+    LabError,
+    LoadFailed,
+    CallFailed,
+    subprocess.CalledProcessError,
+    OSError,
+)
 
 
 class Part(StrEnum):
     """What can be measured by itself, in the order in which it is done: memory first, while the lab is still idle."""
 
+    PACKETS = "packets"
     MEMORY = "memory"
     PODS = "pods"
     POLICY = "policy"
@@ -37,9 +50,11 @@ class Part(StrEnum):
     TUNNEL = "tunnel"
 
 
-SETTINGS = {  # of the lab that a part wants; the same lab serves neighbours that want the same
-    "native": {"routingMode": "native", "autoDirectNodeRoutes": "true"},
-    "tunnel": {"routingMode": "tunnel", "tunnelProtocol": "vxlan"},
+# Of the lab that a part wants; the same lab serves neighbours that want the same. With both families: programs of one
+# family are a little shorter, so this is what costs most.
+SETTINGS = {
+    "native": {"routingMode": "native", "autoDirectNodeRoutes": "true", "ipv6.enabled": "true"},
+    "tunnel": {"routingMode": "tunnel", "tunnelProtocol": "vxlan", "ipv6.enabled": "true"},
 }
 
 
@@ -53,13 +68,14 @@ class Size:
     """How much is measured."""
 
     rounds: int = 5  # of each traffic figure, each side
-    seconds: float = 2.0  # one traffic measurement
+    packet_rounds: int = 25
+    seconds: float = 1.5  # one traffic measurement
     pods: int = 30  # ADDs one after the other
     pod_rounds: int = 5  # times 20 ADDs at once
     policies: int = 20  # changes
 
 
-QUICK = Size(rounds=3, seconds=0.4, pods=10, pod_rounds=2, policies=5)
+QUICK = Size(rounds=3, seconds=0.4, packet_rounds=7, pods=10, pod_rounds=2, policies=5)
 
 
 @dataclass
@@ -73,21 +89,24 @@ class Findings:
 def run(parts: Collection[Part], size: Size, tell: Callable[[str], None]) -> Findings:
     """Measure `parts`. A part that fails is noted with its reason, and the others go on."""
     found = Findings()
-    chosen = [part for part in Part if part in parts]
+    if Part.PACKETS in parts:
+        take(Part.PACKETS, measure_packets(list(SETTINGS), size.packet_rounds, tell), found)
+    chosen = [part for part in Part if part in parts and part is not Part.PACKETS]
     for mode, group in groupby(chosen, mode_of):
         tell(f"a lab of three nodes, routingMode={mode}")
         try:
-            with cluster(len(NODES), **SETTINGS[mode]) as lab:
+            with cluster(len(NODES), SETTINGS[mode]) as lab:
                 for part in group:
-                    measure(part, lab, size, tell, found)
+                    take(part, figures_of(part, lab, size, tell), found)
         except ClusterFailed as error:
             found.problems.append(f"no lab with routingMode={mode}: {error}")
     return found
 
 
-def measure(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None], found: Findings) -> None:
+def take(part: Part, figures: Iterable[Figure], found: Findings) -> None:
+    """Note the figures of a part, and what hindered the rest of them."""
     try:
-        for figure in figures_of(part, lab, size, tell):
+        for figure in figures:
             found.figures.append(figure)
     except FAILURES as error:
         said = getattr(error, "stderr", None) or error
@@ -95,7 +114,7 @@ def measure(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None], f
 
 
 def figures_of(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None]) -> Iterator[Figure]:
-    """The figures of one part, as they come."""
+    """The figures of a part that needs a lab, as they come."""
     match part:
         case Part.MEMORY:
             time.sleep(SETTLE_SECONDS)
@@ -110,7 +129,7 @@ def figures_of(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None]
             yield from measure_survival(lab, NODES[:2], size.rounds, tell)
         case Part.TRAFFIC | Part.TUNNEL:
             start_pods(lab)
-            plexus = Pods(lab.place("client"), lab.place("near"), lab.place("far"))
+            plexus = {each: Pods(*(lab.place(pod, each) for pod in ("client", "near", "far"))) for each in FAMILIES}
             ways = ("tunnel",) if part is Part.TUNNEL else ("one node", "across nodes")
             with plain_pods(tunnel=part is Part.TUNNEL) as plain:
                 yield from measure_traffic(ways, plexus, plain, size.rounds, size.seconds, tell)

@@ -204,7 +204,7 @@ def ways_of(lab: state.Record, client: str, near: str, far: str, service: str) -
         return Place(pod, address, tuple(namespaces.command(found.netns, cgroup or found.cgroup, [])))
 
     host = execute.own_host(lab, names.OUTSIDE)
-    outside = Place("outside", str(lab.plan.outside_host.ip), tuple(execute.command(host, [])))
+    outside = Place("outside", str(lab.plan.outside_host(4).ip), tuple(execute.command(host, [])))
     unhooked = place(client, Path(lab.cgroup_root))  # no socket hook sees what runs in the machine's own cgroup
     ways = (
         Way(place(client), place(near)),

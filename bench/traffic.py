@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import product
 
-from bench.bars import Figure
+from bench.bars import FAMILY_NAMES, Figure
 from bench.harness import interleave
 from bench.load import Load, Place, Pods, run_client, server
+from lab.plan import Family
 
 NAMES = {Load.STREAM: "TCP stream", Load.RR: "request/response", Load.CRR: "short connections"}
 UNITS = {Load.STREAM: "Gb/s", Load.RR: "1/s", Load.CRR: "1/s"}
@@ -15,23 +17,25 @@ PORT = 7000
 SLICE_SECONDS = 0.5  # the sides take turns this often
 WARM_UP_SECONDS = 0.2  # caches, congestion window, the first entry in connection tracking
 WAYS = {"one node": "near", "across nodes": "far", "tunnel": "far"}  # name of a group of figures -> field of Pods
+Sides = Mapping[Family, Pods]
 
 
 def measure_traffic(
-    ways: Sequence[str], plexus: Pods, plain: Pods, rounds: int, seconds: float, tell: Callable[[str], None]
+    ways: Sequence[str], plexus: Sides, plain: Sides, rounds: int, seconds: float, tell: Callable[[str], None]
 ) -> Iterator[Figure]:
     """Take every figure of these groups, one after the other.
 
     Args:
         ways: keys of `WAYS`.
+        plexus, plain: the same pods on both sides, by family.
         rounds: measurements of each side per figure. seconds: how long each of them lasts, all its slices together.
         tell: hears what is being measured now.
     Raises: LoadFailed: a pod did not reach the other.
     """
-    both = {"plexus": plexus, "plain": plain}
-    for way in ways:
+    for family, way in product(plexus, ways):
+        both = {"plexus": plexus[family], "plain": plain[family]}
         for load in Load:
-            name = f"{way}: {NAMES[load]}"
+            name = f"{way}{FAMILY_NAMES[family]}: {NAMES[load]}"
             tell(name)
             sides = {side: (pods.client, getattr(pods, WAYS[way])) for side, pods in both.items()}
             values = compare(load, sides, rounds, seconds)

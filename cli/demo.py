@@ -96,7 +96,7 @@ def tell(name: str) -> tuple[list[Row], dict[str, str]]:
     with Teller(steps=5) as teller:
         with teller.step(f"a cluster: {NODES} nodes in network namespaces, the bus, the services, BPF on every node"):
             lab, _ = up(name, NODES, {}, teller.hint)
-            teller.say(", ".join(f"{node} {lab.plan.node(n).ip}" for n, node in enumerate(lab.nodes, 1)))
+            teller.say(", ".join(f"{node} {lab.node_addresses(node)[0]}" for node in lab.nodes))
         return asyncio.run(with_session(lambda session: story(session.bus, lab, teller), target(name)))
 
 

@@ -63,6 +63,10 @@ def up(
     values: Annotated[
         list[Path] | None, typer.Option("--values", "-f", metavar="FILE", help="Helm values; --set takes precedence.")
     ] = None,
+    subnets: Annotated[int, typer.Option(help="LANs that the nodes are in, by turns; a router joins them.")] = 1,
+    fabric_routes: Annotated[
+        bool, typer.Option("--fabric-routes", help="The router knows which node has which pods.")
+    ] = False,
 ) -> None:
     """Start a lab. Returns when every node is ready; on Ctrl-C nothing is left behind."""
     from lab import names
@@ -71,7 +75,8 @@ def up(
 
     name = name or os.environ.get(ENVIRONMENT_NAME, "") or names.DEFAULT
     with told() as progress:
-        lab, made = bring_up(name, nodes, wanted(values or [], settings or []), progress)
+        found = wanted(values or [], settings or [])
+        lab, made = bring_up(name, nodes, found, progress, subnets=subnets, fabric_routes=fabric_routes)
     state = "up" if made else "up already, with these settings"
     print(f"lab {lab.name} is {state}: {', '.join(lab.nodes)} ready")
 

@@ -12,6 +12,7 @@ Read it in this order:
     state.py                         what is written down about a lab, under /run/plexus/lab/<name>
     supervisor.py                    the one process that keeps the others alive; packets do not need it
     cluster.py, scheduler.py, deployments.py             what Kubernetes' controllers would do
+    fabric.py                        what a cloud's network would do, when asked: the router knows where pods are
     kubelet.py, runtime.py, images.py, pod_server.py     what a node's kubelet and container runtime would do
     up.py, cleanup.py, execute.py    `plexus lab up`, `down`, `exec`
     testing.py, capture.py           the same for tests and benches

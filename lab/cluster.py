@@ -14,7 +14,7 @@ from bus.interface import Batch, Bus, BusError, Change
 from bus.messages.resources import Applied, Apply, Bind, Deployment, Document, Node, Pod
 from bus.subjects import APPLY, BIND, DEPLOYMENT, NODE, POD, State
 from bus.telemetry import logger
-from lab import deployments, scheduler
+from lab import deployments, fabric, scheduler
 from lab.kubelet import Kubelet
 from lab.state import Record
 
@@ -60,6 +60,8 @@ async def run(lab: Record, bus: Bus) -> None:
         kubelet = Kubelet(lab, bus, tasks)
         schedule, replicate = asyncio.Event(), asyncio.Event()
         tasks.create_task(publish_nodes(lab, bus), name="nodes")
+        if lab.fabric_routes:
+            tasks.create_task(fabric.run(lab, bus), name="fabric")
         tasks.create_task(loop("scheduler", schedule, lambda: bind_pods(cluster, bus)), name="scheduler")
         tasks.create_task(loop("deployments", replicate, lambda: keep_replicas(cluster, bus)), name="deployments")
         async for batch in bus.watch_state(POD, NODE, DEPLOYMENT):
@@ -96,12 +98,12 @@ async def publish_nodes(lab: Record, bus: Bus) -> None:
 
 def node_manifest(lab: Record, node: str) -> dict[str, Any]:
     """A Node as a kubelet writes it."""
-    address = str(lab.plan.node(lab.nodes.index(node) + 1).ip)
+    addresses = [{"type": "InternalIP", "address": address} for address in lab.node_addresses(node)]
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node, "labels": {"kubernetes.io/hostname": node, "kubernetes.io/os": "linux"}},
-        "status": {"addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": node}]},
+        "status": {"addresses": [*addresses, {"type": "Hostname", "address": node}]},
     }
 
 

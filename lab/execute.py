@@ -31,7 +31,7 @@ def pod(lab: Record, name: str) -> Place:
     boxes = lab.directory.sandboxes()
     for box in boxes:
         if (box.namespace, box.name) == (namespace or "default", short):
-            if not (box.address or box.host_network):
+            if not (box.addresses or box.host_network):
                 raise LabError(f"pod {box.namespace}/{box.name} has no address yet; plexus wait waits for it")
             return Place(box.netns, Path(box.cgroup))
     there = ", ".join(f"{box.namespace}/{box.name}" for box in boxes) or "none"

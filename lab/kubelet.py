@@ -85,8 +85,8 @@ class Kubelet:
     async def set_up(self, pod: Pod, box: Sandbox) -> Sandbox:
         """Everything up to the CNI's answer. Raises CniFailed, OSError."""
         await self._call(runtime.create, self._lab, box)
-        if not box.address and not box.host_network:
-            box = msgspec.structs.replace(box, address=await self._call(runtime.add, self._lab, box))
+        if not box.addresses and not box.host_network:
+            box = msgspec.structs.replace(box, addresses=await self._call(runtime.add, self._lab, box))
             self.note(box)
         return box
 
@@ -140,14 +140,15 @@ class Kubelet:
 
     async def tell(self, pod: Pod, box: Sandbox, ended: asyncio.Event, reason: str = "") -> None:
         """Say how the pod is, until somebody hears it or the pod has ended. No `reason`: it runs and is ready."""
-        address = self._lab.plan.node(self._lab.nodes.index(box.node) + 1).ip if box.host_network else box.address
+        addresses = self._lab.node_addresses(box.node) if box.host_network else box.addresses
         status = PodStatus(
             namespace=pod.namespace,
             name=pod.name,
             uid=pod.uid,
-            phase="Running" if address else "Pending",
+            phase="Running" if addresses else "Pending",
             ready=not reason,
-            address=str(address),
+            address="".join(addresses[:1]),
+            addresses=addresses,
             reason=reason,
         )
         while not ended.is_set():

@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,14 +16,25 @@ from lab.host import mount
 
 NETNS = Path("/run/netns")
 
-# Until labs have IPv6 (ipv6.enabled): else every link's router solicitations would be among the captured and dropped.
-IPV4_ONLY = {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}
-
 _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _MNT_DETACH = 2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sysctls(families: Collection[int], *, forwards: bool = False) -> dict[str, str]:
+    """How a host of the lab is set, for `create`.
+
+    Without IPv6 it has none at all. With it, addresses are usable at once: they are given once each, so nobody need ask
+    for a second owner; and nobody asks for a router, for every route is written down.
+    """
+    if 6 in families:
+        values = {"accept_dad": "0", "accept_ra": "0", "router_solicitations": "0", "forwarding": str(int(forwards))}
+    else:
+        values = {"disable_ipv6": "1"}
+    found = {f"ipv6/conf/{which}/{key}": value for which in ("all", "default") for key, value in values.items()}
+    return found | ({"ipv4/ip_forward": "1"} if forwards else {})
 
 
 def path(name: str) -> Path:

@@ -52,13 +52,20 @@ def starwars(method: str, path: str, head: str, peer: str) -> tuple[int, str]:
 
 def serve(port: int, answer: Answer) -> None:
     """Answer on a TCP port for ever."""
-    with socket.socket() as listener:
+    with socket.socket(socket.AF_INET6) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("", port))
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # one socket for both families
+        listener.bind(("::", port))
         listener.listen(_BACKLOG)
         while True:
-            connection, (address, peer_port) = listener.accept()
-            _thread.start_new_thread(converse, (connection, f"{address}:{peer_port}", answer))
+            connection, peer = listener.accept()
+            _thread.start_new_thread(converse, (connection, peer_name(peer[0], peer[1]), answer))
+
+
+def peer_name(address: str, port: int) -> str:
+    """As Go's programs write it: "[fd00::1]:80", and "10.0.0.1:80" for what the socket sees as ::ffff:10.0.0.1."""
+    address = address.removeprefix("::ffff:")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def converse(connection: socket.socket, peer: str, answer: Answer) -> None:

@@ -52,10 +52,15 @@ def bus(lab: Record) -> Program:
 
 
 def bus_settings(lab: Record) -> ServerSettings:
-    """The bus listens in the control host's namespace, for the LAN and for the management network."""
+    """The bus listens in the control host's namespace, for the LAN and for the management network, which is IPv4."""
     passwords = state.read(lab.directory.passwords, dict[str, str]) or {}
     everyone = accounts.users(lab.nodes, passwords)
-    return ServerSettings(store=lab.directory.bus / "store", host="0.0.0.0", port=BUS_PORT, users=everyone)
+    return ServerSettings(
+        store=lab.directory.bus / "store",
+        host="[::]" if 6 in lab.families else "0.0.0.0",
+        port=BUS_PORT,
+        users=everyone,
+    )
 
 
 def control_service(lab: Record, service: str) -> Program:
@@ -80,7 +85,7 @@ def dataplane(lab: Record, node: str) -> Program:
 def common(lab: Record, name: str, instance: str, user: str) -> dict[str, str]:
     """What every service is told. `user`: who it is on the bus."""
     return {
-        "PLEXUS_BUS_URL": lab.plan.bus_url,
+        "PLEXUS_BUS_URL": lab.plan.bus_url(lab.families[0]),
         "PLEXUS_BUS_USER": user,
         "PLEXUS_BUS_PASSWORD": lab.password(user),
         "PLEXUS_INSTANCE": instance,

@@ -51,13 +51,13 @@ def create(lab: Record, box: Sandbox) -> None:
     write(lab.directory.pod(box.uid), box)
     Path(box.cgroup).mkdir(parents=True, exist_ok=True)
     if not box.host_network:
-        namespaces.create(box.netns, namespaces.IPV4_ONLY)
+        namespaces.create(box.netns, namespaces.sysctls(lab.families))
 
 
-def add(lab: Record, box: Sandbox) -> str:
-    """CNI ADD. The pod's address, "" when the result has none. Raises CniFailed."""
+def add(lab: Record, box: Sandbox) -> list[str]:
+    """CNI ADD. The pod's addresses, in the order of the result. Raises CniFailed."""
     result = json.loads(call_cni(lab, box, "ADD"))
-    return str(next((each["address"] for each in result.get("ips", [])), "")).partition("/")[0]
+    return [str(each["address"]).partition("/")[0] for each in result.get("ips", [])]
 
 
 def remove(lab: Record, box: Sandbox) -> None:
@@ -122,7 +122,7 @@ def run(lab: Record, box: Sandbox, container: str, start: images.Start) -> proce
         netns=box.netns,
         cgroup=Path(box.cgroup),
         log=lab.directory.log(f"pods/{box.namespace}.{box.name}.{container}"),
-        more={**start.environment, "HOSTNAME": box.name, "POD_IP": box.address, CONTAINER: container},
+        more={**start.environment, "HOSTNAME": box.name, "POD_IP": ",".join(box.addresses), CONTAINER: container},
         directory=Path("/"),
     )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from bus.durations import seconds_of
 from lab.errors import LabError
-from lab.plan import Plan
+from lab.plan import FAMILIES, Family, Plan
 from services.dataplane.sizes import HELM, SECONDS
 
 Value = str | int | bool | list[str]
@@ -100,32 +100,55 @@ def length_of_time(value: Any) -> str:
     return str(value)
 
 
-def network(value: Any) -> str:
-    """An IPv4 prefix without host bits. Raises Unusable."""
-    try:
-        return str(IPv4Network(str(value)))
-    except ValueError as error:
-        raise Unusable(f"{value!r} is not an IPv4 network ({error})") from None
+def network(family: Family) -> Callable[[Any], str]:
+    """A prefix of one family without host bits."""
+
+    def read(value: Any) -> str:
+        try:
+            return str(IPv4Network(str(value)) if family == 4 else IPv6Network(str(value)))
+        except ValueError as error:
+            raise Unusable(f"{value!r} is not an IPv{family} network ({error})") from None
+
+    return read
 
 
-def networks(value: Any) -> list[str]:
-    """A list of IPv4 prefixes, or one alone; at least one."""
-    found = [network(item) for item in (value if isinstance(value, list) else [value])]
-    if not found:
-        raise Unusable("the list is empty")
-    return found
+def any_network(value: Any) -> str:
+    """A prefix of either family. Raises Unusable."""
+    return network(6 if ":" in str(value) else 4)(value)
+
+
+def list_of(item: Callable[[Any], str]) -> Callable[[Any], list[str]]:
+    """A list, or one value alone; at least one."""
+
+    def read(value: Any) -> list[str]:
+        found = [item(each) for each in (value if isinstance(value, list) else [value])]
+        if not found:
+            raise Unusable("the list is empty")
+        return found
+
+    return read
 
 
 _ENTRIES = number(1024, 16 * 1024 * 1024)
 
 KEYS: Mapping[str, Key] = {
     "routingMode": Key(one_of("tunnel", "native"), "tunnel"),
-    "tunnelProtocol": Key(one_of("vxlan", later=("geneve",)), "vxlan"),
+    "tunnelProtocol": Key(one_of("vxlan", "geneve"), "vxlan"),
     "tunnelPort": Key(number(1, 65_535)),
+    "underlayProtocol": Key(one_of("ipv4", "ipv6")),  # default: IPv4 where the nodes have it
     "MTU": Key(number(576, 65_535)),
-    "ipv4NativeRoutingCIDR": Key(network),  # default: the pods' pool
+    "ipv4.enabled": Key(boolean, True),
+    "ipv6.enabled": Key(boolean, False),
+    "ipv4NativeRoutingCIDR": Key(network(4)),  # default: the pods' pool
+    "ipv6NativeRoutingCIDR": Key(network(6)),
     "autoDirectNodeRoutes": Key(boolean, True),  # the chart says false; nothing else would carry routes in a lab
+    "directRoutingSkipUnreachable": Key(boolean, False),
+    "endpointRoutes.enabled": Key(boolean, False),
     "enableIPv4Masquerade": Key(boolean, True),
+    "enableIPv6Masquerade": Key(boolean, True),
+    "ipMasqAgent.enabled": Key(boolean, False),
+    "ipMasqAgent.config.nonMasqueradeCIDRs": Key(list_of(any_network)),
+    "installNoConntrackIptablesRules": Key(boolean, False),
     "bpf.masquerade": Key(boolean, True),
     "bpf.enableTCX": Key(boolean, True),
     "bpf.ctTcpMax": Key(_ENTRIES),
@@ -144,20 +167,25 @@ KEYS: Mapping[str, Key] = {
     "bpf.hostLegacyRouting": Key(only(False, "routing through the host's stack")),
     "bpf.datapathMode": Key(one_of("veth", later=("netkit", "netkit-l2"))),
     "ipam.mode": Key(one_of("cluster-pool", later=("kubernetes", "multi-pool"))),
-    "ipam.operator.clusterPoolIPv4PodCIDRList": Key(networks),  # default: the plan's
+    "ipam.operator.clusterPoolIPv4PodCIDRList": Key(list_of(network(4))),  # default: the plan's
     "ipam.operator.clusterPoolIPv4MaskSize": Key(number(16, 30), 24),
-    "ipv4.enabled": Key(only(True, "a cluster without IPv4")),
-    "ipv6.enabled": Key(only(False, "IPv6")),
+    "ipam.operator.clusterPoolIPv6PodCIDRList": Key(list_of(network(6))),
+    "ipam.operator.clusterPoolIPv6MaskSize": Key(number(64, 126), 120),
     "kubeProxyReplacement": Key(only(True, "leaving Services to kube-proxy")),
     "debug.enabled": Key(boolean, False),
 }
+
+# The same of the chart's words for each family.
+ENABLED: Mapping[Family, str] = {4: "ipv4.enabled", 6: "ipv6.enabled"}
+POOLS: Mapping[Family, str] = {family: f"ipam.operator.clusterPoolIPv{family}PodCIDRList" for family in FAMILIES}
+MASKS: Mapping[Family, str] = {family: f"ipam.operator.clusterPoolIPv{family}MaskSize" for family in FAMILIES}
+_SUFFIX: Mapping[Family, str] = {4: "", 6: "6"}  # of the variables of a family
 
 # Keys of the chart whose features come later; a value here is refused with a word of its own.
 LATER = (
     "bandwidthManager.enabled",
     "egressGateway.enabled",
     "encryption.enabled",
-    "endpointRoutes.enabled",
     "envoy.enabled",
     "externalIPs.enabled",
     "hostFirewall.enabled",
@@ -165,7 +193,6 @@ LATER = (
     "hubble.relay.enabled",
     "hubble.ui.enabled",
     "ingressController.enabled",
-    "ipMasqAgent.enabled",
     "l2announcements.enabled",
     "l7Proxy",
     "loadBalancer.acceleration",
@@ -176,16 +203,21 @@ LATER = (
     "policyAuditMode",
 )
 
-# Which services read which settings, as environment variables; only what was asked for is passed on.
-_LIMITS = {
+# What a node reads as it stands, when it was asked for; the node has its own defaults.
+_PASSED_ON = {
     "MTU": "PLEXUS_MTU",
-    "tunnelPort": "PLEXUS_TUNNEL_PORT",
+    "bpf.enableTCX": "PLEXUS_ENABLE_TCX",
     "bpf.policyMapMax": "PLEXUS_POLICY_MAP_MAX",
     "bpf.lbMapMax": "PLEXUS_LB_MAP_MAX",
     "bpf.mapDynamicSizeRatio": "PLEXUS_MAP_DYNAMIC_SIZE_RATIO",
     "conntrackGCInterval": "PLEXUS_CONNTRACK_GC_INTERVAL",
     "conntrackGCMaxInterval": "PLEXUS_CONNTRACK_GC_MAX_INTERVAL",
     **{key: f"PLEXUS_{name}" for name, key in HELM.items()},
+    "directRoutingSkipUnreachable": "PLEXUS_DIRECT_ROUTING_SKIP_UNREACHABLE",
+    "endpointRoutes.enabled": "PLEXUS_ENDPOINT_ROUTES",
+    "installNoConntrackIptablesRules": "PLEXUS_NO_CONNTRACK_RULES",
+    "tunnelPort": "PLEXUS_TUNNEL_PORT",
+    "underlayProtocol": "PLEXUS_UNDERLAY_PROTOCOL",
 }
 
 
@@ -199,37 +231,53 @@ class Settings:
         """The value of a key in KEYS; None when it is left to the plan or the service."""
         return self.values.get(key, KEYS[key].default)
 
-    def pod_pools(self, plan: Plan) -> list[str]:
-        pools = self.get("ipam.operator.clusterPoolIPv4PodCIDRList")
-        return pools if isinstance(pools, list) else [str(plan.pods)]
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The address families that the cluster has, IPv4 first."""
+        return tuple(family for family in FAMILIES if self.get(ENABLED[family]))
+
+    def pod_pools(self, plan: Plan, family: Family) -> list[str]:
+        pools = self.get(POOLS[family])
+        return pools if isinstance(pools, list) else [str(plan.pods(family))]
 
     def environment(self, plan: Plan, service: str) -> dict[str, str]:
         """The PLEXUS_* variables that `service` takes its settings from, beside those that say who and where it is."""
-        common = {
+        found = {
             "PLEXUS_LOG_LEVEL": "debug" if self.get("debug.enabled") else "info",
             "PLEXUS_LOG_FORMAT": "json",
         }
+        for family in FAMILIES:
+            found |= self._of_family(plan, family, service)
+        return found | (self._dataplane() if service == "dataplane" else {})
+
+    def _of_family(self, plan: Plan, family: Family, service: str) -> dict[str, str]:
+        """What a service is told of a family. An empty list: nothing is given out of it."""
+        suffix, is_on = _SUFFIX[family], family in self.families
+        enabled = {f"PLEXUS_IPV{family}_ENABLED": text(is_on)}
+        pools = self.pod_pools(plan, family)
         if service == "resources":
-            return common | {"PLEXUS_SERVICE_CIDR": str(plan.services)}
+            return {f"PLEXUS_SERVICE_CIDR{suffix}": str(plan.services(family)) if is_on else ""}
         if service == "ipam":
-            return common | {
-                "PLEXUS_CLUSTER_POOL_CIDRS": ",".join(self.pod_pools(plan)),
-                "PLEXUS_CLUSTER_POOL_MASK": text(self.get("ipam.operator.clusterPoolIPv4MaskSize")),
+            return enabled | {
+                f"PLEXUS_CLUSTER_POOL_CIDRS{suffix}": ",".join(pools) if is_on else "",
+                f"PLEXUS_CLUSTER_POOL_MASK{suffix}": text(self.get(MASKS[family])),
             }
         if service == "dataplane":
-            return common | self._dataplane(plan)
-        return common
+            masquerade = self.get(f"enableIPv{family}Masquerade") is True and self.get("bpf.masquerade") is True
+            return enabled | {
+                f"PLEXUS_MASQUERADE{suffix}": text(masquerade),
+                f"PLEXUS_NATIVE_ROUTING_CIDR{suffix}": text(self.get(f"ipv{family}NativeRoutingCIDR") or pools[0]),
+            }
+        return {}
 
-    def _dataplane(self, plan: Plan) -> dict[str, str]:
-        masquerade = self.get("enableIPv4Masquerade") is True and self.get("bpf.masquerade") is True
-        limits = {variable: text(self.values[key]) for key, variable in _LIMITS.items() if key in self.values}
-        return limits | {
+    def _dataplane(self) -> dict[str, str]:
+        excluded = self.get("ipMasqAgent.config.nonMasqueradeCIDRs") if self.get("ipMasqAgent.enabled") else None
+        asked = {variable: text(self.values[key]) for key, variable in _PASSED_ON.items() if key in self.values}
+        return asked | {
             "PLEXUS_ROUTING_MODE": text(self.get("routingMode")),
             "PLEXUS_TUNNEL_PROTOCOL": text(self.get("tunnelProtocol")),
             "PLEXUS_AUTO_DIRECT_NODE_ROUTES": text(self.get("autoDirectNodeRoutes")),
-            "PLEXUS_MASQUERADE": text(masquerade),
-            "PLEXUS_ENABLE_TCX": text(self.get("bpf.enableTCX")),
-            "PLEXUS_NATIVE_ROUTING_CIDR": text(self.get("ipv4NativeRoutingCIDR") or self.pod_pools(plan)[0]),
+            "PLEXUS_MASQ_EXCLUDE": text(excluded) if excluded else "",
         }
 
 
@@ -250,19 +298,25 @@ def settings(values: Mapping[str, Any]) -> Settings:
             checked[key] = KEYS[key].read(value)
         except Unusable as error:
             raise LabError(f"{key}: {error}") from None
-    return Settings(checked)
+    found = Settings(checked)
+    if not found.families:
+        raise LabError("ipv4.enabled, ipv6.enabled: a cluster has one of them at least")
+    if found.get("underlayProtocol") not in (None, *(f"ipv{family}" for family in found.families)):
+        raise LabError("underlayProtocol: the nodes have no such addresses; enable the family")
+    return found
 
 
 def check_plan(wanted: Settings, plan: Plan) -> None:
     """Raises LabError when the asked addresses run into those of the lab."""
-    mask = wanted.get("ipam.operator.clusterPoolIPv4MaskSize")
-    for pool in map(IPv4Network, wanted.pod_pools(plan)):
-        key = "ipam.operator.clusterPoolIPv4PodCIDRList"
-        for taken in (*plan.networks(), plan.services):
-            if pool.overlaps(taken):
-                raise LabError(f"{key}: {pool} overlaps {taken}, which this lab uses; {plan.pods} is free")
-        if isinstance(mask, int) and mask < pool.prefixlen:
-            raise LabError(f"ipam.operator.clusterPoolIPv4MaskSize: a block /{mask} does not fit into the pool {pool}")
+    for family in wanted.families:
+        mask = wanted.get(MASKS[family])
+        free = plan.pods(family)
+        for pool in map(ip_network, wanted.pod_pools(plan, family)):
+            for taken in (*plan.networks(family), plan.services(family)):
+                if pool.overlaps(taken):
+                    raise LabError(f"{POOLS[family]}: {pool} overlaps {taken}, which this lab uses; {free} is free")
+            if isinstance(mask, int) and mask < pool.prefixlen:
+                raise LabError(f"{MASKS[family]}: a block /{mask} does not fit into the pool {pool}")
 
 
 def unknown(key: str) -> str:

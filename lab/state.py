@@ -29,7 +29,7 @@ import msgspec
 
 from lab import names
 from lab.errors import LabError
-from lab.plan import SLOTS, Plan
+from lab.plan import SLOTS, Family, Plan
 from lab.settings import Settings
 
 RUN = Path("/run/plexus/lab")
@@ -50,10 +50,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Any]
     cgroup_root: str  # where the machine has its cgroup v2 tree
     owner: str = ""  # as $PLEXUS_LAB_OWNER said when it was brought up
+    subnets: int = 1  # LANs that the nodes are in, by turns
+    fabric_routes: bool = False  # the router knows which node has which pods, as a cloud's fabric does
 
     @property
     def plan(self) -> Plan:
-        return Plan(self.slot)
+        return Plan(self.slot, self.subnets)
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return self.settings.families
+
+    def node_addresses(self, node: str) -> list[str]:
+        """One for each family, in the order of the families. Raises ValueError: there is no such node."""
+        number = self.nodes.index(node) + 1
+        return [str(self.plan.node(number, family).ip) for family in self.families]
 
     @property
     def settings(self) -> Settings:
@@ -117,8 +128,13 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     netns: str  # name under /run/netns; the node's own for a pod in the host's network
     cgroup: str  # absolute path
     host_network: bool = False
-    address: str = ""  # "" until the CNI gave one
+    addresses: list[str] = []  # none until the CNI gave them
     processes: dict[str, ProcessId] = {}  # by container
+
+    @property
+    def address(self) -> str:
+        """The first one; "" without any."""
+        return self.addresses[0] if self.addresses else ""
 
 
 class Directory:
@@ -237,7 +253,9 @@ def owned_by(owner: str) -> list[str]:
     return [each.name for each in map(record, labs()) if each is not None and each.owner == owner]
 
 
-def claim(name: str, nodes: list[str], wanted: Settings, cgroup_root: Path) -> Record:
+def claim(
+    name: str, nodes: list[str], wanted: Settings, cgroup_root: Path, subnets: int = 1, *, fabric_routes: bool = False
+) -> Record:
     """Take the lowest free slot and write the lab down. Raises LabError when all are taken."""
     with locked():
         taken = {each.slot for each in map(record, labs()) if each is not None and each.name != name}
@@ -251,6 +269,8 @@ def claim(name: str, nodes: list[str], wanted: Settings, cgroup_root: Path) -> R
             values=dict(wanted.values),
             cgroup_root=str(cgroup_root),
             owner=os.environ.get(ENVIRONMENT_OWNER, ""),
+            subnets=subnets,
+            fabric_routes=fabric_routes,
         )
         made.directory.make(nodes)
         write(made.directory.lab, made)

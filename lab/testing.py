@@ -26,6 +26,7 @@ from bus.messages.dataplane import Dump
 from bus.subjects import DUMP
 from lab import cleanup, execute, names, state
 from lab.capture import Capture
+from lab.plan import Family
 from lab.programs import ROOT, choose
 from lab.state import Record
 from lab.up import up
@@ -44,6 +45,7 @@ class Lab:
 
     Args:
         values: Helm values by full key.
+        subnets, fabric_routes: as `plexus lab up` has them.
         expected_drops: public names of drop reasons that its tests cause.
         expected_errors: parts of error log lines that its tests cause.
     """
@@ -55,8 +57,12 @@ class Lab:
         values: Mapping[str, Any] | None = None,
         expected_drops: Iterable[str] = (),
         expected_errors: Iterable[str] = (),
+        *,
+        subnets: int = 1,
+        fabric_routes: bool = False,
     ) -> None:
         self.name = name
+        self._subnets, self._fabric_routes = subnets, fabric_routes
         self._nodes = nodes
         self._values = dict(values or {})
         self.expected_drops = set(expected_drops)
@@ -65,7 +71,9 @@ class Lab:
 
     def __enter__(self) -> Lab:
         cleanup.clean(self.name)
-        self.record, _ = up(self.name, self._nodes, self._values)
+        self.record, _ = up(
+            self.name, self._nodes, self._values, subnets=self._subnets, fabric_routes=self._fabric_routes
+        )
         return self
 
     def __exit__(
@@ -85,12 +93,21 @@ class Lab:
         """Remove it. Safe to repeat."""
         cleanup.clean(self.name)
 
-    def node_address(self, node: str) -> str:
-        return str(self.record.plan.node(self.nodes.index(node) + 1).ip)
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return self.record.families
+
+    def node_address(self, node: str, family: Family | None = None) -> str:
+        """No family: the first one."""
+        return of_family(self.record.node_addresses(node), family or self.families[0])
 
     @property
     def outside_address(self) -> str:
-        return str(self.record.plan.outside_host.ip)
+        return self.outside(self.families[0])
+
+    def outside(self, family: Family) -> str:
+        """The address of the host beyond the router."""
+        return str(self.record.plan.outside_host(family).ip)
 
     def plexus(self, *arguments: str, text: str | None = None, check: bool = True) -> Done:
         """Run the command line as a user does. Raises AssertionError with what it said, unless `check` is False."""
@@ -134,11 +151,13 @@ class Lab:
         ]
         return found
 
-    def address(self, pod: str) -> str:
-        """A pod's address; the pod by "namespace/name", or "name" in default."""
+    def address(self, pod: str, family: Family | None = None) -> str:
+        """A pod's address; the pod by "namespace/name", or "name" in default. No family: the first one."""
         namespace, _, name = pod.rpartition("/")
         wanted = (namespace or "default", name)
-        return next(box.address for box in self.record.directory.sandboxes() if (box.namespace, box.name) == wanted)
+        boxes = self.record.directory.sandboxes()
+        addresses = next(box.addresses for box in boxes if (box.namespace, box.name) == wanted)
+        return of_family(addresses, family or self.families[0])
 
     def exec(self, pod: str, *command: str, timeout: float = COMMAND_SECONDS) -> Done:
         """Run a program in a pod."""
@@ -234,6 +253,11 @@ class Lab:
         ]
         if problems:
             raise Unexpected("\n".join(problems))
+
+
+def of_family(addresses: Iterable[str], family: Family) -> str:
+    """The first address of a family. Raises StopIteration: there is none."""
+    return next(each for each in addresses if (":" in each) == (family == 6))
 
 
 def is_error(line: str) -> bool:

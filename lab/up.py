@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,7 @@ from bus import accounts
 from bus.server import configuration
 from lab import cleanup, dialogue, host, names, processes, state, supervisor, topology
 from lab.errors import LabError
-from lab.plan import MOST_NODES
+from lab.plan import MOST_NODES, MOST_SUBNETS
 from lab.programs import BUS, bus_settings
 from lab.settings import Settings, check_plan, settings
 from lab.state import Record
@@ -25,11 +26,31 @@ POLL_SECONDS = 0.03
 Progress = Callable[[str], None]
 
 
-def up(name: str, nodes: int, values: Mapping[str, Any], progress: Progress = lambda _: None) -> tuple[Record, bool]:
+@dataclass(frozen=True)
+class Wanted:
+    """What a lab is to be."""
+
+    nodes: list[str]
+    settings: Settings
+    subnets: int
+    fabric_routes: bool
+
+
+def up(
+    name: str,
+    nodes: int,
+    values: Mapping[str, Any],
+    progress: Progress = lambda _: None,
+    *,
+    subnets: int = 1,
+    fabric_routes: bool = False,
+) -> tuple[Record, bool]:
     """Bring a lab up and wait until it is ready. When that fails or is interrupted, nothing of it is left.
 
     Args:
         values: Helm values by full key ("bpf.masquerade").
+        subnets: LANs that the nodes are in, by turns; a router joins them.
+        fabric_routes: the router knows which node has which pods.
         progress: is told in a few words what is waited for.
     Returns: the lab, and whether it was made now; False: it was up already, with the same settings.
     Raises: LabError.
@@ -37,33 +58,37 @@ def up(name: str, nodes: int, values: Mapping[str, Any], progress: Progress = la
     names.check(name)
     if not 1 <= nodes <= MOST_NODES:
         raise LabError(f"a lab has 1 to {MOST_NODES} nodes, not {nodes}")
+    if not 1 <= subnets <= MOST_SUBNETS:
+        raise LabError(f"a lab has 1 or {MOST_SUBNETS} subnets, not {subnets}")
     if os.geteuid():
         raise LabError("a lab needs namespaces and BPF: run as root")
-    wanted = settings(values)
+    wanted = Wanted(names.nodes(nodes), settings(values), subnets, fabric_routes)
     known = state.record(name)
     if known is not None:
-        return already(known, names.nodes(nodes), wanted, progress), False
+        return already(known, wanted, progress), False
     with interruptible():
         try:
-            return make(name, nodes, wanted, progress), True
+            return make(name, wanted, progress), True
         except BaseException:
             progress("cleaning up")
             cleanup.clean(name)
             raise
 
 
-def make(name: str, nodes: int, wanted: Settings, progress: Progress) -> Record:
+def make(name: str, wanted: Wanted, progress: Progress) -> Record:
     """Make a lab of which nothing is there."""
     host.bpf_file_system()
     root = host.cgroup_root()
     if rests := cleanup.left(name):
         progress(f"removing what an earlier lab left: {', '.join(rests)}")
         cleanup.clean(name)
-    lab = state.claim(name, names.nodes(nodes), wanted, root)
+    lab = state.claim(
+        name, wanted.nodes, wanted.settings, root, subnets=wanted.subnets, fabric_routes=wanted.fabric_routes
+    )
     me = processes.identify(os.getpid())
     if me is not None:
         state.write(lab.directory.up, me)
-    check_plan(wanted, lab.plan)
+    check_plan(wanted.settings, lab.plan)
     progress("links and namespaces")
     topology.build(lab)
     lab.directory.topology.touch()
@@ -75,10 +100,11 @@ def make(name: str, nodes: int, wanted: Settings, progress: Progress) -> Record:
     return lab
 
 
-def already(lab: Record, nodes: list[str], wanted: Settings, progress: Progress) -> Record:
+def already(lab: Record, wanted: Wanted, progress: Progress) -> Record:
     """The lab is there: fine when it is the one that is wanted and healthy. Raises LabError saying what to do."""
     again = f"plexus lab down --name {lab.name}"
-    if lab.nodes != nodes or dict(lab.values) != dict(wanted.values):
+    there = Wanted(lab.nodes, lab.settings, lab.subnets, lab.fabric_routes)
+    if there != wanted:
         raise LabError(f"lab {lab.name} is up with other settings; {again} first, or take another --name")
     working = state.read(lab.directory.up, state.ProcessId)
     if working is not None and processes.is_alive(working):

@@ -36,6 +36,7 @@ class NodeSettings:
     ipv4_enabled: bool = True
     ipv6_enabled: bool = False
     tunnel_protocol: str = "vxlan"  # or "geneve"
+    underlay_protocol: str = ""  # of the tunnel's outer packets: "ipv4" or "ipv6"; "": IPv4 where the node has it
     tunnel_port: int = 0  # UDP; 0: the protocol's own
     auto_direct_node_routes: bool = True  # native: other nodes are neighbours; false: the fabric routes pod addresses
     direct_routing_skip_unreachable: bool = False  # native: a node behind a router is no fault, the fabric has routes
@@ -76,7 +77,11 @@ class NodeSettings:
 
     def underlay(self, has_ipv4: bool) -> int:
         """The family of tunnel endpoints; 0 with native routing. `has_ipv4`: the node's device has such an address."""
-        return (4 if self.ipv4_enabled and has_ipv4 else 6) if self.is_tunnel else 0
+        if not self.is_tunnel:
+            return 0
+        if self.underlay_protocol:
+            return 4 if self.underlay_protocol == "ipv4" else 6
+        return 4 if self.ipv4_enabled and has_ipv4 else 6
 
     @property
     def not_masqueraded(self) -> list[str]:
@@ -125,6 +130,8 @@ class NodeSettings:
             raise BadSettings("PLEXUS_NODE is not set: it is the name of the node that this runs on")
         settings = NodeSettings(**given)  # type: ignore[arg-type]
         _one_of("PLEXUS_ROUTING_MODE", settings.routing_mode, "tunnel", "native")
+        if settings.underlay_protocol:
+            _one_of("PLEXUS_UNDERLAY_PROTOCOL", settings.underlay_protocol, "ipv4", "ipv6")
         _one_of("PLEXUS_TUNNEL_PROTOCOL", settings.tunnel_protocol, *TUNNEL_PORTS)
         if not settings.families:
             raise BadSettings("PLEXUS_IPV4_ENABLED and PLEXUS_IPV6_ENABLED are both false: set one of them to true")

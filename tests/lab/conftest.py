@@ -1,20 +1,28 @@
-"""Two labs for the whole layer, one for each routing mode; a Kubernetes namespace of its own for each test."""
+"""A lab for each routing mode and choice of address families, one after the other, for the whole layer; a Kubernetes
+namespace of its own for each test.
+
+In a lab with both families a test's packets are of one of them, of IPv6 with a tunnel and of IPv4 without; tests of a
+module that says EACH_FAMILY run once for each."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lab import state
+from lab.plan import FAMILIES, Family
 from lab.testing import Lab
 from tests.lab.space import Space
 
 # What the tests provoke. Everything else that a node drops fails the run.
-EXPECTED_DROPS = ("Policy denied", "Invalid source ip", "Service backend not found")
+# The last is every pod's kernel, which tells routers what multicast groups it is in: there is no such router.
+EXPECTED_DROPS = ("Policy denied", "Invalid source ip", "Service backend not found", "Forbidden ICMPv6 message")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,19 +47,67 @@ def alone() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", params=["tunnel", "native"])
+@dataclass(frozen=True)
+class Cluster:
+    """How a lab of the layer is set up."""
+
+    mode: str
+    families: tuple[Family, ...]
+
+    @property
+    def name(self) -> str:
+        return f"test-{self.mode}{'' if len(self.families) > 1 else self.families[0]}"
+
+    @property
+    def one_family(self) -> tuple[Family, ...]:
+        """Of both, IPv6 with a tunnel and IPv4 without."""
+        return self.families[-1:] if self.mode == "tunnel" else self.families[:1]
+
+    @property
+    def values(self) -> dict[str, object]:
+        return {"routingMode": self.mode} | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
+
+
+CLUSTERS = [Cluster(mode, families) for families in ((4,), (6,), (4, 6)) for mode in ("tunnel", "native")]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`lab` and `family` come as pairs, a cluster's together, so that each cluster is made once."""
+    if "lab" in metafunc.fixturenames:
+        all_of_them = getattr(metafunc.module, "EACH_FAMILY", False)
+        pairs = [(each, family) for each in CLUSTERS for family in (each.families if all_of_them else each.one_family)]
+        ids = [f"{cluster.mode}{'-dual' * (len(cluster.families) > 1)}-v{family}" for cluster, family in pairs]
+        cells = [pytest.param(*pair, id=name) for pair, name in zip(pairs, ids, strict=True)]
+        metafunc.parametrize(("lab", "family"), cells, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab of three nodes that many tests share."""
-    mode = request.param
-    with Lab(f"test-{mode}", values={"routingMode": mode}, expected_drops=EXPECTED_DROPS) as made:
+    cluster: Cluster = request.param
+    with Lab(cluster.name, values=cluster.values, expected_drops=EXPECTED_DROPS) as made:
         yield made
 
 
+@pytest.fixture(scope="session")
+def family(request: pytest.FixtureRequest) -> Family:
+    """What the test's packets are."""
+    chosen: Family = request.param
+    return chosen
+
+
 @pytest.fixture
-def space(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Space]:
+def space(lab: Lab, family: Family, request: pytest.FixtureRequest) -> Iterator[Space]:
     """A fresh Kubernetes namespace, removed with all that is in it."""
-    digest = format(abs(hash(request.node.nodeid)) % 16**8, "08x")
-    made = Space(lab, f"t-{digest}")
+    with fresh_space(lab, family, request.node.nodeid) as made:
+        yield made
+
+
+@contextmanager
+def fresh_space(lab: Lab, family: Family, test: str) -> Iterator[Space]:
+    """A Kubernetes namespace of `test`, by any name of it."""
+    digest = format(abs(hash(test)) % 16**8, "08x")
+    made = Space(lab, f"t-{digest}", family)
     manifest = f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {made.name}\n"
     lab.apply(manifest)
     yield made

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lab.testing import Done, Lab
+from lab.plan import Family
+from lab.testing import Done, Lab, of_family
 
 
 @dataclass
 class Space:
-    """A Kubernetes namespace for one test."""
+    """A Kubernetes namespace for one test, whose packets are of one family."""
 
     lab: Lab
     name: str
+    family: Family
 
     def pod(
         self, name: str, node: str = "node1", image: str = "traefik/whoami", label: str = "", port: int = 80
@@ -44,6 +46,7 @@ metadata:
   name: {name}
   namespace: {self.name}
 spec:
+  {self.policy}
   selector:
     app: {app}
   ports:
@@ -51,6 +54,11 @@ spec:
     protocol: {protocol}
     targetPort: {port}
 """
+
+    @property
+    def policy(self) -> str:
+        """A line of a Service's spec: an address in each family of the cluster."""
+        return "ipFamilyPolicy: RequireDualStack" if len(self.lab.families) > 1 else ""
 
     def apply(self, *manifests: str) -> None:
         """Apply, and wait until every node has it."""
@@ -62,12 +70,21 @@ spec:
         self.lab.wait()
 
     def address(self, pod: str) -> str:
-        return self.lab.address(f"{self.name}/{pod}")
+        return self.lab.address(f"{self.name}/{pod}", self.family)
+
+    def node_address(self, node: str) -> str:
+        return self.lab.node_address(node, self.family)
+
+    @property
+    def outside(self) -> str:
+        """The address of the host beyond the router."""
+        return self.lab.outside(self.family)
 
     def cluster_address(self, service: str) -> str:
         """A Service's ClusterIP."""
         found = self.lab.get("service", self.name)
-        return next(str(each["spec"]["clusterIP"]) for each in found if each["metadata"]["name"] == service)
+        addresses = next(each["spec"]["clusterIPs"] for each in found if each["metadata"]["name"] == service)
+        return of_family(addresses, self.family)
 
     def exec(self, pod: str, *command: str) -> Done:
         return self.lab.exec(f"{self.name}/{pod}", *command)
@@ -77,6 +94,12 @@ spec:
         return self.exec(pod, *curl(address, *options, path=path, seconds=seconds)).stdout
 
 
-def curl(address: str, *options: str, path: str = "/", seconds: float = 2.0) -> list[str]:
+def curl(address: str, *options: str, path: str = "/", seconds: float = 2.0, port: int | None = None) -> list[str]:
     """How to ask by HTTP. A retried SYN comes after 1 s: within 2 s one lost packet is no failure."""
-    return ["curl", "-s", "--noproxy", "*", "-m", str(seconds), *options, f"http://{address}{path}"]
+    return ["curl", "-s", "-g", "--noproxy", "*", "-m", str(seconds), *options, f"http://{host(address, port)}{path}"]
+
+
+def host(address: str, port: int | None = None) -> str:
+    """An address, and its port if there is one, as URLs and Go's programs have it."""
+    bare = f"[{address}]" if ":" in address else address
+    return bare if port is None else f"{bare}:{port}"

@@ -13,15 +13,18 @@ from bench import plain
 from bench.load import Load, LoadFailed, Place, run_client, server
 from bench.survival import Rate, Way, traffic
 from bench.traffic import compare
+from lab.plan import FAMILIES, Family
 
 
 def own_namespaces() -> list[str]:
     return [name for name in plain.existing() if plain.owner_of(name) == os.getpid()]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("load", list(Load))
-def test_every_load_gets_through_on_one_node_and_across_nodes_and_nothing_is_left(load: Load) -> None:
-    with plain.plain_pods() as pods:
+def test_every_load_gets_through_on_one_node_and_across_nodes_and_nothing_is_left(load: Load, family: Family) -> None:
+    with plain.plain_pods() as places:
+        pods = places[family]
         sides = {"near": (pods.client, pods.near), "far": (pods.client, pods.far)}
         rates = compare(load, sides, rounds=1, seconds=0.2)
         assert len(own_namespaces()) == 6
@@ -29,8 +32,10 @@ def test_every_load_gets_through_on_one_node_and_across_nodes_and_nothing_is_lef
     assert own_namespaces() == []
 
 
-def test_the_plain_tunnel_carries_what_crosses_nodes_and_nothing_else() -> None:
-    with plain.plain_pods(tunnel=True) as pods:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_plain_tunnel_carries_what_crosses_nodes_and_nothing_else(family: Family) -> None:
+    with plain.plain_pods(tunnel=True) as places:
+        pods = places[family]
         compare(Load.RR, {"near": (pods.client, pods.near), "far": (pods.client, pods.far)}, rounds=1, seconds=0.1)
         sent = plain.ip("-s", "-o", "link", "show", "vxlan0", namespace=plain.namespace("node1", os.getpid()))
         fields = sent.split("TX:")[1].split("\\")[1].split()
@@ -39,7 +44,8 @@ def test_the_plain_tunnel_carries_what_crosses_nodes_and_nothing_else() -> None:
 
 def test_short_connections_do_not_run_out_of_ports() -> None:
     """More connections than there are ports to begin them from."""
-    with plain.plain_pods() as pods:
+    with plain.plain_pods() as places:
+        pods = places[4]
         narrow = "echo 40000 40099 > /proc/sys/net/ipv4/ip_local_port_range"
         plain.in_namespace(plain.namespace("pod1", os.getpid()), "sh", "-c", narrow)
         with server(Load.CRR, pods.near, 7000):
@@ -49,7 +55,7 @@ def test_short_connections_do_not_run_out_of_ports() -> None:
 
 def test_a_server_that_is_not_there_is_an_error_that_says_so() -> None:
     with plain.plain_pods() as pods, pytest.raises(LoadFailed, match="Connection refused"):
-        run_client(Load.RR, pods.client, pods.near, 7001, 0.2)
+        run_client(Load.RR, pods[4].client, pods[4].near, 7001, 0.2)
 
 
 def test_an_address_that_a_place_does_not_have_is_an_error_that_says_so() -> None:
@@ -78,7 +84,10 @@ def test_what_is_lost_and_how_long_is_told_by_phase() -> None:
         change = f"echo {on} > /proc/sys/net/ipv4/ip_forward"
         plain.in_namespace(plain.namespace("node1", os.getpid()), "sh", "-c", change)
 
-    with plain.plain_pods() as pods, traffic({"near": Way(pods.client, pods.near)}, Rate(10, 10, 500)) as under_way:
+    with (
+        plain.plain_pods() as pods,
+        traffic({"near": Way(pods[4].client, pods[4].near)}, Rate(10, 10, 500)) as under_way,
+    ):
         under_way.phase("good")
         time.sleep(0.5)
         under_way.phase("bad")
@@ -96,8 +105,8 @@ def test_what_is_lost_and_how_long_is_told_by_phase() -> None:
 
 def test_streams_that_end_are_told() -> None:
     with plain.plain_pods() as pods:
-        enter = Place("near", pods.near.address, ("timeout", "-s", "KILL", "0.7", *pods.near.enter))
-        with traffic({"near": Way(pods.client, enter)}, Rate(10, 10, 500)) as under_way:
+        enter = Place("near", pods[4].near.address, ("timeout", "-s", "KILL", "0.7", *pods[4].near.enter))
+        with traffic({"near": Way(pods[4].client, enter)}, Rate(10, 10, 500)) as under_way:
             under_way.phase("all")
             time.sleep(1.0)
             found = under_way.end()["near"]

@@ -28,7 +28,7 @@ NODE = "node1"
 @pytest.fixture
 def space() -> Iterator[Space]:
     with Lab("test-boot", nodes=2, expected_drops=("Policy denied",)) as made:
-        yield Space(made, "default")
+        yield Space(made, "default", 4)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def start_anew(lab: Lab, box: Sandbox) -> str:
 
     def added() -> bool:
         try:
-            found.append(runtime.add(lab.record, box))
+            found.extend(runtime.add(lab.record, box))
         except runtime.CniFailed:
             return False
         return True

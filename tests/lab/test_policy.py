@@ -1,4 +1,4 @@
-"""Who is let through by policies, on real packets, in both routing modes."""
+"""Who is let through by policies, on real packets, in every mode and family."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from lab.programs import ROOT
 from lab.testing import eventually
-from tests.lab.space import Space
+from tests.lab.space import Space, curl
 
 LANDING = ("-X", "POST")
 STREAM_SERVER = """
 import socket
-listener = socket.create_server(("", 9000))
+listener = socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=True)
 print("listening", flush=True)
 connection, _ = listener.accept()
 while data := connection.recv(65536):
@@ -58,6 +58,7 @@ apiVersion: v1
 kind: Service
 metadata: {{name: deathstar, namespace: {space.name}}}
 spec:
+  {space.policy}
   selector: {{org: empire, class: deathstar}}
   ports:
   - port: 80
@@ -202,7 +203,7 @@ spec:
     try:
         space.apply(space.pod("client"), space.pod("server", "node2"), manifests)
         server = space.address("server")
-        from_friend = space.lab.exec(f"{friends}/client", "curl", "-s", "-m", "2", f"http://{server}/")
+        from_friend = space.lab.exec(f"{friends}/client", *curl(server))
         assert "Hostname: server" in from_friend.stdout
         assert not space.get("client", server, seconds=1)
     finally:
@@ -220,7 +221,8 @@ spec:
   ingress:
   - fromEndpoints: [{{matchLabels: {{app: client}}}}]
 """
-    icmp = policy + "    icmps: [{fields: [{type: 8, family: IPv4}]}]\n"
+    echo = {4: "{type: 8, family: IPv4}", 6: "{type: 128, family: IPv6}"}[space.family]
+    icmp = policy + f"    icmps: [{{fields: [{echo}]}}]\n"
     web = policy + '    toPorts: [{ports: [{port: "80", protocol: TCP}]}]\n'
     space.apply(space.pod("client"), space.pod("server", "node2"), icmp)
     server = space.address("server")
@@ -270,5 +272,5 @@ def test_a_new_policy_ends_what_an_existing_connection_may_do(space: Space) -> N
 def test_the_node_reaches_its_own_pods_whatever_policies_say(space: Space) -> None:
     """As the kubelet's probes must."""
     space.apply(space.pod("server"), DENY.format(namespace=space.name, app="server", direction="Ingress"))
-    done = space.lab.exec_node("node1", "curl", "-s", "-m", "2", f"http://{space.address('server')}/")
+    done = space.lab.exec_node("node1", *curl(space.address("server")))
     assert "Hostname: server" in done.stdout

@@ -1,16 +1,20 @@
-"""Who reaches whom without any policy, in both routing modes."""
+"""Who reaches whom without any policy, in every mode and family."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 
+import pytest
+
 from lab import execute, namespaces
-from tests.lab.space import Space, curl
+from tests.lab.space import Space, curl, host
+
+EACH_FAMILY = True
 
 UDP_ECHO = """
-import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+import socket, sys
+server = socket.socket(socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET, socket.SOCK_DGRAM)
 server.bind(("", 7))
 print("listening", flush=True)
 while True:
@@ -19,17 +23,20 @@ while True:
 """
 UDP_ASK = """
 import socket, sys
-client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 client.settimeout(2)
-client.sendto(b"hello", (sys.argv[1], 7))
+client.sendto(b"h" * int(sys.argv[2]), (sys.argv[1], 7))
 data, peer = client.recvfrom(65536)
 print(data.decode(), "by", peer[0])
 """
 SPOOF = """
 import socket, struct, sys
-source, destination = map(socket.inet_aton, sys.argv[1:3])
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+source, destination = (socket.inet_pton(family, each) for each in sys.argv[1:3])
+raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
 header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, source, destination)
+if family == socket.AF_INET6:
+    header = struct.pack("!IHBB16s16s", 6 << 28, 8, 17, 64, source, destination)
 for _ in range(5):
     raw.sendto(header + struct.pack("!HHHH", 1000, 9, 8, 0), (sys.argv[2], 0))
 """
@@ -40,7 +47,7 @@ def test_pods_reach_each_other_by_address_on_one_node_and_across(space: Space) -
     for target in ("same", "other"):
         answer = space.get("a", space.address(target))
         assert f"Hostname: {target}" in answer
-        assert f"RemoteAddr: {space.address('a')}:" in answer
+        assert f"RemoteAddr: {host(space.address('a'))}:" in answer
 
 
 def test_reference_scenario_one(space: Space) -> None:
@@ -53,7 +60,7 @@ def test_reference_scenario_one(space: Space) -> None:
             assert f"Hostname: webpod{number}" in space.get("netpod", space.address(f"webpod{number}"))
         answers = [space.get("netpod", service) for _ in range(16)]
     assert {re.findall(r"Hostname: (\S+)", answer)[0] for answer in answers} == {"webpod1", "webpod2"}
-    assert all(f"RemoteAddr: {space.address('netpod')}:" in answer for answer in answers)
+    assert all(f"RemoteAddr: {host(space.address('netpod'))}:" in answer for answer in answers)
     packets = wire.lines()
     assert packets
     assert not [line for line in packets if service in line]
@@ -95,34 +102,44 @@ def test_a_node_reaches_pods_and_services(space: Space) -> None:
 def test_a_pod_reaches_nodes(space: Space) -> None:
     space.apply(space.pod("a"))
     for node in ("node1", "node2"):
-        done = space.exec("a", "ping", "-c", "1", "-W", "2", space.lab.node_address(node))
+        done = space.exec("a", "ping", "-c", "1", "-W", "2", space.node_address(node))
         assert done.returncode == 0, done.stdout
 
 
 def test_the_outside_sees_the_nodes_address(space: Space) -> None:
     space.apply(space.pod("a", "node2"))
-    outside = space.lab.outside_address
-    with space.lab.capture("outside", "icmp or tcp port 81") as wire:
+    outside = space.outside
+    with space.lab.capture("outside", "icmp or icmp6 or tcp port 81") as wire:
         assert space.exec("a", "ping", "-c", "1", "-W", "2", outside).returncode == 0
-        space.exec("a", *curl(f"{outside}:81"))
+        space.exec("a", *curl(outside, port=81))
     seen = wire.lines()
-    assert [line for line in seen if f"{space.lab.node_address('node2')} > {outside}: ICMP echo request" in line]
+    request = "ICMP echo request" if space.family == 4 else "ICMP6, echo request"
+    assert [line for line in seen if f"{space.node_address('node2')} > {outside}: {request}" in line]
     assert [line for line in seen if f"{outside}.81:" in line]
     assert not [line for line in seen if space.address("a") in line]
 
 
-def test_udp_is_answered_by_address_and_through_a_service(space: Space) -> None:
+@pytest.mark.parametrize("size", [5, 4000], ids=["small", "in-fragments"])
+def test_udp_is_answered_by_address_and_through_a_service(space: Space, size: int) -> None:
     space.apply(space.pod("client"), space.pod("echo", "node2"), space.service("svc", "echo", 7, "UDP"))
-    server = space.lab.start_in(f"{space.name}/echo", "/usr/bin/python3", "-c", UDP_ECHO)
+    server = space.lab.start_in(f"{space.name}/echo", "/usr/bin/python3", "-c", UDP_ECHO, str(space.family))
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "listening\n"
         for target in (space.address("echo"), space.cluster_address("svc")):
-            said = space.exec("client", "/usr/bin/python3", "-c", UDP_ASK, target).stdout
-            assert said == f"hello from {space.address('client')} by {target}\n"
+            said = space.exec("client", "/usr/bin/python3", "-c", UDP_ASK, target, str(size)).stdout
+            assert said == f"{'h' * size} from {space.address('client')} by {target}\n"
     finally:
         server.kill()
         server.communicate()
+
+
+def test_a_large_ping_is_answered(space: Space) -> None:
+    """An echo that is cut into fragments, by a pod of another node and by the host outside."""
+    space.apply(space.pod("a"), space.pod("b", "node2"))
+    for target in (space.address("b"), space.outside):
+        done = space.exec("a", "ping", "-c", "1", "-W", "2", "-s", "4000", target)
+        assert done.returncode == 0, done.stdout
 
 
 def test_a_full_segment_passes_across_nodes(space: Space) -> None:

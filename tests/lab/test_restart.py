@@ -197,7 +197,7 @@ def test_nothing_is_lost_or_broken_when_maps_get_another_size(own: Lab, entries:
     own.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: resized\n")
     own.wait()
     changed = {"bpf.natMax": entries, "bpf.ctTcpMax": entries}
-    survive(Space(own, "resized"), lambda: set_anew(own, **changed))
+    survive(Space(own, "resized", 4), lambda: set_anew(own, **changed))
     for node in NODES:
         found = sizes(own, node)
         assert [name for name, size in found.items() if size == entries][:2] != []

@@ -1,4 +1,4 @@
-"""What traffic does while parts of the product are dead, in both routing modes."""
+"""What traffic does while parts of the product are dead, in every mode and family."""
 
 from __future__ import annotations
 

@@ -10,23 +10,26 @@ from typing import NoReturn
 import pytest
 
 from bench import cluster, run
-from bench.bars import BARS, Figure
+from bench.bars import BARS, FAMILY_NAMES, Figure
 from bench.load import Load, LoadFailed
 from bench.memory import NAME as MEMORY
 from bench.memory import resident_megabytes
+from bench.packets import GROUP
 from bench.pods import AT_ONCE
 from bench.policy import NAME as POLICY
 from bench.policy import policy_manifest
 from bench.run import PODS, Findings, Part, Size
 from bench.survival import BARRED as SURVIVAL
-from bench.traffic import NAMES
+from bench.traffic import NAMES, WAYS
 from lab import names
 
 
 def test_every_bar_belongs_to_a_figure_that_is_measured() -> None:
-    traffic = {f"{where}: {NAMES[load]}" for where in ("one node", "across nodes") for load in Load}
+    traffic = {f"{way}{suffix}: {NAMES[load]}" for way in WAYS for suffix in FAMILY_NAMES.values() for load in Load}
     pods = {"CNI ADD: one after the other", f"CNI ADD: {AT_ONCE} at once"}
-    assert set(BARS) == traffic | pods | SURVIVAL | {MEMORY, POLICY}
+    packets = {name for name in BARS if name.startswith(f"{GROUP}, ")}  # tests/bpf/test_bench_packets.py has these
+    assert len(packets) == 10
+    assert set(BARS) - packets == traffic | pods | SURVIVAL | {MEMORY, POLICY}
 
 
 def test_a_lab_is_named_after_the_bench_that_made_it_and_only_such_labs_are_its_leftovers() -> None:
@@ -56,7 +59,7 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(monkeypatch: pytest.Monk
     """The lab and what is measured in it are stand-ins; the order and the bookkeeping are real."""
 
     @contextmanager
-    def lab(nodes: int, **settings: str) -> Iterator[cluster.Cluster]:
+    def lab(nodes: int, settings: dict[str, str]) -> Iterator[cluster.Cluster]:
         yield cluster.Cluster("bench1")
 
     def figures_of(part: Part, *_: object) -> Iterator[Figure]:
@@ -81,11 +84,11 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(monkeypatch: pytest.Monk
 
 
 def test_without_a_lab_nothing_is_measured_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lab(nodes: int, **settings: str) -> NoReturn:
+    def lab(nodes: int, settings: dict[str, str]) -> NoReturn:
         raise cluster.ClusterFailed("node2 is not ready")
 
     monkeypatch.setattr(run, "cluster", lab)
-    found = run.run(set(Part), Size(), lambda _: None)
+    found = run.run(set(Part) - {Part.PACKETS}, Size(), lambda _: None)
     assert found.figures == []
     assert found.problems == [f"no lab with routingMode={mode}: node2 is not ready" for mode in ("native", "tunnel")]
 
@@ -94,11 +97,11 @@ def test_parts_that_want_the_same_lab_share_one(monkeypatch: pytest.MonkeyPatch)
     asked: list[str] = []
 
     @contextmanager
-    def lab(nodes: int, **settings: str) -> Iterator[cluster.Cluster]:
+    def lab(nodes: int, settings: dict[str, str]) -> Iterator[cluster.Cluster]:
         asked.append(settings["routingMode"])
         yield cluster.Cluster("bench1")
 
     monkeypatch.setattr(run, "cluster", lab)
     monkeypatch.setattr(run, "figures_of", lambda *_: iter(()))
-    run.run(set(Part), Size(), lambda _: None)
+    run.run(set(Part) - {Part.PACKETS}, Size(), lambda _: None)
     assert asked == ["native", "tunnel"]

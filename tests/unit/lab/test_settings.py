@@ -42,6 +42,39 @@ def test_a_list_of_pools_is_passed_on() -> None:
     assert wanted.environment(PLAN, "ipam")["PLEXUS_CLUSTER_POOL_CIDRS"] == "10.200.0.0/16,10.201.0.0/16"
 
 
+@pytest.mark.parametrize(
+    ("asked", "families"),
+    [("", (4,)), ("ipv6.enabled=true", (4, 6)), ("ipv4.enabled=false,ipv6.enabled=true", (6,))],
+)
+def test_the_families_that_are_enabled_reach_every_service(asked: str, families: tuple[int, ...]) -> None:
+    wanted = settings(parse_set(asked))
+    node, ipam, resources = (wanted.environment(PLAN, service) for service in ("dataplane", "ipam", "resources"))
+    assert wanted.families == families
+    for told in (node, ipam):
+        assert told["PLEXUS_IPV4_ENABLED"] == str(4 in families).lower()
+        assert told["PLEXUS_IPV6_ENABLED"] == str(6 in families).lower()
+    assert ipam["PLEXUS_CLUSTER_POOL_CIDRS"] == ("10.129.0.0/16" if 4 in families else "")
+    assert ipam["PLEXUS_CLUSTER_POOL_CIDRS6"] == ("fd00:10:1::/104" if 6 in families else "")
+    assert resources["PLEXUS_SERVICE_CIDR"] == ("10.65.0.0/16" if 4 in families else "")
+    assert resources["PLEXUS_SERVICE_CIDR6"] == ("fd00:64:1::/112" if 6 in families else "")
+
+
+def test_each_family_has_its_own_masquerade_and_native_network() -> None:
+    found = settings(
+        parse_set("ipv6.enabled=true,enableIPv6Masquerade=false,ipv6NativeRoutingCIDR=fd00:10::/32")
+    ).environment(PLAN, "dataplane")
+    assert (found["PLEXUS_MASQUERADE"], found["PLEXUS_MASQUERADE6"]) == ("true", "false")
+    assert found["PLEXUS_NATIVE_ROUTING_CIDR"] == "10.129.0.0/16"
+    assert found["PLEXUS_NATIVE_ROUTING_CIDR6"] == "fd00:10::/32"
+
+
+def test_what_is_not_masqueraded_is_passed_on_when_its_agent_is_enabled() -> None:
+    listed = "ipMasqAgent.config.nonMasqueradeCIDRs={172.16.0.0/12,fd00:21::/32}"
+    assert settings(parse_set(listed)).environment(PLAN, "dataplane")["PLEXUS_MASQ_EXCLUDE"] == ""
+    enabled = settings(parse_set(f"ipMasqAgent.enabled=true,{listed}")).environment(PLAN, "dataplane")
+    assert enabled["PLEXUS_MASQ_EXCLUDE"] == "172.16.0.0/12,fd00:21::/32"
+
+
 def test_only_limits_that_were_asked_for_are_passed_on() -> None:
     assert "PLEXUS_CT_TCP_MAX" not in settings({}).environment(PLAN, "dataplane")
     assert settings({"bpf.ctTcpMax": 2048}).environment(PLAN, "dataplane")["PLEXUS_CT_TCP_MAX"] == "2048"
@@ -67,8 +100,13 @@ def test_what_is_said_of_maps_and_times_is_what_a_node_reads() -> None:
         ("bpf.masqerade=true", "did you mean bpf.masquerade?"),
         ("whatever=1", "whatever: there is no such setting"),
         ("routingMode=bridge", "routingMode: 'bridge' is not one of tunnel, native"),
-        ("tunnelProtocol=geneve", "tunnelProtocol: 'geneve' is not supported yet; use vxlan"),
-        ("ipv6.enabled=true", "ipv6.enabled: true is not supported yet"),
+        ("tunnelProtocol=gre", "tunnelProtocol: 'gre' is not one of vxlan, geneve"),
+        ("ipam.mode=kubernetes", "ipam.mode: 'kubernetes' is not supported yet; use cluster-pool"),
+        ("kubeProxyReplacement=false", "kubeProxyReplacement: false is not supported yet"),
+        ("ipv4.enabled=false", "ipv4.enabled, ipv6.enabled: a cluster has one of them at least"),
+        ("underlayProtocol=ipv6", "underlayProtocol: the nodes have no such addresses"),
+        ("ipv6NativeRoutingCIDR=10.0.0.0/8", "ipv6NativeRoutingCIDR: '10.0.0.0/8' is not an IPv6 network"),
+        ("ipMasqAgent.config.nonMasqueradeCIDRs={10.0.0.0/8,fd00::1/8}", "'fd00::1/8' is not an IPv6 network"),
         ("egressGateway.enabled=true", "egressGateway.enabled: not supported yet"),
         ("bpf.masquerade=maybe", "bpf.masquerade: 'maybe' is neither true nor false"),
         ("bpf.ctTcpMax=many", "bpf.ctTcpMax: 'many' is not a whole number"),

@@ -124,7 +124,7 @@ def test_options_choose_one_process() -> None:
 def test_a_pod_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
     lab = claim("a")
     box = state.Sandbox(
-        uid="u", namespace="default", name="xwing", node="node1", netns="n", cgroup="/c", address="10.0.0.1"
+        uid="u", namespace="default", name="xwing", node="node1", netns="n", cgroup="/c", addresses=["10.0.0.1"]
     )
     state.write(lab.directory.pod("u"), box)
     assert execute.pod(lab, "xwing").netns == "n"

@@ -66,9 +66,9 @@ static __always_inline void set_node(struct address *to, bool is_ip6)
 
 static __always_inline bool is_node(const struct address *a)
 {
-	if (IPV4_ENABLED && a->word[3] == NODE_ADDRESS && is_ip4(a))
+	if (NODE_ADDRESS && a->word[3] == NODE_ADDRESS && is_ip4(a))
 		return true;
-	return IPV6_ENABLED && a->word[3] == NODE_ADDRESS6_3 && a->word[2] == NODE_ADDRESS6_2 &&
+	return (IPV6_ENABLED || UNDERLAY_IP6) && a->word[3] == NODE_ADDRESS6_3 && a->word[2] == NODE_ADDRESS6_2 &&
 	       a->word[1] == NODE_ADDRESS6_1 && a->word[0] == NODE_ADDRESS6_0;
 }
 

@@ -78,9 +78,9 @@ clean: ## remove what was built and cached; .venv stays
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # C programs outside the kernel, rebuilt when their source is newer.
-programs: build/load
+programs: build/load build/survive
 	@$(MAKE) -C cni
 
-build/load: bench/load.c
+build/load build/survive: build/%: bench/%.c
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -o $@.$$$$ $< && mv $@.$$$$ $@

@@ -34,6 +34,12 @@ BARS = {
     "CNI ADD: one after the other": Bar(40.0, at_least=False),  # milliseconds
     "CNI ADD: 20 at once": Bar(200.0, at_least=False),  # milliseconds
     "policy: commit to the last node's maps": Bar(100.0, at_least=False),  # milliseconds
+    "survival: lost packets": Bar(1, at_least=False),
+    "survival: broken streams": Bar(1, at_least=False),
+    **{
+        f"survival: longest stall, killed, {way}": Bar(50.0, at_least=False)  # milliseconds
+        for way in ("one node", "across nodes", "ClusterIP at tc", "masqueraded")
+    },
     "memory: idle dataplane process": Bar(90.0, at_least=False),  # MB resident
 }
 

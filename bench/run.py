@@ -16,12 +16,14 @@ from bench.memory import measure_memory
 from bench.plain import plain_pods
 from bench.pods import CallFailed, measure_pods
 from bench.policy import SELECTED, measure_policy
+from bench.survival import measure_survival
 from bench.traffic import measure_traffic
+from lab.errors import LabError
 
 NODES = ("node1", "node2", "node3")
 PODS = {"client": "node1", "near": "node1", "far": "node2", "third": "node3"}
 SETTLE_SECONDS = 2.0  # after a lab is ready, until its processes are idle
-FAILURES = (ClusterFailed, LoadFailed, CallFailed, subprocess.CalledProcessError, OSError)
+FAILURES = (ClusterFailed, LabError, LoadFailed, CallFailed, subprocess.CalledProcessError, OSError)
 
 
 class Part(StrEnum):
@@ -31,6 +33,7 @@ class Part(StrEnum):
     PODS = "pods"
     POLICY = "policy"
     TRAFFIC = "traffic"
+    SURVIVAL = "survival"
     TUNNEL = "tunnel"
 
 
@@ -102,6 +105,9 @@ def figures_of(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None]
         case Part.POLICY:
             start_pods(lab)
             yield measure_policy(lab, size.policies, tell)
+        case Part.SURVIVAL:
+            start_pods(lab)
+            yield from measure_survival(lab, NODES[:2], size.rounds, tell)
         case Part.TRAFFIC | Part.TUNNEL:
             start_pods(lab)
             plexus = Pods(lab.place("client"), lab.place("near"), lab.place("far"))

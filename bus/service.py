@@ -17,7 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,7 @@ from pathlib import Path
 from bus.client import connect
 from bus.control import Model, run_control
 from bus.interface import Bus
+from bus.late import LateBus
 from bus.messages.dataplane import Check, Health, HealthQuestion, ReachedRevision
 from bus.revision import Revision, includes
 from bus.subjects import HEALTH
@@ -147,8 +148,8 @@ class Service:
         return {(name, ()): value for name, value in own.items()} | {key: read() for key, read in self._gauges.items()}
 
 
-def run_service(name: str, body: Callable[[Service], Awaitable[None]]) -> None:
-    """Run `body` as the service `name` until it is told to stop; then the process exits."""
+def run_service(name: str, body: Callable[[Service], Awaitable[None]], *, wait: bool = True) -> None:
+    """Run `body` as the service `name` until it is told to stop; then the process exits. `wait`: see `serve`."""
     try:
         settings = Settings.of(os.environ)
     except BadSettings as problem:
@@ -158,11 +159,11 @@ def run_service(name: str, body: Callable[[Service], Awaitable[None]]) -> None:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status = runner.run(_run(name, settings, body))
+        status = runner.run(_run(name, settings, body, wait))
     sys.exit(status)
 
 
-async def _run(name: str, settings: Settings, body: Callable[[Service], Awaitable[None]]) -> int:
+async def _run(name: str, settings: Settings, body: Callable[[Service], Awaitable[None]], wait: bool) -> int:
     task = asyncio.current_task()
     assert task is not None
     stopped: list[str] = []
@@ -175,7 +176,7 @@ async def _run(name: str, settings: Settings, body: Callable[[Service], Awaitabl
     for which in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(which, stop, which)
     try:
-        await serve(name, settings, body)
+        await serve(name, settings, body, wait=wait)
     except asyncio.CancelledError:
         if not stopped:
             raise
@@ -191,30 +192,47 @@ async def _run(name: str, settings: Settings, body: Callable[[Service], Awaitabl
     return 0
 
 
-async def serve(name: str, settings: Settings, body: Callable[[Service], Awaitable[None]]) -> None:
-    """Connect, answer for health, run the body."""
+async def serve(name: str, settings: Settings, body: Callable[[Service], Awaitable[None]], *, wait: bool) -> None:
+    """Connect, answer for health, run the body. `wait`: for the bus, before the body; else it may come later."""
     async with AsyncExitStack() as stack:
         start_tracing(name)
-        bus = await stack.enter_async_context(
-            connect(
-                settings.bus_url,
-                name=f"{name} {settings.instance}",
-                user=settings.bus_user,
-                password=settings.bus_password,
-            )
-        )
+        bus: Bus
+        late: LateBus | None = None
+        if wait:
+            bus = await stack.enter_async_context(_connection(name, settings))
+        else:
+            bus = late = LateBus()
         service = Service(name, settings, bus)
         if settings.http:
             from bus.http import serving
 
             await stack.enter_async_context(serving(service))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        health = tasks.create_task(_answer_health(service), name="answer health")
+        own = [tasks.create_task(_answer_health(service), name="answer health")]
+        if late is not None:
+            own.append(tasks.create_task(_arrive(late, name, settings), name="connect"))
         log.info("started", service=name, instance=settings.instance, version=version())
         try:
             await body(service)
         finally:
-            health.cancel()
+            for task in own:
+                task.cancel()
+
+
+def _connection(name: str, settings: Settings) -> AbstractAsyncContextManager[Bus]:
+    return connect(
+        settings.bus_url,
+        name=f"{name} {settings.instance}",
+        user=settings.bus_user,
+        password=settings.bus_password,
+    )
+
+
+async def _arrive(late: LateBus, name: str, settings: Settings) -> None:
+    """The connection, for as long as the service runs."""
+    async with _connection(name, settings) as bus:
+        late.arrived(bus)
+        await asyncio.Event().wait()
 
 
 async def _answer_health(service: Service) -> None:

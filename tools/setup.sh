@@ -109,7 +109,8 @@ same_python() {
 }
 
 build_programs() {
-    [ -x build/plexus-cni ] && [ -x build/load ] || say "C programs: build/plexus-cni (CNI), build/load (benches)"
+    [ -x build/plexus-cni ] && [ -x build/load ] && [ -x build/survive ] ||
+        say "C programs: build/plexus-cni (CNI), build/load, build/survive (benches)"
     make --silent programs || fail "a C program did not compile (its reason stands above)."
 }
 

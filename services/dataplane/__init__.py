@@ -13,6 +13,8 @@ for it, and changes of policy reach this node when it is back.
     layouts   bytes               effects   maps                        links    veths, routes, tunnels (netlink)
     attach    which program belongs where, and what leads there (pure)  hooks    keeps it attached: tcx, clsact, cgroup
     loader    compiles by way of compiler, in a process of its own      bpf/     the C (limits, reasons: its numbers)
+    migrate, layouts_v1           maps of another size or layout into those that take their place
+    recall, statefile             what was heard last, on disk: the node comes up with it while the bus is away
     ring, flows                   events out of the kernel, with names
     cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
 

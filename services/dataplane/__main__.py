@@ -22,9 +22,11 @@ from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
 from services.dataplane.limits import limit
 from services.dataplane.links import DeviceInfo, Links, TcProgram
+from services.dataplane.migrate import Migration
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.pressure import Pressure
+from services.dataplane.recall import Recall
 from services.dataplane.rtnl import Protocol
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 from services.dataplane.sweep import Sweep, Sweeper
@@ -40,11 +42,14 @@ async def run(service: Service, settings: NodeSettings) -> None:
         journal = Journal.open(settings.state_dir / "endpoints.journal")
         stack.push_async_callback(journal.close)
         links = stack.enter_context(closing(Links()))
-        node = await start(service, settings, links, journal, stack)
+        node, migration = await start(service, settings, links, journal, stack)
         await node.restore()
+        await to_the_end(asyncio.to_thread(migration.finish))  # every program is attached
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(cni.Server(settings.cni_socket, NodePods(node)).run(), name="serve cni")
             tasks.create_task(node.hear(), name="hear the bus")
+            tasks.create_task(node.recall(), name="recall what was heard")
+            tasks.create_task(node.keep(), name="keep what is heard")
             tasks.create_task(node.publish(), name="publish endpoints")
             tasks.create_task(node.tell_flows(), name="tell flows")
             tasks.create_task(node.heal(), name="heal drift")
@@ -55,7 +60,7 @@ async def run(service: Service, settings: NodeSettings) -> None:
 
 async def start(
     service: Service, settings: NodeSettings, links: Links, journal: Journal, stack: AsyncExitStack
-) -> Node:
+) -> tuple[Node, Migration]:
     """Device, tunnel, programs and maps, attached; nothing here touches a pod."""
     device = await links.device_info(settings.device)
     underlay = settings.underlay(bool(device.address))
@@ -102,7 +107,9 @@ async def start(
         TcProgram(fds["from_pod"], "ingress", "from_pod"),
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
-    return Node(settings, service, device, links, hooks, maps, journal, programs, mtu_bytes, underlay)
+    recall = Recall(settings.state_dir / "heard.state", settings.pin_dir / "ahead")
+    node = Node(settings, service, device, links, hooks, maps, journal, programs, mtu_bytes, underlay, recall)
+    return node, loaded.migration
 
 
 def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: int) -> None:
@@ -153,7 +160,7 @@ def main() -> None:
         sys.stderr.write(f"dataplane: {problem}\n")
         sys.exit(2)
     os.environ.setdefault("PLEXUS_INSTANCE", settings.node)
-    run_service("dataplane", lambda service: run(service, settings))
+    run_service("dataplane", lambda service: run(service, settings), wait=False)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Programs and maps into the kernel, pinned, by way of the compiler's short-lived process.
 
 A restart finds its programs pinned and compiles nothing, unless the C, the compiler's flags, the node's configuration
-or the limits changed, or a pin is missing. Maps outlive all of that: a map whose size was changed keeps the one that it
-has, and its entries, until the node is drained; a warning at each start says so.
+or the limits changed, or a pin is missing. Maps outlive all of that: what a map of an older layout or of another size
+holds goes into the one that takes its place (migrate.py).
 Order is a contract: maps first (they are made as programs load), then programs, then attaching (effects.py).
 """
 
@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bus.telemetry import logger
-from services.dataplane import bpf_syscall, layouts
+from services.dataplane import bpf_syscall, layouts, migrate
+from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.compiler import ATTACH_TYPES
 from services.dataplane.layouts import MapShape
@@ -37,6 +38,8 @@ UNITS: dict[str, list[str]] = {
 }
 TC_PROGRAMS = ("from_pod", "to_pod", "from_netdev", "from_overlay")
 SOCKET_PROGRAMS = ATTACH_TYPES
+
+STAMP = "programs.json"  # in the state directory: the digest of the programs that are pinned
 
 
 class LoadError(Exception):
@@ -100,7 +103,8 @@ def sources() -> list[Path]:
 
 
 def check_maps(pin_dir: Path) -> None:
-    """Raises: LoadError: a pinned map is of another kind or shape than this version writes; nothing was touched."""
+    """Raises: LoadError: a pinned map is of another kind or shape than this version writes or can migrate; nothing was
+    touched."""
     for name, shape in layouts.MAPS.items():
         path = map_path(pin_dir, name)
         if not path.exists():
@@ -136,10 +140,12 @@ def resized_maps(config: DatapathConfig, pin_dir: Path) -> dict[str, tuple[int, 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Whether the compiler ran, and instructions by program when it did."""
+    """Whether the compiler ran, and instructions by program when it did. `migration` is to be finished when all
+    programs are attached."""
 
     compiled: bool
     instructions: dict[str, int]
+    migration: migrate.Migration
 
 
 async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded:
@@ -148,26 +154,49 @@ async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded
     Raises: LoadError: the compiler or the verifier refused, or a pinned map is of another kind or shape.
     """
     check_maps(pin_dir)
-    for name, (entries, wanted_entries) in resized_maps(config, pin_dir).items():
-        log.warning(
-            "a map keeps its size: to change it, drain the node, remove the map's file and start again",
-            file=str(map_path(pin_dir, name)),
-            entries=entries,
-            wanted=wanted_entries,
-        )
     for folder in ("maps", "programs", "links"):
         (pin_dir / folder).mkdir(parents=True, exist_ok=True)
-    stamp = state_dir / "programs.json"
+    migration = await to_the_end(asyncio.to_thread(_begin_migration, config, pin_dir))
+    try:
+        instructions = await _load(config, pin_dir, state_dir)
+        if migration:
+            copied = await to_the_end(asyncio.to_thread(migration.copy))
+            log.info("maps migrated", files=migration.files, entries=copied)
+    except BaseException as problem:
+        migration.undo()
+        (state_dir / STAMP).unlink(missing_ok=True)  # the programs that are pinned now may know maps that are gone
+        if isinstance(problem, migrate.DoesNotFit):
+            raise LoadError(str(problem)) from problem
+        raise
+    return Loaded(instructions is not None, instructions or {}, migration)
+
+
+def _begin_migration(config: DatapathConfig, pin_dir: Path) -> migrate.Migration:
+    """Raises: LoadError: what a map holds does not fit its new size; nothing was touched."""
+    resized = resized_maps(config, pin_dir)
+    for name, (entries, wanted) in resized.items():
+        log.info("a map gets another size", map=name, entries=entries, wanted=wanted)
+    rooms = {declared_maps()[name].file: wanted for name, (_, wanted) in resized.items()}
+    try:
+        migrate.check_room(pin_dir, rooms)
+    except migrate.DoesNotFit as problem:
+        raise LoadError(f"{problem}, or remove what fills it") from problem
+    return migrate.begin(pin_dir, rooms)
+
+
+async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[str, int] | None:
+    """Programs and maps, pinned. None: they were, nothing was compiled."""
+    stamp = state_dir / STAMP
     wanted = digest(config)
     programs = [pin_dir / "programs" / name for unit in UNITS.values() for name in unit]
     maps = [map_path(pin_dir, name) for name in layouts.MAPS]
     if _stamped(stamp) == wanted and all(each.exists() for each in (*programs, *maps)):
-        return Loaded(compiled=False, instructions={})
+        return None
     stamp.unlink(missing_ok=True)
     instructions = await _compile(config, pin_dir)
     check_maps(pin_dir)
     stamp.write_text(json.dumps({"digest": wanted}))
-    return Loaded(compiled=True, instructions=instructions)
+    return instructions
 
 
 def _stamped(stamp: Path) -> str:

@@ -2,7 +2,8 @@
 
 One path for everything: change the model, then `write`. Writes coalesce: whoever waits for the lock finds all that
 came in meanwhile already settled. Before the first sync only endpoints of new pods are written, and they are closed:
-what the kernel holds from before a restart stays as it is until all has been heard once.
+what the kernel holds from before a restart stays as it is until all has been heard once, or, while the bus is away, is
+known from the disk (recall.py).
 
 What makes no sense, or cannot be done now, is passed over, logged once and shown as a check; what was good before it
 stays in force, and everything else goes on.
@@ -32,6 +33,7 @@ from services.dataplane.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.leftovers import Leftovers
 from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.model import NodeModel, Routing
+from services.dataplane.recall import PATIENCE_SECONDS, Recall
 from services.dataplane.ring import Ring
 from services.dataplane.rtnl import NodeRoute, SeenLink
 from services.dataplane.settings import NodeSettings
@@ -59,6 +61,7 @@ class Node:
         programs: tuple[TcProgram, TcProgram],
         mtu_bytes: int,
         underlay: int = 0,
+        recall: Recall | None = None,
     ) -> None:
         self.settings = settings
         self.service = service
@@ -78,6 +81,8 @@ class Node:
         self.endpoints = Endpoints()
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)
+        self._recall = recall
+        self._is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
         self._routers: set[str] = set()  # addresses that the node answers to
         self._routes: dict[str, NodeRoute] = {}
@@ -106,18 +111,8 @@ class Node:
 
     async def hear_batch(self, batch: Batch) -> None:
         for change in batch.changes:
-            try:
-                self._hear(change.subject, change.message)
-            except Exception as problem:  # noqa: BLE001  # one senseless message must not stop the node
-                self._refused[change.subject] = repr(problem)
-                count("plexus_changes_refused_total", owner=change.subject.split(".")[1])
-                log.error(
-                    "a change makes no sense and is passed over: correct what it says at its source",
-                    subject=change.subject,
-                    why=repr(problem),
-                )
-            else:
-                self._refused.pop(change.subject, None)
+            if self._take(change.subject, change.message) and self._recall is not None:
+                self._recall.heard(change.subject, change.message)
         self._check_changes()
         if not batch.synced:
             return
@@ -127,6 +122,22 @@ class Node:
         await self._follow_blocks()
         await self._follow_routes()
         await self._realised(batch.revision)
+
+    def _take(self, subject: str, message: Message | None) -> bool:
+        """Whether it made sense."""
+        try:
+            self._hear(subject, message)
+        except Exception as problem:  # noqa: BLE001  # one senseless message must not stop the node
+            self._refused[subject] = repr(problem)
+            count("plexus_changes_refused_total", owner=subject.split(".")[1])
+            log.error(
+                "a change makes no sense and is passed over: correct what it says at its source",
+                subject=subject,
+                why=repr(problem),
+            )
+            return False
+        self._refused.pop(subject, None)
+        return True
 
     def _check_changes(self) -> None:
         """What is passed over shows until it is said anew or taken back."""
@@ -156,25 +167,51 @@ class Node:
             self._mark(subject)
 
     async def _first_sync(self) -> None:
-        """Everything was heard once: from here on the maps hold what the model says, and nothing else."""
+        """Everything was heard once: from here on the maps hold what the bus says, and nothing else."""
+        for subject in self._recall.synced() if self._recall is not None else ():
+            self.model.delete(subject)
+        await self._take_over()
+        self._synced.set()
+        for subject in self._published.keys() | {self._subject(each) for each in self.endpoints.all()}:
+            self._mark(subject)
+
+    async def _take_over(self) -> None:
+        """The model is whole: from here on the maps hold what it says, and nothing else."""
         self.model.synced()
         self.model.settle()
         for table in self.model.tables:
             table.adopt(await self.maps.read(table.name))
         self._routes = await self._routes_from_before()
-        self._synced.set()
+        self._is_whole = True
         await self.write()
         async with self._writing:  # a process before this one may have written and died before it said so
             self.maps.raise_epoch()
-        for subject in self._published.keys() | {self._subject(each) for each in self.endpoints.all()}:
-            self._mark(subject)
+
+    async def recall(self) -> None:
+        """Give the bus a moment; if it is away, go by what was heard last, as the disk has it."""
+        if self._recall is None:
+            return
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._synced.wait()
+        except TimeoutError:
+            if known := await self._recall.recall(self._take):
+                log.warning("the bus is away: going by what was heard last", subjects=known)
+                await self._take_over()
+                await self._follow_blocks()
+                await self._follow_routes()
+
+    async def keep(self) -> None:
+        """What is heard goes to the disk."""
+        if self._recall is not None:
+            await self._recall.run(self.service)
 
     async def write(self) -> None:
         """Bring the kernel to what the model says now; returns when it is there."""
         async with self._writing:
             changed = self.model.settle()
             self._check_changes()
-            await self.maps.write(self.model.tables if self.is_synced else (self.model.endpoints,))
+            await self.maps.write(self.model.tables if self._is_whole else (self.model.endpoints,))
         for pod in changed:
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
             if self._wanted_message(subject) != self._published.get(subject):
@@ -343,7 +380,7 @@ class Node:
         """Every `HEAL_SECONDS`, put back what someone else removed or changed."""
         while True:
             await asyncio.sleep(HEAL_SECONDS)
-            if self.is_synced:
+            if self._is_whole:
                 try:
                     await self.heal_once()
                 except (LinkError, OSError) as problem:

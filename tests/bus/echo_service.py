@@ -1,4 +1,4 @@
-"""A service for test_service.py to start: `python -m tests.bus.echo_service [fail]`."""
+"""A service for test_service.py to start: `python -m tests.bus.echo_service [fail|early]`."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ async def body(service: Service) -> None:
 
 
 if __name__ == "__main__":
-    run_service("identity", body)
+    run_service("identity", body, wait=sys.argv[1:] != ["early"])

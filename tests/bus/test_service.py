@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +17,7 @@ from bus import subjects
 from bus.client import connect
 from bus.interface import Unanswered
 from bus.messages.dataplane import Check, Health, HealthQuestion, ReachedRevision
-from bus.server import Server
+from bus.server import Server, ServerSettings, free_port, running
 
 
 @asynccontextmanager
@@ -105,3 +105,21 @@ async def test_an_idle_service_is_small(server: Server) -> None:
     """The bus must leave the dataplane most of its 90 MB."""
     async with service(bus_url=server.url):
         assert (await health(server)).resident_bytes < 60e6
+
+
+async def test_one_that_does_not_wait_works_before_there_is_a_server_and_answers_when_it_comes(tmp_path: Path) -> None:
+    settings = ServerSettings(tmp_path / "nats", port=free_port())
+    where = tmp_path / "http"
+    async with service("early", bus_url=settings.url, http=f"unix:{where}") as process:
+        async with asyncio.timeout(20), aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(where))) as session:
+            while True:
+                with suppress(aiohttp.ClientError):
+                    async with session.get("http://plexus/readyz") as answer:
+                        if answer.status == 200:
+                            break
+                await asyncio.sleep(0.05)
+        async with running(settings) as server:
+            assert (await health(server)).ready
+            process.send_signal(signal.SIGTERM)
+            await process.communicate()
+            assert process.returncode == 0

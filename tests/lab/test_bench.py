@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from bench import plain
 from bench.load import Load, LoadFailed, Place, run_client, server
+from bench.survival import Rate, Way, traffic
 from bench.traffic import compare
 
 
@@ -69,3 +71,35 @@ os.kill(os.getpid(), 9)
     assert plain.namespace("lan", pid) in plain.existing()
     plain.remove_leftovers()
     assert plain.namespace("lan", pid) not in plain.existing()
+
+
+def test_what_is_lost_and_how_long_is_told_by_phase() -> None:
+    def forwarding(on: str) -> None:
+        change = f"echo {on} > /proc/sys/net/ipv4/ip_forward"
+        plain.in_namespace(plain.namespace("node1", os.getpid()), "sh", "-c", change)
+
+    with plain.plain_pods() as pods, traffic({"near": Way(pods.client, pods.near)}, Rate(10, 10, 500)) as under_way:
+        under_way.phase("good")
+        time.sleep(0.5)
+        under_way.phase("bad")
+        forwarding("0")
+        time.sleep(0.5)
+        forwarding("1")
+        under_way.phase("after")
+        time.sleep(1.5)  # streams send again after a while
+        found = under_way.end()["near"]
+    assert (found.streams, found.broken) == (10, 0)
+    assert found.phases["good"].lost == 0 < found.phases["good"].sent
+    assert 100 < found.phases["bad"].lost <= found.phases["bad"].sent
+    assert found.phases["bad"].exchange_seconds >= 0.45
+
+
+def test_streams_that_end_are_told() -> None:
+    with plain.plain_pods() as pods:
+        enter = Place("near", pods.near.address, ("timeout", "-s", "KILL", "0.7", *pods.near.enter))
+        with traffic({"near": Way(pods.client, enter)}, Rate(10, 10, 500)) as under_way:
+            under_way.phase("all")
+            time.sleep(1.0)
+            found = under_way.end()["near"]
+    assert found.broken == 10
+    assert found.lost > 0

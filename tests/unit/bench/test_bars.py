@@ -80,7 +80,7 @@ def test_the_tables_show_each_bar_beside_its_figure() -> None:
 
 
 def test_there_is_a_bar_for_each_promise() -> None:
-    assert len(BARS) == 10
+    assert len(BARS) == 16
     assert all(":" in name for name in BARS)
 
 

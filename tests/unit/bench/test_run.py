@@ -18,6 +18,7 @@ from bench.pods import AT_ONCE
 from bench.policy import NAME as POLICY
 from bench.policy import policy_manifest
 from bench.run import PODS, Findings, Part, Size
+from bench.survival import BARRED as SURVIVAL
 from bench.traffic import NAMES
 from lab import names
 
@@ -25,7 +26,7 @@ from lab import names
 def test_every_bar_belongs_to_a_figure_that_is_measured() -> None:
     traffic = {f"{where}: {NAMES[load]}" for where in ("one node", "across nodes") for load in Load}
     pods = {"CNI ADD: one after the other", f"CNI ADD: {AT_ONCE} at once"}
-    assert set(BARS) == traffic | pods | {MEMORY, POLICY}
+    assert set(BARS) == traffic | pods | SURVIVAL | {MEMORY, POLICY}
 
 
 def test_a_lab_is_named_after_the_bench_that_made_it_and_only_such_labs_are_its_leftovers() -> None:

@@ -1,0 +1,164 @@
+"""What this node last heard is kept on its disk, so that it comes up with it when it starts while the bus is away.
+
+Written behind: what is heard is on the disk a second later, in one flush for all of that second. Meanwhile the maps may
+be ahead of the disk. A directory beside the pinned maps says so; it goes with the maps when the machine does, and stays
+when only this process dies. Then the disk is not believed: a policy that the maps hold already must not be taken back.
+
+What was heard from the bus since the start is newer than the disk and is never overwritten by it. With the first sync
+the bus is the truth: what only the disk knew is taken away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from bus import subjects
+from bus.codec import Undecodable, decode, encode
+from bus.messages import Message
+from bus.service import Service
+from bus.subjects import State
+from bus.telemetry import count, logger
+from services.dataplane import statefile
+from services.dataplane.batch import to_the_end
+from services.dataplane.statefile import Corrupt
+
+log = logger(__name__)
+
+PATIENCE_SECONDS = 2.0  # how long the bus may take to be heard in full before the disk is asked
+WRITE_SECONDS = 1.0  # heard, but not on the disk: this long at most
+COMPACT_BYTES = 4 << 20  # the file may grow by this much, and by what it began with, before it is written anew
+
+Take = Callable[[str, Message], bool]
+"""Takes what is recalled; False: it makes no sense any more."""
+
+
+class Recall:
+    """One node's last known state. `ahead`: the directory beside the maps."""
+
+    def __init__(self, path: Path, ahead: Path) -> None:
+        self._path = path
+        self._ahead = ahead
+        self._pending: dict[str, Message | None] = {}  # heard, and not on the disk
+        self._is_synced = False
+        self._is_begun = False  # the file holds this process's first sync: from here on it is appended to
+        self._frames = self._size = self._first_size = 0
+        self._heard: set[str] = set()  # before the first sync
+        self._recalled: set[str] = set()  # what only the disk has said so far
+        self._news = asyncio.Event()
+        self._problem = ""
+
+    def heard(self, subject: str, message: Message | None) -> None:
+        """The bus says so. Call it before the maps are written. What this node itself says is not kept."""
+        if subjects.ENDPOINT.has(subject):
+            return
+        self._recalled.discard(subject)
+        if not self._is_synced:
+            self._heard.add(subject)
+        if not self._pending:
+            self._ahead.mkdir(parents=True, exist_ok=True)
+        self._pending[subject] = message
+        self._news.set()
+
+    def synced(self) -> set[str]:
+        """Everything was heard once. Returns what only the disk has said: it is there no more."""
+        self._is_synced = True
+        gone, self._recalled, self._heard = self._recalled, set(), set()
+        self._news.set()
+        return gone
+
+    async def load(self) -> dict[str, Message] | None:
+        """The last known state. None: there is none, or it is not to be believed; the log says why."""
+        if self._ahead.exists():
+            log.warning("the state on disk is older than what the kernel holds: waiting for the bus")
+            return None
+        try:
+            return await to_the_end(asyncio.to_thread(_read, self._path))
+        except FileNotFoundError:
+            return None
+        except (Corrupt, Undecodable, OSError, ValueError) as problem:
+            count("plexus_state_unusable_total")
+            log.warning(
+                "the state on disk cannot be used: pods stay closed until the bus is back",
+                path=str(self._path),
+                why=str(problem),
+            )
+            return None
+
+    async def recall(self, take: Take) -> int:
+        """Tell what is known from the disk and was not heard since. Returns how many subjects; 0 as well when the bus
+        was heard in full meanwhile."""
+        found = await self.load()
+        if not found or self._is_synced:
+            return 0
+        for subject, message in found.items():
+            if subject not in self._heard:
+                take(subject, message)
+                self._recalled.add(subject)
+        return len(self._recalled)
+
+    async def run(self, service: Service) -> None:
+        """Write what is heard, for ever; and once more when it ends."""
+        try:
+            while True:
+                await self._news.wait()
+                await asyncio.sleep(WRITE_SECONDS)
+                self._news.clear()
+                await self.write()
+                service.check("state", not self._problem, self._problem)
+        finally:
+            await self.write()
+
+    async def write(self) -> None:
+        """What is heard is on the disk when this returns, or is tried again with the next."""
+        if not self._is_synced or not (self._pending or not self._is_begun):
+            return
+        pending, self._pending = self._pending, {}
+        try:
+            await to_the_end(asyncio.to_thread(self._write, pending))
+        except (OSError, Corrupt) as problem:
+            self._pending = pending | self._pending
+            self._news.set()
+            if str(problem) != self._problem:
+                log.error("state not written to disk: make room there", path=str(self._path), why=str(problem))
+            self._problem = str(problem)
+        else:
+            self._problem = ""
+            if not self._pending and self._ahead.exists():
+                self._ahead.rmdir()
+
+    def _write(self, pending: dict[str, Message | None]) -> None:
+        changes = {subject: None if message is None else encode(message) for subject, message in pending.items()}
+        if not self._is_begun:
+            state = {subject: body for subject, body in changes.items() if body is not None}
+            self._replace(state)
+            return
+        frames, size = statefile.append(self._path, self._size, statefile.frames(changes.items(), self._frames))
+        self._frames += frames
+        self._size += size
+        if self._size > 2 * self._first_size + COMPACT_BYTES:
+            self._replace(statefile.parse(self._path.read_bytes())[0])
+
+    def _replace(self, state: dict[str, bytes]) -> None:
+        self._frames, self._size = statefile.replace(self._path, statefile.first_state(state))
+        self._first_size = self._size
+        self._is_begun = True
+
+
+def _read(path: Path) -> dict[str, Message]:
+    """Raises: Corrupt, Undecodable: any part of it that cannot be read makes it unusable."""
+    state, _ = statefile.parse(path.read_bytes())
+    families: dict[str, State[Message] | None] = {}
+    found: dict[str, Message] = {}
+    for subject, body in state.items():
+        head = subject.rsplit(".", subject.count(".") - 2)[0]
+        if head not in families:
+            families[head] = subjects.state_of(subject)
+        family = families[head]
+        if family is None:
+            raise Undecodable(subject, "no such family of subjects")
+        found[subject] = decode(subject, body, family.message)
+        if family.subject_of(found[subject]) != subject:
+            raise Undecodable(subject, "the message is of another thing")
+    return found

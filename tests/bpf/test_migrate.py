@@ -1,0 +1,200 @@
+"""Entries of maps that get another size or layout, with real maps; what streams do meanwhile is in tests/lab."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from services.dataplane import layouts_v1, loader, migrate
+from services.dataplane.bpf_syscall import Map
+from services.dataplane.limits import limit
+from services.dataplane.loader import DatapathConfig, LoadError
+from tests.bpf.conftest import BPFFS
+from tests.bpf.datapath import NODE, SIZES
+from tests.bpf.maps import make_map
+
+LRU, HASH, LPM = 9, 1, 11
+SMALL = DatapathConfig(node_address=NODE, device_index=1, sizes=SIZES)
+NAT = "nat_v2"  # a map of the connection kind, sized by a setting
+
+
+@pytest.fixture
+def pins() -> Iterator[Path]:
+    pin_dir = BPFFS / f"plexus-test-migrate-{os.getpid()}"
+    (pin_dir / "maps").mkdir(parents=True)
+    yield pin_dir
+    shutil.rmtree(pin_dir)
+
+
+def contents(path: Path) -> dict[bytes, bytes]:
+    with closing(Map.open(path)) as found:
+        return dict(found.items())
+
+
+def fill(path: Path, number: int) -> dict[bytes, bytes]:
+    with closing(Map.open(path)) as found:
+        info = found.info
+        entries = {n.to_bytes(info.key_bytes, "big"): (n + 1).to_bytes(info.value_bytes, "big") for n in range(number)}
+        assert found.set_many(entries.items()) == number
+    return entries
+
+
+def test_what_a_resized_map_holds_is_in_the_new_one_and_what_came_meanwhile_too(pins: Path) -> None:
+    maps = pins / "maps"
+    make_map(maps / "x", LRU, 8, 8, 4096)
+    before = fill(maps / "x", 1000)
+    migration = migrate.begin(pins, ["x"])
+    assert not (maps / "x").exists()
+    make_map(maps / "x", LRU, 8, 8, 8192)
+    assert migration.copy() == 1000
+    with closing(Map.open(maps / "x_before")) as old, closing(Map.open(maps / "x")) as new:
+        old.set(b"late----", b"12345678")
+        new.set(bytes(8), b"by-new--")
+    assert migration.finish() == 1
+    assert contents(maps / "x") == before | {b"late----": b"12345678", bytes(8): b"by-new--"}
+    assert [each.name for each in maps.iterdir()] == ["x"]
+    assert not (pins / migrate.COPIED).exists()
+
+
+def test_of_a_connection_in_both_maps_the_one_that_was_used_last_stays(pins: Path) -> None:
+    maps = pins / "maps"
+    make_map(maps / "ct_tcp", LRU, 8, 8, 4096)
+    with closing(Map.open(maps / "ct_tcp")) as old:
+        old.set(b"a" * 8, struct.pack("=II", 100, 1))
+        old.set(b"b" * 8, struct.pack("=II", 100, 1))
+    migration = migrate.begin(pins, ["ct_tcp"])
+    make_map(maps / "ct_tcp", LRU, 8, 8, 8192)
+    migration.copy()
+    with closing(Map.open(maps / "ct_tcp_before")) as old, closing(Map.open(maps / "ct_tcp")) as new:
+        old.set(b"a" * 8, struct.pack("=II", 101, 2))
+        new.set(b"b" * 8, struct.pack("=II", 101, 2))
+    migration.finish()
+    assert contents(maps / "ct_tcp") == {b"a" * 8: struct.pack("=II", 101, 2), b"b" * 8: struct.pack("=II", 101, 2)}
+
+
+@pytest.mark.parametrize("kind", [HASH, LPM])
+def test_what_does_not_fit_is_refused_before_anything_is_touched(pins: Path, kind: int) -> None:
+    make_map(pins / "maps/x", kind, 8, 8, 100)
+    with closing(Map.open(pins / "maps/x")) as made:
+        for n in range(10):
+            made.set(struct.pack("=I", 32) + n.to_bytes(4, "big"), bytes(8))
+    migrate.check_room(pins, {"x": 10})
+    with pytest.raises(migrate.DoesNotFit, match="holds 10 entries and is to have room for 9"):
+        migrate.check_room(pins, {"x": 9})
+
+
+def test_undone_the_maps_are_as_they_were(pins: Path) -> None:
+    maps = pins / "maps"
+    make_map(maps / "x", HASH, 8, 8, 100)
+    before = fill(maps / "x", 50)
+    migration = migrate.begin(pins, ["x"])
+    make_map(maps / "x", HASH, 8, 8, 40)
+    with pytest.raises(migrate.DoesNotFit):
+        migration.copy()
+    migration.undo()
+    assert contents(maps / "x") == before
+    assert [each.name for each in maps.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("step", ["set aside", "made", "half copied", "copied", "another size"])
+def test_killed_at_any_step_the_next_start_loses_nothing(pins: Path, step: str) -> None:
+    maps = pins / "maps"
+    make_map(maps / "x", LRU, 8, 8, 4096)
+    before = fill(maps / "x", 100)
+    killed = migrate.begin(pins, ["x"])
+    resized = []
+    if step != "set aside":
+        make_map(maps / "x", LRU, 8, 8, 8192)
+    if step == "half copied":
+        with closing(Map.open(maps / "x")) as new:
+            new.set(bytes(8), b"outdated")
+    elif step == "copied":
+        killed.copy()
+    elif step == "another size":
+        killed.copy()
+        resized = ["x"]
+    migration = migrate.begin(pins, resized)
+    assert (maps / "x").exists() == (step == "copied")  # only what programs may use already is kept
+    if step != "copied":
+        make_map(maps / "x", LRU, 8, 8, 8192)
+    migration.copy()
+    migration.finish()
+    assert contents(maps / "x") == before
+    assert [each.name for each in maps.iterdir()] == ["x"]
+    assert not (pins / migrate.COPIED).exists()
+
+
+async def test_a_size_that_is_set_anew_takes_the_entries_along(pins: Path, tmp_path: Path) -> None:
+    first = await loader.load(SMALL, pins, tmp_path)
+    assert first.compiled
+    first.migration.finish()
+    before = fill(pins / "maps" / NAT, 500)
+    for size in (32768, 16384, 1024):
+        changed = dataclasses.replace(SMALL, sizes=SIZES | {"NAT_MAX": size})
+        loaded = await loader.load(changed, pins, tmp_path)
+        assert loaded.compiled
+        loaded.migration.finish()
+        assert contents(pins / "maps" / NAT) == before
+        with closing(Map.open(pins / "maps" / NAT)) as made:
+            assert made.info.max_entries == size
+        assert not (await loader.load(changed, pins, tmp_path)).compiled
+
+
+async def test_a_load_that_fails_leaves_the_old_maps_and_the_next_one_succeeds(
+    pins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (await loader.load(SMALL, pins, tmp_path)).migration.finish()
+    before = fill(pins / "maps" / NAT, 500)
+    changed = dataclasses.replace(SMALL, sizes=SIZES | {"NAT_MAX": limit("CHOICES_MAX")})
+
+    async def refused(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
+        raise LoadError("the verifier says no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loader, "_compile", refused)
+        with pytest.raises(LoadError, match="the verifier says no"):
+            await loader.load(changed, pins, tmp_path)
+    assert contents(pins / "maps" / NAT) == before
+    assert not list((pins / "maps").glob("*_before"))
+    (await loader.load(changed, pins, tmp_path)).migration.finish()
+    assert contents(pins / "maps" / NAT) == before
+
+
+def test_maps_of_version_1_go_into_those_of_version_2(pins: Path) -> None:
+    maps = pins / "maps"
+    make_map(maps / "connections", LRU, 16, 28, 4096)
+    make_map(maps / "nat", LRU, 16, 8, 4096)
+    make_map(maps / "policy", LPM, 16, 12, 100)  # the same in both versions
+    keys = [socket.inet_aton(f"10.0.0.{n}") + bytes(8) + bytes([6 if n % 2 else 17, 0, 0, 0]) for n in range(1, 101)]
+    for name, size in (("connections", 28), ("nat", 8)):
+        with closing(Map.open(maps / name)) as old:
+            old.set_many((key, key[:4] * (size // 4)) for key in keys)
+    migration = migrate.begin(pins, [])
+    assert sorted(migration.files) == ["connections", "nat"]
+    for name, key_bytes, value_bytes in (("ct_tcp", 40, 48), ("ct_any", 40, 48), ("nat_v2", 40, 20)):
+        make_map(maps / name, LRU, key_bytes, value_bytes, 4096)
+    assert migration.copy() == 200
+    late = socket.inet_aton("10.0.1.1") + bytes(8) + bytes([6, 0, 0, 0])
+    with closing(Map.open(maps / "connections")) as old:
+        old.set(late, late[:4] * 7)
+    assert migration.finish() == 1
+    assert {each.name for each in maps.iterdir()} == {"ct_tcp", "ct_any", "nat_v2", "policy"}
+    found = contents(maps / "ct_tcp")
+    assert len(found) == 51
+    assert layouts_v1.connection(late, late[:4] * 7)[1:] in found.items()
+    assert len(contents(maps / "ct_any")) == 50
+    assert contents(maps / "nat_v2") == dict(layouts_v1.nat(key, key[:4] * 2)[1:] for key in keys)
+
+
+def test_another_map_under_a_name_of_version_1_is_left_alone(pins: Path) -> None:
+    make_map(pins / "maps/nat", LRU, 4, 4, 100)
+    assert not migrate.begin(pins, [])
+    assert (pins / "maps/nat").exists()

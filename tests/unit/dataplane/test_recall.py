@@ -1,0 +1,238 @@
+"""A node that starts while the bus is away goes by what it heard last; the kernel and the bus are in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bus import subjects
+from bus.late import LateBus
+from bus.messages.identity import AddressIdentity
+from bus.messages.policy import PolicyRules, Selector
+from bus.messages.resources import LabelSelector, Pod, Requirement
+from bus.service import Service, Settings
+from services.dataplane import node as node_module
+from services.dataplane import recall, statefile
+from services.dataplane.journal import Journal
+from services.dataplane.node import Node
+from services.dataplane.pods import NodePods
+from services.dataplane.recall import Recall
+from services.dataplane.settings import NodeSettings
+from tests.unit.dataplane.kernel import MemoryHooks, MemoryLinks, MemoryMaps
+from tests.unit.dataplane.test_node import DEVICE, HERE, PROGRAMS, THERE, WEB, Machine, until
+
+REMOTE = "10.0.1.7"
+
+
+class Computer(Machine):
+    """A machine with a disk for what was heard, whose bus comes when it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.file = folder / "heard.state"
+        self.ahead = folder / "pins" / "ahead"
+        self.late: LateBus
+
+    def reboot(self) -> None:
+        """The kernel forgets everything."""
+        self.maps, self.links = MemoryMaps(), MemoryLinks()
+        self.hooks = MemoryHooks(self.links)
+        if self.ahead.exists():
+            self.ahead.rmdir()
+
+    def bus_returns(self) -> None:
+        self.late.arrived(self.hub.bus())
+
+    @asynccontextmanager
+    async def without_bus(self) -> AsyncIterator[Node]:
+        journal = Journal.open(self.folder / "endpoints.journal", durable=False)
+        self.late = LateBus()
+        service = Service("dataplane", Settings(instance=HERE), self.late)
+        settings = NodeSettings(node=HERE, routing_mode="native")
+        kept = Recall(self.file, self.ahead)
+        node = Node(settings, service, DEVICE, self.links, self.hooks, self.maps, journal, PROGRAMS, 1500, recall=kept)
+        await node.restore()
+        self.node, self.pods = node, NodePods(node)
+        tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish(), node.recall(), node.keep())]
+        try:
+            yield node
+        finally:
+            for task in tasks:
+                task.cancel()
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                assert ended is None or isinstance(ended, asyncio.CancelledError), ended
+            await journal.close()
+
+    @asynccontextmanager
+    async def with_bus(self) -> AsyncIterator[Node]:
+        async with self.without_bus() as node:
+            self.bus_returns()
+            await until(lambda: node.is_synced)
+            yield node
+
+    def deny(self) -> None:
+        wanted = Requirement(key="k8s:io.kubernetes.pod.namespace", operator="In", values=["default"])
+        selector = Selector(id="all", selector=LabelSelector(requirements=[wanted]), members=[WEB])
+        rules = PolicyRules(
+            kind="NetworkPolicy", namespace="default", name="deny", subject="all", deny_ingress_by_default=True
+        )
+        self.hub.put(subjects.SELECTOR.of("all"), selector)
+        self.hub.put(subjects.RULES.of("NetworkPolicy", "default", "deny"), rules)
+
+    def say_remote(self, address: str = REMOTE) -> None:
+        entry = AddressIdentity(address=address, identity=WEB, node=THERE, node_address="192.0.2.2", pod="default/far")
+        self.hub.put(subjects.ADDRESS.of(address), entry)
+
+
+@pytest.fixture
+def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Computer:
+    monkeypatch.setattr(node_module, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(recall, "WRITE_SECONDS", 0.01)
+    made = Computer(tmp_path)
+    made.populate()
+    return made
+
+
+async def on_disk(computer: Computer) -> None:
+    await until(lambda: computer.file.exists() and not computer.ahead.exists())
+
+
+async def test_booted_without_a_bus_pods_addresses_and_policies_are_as_they_were_heard_last(computer: Computer) -> None:
+    computer.deny()
+    computer.say_remote()
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    async with computer.without_bus() as node:
+        await until(lambda: node.service.is_ready)
+        address = await computer.add()
+        await until(lambda: (entry := computer.entry(address)) and (entry.identity, entry.flags) == (WEB, 1))
+        assert computer.who(REMOTE) == (WEB, "192.0.2.2")
+        assert "10.0.1.0/24" in computer.links.routes
+        assert not node.is_synced
+
+
+async def test_a_pod_that_the_disk_does_not_know_stays_closed(computer: Computer) -> None:
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    async with computer.without_bus() as node:
+        await until(lambda: computer.who("10.0.1.0", 24))
+        address = await computer.add(pod="stranger")
+        await node.write()
+        found = computer.entry(address)
+        assert found is not None and (found.policy, found.flags) == (0, 3)
+
+
+async def test_with_the_bus_back_what_only_the_disk_knew_is_gone_and_what_is_new_is_there(computer: Computer) -> None:
+    computer.say_remote()
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    computer.hub.delete(subjects.ADDRESS.of(REMOTE))
+    computer.say_remote("10.0.1.8")
+    async with computer.without_bus() as node:
+        await until(lambda: computer.who(REMOTE))
+        computer.bus_returns()
+        await until(lambda: node.is_synced)
+        await until(lambda: computer.who(REMOTE) is None and computer.who("10.0.1.8") is not None)
+        await on_disk(computer)
+    state, _ = statefile.parse(computer.file.read_bytes())
+    assert subjects.ADDRESS.of(REMOTE) not in state
+    assert subjects.ADDRESS.of("10.0.1.8") in state
+
+
+async def test_each_change_and_each_deletion_reaches_the_disk(computer: Computer) -> None:
+    async with computer.with_bus():
+        await on_disk(computer)
+        computer.say_remote()
+        await until(computer.ahead.exists)
+        await on_disk(computer)
+        assert subjects.ADDRESS.of(REMOTE) in statefile.parse(computer.file.read_bytes())[0]
+        computer.hub.delete(subjects.ADDRESS.of(REMOTE))
+        await until(lambda: computer.who(REMOTE) is None)
+        await on_disk(computer)
+        assert subjects.ADDRESS.of(REMOTE) not in statefile.parse(computer.file.read_bytes())[0]
+
+
+async def test_maps_that_are_ahead_of_the_disk_are_not_taken_back(computer: Computer) -> None:
+    async with computer.with_bus():
+        await on_disk(computer)
+        address = await computer.add()
+        await until(lambda: (entry := computer.entry(address)) and entry.flags == 0)
+    computer.ahead.mkdir()  # as it is within the second after a change that was heard
+    before = dict(computer.maps.memory["endpoints"].entries)
+    async with computer.without_bus() as node:
+        await asyncio.sleep(0.2)
+        assert not node.is_synced
+        assert computer.maps.memory["endpoints"].entries == before
+        new = await computer.add("c2", pod="other")
+        found = computer.entry(new)
+        assert found is not None and (found.policy, found.flags) == (0, 3)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "not ours", "undecodable", "another's"])
+async def test_a_file_that_cannot_be_used_leaves_pods_closed_until_the_bus_is_back(
+    computer: Computer, damage: str
+) -> None:
+    async with computer.with_bus():
+        await on_disk(computer)
+    state, _ = statefile.parse(computer.file.read_bytes())
+    pod = subjects.POD.of("default", "web")
+    if damage == "flipped":
+        data = bytearray(computer.file.read_bytes())
+        data[len(data) // 4] ^= 1
+        computer.file.write_bytes(bytes(data) + b"".join(statefile.frames([], 2)))
+    elif damage == "not ours":
+        computer.file.write_bytes(b"\x00" * 1000)
+    elif damage == "undecodable":
+        statefile.replace(computer.file, statefile.first_state(state | {pod: b"\x92\x01\x01"}))
+    else:
+        statefile.replace(computer.file, statefile.first_state(state | {subjects.POD.of("default", "x"): state[pod]}))
+    computer.reboot()
+    async with computer.without_bus() as node:
+        await asyncio.sleep(0.2)
+        assert computer.who("10.0.1.0", 24) is None
+        address = await computer.add()
+        found = computer.entry(address)
+        assert found is not None and (found.policy, found.flags) == (0, 3)
+        computer.bus_returns()
+        await until(lambda: node.is_synced)
+        await until(lambda: (entry := computer.entry(address)) and (entry.identity, entry.flags) == (WEB, 0))
+
+
+async def test_a_disk_that_takes_nothing_is_told_and_tried_again(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with computer.with_bus() as node:
+        await on_disk(computer)
+        with monkeypatch.context() as patched:
+
+            def full(*_: object) -> tuple[int, int]:
+                raise OSError(28, "No space left on device")
+
+            patched.setattr(statefile, "append", full)
+            computer.say_remote()
+            await until(lambda: any(not each.ok for each in node.service.health().checks))
+            assert computer.ahead.exists()
+        await on_disk(computer)
+        await until(lambda: all(each.ok for each in node.service.health().checks))
+    assert subjects.ADDRESS.of(REMOTE) in statefile.parse(computer.file.read_bytes())[0]
+
+
+async def test_the_file_does_not_grow_for_ever(computer: Computer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "COMPACT_BYTES", 2000)
+    async with computer.with_bus() as node:
+        await on_disk(computer)
+        for number in range(100):
+            pod = Pod(namespace="default", name="web", uid="u", node=HERE, labels={"n": str(number)})
+            computer.hub.put(subjects.POD.of("default", "web"), pod)
+            await asyncio.sleep(0.005)
+        await on_disk(computer)
+        assert computer.file.stat().st_size < 8000
+        assert node.is_synced
+    assert b"99" in statefile.parse(computer.file.read_bytes())[0][subjects.POD.of("default", "web")]

@@ -56,8 +56,9 @@ class Place:
             stack.push_async_callback(journal.close)
             links = stack.enter_context(closing(Links()))
             service = Service("dataplane", Settings(instance="here"), self.hub.bus())
-            node, _ = await start(service, settings, links, journal, stack)
+            node, migration = await start(service, settings, links, journal, stack)
             await node.restore()
+            migration.finish()
             hearing = asyncio.create_task(node.hear())
             try:
                 yield node

@@ -28,7 +28,7 @@ from services.dataplane.pods import NodePods
 from services.dataplane.pressure import Pressure
 from services.dataplane.recall import Recall
 from services.dataplane.rtnl import Protocol
-from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes, nat_port_min
 from services.dataplane.sweep import Sweep, Sweeper
 
 log = logger(__name__)
@@ -75,8 +75,6 @@ async def start(
         tunnel_index = tunnel.index
     if settings.endpoint_routes:
         log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
-    if settings.masquerade:
-        check_local_ports()
     await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
     config = loader.DatapathConfig(
         node_address=device.address if settings.ipv4_enabled else "",
@@ -86,8 +84,10 @@ async def start(
         device_index=device.index,
         tunnel_index=tunnel_index,
         underlay_ipv6=underlay == 6,
+        legacy_routing=settings.host_legacy_routing,
         masquerade=settings.masquerade,
         masquerade6=settings.masquerade6,
+        nat_port_min=masquerade_ports(LOCAL_PORTS.read_text()),
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )
@@ -101,6 +101,8 @@ async def start(
     hooks = stack.enter_context(closing(Hooks(settings.pin_dir, settings.cgroup, fds, enable_tcx=settings.enable_tcx)))
     await hooks.keep_sockets()
     await hooks.keep(Hook(device.name, device.index, "ingress", "from_netdev"))
+    leaving = Hook(device.name, device.index, "egress", "to_netdev")
+    await (hooks.keep(leaving) if settings.host_legacy_routing else hooks.remove(leaving))
     if tunnel_index:
         await hooks.keep(Hook(settings.tunnel_device, tunnel_index, "ingress", "from_overlay"))
     programs = (
@@ -132,17 +134,24 @@ def watch_maps(service: Service, settings: NodeSettings, node: Node, tasks: asyn
     tasks.create_task(Pressure(service, maps, node.model.tables).watch(), name="watch maps")
 
 
-def check_local_ports() -> None:
-    """The node's own connections and masqueraded ones must not share ports (docs/adr/0006)."""
-    last = int(LOCAL_PORTS.read_text().split()[1])
-    first = limit("NAT_PORT_MIN")
-    if last >= first:
-        log.error(
-            "the node's own connections may take ports of masqueraded ones: "
-            "lower the second number of net.ipv4.ip_local_port_range",
-            last_local_port=last,
-            first_masquerade_port=first,
-        )
+def masquerade_ports(local_ports: str) -> int:
+    """The first port of masqueraded connections, which must not share ports with the node's own (docs/adr/0006).
+
+    Args:
+        local_ports: what net.ipv4.ip_local_port_range says; it holds for both families.
+    """
+    last = int(local_ports.split()[1])
+    first = nat_port_min(last)
+    if first is not None:
+        return first
+    default = limit("NAT_PORT_MIN")
+    log.error(
+        "the node's own connections may take ports of masqueraded ones: "
+        "lower the second number of net.ipv4.ip_local_port_range",
+        last_local_port=last,
+        first_masquerade_port=default,
+    )
+    return default
 
 
 async def answer_dumps(node: Node) -> None:

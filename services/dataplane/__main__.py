@@ -87,7 +87,7 @@ async def start(
         legacy_routing=settings.host_legacy_routing,
         masquerade=settings.masquerade,
         masquerade6=settings.masquerade6,
-        nat_port_min=masquerade_ports(LOCAL_PORTS.read_text()),
+        nat_port_min=masquerade_ports(),
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )
@@ -134,13 +134,9 @@ def watch_maps(service: Service, settings: NodeSettings, node: Node, tasks: asyn
     tasks.create_task(Pressure(service, maps, node.model.tables).watch(), name="watch maps")
 
 
-def masquerade_ports(local_ports: str) -> int:
-    """The first port of masqueraded connections, which must not share ports with the node's own (docs/adr/0006).
-
-    Args:
-        local_ports: what net.ipv4.ip_local_port_range says; it holds for both families.
-    """
-    last = int(local_ports.split()[1])
+def masquerade_ports() -> int:
+    """The first port of masqueraded connections, which must not share ports with the node's own (docs/adr/0006)."""
+    last = int(LOCAL_PORTS.read_text().split()[1])  # it holds for both families
     first = nat_port_min(last)
     if first is not None:
         return first

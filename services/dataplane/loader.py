@@ -57,7 +57,7 @@ class DatapathConfig:
     device_index: int
     tunnel_index: int = 0  # 0: native routing
     underlay_ipv6: bool = False  # the tunnel's outer packets
-    legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0016)
+    legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0017)
     masquerade: bool = True
     masquerade6: bool = True
     nat_port_min: int = 61_000

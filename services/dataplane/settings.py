@@ -53,7 +53,7 @@ class NodeSettings:
     auto_direct_node_routes: bool = True  # native: other nodes are neighbours; false: the fabric routes pod addresses
     direct_routing_skip_unreachable: bool = False  # native: a node behind a router is no fault, the fabric has routes
     endpoint_routes: bool = False  # accepted: a route for each pod is always made
-    host_legacy_routing: bool = False  # the node's own stack and netfilter forward, not the programs (docs/adr/0016)
+    host_legacy_routing: bool = False  # the node's own stack and netfilter forward, not the programs (docs/adr/0017)
     masquerade: bool = True
     enable_tcx: bool = True  # false: clsact even where the kernel has tcx (6.6)
     masquerade6: bool = True

@@ -11,6 +11,7 @@
 #include "nat.h"
 #include "forward.h"
 #include "error.h"
+#define BY_STACK LEGACY_ROUTING
 #include "deliver.h"
 
 #undef THIS_FILE

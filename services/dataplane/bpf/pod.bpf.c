@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* A pod's veth, host side. from_pod (tc ingress): what the pod sends. to_pod (tc egress): what the host's stack sends
- * to it; what other pods and other nodes send goes past this hook, straight into the pod, unless LEGACY_ROUTING: then
- * replies of services are translated here. */
+ * to it; what other pods and other nodes send goes past this hook, straight into the pod. With LEGACY_ROUTING only what
+ * comes through a tunnel does, and replies of services are translated here. */
 #include "plexus.h"
 #include "parse.h"
 #include "fragment.h"
@@ -47,7 +47,9 @@ static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct 
 	switch (way->to) {
 	case WAY_LOCAL:
 		/* Without one: it was here when the connection began. */
-		return to ? into_pod(skb, p, to) : DROP(p, DROP_UNROUTABLE);
+		if (!to)
+			return DROP(p, DROP_UNROUTABLE);
+		return LEGACY_ROUTING ? TC_ACT_OK : into_pod(skb, p, to);
 	case WAY_HOST:
 		return TC_ACT_OK;
 	case WAY_POD:
@@ -158,12 +160,6 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	return send(skb, p, &way, from, to);
 }
 
-/* What came through the tunnel was judged there, by the identity in the tunnel's key, which nobody knows here. */
-static __always_inline bool is_judged(struct __sk_buff *skb, struct flow *f)
-{
-	return LEGACY_ROUTING && TUNNEL_INDEX && f->connection && skb->ingress_ifindex == TUNNEL_INDEX;
-}
-
 /* The pod of this node that the stack has it from, if it is to be judged: its policy may have changed since then. */
 static __always_inline struct endpoint *sender_here(struct __sk_buff *skb, struct packet *p, struct flow *f)
 {
@@ -206,7 +202,7 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	if (p->icmp_kind == ICMP_IS_ERROR) /* the node's own stack tells the pod of what it sent */
 		return stack_complains(skb, p);
 	find(&f, p);
-	if (!is_judged(skb, &f) && !admit(p, &f, sender_here(skb, p, &f), to, 0))
+	if (!admit(p, &f, sender_here(skb, p, &f), to, 0))
 		return TC_ACT_SHOT;
 	/* A backend that is the node itself answers for its service; with LEGACY_ROUTING every backend does, here. */
 	c = f.connection;

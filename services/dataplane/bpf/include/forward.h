@@ -119,8 +119,6 @@ static __always_inline int into_pod(struct __sk_buff *skb, struct packet *p, str
 {
 	struct ethhdr *eth;
 
-	if (LEGACY_ROUTING) /* which takes the hop off it, too; here, and below */
-		return TC_ACT_OK;
 	if (!age(skb, p))
 		return TC_ACT_SHOT;
 	eth = (void *)(long)skb->data;
@@ -134,7 +132,7 @@ static __always_inline int into_pod(struct __sk_buff *skb, struct packet *p, str
 /* Out by the device, as the node's routes say. */
 static __always_inline int out(struct __sk_buff *skb, struct packet *p)
 {
-	if (LEGACY_ROUTING)
+	if (LEGACY_ROUTING) /* it takes the hop off, too */
 		return TC_ACT_OK;
 	return age(skb, p) ? redirect_to_neighbour(DEVICE_INDEX, NULL, 0, 0) : TC_ACT_SHOT;
 }

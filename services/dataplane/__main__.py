@@ -83,6 +83,7 @@ async def start(
         ipv6=settings.ipv6_enabled,
         device_index=device.index,
         tunnel_index=tunnel_index,
+        tunnel_port=settings.udp_port if settings.is_tunnel else loader.DatapathConfig.tunnel_port,
         underlay_ipv6=underlay == 6,
         legacy_routing=settings.host_legacy_routing,
         masquerade=settings.masquerade,

@@ -27,12 +27,16 @@ DELETE_ORDER = ("endpoints", "services", "backends", "policy", "ipcache")
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
 
 
+NODE_STATE = struct.Struct("=II")  # epoch, seed
+
+
 class Maps:
     """The pinned maps of this node, open."""
 
     def __init__(self, pin_dir: Path) -> None:
         self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
         state = self._maps["node_state"].get(bytes(4)) or bytes(8)
+        self._seed: int = NODE_STATE.unpack(state)[1] or secrets.randbelow(1 << 32)  # the first process makes it
         self._epoch: int = struct.unpack_from("=I", state)[0]
 
     def close(self) -> None:
@@ -109,7 +113,7 @@ class Maps:
     def raise_epoch(self) -> None:
         """Connections are judged again, under what is written now."""
         self._epoch = (self._epoch + 1) & 0xFFFFFFFF
-        self._maps["node_state"].set(bytes(4), struct.pack("=II", self._epoch, 0))
+        self._maps["node_state"].set(bytes(4), NODE_STATE.pack(self._epoch, self._seed))
 
     def counters(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(reason, direction) -> (packets, bytes), over all CPUs, of what was ever counted."""

@@ -56,6 +56,7 @@ class DatapathConfig:
     ipv6: bool = False
     device_index: int
     tunnel_index: int = 0  # 0: native routing
+    tunnel_port: int = 8472  # UDP
     underlay_ipv6: bool = False  # the tunnel's outer packets
     legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0017)
     masquerade: bool = True
@@ -71,10 +72,11 @@ class DatapathConfig:
             "IPV6_ENABLED": int(self.ipv6),
             "DEVICE_INDEX": self.device_index,
             "TUNNEL_INDEX": self.tunnel_index,
+            "TUNNEL_PORT": self.tunnel_port,
             "UNDERLAY_IP6": int(self.underlay_ipv6),
             "LEGACY_ROUTING": int(self.legacy_routing),
-            "MASQUERADE4": int(self.masquerade and self.ipv4),
-            "MASQUERADE6": int(self.masquerade6 and self.ipv6),
+            "MASQUERADE4": int(self.masquerade and self.ipv4 and bool(self.node_address)),
+            "MASQUERADE6": int(self.masquerade6 and self.ipv6 and bool(self.node_address6)),
             "NAT_PORT_MIN": self.nat_port_min,
             **self.sizes,
             **self.seconds,

@@ -17,6 +17,8 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_NETDEV
 
+#define VLAN_ID 0xfff
+
 /* Nobody out there is this node or has an address of its blocks; and with a tunnel, pods come through it, not here. */
 static __always_inline bool identify(struct packet *p, struct way *came)
 {
@@ -45,7 +47,7 @@ static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p
 	struct endpoint *to;
 
 	/* What does not parse is the node's own affair: its stack takes it, or not. */
-	if (!(MASQUERADE4 || MASQUERADE6) || !parse(skb, p))
+	if (!(MASQUERADE4 || MASQUERADE6) || !parse_transport(skb, p))
 		return TC_ACT_UNSPEC;
 	if (p->icmp_kind == ICMP_IS_ERROR ? !unmasquerade_error(skb, p) : !unmasquerade(skb, p))
 		return TC_ACT_SHOT;
@@ -63,32 +65,6 @@ static __always_inline bool is_for_tunnel(struct address *address)
 	return entry && !is_none(&entry->node) && !is_node(&entry->node);
 }
 
-/* Where it goes, or comes from, before anything else is looked at. */
-static __always_inline bool read_end(struct __sk_buff *skb, struct address *end, bool is_source)
-{
-	if (!IPV6_ENABLED || (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_IP))) {
-		struct iphdr *ip;
-
-		if (!can_read(skb, ETH_HLEN + sizeof(*ip)))
-			return false;
-		ip = (void *)(long)skb->data + ETH_HLEN;
-		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-			return false;
-		set_ip4(end, is_source ? ip->saddr : ip->daddr);
-	} else {
-		struct ip6 *ip;
-
-		if (!can_read(skb, ETH_HLEN + sizeof(*ip)))
-			return false;
-		ip = (void *)(long)skb->data + ETH_HLEN;
-		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-			return false;
-		set_ip6(end, is_source ? ip->source : ip->destination);
-		return !is_ip4(end);
-	}
-	return true;
-}
-
 int from_netdev(struct __sk_buff *skb)
 {
 	struct packet *p;
@@ -96,12 +72,18 @@ int from_netdev(struct __sk_buff *skb)
 	int action;
 
 	/* A tag is of another network on this wire, and another device's affair. */
-	if (!is_ip(skb) || skb->vlan_present)
+	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
 		return TC_ACT_UNSPEC;
 	p = take(INGRESS);
 	if (!p)
 		return TC_ACT_SHOT;
-	if (!read_end(skb, &p->destination, false))
+	/* VLAN 0 is a priority and no network: the stack takes the frame as if it had none (802.1Q). */
+	if (skb->vlan_present && (bpf_skb_vlan_pop(skb) || skb->vlan_present)) {
+		read_clock(p);
+		return finish(skb, p, DROP(p, DROP_UNSUPPORTED_L3));
+	}
+	/* What does not parse goes up, and is dropped by to_pod, with its reason, should it come to a pod. */
+	if (!is_ip(skb) || !parse_network(skb, p))
 		return TC_ACT_UNSPEC;
 	if (is_node(&p->destination)) {
 		read_clock(p);
@@ -115,7 +97,7 @@ int from_netdev(struct __sk_buff *skb)
 	if (!to)
 		action = DROP(p, DROP_ENCAP_PROHIBITED);
 	else
-		action = parse(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
+		action = parse_transport(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
 	return finish(skb, p, action);
 }
 
@@ -134,8 +116,9 @@ static __always_inline int pod_leaves(struct __sk_buff *skb, struct packet *p)
 	struct flow f = {};
 	bool to_origin;
 
-	if (!parse(skb, p))
+	if (!parse_transport(skb, p))
 		return TC_ACT_SHOT;
+	remember(p);
 	if (p->icmp_kind == ICMP_IS_ERROR) {
 		if (!parse_quoted(skb, p, &q))
 			return TC_ACT_SHOT;
@@ -161,7 +144,7 @@ int to_netdev(struct __sk_buff *skb)
 	p = take(EGRESS);
 	if (!p)
 		return TC_ACT_SHOT;
-	if (!read_end(skb, &p->source, true) || is_node(&p->source) || !endpoint_at(&p->source))
+	if (!parse_network(skb, p) || is_node(&p->source) || !endpoint_at(&p->source))
 		return TC_ACT_UNSPEC;
 	read_clock(p);
 	action = pod_leaves(skb, p);

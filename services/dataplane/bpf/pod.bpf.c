@@ -133,6 +133,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	if (!from || from->interface != skb->ifindex)
 		return DROP(p, DROP_INVALID_SOURCE);
 	p->source_identity = from->identity;
+	remember(p);
 	if (p->icmp_kind == ICMP_IS_ERROR)
 		return pod_complains(skb, p, from);
 
@@ -141,6 +142,8 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		return TC_ACT_SHOT;
 	if (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL)
 		to = endpoint_at(&p->destination);
+	if (!f.connection && is_unroutable(&p->destination)) /* before an entry is made for it */
+		return DROP(p, DROP_UNKNOWN_L3_TARGET);
 	if (!admit(p, &f, from, to, from->identity))
 		return TC_ACT_SHOT;
 	c = f.connection;
@@ -180,11 +183,26 @@ static __always_inline int stack_complains(struct __sk_buff *skb, struct packet 
 	return identity_of(&p->source, NULL) == IDENTITY_HOST || error_arrives(skb, p, true) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
+/* What comes by the stack may come from anywhere but from pods: those of this node never do, and with a tunnel nobody
+ * else's. With LEGACY_ROUTING all do, and were asked at the hook where they came in. */
+static __always_inline bool stack_may_speak_for(struct address *source)
+{
+	struct ipcache_entry *sender;
+
+	if (LEGACY_ROUTING)
+		return true;
+	if (endpoint_at(source))
+		return false;
+	sender = TUNNEL_INDEX ? who_is(source) : NULL;
+	return !sender || is_none(&sender->node);
+}
+
 static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow f = {};
 	struct endpoint *to;
 	struct connection *c;
+	__u32 back;
 
 	if (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_ARP)) /* the host looks for the pod */
 		return TC_ACT_OK;
@@ -202,11 +220,20 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	if (p->icmp_kind == ICMP_IS_ERROR) /* the node's own stack tells the pod of what it sent */
 		return stack_complains(skb, p);
 	find(&f, p);
+	c = f.connection;
+	back = (f.from_origin ^ 1) & 1;
+	if ((!c || c->epoch != p->epoch || c->way[back] != WAY_HOST) && !stack_may_speak_for(&p->source))
+		return DROP(p, DROP_INVALID_SOURCE);
+	remember(p);
 	if (!admit(p, &f, sender_here(skb, p, &f), to, 0))
 		return TC_ACT_SHOT;
-	/* A backend that is the node itself answers for its service; with LEGACY_ROUTING every backend does, here. */
 	c = f.connection;
-	return !c || f.from_origin || from_service(skb, p, c) ? TC_ACT_OK : TC_ACT_SHOT;
+	if (!c)
+		return TC_ACT_SHOT;
+	if (!LEGACY_ROUTING && c->way[back] == WAY_UNKNOWN) /* answers take the same way */
+		c->way[back] = WAY_HOST;
+	/* A backend that is the node itself answers for its service; with LEGACY_ROUTING every backend does, here. */
+	return f.from_origin || from_service(skb, p, c) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
 int from_pod(struct __sk_buff *skb)

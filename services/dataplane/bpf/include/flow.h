@@ -57,6 +57,7 @@ struct flow {
 	struct connection_key key;
 	struct connection *connection; /* NULL: none that is alive */
 	bool source_is_low;
+	bool is_contested; /* it would begin where a connection of the other direction is alive */
 	__u32 from_origin; /* 1: this packet goes the way of the first one. Not bool: the verifier wants to see `& 1` */
 };
 
@@ -68,6 +69,12 @@ static __always_inline bool begins(struct packet *p)
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+/* Both ends have spoken, and none has finished. */
+static __always_inline bool is_settled(struct connection *c)
+{
+	return (c->flags & (CT_REPLIED | CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN)) == CT_REPLIED;
+}
+
 static __always_inline void find(struct flow *f, struct packet *p)
 {
 	struct connection *c;
@@ -75,13 +82,16 @@ static __always_inline void find(struct flow *f, struct packet *p)
 	f->source_is_low =
 		key_of(&f->key, &p->source, p->source_port, &p->destination, p->destination_port, p->protocol);
 	f->connection = NULL;
+	f->is_contested = false;
 	f->from_origin = 1;
 	c = connection_at(&f->key);
 	if (!c || c->expires < p->now)
 		return;
 	if (f->source_is_low != !!(c->flags & CT_ORIGIN_LOW)) {
-		if (begins(p))
+		if (begins(p)) {
+			f->is_contested = is_settled(c);
 			return;
+		}
 		f->from_origin = 0;
 	} else if (c->flags & (CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN) && begins(p)) {
 		return; /* the same ports are used again: to be judged as new */
@@ -201,6 +211,8 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 		touch(f, p);
 		return true;
 	}
+	if (f->is_contested) /* one packet of a stranger's would end it */
+		return REFUSE(p, DROP_UNKNOWN_CT);
 	fresh.epoch = p->epoch;
 	fresh.flags = f->source_is_low ? CT_ORIGIN_LOW : 0;
 	if (p->tcp_flags & TCP_RST)

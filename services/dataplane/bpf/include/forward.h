@@ -37,9 +37,10 @@ static __always_inline bool needs_masquerade(struct packet *p, struct ipcache_en
 	return (!entry || TUNNEL_INDEX != 0) && !masq_exclude.lookup(&key);
 }
 
-/* Asked once a connection, so that what has no route is dropped here with a reason and not later without.
- * "Not forwarded" is no route, a broadcast, or an address of the node that nobody named. */
-static __always_inline bool has_route(struct __sk_buff *skb, struct packet *p)
+/* The device that the node's routes send this packet to; 0: none. Asked once a connection, so that what has no route is
+ * dropped here with a reason and not later without. "Not forwarded" is no route, a broadcast, or an address of the node
+ * that nobody named. */
+static __always_inline __u32 device_of_route(struct __sk_buff *skb, struct packet *p)
 {
 	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
 	long failed;
@@ -54,15 +55,18 @@ static __always_inline bool has_route(struct __sk_buff *skb, struct packet *p)
 		fib.ipv4_dst = p->destination.word[3];
 	}
 	failed = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	return !(failed < 0 || failed == BPF_FIB_LKUP_RET_BLACKHOLE || failed == BPF_FIB_LKUP_RET_UNREACHABLE ||
-	         failed == BPF_FIB_LKUP_RET_PROHIBIT || failed == BPF_FIB_LKUP_RET_FWD_DISABLED ||
-	         failed == BPF_FIB_LKUP_RET_NOT_FWDED);
+	if (failed < 0 || failed == BPF_FIB_LKUP_RET_BLACKHOLE || failed == BPF_FIB_LKUP_RET_UNREACHABLE ||
+	    failed == BPF_FIB_LKUP_RET_PROHIBIT || failed == BPF_FIB_LKUP_RET_FWD_DISABLED ||
+	    failed == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return 0;
+	return fib.ifindex;
 }
 
 /* The way to an address that is not a pod of this node. */
 static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, struct way *way)
 {
 	struct ipcache_entry *entry = who_is(&p->destination);
+	__u32 device;
 
 	__builtin_memset(&way->hop, 0, sizeof(way->hop));
 	way->masquerade = false;
@@ -80,10 +84,19 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	}
 	if (is_unroutable(&p->destination))
 		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
-	if (!has_route(skb, p))
+	device = device_of_route(skb, p);
+	if (!device)
 		return REFUSE(p, DROP_FIB);
+	if (device != DEVICE_INDEX) { /* another way than the one to the cluster: the stack and its own rules know it */
+		way->to = WAY_HOST;
+		return true;
+	}
 	way->to = WAY_OUT;
 	way->masquerade = needs_masquerade(p, entry);
+	/* It would bear this node's address, and another node believes what a node sends it in a tunnel. */
+	if (TUNNEL_INDEX && way->masquerade && p->protocol == IPPROTO_UDP &&
+	    p->destination_port == bpf_htons(TUNNEL_PORT))
+		return REFUSE(p, DROP_ENCAP_PROHIBITED);
 	return true;
 }
 
@@ -100,6 +113,7 @@ static __always_inline bool age(struct __sk_buff *skb, struct packet *p)
 		if (ip->hop_limit <= 1)
 			return REFUSE(p, DROP_TTL);
 		ip->hop_limit--;
+		bpf_csum_update(skb, (__u16)~bpf_htons(1)); /* where the device has summed the packet up */
 	} else {
 		struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
 

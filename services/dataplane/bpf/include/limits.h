@@ -71,6 +71,9 @@
 #ifndef TUNNEL_INDEX
 #define TUNNEL_INDEX 0 /* the VXLAN or Geneve device; 0: native routing */
 #endif
+#ifndef TUNNEL_PORT
+#define TUNNEL_PORT 8472 /* UDP, of the tunnel's outer packets */
+#endif
 #ifndef UNDERLAY_IP6
 #define UNDERLAY_IP6 0 /* the tunnel's outer packets are IPv6 */
 #endif

@@ -34,12 +34,31 @@ static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *
 	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port);
 }
 
-/* A port for the connection of this packet: a free one, or the last one tried if its connection is over (mappings stay
- * until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
+/* Where the search for a port begins: for the same two ends always at the same, so that a connection whose entry was
+ * evicted finds the port that it had. */
+static __always_inline __u32 first_try(struct packet *p)
+{
+	__u32 hash = p->seed;
+
+	hash = (hash ^ p->source.word[3]) * 0x9e3779b1; /* odd numbers without a pattern; the shifts spread the high bits */
+	hash ^= hash >> 15;
+	hash = (hash ^ p->destination.word[3] ^ p->protocol) * 0x85ebca6b;
+	hash ^= hash >> 13;
+	hash = (hash ^ p->source_port ^ (__u32)p->destination_port << 16) * 0xc2b2ae35;
+	return hash ^ hash >> 16;
+}
+
+static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *mine)
+{
+	return entry->pod_port == mine->pod_port && is_same(&entry->pod_address, &mine->pod_address);
+}
+
+/* A port for the connection of this packet: the one that it had, a free one, or the last one tried if its connection is
+ * over (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
 static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, struct connection *c,
                                       struct nat_key *key, struct nat_entry *mine)
 {
-	__u32 start = bpf_get_prandom_u32();
+	__u32 start = first_try(p);
 	struct nat_entry *entry;
 	__be16 port = p->source_port;
 
@@ -48,6 +67,11 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 			port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
 		nat_key_of(key, &p->destination, p->destination_port, port, p->protocol);
 		if (nat.insert(key, mine) == 0) {
+			c->nat_port = port;
+			return true;
+		}
+		entry = nat.lookup(key);
+		if (entry && is_of(entry, mine)) { /* also when another CPU has just taken it for the same connection */
 			c->nat_port = port;
 			return true;
 		}
@@ -79,10 +103,12 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 	} else {
 		nat_key_of(&key, &p->destination, p->destination_port, c->nat_port, p->protocol);
 		entry = nat.lookup(&key);
-		if (!entry) /* evicted: take it back if nobody has it */
+		if (!entry) { /* evicted: take it back if nobody has it */
 			nat.insert(&key, &mine);
-		else if (entry->pod_port != mine.pod_port || !is_same(&entry->pod_address, &mine.pod_address))
+		} else if (!is_of(entry, &mine)) {
+			c->nat_port = 0; /* the next packet finds another */
 			return REFUSE(p, DROP_NO_NAT_MAPPING);
+		}
 	}
 	set_node(&node, p->is_ip6);
 	return rewrite_source(skb, p, &node, c->nat_port);
@@ -116,7 +142,8 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	struct nat_entry *entry;
 	struct nat_key key;
 
-	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
+	/* What begins answers nothing: the node's own stack refuses it. */
+	if (is_icmp(p->protocol) ? p->icmp_kind != ICMP_IS_REPLY : begins(p))
 		return true;
 	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
 	if (!entry)
@@ -124,6 +151,7 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	/* Without the connection that it belongs to this would begin one, from outside. */
 	if (is_abandoned(&key, entry, p))
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
+	remember(p);
 	return rewrite_destination(skb, p, &entry->pod_address, entry->pod_port);
 }
 

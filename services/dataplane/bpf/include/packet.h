@@ -7,12 +7,13 @@
 #define ICMP_IS_NONE 0 /* not ICMP, or a message that stands for itself */
 #define ICMP_IS_ECHO 1
 #define ICMP_IS_REPLY 2
-#define ICMP_IS_ERROR 3 /* `about` is the packet that caused it */
+#define ICMP_IS_ERROR 3 /* quotes the packet that caused it: parse.h */
 #define ICMP_IS_LINK 4  /* neighbour discovery, multicast listeners: never leaves its link */
 
 #define FRAGMENT_NONE 0
 #define FRAGMENT_FIRST 1
 #define FRAGMENT_LATER 2 /* has no ports of its own: fragment.h */
+#define FRAGMENT_KEPT 3  /* the first, and its ports are remembered */
 
 /* What is known of the packet in hand, and what was decided about it. */
 struct packet {
@@ -32,9 +33,11 @@ struct packet {
 	__u8 file;
 	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
 	__u16 line;
+	__u16 bytes; /* of the IP packet, as its header says */
 	__u32 identification; /* of the fragmented datagram */
 	__u32 now; /* tick */
 	__u32 epoch; /* read before any policy, so that a change in between is noticed at the next packet */
+	__u32 seed;  /* of this node, for choices that repeat here and that nobody else can tell */
 	__u64 time; /* coarse ns */
 	__u32 policy; /* that decided, and the entry's cookie */
 	__u32 cookie;
@@ -58,22 +61,5 @@ struct packet {
 		REFUSE(p, why); \
 		TC_ACT_SHOT;    \
 	})
-
-/* Each CPU's packet in hand. In a map and not on the stack: the verifier does not follow values in maps, so paths that
- * differ in them only are walked once (with 16 kinds of packets else more than its million steps). A program runs to its
- * end on its CPU before another begins: bottom halves are off. */
-BPF_PERCPU_ARRAY(in_hand, struct packet, 1);
-
-static __always_inline struct packet *take(__u8 direction)
-{
-	__u32 zero = 0;
-	struct packet *p = in_hand.lookup(&zero);
-
-	if (p) {
-		__builtin_memset(p, 0, sizeof(*p));
-		p->direction = direction;
-	}
-	return p;
-}
 
 #endif

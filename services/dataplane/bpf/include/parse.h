@@ -28,6 +28,11 @@ struct quoted {
 #define IP6_MORE 1
 #define EXTENSIONS_MAX 6 /* RFC 8200, 4.1 knows no more kinds */
 
+#define IP4_LOOSE_ROUTE 131 /* options that name the routers to pass, and the last destination (RFC 791) */
+#define IP4_STRICT_ROUTE 137
+#define IP4_END 0
+#define IP4_NOP 1
+#define IP4_OPTIONS_MAX 40
 #define L4_MAX 1023 /* bytes before the transport header, a mask; nobody honest has more */
 #define L4_BYTES 8 /* ports, or ICMP type, code and identifier; a UDP or ICMP header is no shorter */
 
@@ -103,12 +108,22 @@ static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p
 		set_ip6(&q->destination, ip.destination);
 		q->protocol = ip.next;
 		q->l4 = q->l3 + sizeof(ip);
+		if (ip.next == IP6_FRAGMENT) {
+			struct ip6_fragment fragment;
+
+			if (bpf_skb_load_bytes(skb, q->l4, &fragment, sizeof(fragment)))
+				return REFUSE(p, DROP_INVALID);
+			if (fragment.offset & bpf_htons(IP6_OFFSET))
+				return REFUSE(p, DROP_UNKNOWN_CT);
+			q->protocol = fragment.next;
+			q->l4 += sizeof(fragment);
+		}
 	} else {
 		struct iphdr ip;
 
 		if (bpf_skb_load_bytes(skb, q->l3, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 			return REFUSE(p, DROP_INVALID);
-		/* A later fragment names no ports: nobody can say which connection it belongs to. */
+		/* A later fragment names no ports: nobody can say which connection it belongs to. IPv6 likewise. */
 		if (ip.frag_off & bpf_htons(IP4_OFFSET))
 			return REFUSE(p, DROP_UNKNOWN_CT);
 		set_ip4(&q->source, ip.saddr);
@@ -129,6 +144,7 @@ static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p
 
 static __always_inline bool parse_l4(struct __sk_buff *skb, struct packet *p)
 {
+	__u32 header = p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : L4_BYTES;
 	__u64 at = p->l4;
 	__u8 *l4;
 
@@ -142,8 +158,8 @@ static __always_inline bool parse_l4(struct __sk_buff *skb, struct packet *p)
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP && !is_icmp(p->protocol) &&
 	    p->protocol != IPPROTO_SCTP)
 		return REFUSE(p, DROP_UNKNOWN_L4);
-	/* A first fragment too: one that hides the flags in the second is an attack (RFC 1858). */
-	if (!can_read(skb, at + (p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : L4_BYTES)))
+	/* A first fragment that leaves the flags to the second is an attack (RFC 1858), also with padding in their place. */
+	if (!can_read(skb, at + header) || (p->fragment && p->bytes + ETH_HLEN < at + header))
 		return REFUSE(p, DROP_INVALID);
 	l4 = (void *)(long)skb->data + at;
 	if ((void *)(l4 + L4_BYTES) > (void *)(long)skb->data_end)
@@ -167,6 +183,31 @@ static __always_inline bool parse_l4(struct __sk_buff *skb, struct packet *p)
 	return true;
 }
 
+/* Does an option send the packet by way of others? Policy would not see its last destination. */
+static __always_inline bool is_source_routed(struct __sk_buff *skb, __u32 bytes)
+{
+	__u8 options[IP4_OPTIONS_MAX + 1] = {};
+	__u8 rest = 0; /* bytes of the option in hand that are left */
+
+	if (bytes == 0 || bytes > IP4_OPTIONS_MAX ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct iphdr), options, bytes))
+		return false;
+#pragma unroll /* the verifier follows an index that is known */
+	for (int i = 0; i < IP4_OPTIONS_MAX; i++) {
+		if (rest) {
+			rest--;
+			continue;
+		}
+		if (options[i] == IP4_LOOSE_ROUTE || options[i] == IP4_STRICT_ROUTE)
+			return true;
+		if (options[i] == IP4_END)
+			return false;
+		if (options[i] != IP4_NOP && options[i + 1] > 1)
+			rest = options[i + 1] - 1;
+	}
+	return false;
+}
+
 static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr *ip;
@@ -178,7 +219,8 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return REFUSE(p, DROP_INVALID);
 	header = ip->ihl * 4;
-	if (ip->version != 4 || header < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header)
+	p->bytes = bpf_ntohs(ip->tot_len); /* 0 with TCP segments of over 64 KiB, which a device will cut */
+	if (ip->version != 4 || header < sizeof(*ip) || (p->bytes < header && (p->bytes || !skb->gso_size)))
 		return REFUSE(p, DROP_INVALID);
 	set_ip4(&p->source, ip->saddr);
 	set_ip4(&p->destination, ip->daddr);
@@ -190,6 +232,8 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
 		p->fragment = ip->frag_off & bpf_htons(IP4_OFFSET) ? FRAGMENT_LATER : FRAGMENT_FIRST;
 		p->identification = ip->id;
 	}
+	if (header > sizeof(*ip) && is_source_routed(skb, header - sizeof(*ip)))
+		return REFUSE(p, DROP_INVALID);
 	return true;
 }
 
@@ -246,6 +290,7 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *p)
 	if (is_ip4(&p->source) || is_ip4(&p->destination))
 		return REFUSE(p, DROP_INVALID);
 	next = ip->next;
+	p->bytes = bpf_ntohs(ip->payload_bytes) + sizeof(*ip);
 	p->l4 = ETH_HLEN + sizeof(*ip);
 	p->protocol = next;
 	if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS || next == IP6_ROUTING || next == IP6_FRAGMENT)
@@ -260,16 +305,12 @@ static __always_inline bool is_ip(struct __sk_buff *skb)
 	       (IPV6_ENABLED && skb->protocol == bpf_htons(ETH_P_IPV6));
 }
 
-/* Fill `p` from an IP packet (`is_ip`) that begins with an Ethernet header. The ports of later fragments are not in it. */
-static __always_inline bool parse_ip(struct __sk_buff *skb, struct packet *p)
+/* Fill `p` from the IP headers of a packet (`is_ip`) that begins with an Ethernet header; the transport's are left. */
+static __always_inline bool parse_network(struct __sk_buff *skb, struct packet *p)
 {
-	if (!IPV6_ENABLED || (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_IP))) {
-		if (!parse_ip4(skb, p))
-			return false;
-	} else if (!parse_ip6(skb, p)) {
-		return false;
-	}
-	return parse_l4(skb, p);
+	if (!IPV6_ENABLED || (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_IP)))
+		return parse_ip4(skb, p);
+	return parse_ip6(skb, p);
 }
 
 #endif

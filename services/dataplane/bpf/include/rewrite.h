@@ -58,6 +58,10 @@ static __always_inline bool rewrite(struct __sk_buff *skb, struct packet *p, boo
 	}
 	if (!write_address(skb, is_ip6, ETH_HLEN, is_source, new, difference))
 		return REFUSE(p, DROP_WRITE_ERROR);
+	/* No header checksum takes the change up in the device's sum of the packet. Undoes what l4_csum_replace did to that
+	 * (kernels before 6.16 have no flag for IPv6). */
+	if (is_ip6)
+		bpf_csum_update(skb, difference);
 	*old = *new;
 	*old_port = new_port;
 	return true;

@@ -16,7 +16,7 @@ struct translation {
 };
 
 /* The backend that this client has, if it may keep it. Since the last change a UDP client, or a new TCP connection on
- * the same ports, goes elsewhere when the backend is gone; a TCP connection stays where it is. */
+ * the same ports, goes elsewhere when another backend or none has its slot; a TCP connection stays where it is. */
 static __always_inline bool keeps(struct packet *p, struct choice *kept, struct service *service)
 {
 	struct backend_key key = { .service = service->number, .slot = kept->slot };

@@ -202,7 +202,7 @@ struct sock_reverse {
 /* node_state: the one thing that changes while programs run. */
 struct node_state {
 	__u32 epoch; /* raised after any change of policy, endpoints or ipcache: connections are judged again */
-	__u32 pad;
+	__u32 seed;  /* made with the map */
 };
 
 /* counters: by reason * 2 + direction, for each CPU. Reason 0 is "forwarded", those below 130 are no drops. */

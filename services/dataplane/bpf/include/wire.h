@@ -24,8 +24,6 @@ struct icmp {
 #define ICMP6_ECHO 128
 #define ICMP6_ECHOREPLY 129
 #define ICMP6_LISTENER_QUERY 130 /* RFC 2710; 131 and 132 are its answers */
-#define ICMP6_LISTENER_DONE 132
-#define ICMP6_ROUTER_SOLICITATION 133 /* RFC 4861; 134 to 137 belong to it */
 #define ICMP6_NEIGHBOUR_SOLICITATION 135
 #define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
 #define ICMP6_REDIRECT 137
@@ -59,7 +57,6 @@ struct ip6_fragment {
 #define IP6_HOP_BY_HOP 0
 #define IP6_ROUTING 43
 #define IP6_FRAGMENT 44
-#define IP6_NONE 59
 #define IP6_OPTIONS 60
 #define IPPROTO_ICMP6 58
 

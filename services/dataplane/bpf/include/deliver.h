@@ -18,9 +18,8 @@ static __always_inline int hand_over(struct __sk_buff *skb, struct packet *p, st
 	return BY_STACK ? TC_ACT_OK : into_pod(skb, p, to);
 }
 
-/* Judge and hand over. Who sends it is
- * asked for the first packet of a connection, after a change, and whenever it does not come from where its connection's
- * other packets go: nobody slips in between. */
+/* Judge and hand over. Who sends it is asked for the first packet of a connection, after a change, and whenever it
+ * does not come from where its connection's other packets go: nobody slips in between. */
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, struct endpoint *to)
 {
 	struct connection *c;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -74,6 +75,44 @@ def test_the_tunnels_outer_packets_are_of_the_family_and_port_that_was_chosen(to
         assert "Hostname: far" in tour.get("a", tour.address("far"))
     ends = [tour.lab.node_address(node, outer) for node in ("node1", "node2")]
     assert [line for line in wire.lines() if all(end in line.partition(": ")[0] for end in ends)]
+
+
+# Of somebody else, on a node: what is forwarded is counted, and dropped where it does not fit what was seen before.
+STATEFUL = """
+add table inet others
+add chain inet others forward { type filter hook forward priority 0; }
+add rule inet others forward ct state invalid counter drop
+add rule inet others forward counter
+"""
+
+
+def test_rules_of_others_see_pods_packets_only_where_the_stack_forwards_and_find_them_in_order(tour: Space) -> None:
+    nodes = ("node1", "node2")
+    is_legacy = bool(tour.lab.record.settings.get("bpf.hostLegacyRouting"))
+    is_tunnel = tour.lab.record.settings.get("routingMode") == "tunnel"
+    tour.apply(tour.pod("a"), tour.pod("near"), tour.pod("far", "node2"), tour.service("svc", "near"))
+    for node in nodes:
+        assert tour.lab.exec_node(node, "nft", STATEFUL).returncode == 0
+    try:
+        for target, name in ((tour.address("near"), "near"), (tour.cluster_address("svc"), "near")):
+            assert f"Hostname: {name}" in tour.get("a", target)
+        assert tour.exec("a", "ping", "-c", "1", "-W", "2", tour.outside).returncode == 0
+        seen_by_own_node = [forwarded(tour, node)[1] for node in nodes]
+        assert "Hostname: far" in tour.get("a", tour.address("far"))
+        seen = [forwarded(tour, node) for node in nodes]
+    finally:
+        for node in nodes:
+            tour.lab.exec_node(node, "nft", "delete table inet others")
+    assert [invalid for invalid, _ in seen] == [0, 0]
+    assert [bool(passed) for passed in seen_by_own_node] == [is_legacy, False]
+    assert bool(seen[1][1]) == (is_legacy and not is_tunnel)
+
+
+def forwarded(tour: Space, node: str) -> tuple[int, int]:
+    """Packets that `STATEFUL` has dropped, and passed."""
+    found = re.findall(r"counter packets (\d+)", tour.lab.exec_node(node, "nft", "list table inet others").stdout)
+    dropped, passed = map(int, found)
+    return dropped, passed
 
 
 UNMASQUERADED: Mapping[str, Mapping[str, object]] = {

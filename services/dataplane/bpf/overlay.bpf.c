@@ -9,7 +9,7 @@
 #include "rewrite.h"
 #include "forward.h"
 #include "error.h"
-/* What comes by the tunnel has not left by the stack: netfilter that saw the one and not the other would call it invalid. */
+/* What a pod sends into the tunnel goes past the stack: netfilter that saw only the answer would call it invalid. */
 #define BY_STACK 0
 #include "deliver.h"
 

@@ -157,8 +157,8 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	}
 	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
-	if (!LEGACY_ROUTING && (MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin && way.to == WAY_OUT &&
-	    !masquerade(skb, p, c))
+	if (!LEGACY_ROUTING && (MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin &&
+	    way.to == WAY_OUT && !masquerade(skb, p, c))
 		return TC_ACT_SHOT;
 	return send(skb, p, &way, from, to);
 }
@@ -179,7 +179,7 @@ static __always_inline int stack_complains(struct __sk_buff *skb, struct packet 
 {
 	if (LEGACY_ROUTING)
 		return error_arrives(skb, p, true) || identity_of(&p->source, NULL) == IDENTITY_HOST ? TC_ACT_OK
-		                                                                                      : TC_ACT_SHOT;
+		                                                                                     : TC_ACT_SHOT;
 	return identity_of(&p->source, NULL) == IDENTITY_HOST || error_arrives(skb, p, true) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 

@@ -16,6 +16,8 @@ from services.dataplane import cni, effects, loader
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
+from services.dataplane.fallback import handover
+from services.dataplane.fallback.handover import Fallback, Recovered
 from services.dataplane.journal import Journal
 from services.dataplane.limits import limit
 from services.dataplane.links import Links, TcProgram
@@ -29,26 +31,41 @@ LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 async def run(service: Service, settings: NodeSettings) -> None:
+    """For ever: by BPF, or by rules until BPF loads, and then anew."""
+    filled = False
+    while True:
+        try:
+            await live(service, settings, filled=filled)
+        except* Recovered:
+            filled = True
+
+
+async def live(service: Service, settings: NodeSettings, *, filled: bool) -> None:
     async with AsyncExitStack() as stack:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         journal = Journal.open(settings.state_dir / "endpoints.journal")
         stack.push_async_callback(journal.close)
         links = stack.enter_context(closing(Links()))
-        node = await start(service, settings, links, journal, stack)
+        node, fallback = await start(service, settings, links, journal, stack, filled=filled)
         await node.restore()
+        if fallback is None:
+            await handover.leave(settings.state_dir)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(cni.Server(settings.cni_socket, NodePods(node)).run(), name="serve cni")
             tasks.create_task(node.hear(), name="hear the bus")
             tasks.create_task(node.publish(), name="publish endpoints")
-            tasks.create_task(node.tell_flows(), name="tell flows")
+            if fallback is None:
+                tasks.create_task(node.tell_flows(), name="tell flows")
+            else:
+                tasks.create_task(fallback.run(), name="go back to BPF")
             tasks.create_task(node.heal(), name="heal drift")
             tasks.create_task(answer_dumps(node), name="answer dumps")
 
 
 async def start(
-    service: Service, settings: NodeSettings, links: Links, journal: Journal, stack: AsyncExitStack
-) -> Node:
-    """Device, tunnel, programs and maps, attached; nothing here touches a pod."""
+    service: Service, settings: NodeSettings, links: Links, journal: Journal, stack: AsyncExitStack, *, filled: bool
+) -> tuple[Node, Fallback | None]:
+    """Device, tunnel, programs and maps, attached, or rules in their place; nothing here touches a pod."""
     device = await links.device_info(settings.device)
     mtu_bytes = settings.mtu or device.mtu_bytes - VXLAN_OVERHEAD_BYTES * settings.is_tunnel
     tunnel_index = 0
@@ -71,6 +88,25 @@ async def start(
         nat_max=settings.nat_max,
         sock_reverse_max=settings.sock_reverse_max,
     )
+    try:
+        if held := handover.held_back(settings, filled=filled):
+            raise handover.HeldBack(held)
+        maps, programs = await load(settings, links, config, stack)
+    except loader.LayoutError:
+        raise
+    except handover.UNLOADABLE as problem:
+        fallback = Fallback(service, settings, links, config, device, tunnel_index, problem)
+        await fallback.begin()
+        fallback.node = Node(settings, service, device, links, fallback.maps, journal, (), mtu_bytes)
+        return fallback.node, fallback
+    service.check(handover.CHECK, True)
+    return Node(settings, service, device, links, maps, journal, programs, mtu_bytes), None
+
+
+async def load(
+    settings: NodeSettings, links: Links, config: loader.DatapathConfig, stack: AsyncExitStack
+) -> tuple[Maps, tuple[TcProgram, ...]]:
+    """Maps, and programs on every hook but the pods'. Returns the maps, and what belongs on the pods' links."""
     loaded = await loader.load(config, settings.pin_dir, settings.state_dir)
     log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
     maps = stack.enter_context(closing(Maps(settings.pin_dir)))
@@ -78,14 +114,14 @@ async def start(
     for fd in fds.values():
         stack.callback(os.close, fd)
     effects.attach_socket_programs(settings.pin_dir, settings.cgroup)
-    await links.attach_tc(device.index, fds["from_netdev"], "ingress", "from_netdev")
-    if tunnel_index:
-        await links.attach_tc(tunnel_index, fds["from_overlay"], "ingress", "from_overlay")
+    await links.attach_tc(config.device_index, fds["from_netdev"], "ingress", "from_netdev")
+    if config.tunnel_index:
+        await links.attach_tc(config.tunnel_index, fds["from_overlay"], "ingress", "from_overlay")
     programs = (
         TcProgram(fds["from_pod"], "ingress", "from_pod"),
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
-    return Node(settings, service, device, links, maps, journal, programs, mtu_bytes)
+    return maps, programs
 
 
 def check_local_ports() -> None:

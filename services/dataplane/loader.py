@@ -42,6 +42,10 @@ class LoadError(Exception):
     """The datapath could not be loaded; the text says why and what to do."""
 
 
+class LayoutError(LoadError):
+    """A pinned map is not of this version: what it holds is not given up by itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatapathConfig:
     """What is compiled in. Changing any of it compiles anew and replaces the programs; maps stay as they are."""
@@ -91,7 +95,7 @@ def sources() -> list[Path]:
 
 
 def check_maps(pin_dir: Path) -> None:
-    """Raises: LoadError: a pinned map is of another kind or shape than this version writes; nothing was touched."""
+    """Raises: LayoutError: a pinned map is of another kind or shape than this version writes; nothing was touched."""
     for name, shape in layouts.MAPS.items():
         path = pin_dir / "maps" / name
         if not path.exists():
@@ -99,12 +103,12 @@ def check_maps(pin_dir: Path) -> None:
         found = Map.open(path)
         found.close()
         if MapShape(found.info.key_bytes, found.info.value_bytes) != shape:
-            raise LoadError(
+            raise LayoutError(
                 f"the pinned map {path} has entries of {found.info.key_bytes}+{found.info.value_bytes} bytes and this "
                 f"version writes {shape.key_bytes}+{shape.value_bytes}: drain the node, remove the file, start again"
             )
         if found.info.type != declared_maps()[name].type:
-            raise LoadError(
+            raise LayoutError(
                 f"the pinned map {path} is of the kernel's type {found.info.type} and this version makes it of type "
                 f"{declared_maps()[name].type}: drain the node, remove the file, start again"
             )

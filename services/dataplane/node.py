@@ -51,7 +51,7 @@ class Node:
         links: Links,
         maps: Maps,
         journal: Journal,
-        programs: tuple[TcProgram, TcProgram],
+        programs: tuple[TcProgram, ...],
         mtu_bytes: int,
     ) -> None:
         self.settings = settings

@@ -36,6 +36,8 @@ class NodeSettings:
     ct_max: int = 524_288  # entries; 104 bytes each, taken at start
     nat_max: int = 524_288
     sock_reverse_max: int = 262_144
+    force_fallback: bool = False  # nftables rules instead of BPF programs, as on a kernel that takes none
+    no_conntrack_rules: bool = False  # native: the host does not track pods' connections; BPF does
 
     @property
     def is_tunnel(self) -> bool:
@@ -60,6 +62,8 @@ class NodeSettings:
         _between("PLEXUS_TUNNEL_PORT", settings.tunnel_port, 1, 65535)
         if settings.mtu:
             _between("PLEXUS_MTU", settings.mtu, MTU_MIN, MTU_MAX)
+        if settings.no_conntrack_rules and settings.is_tunnel:
+            raise BadSettings("PLEXUS_NO_CONNTRACK_RULES needs PLEXUS_ROUTING_MODE=native: the host tracks no tunnel")
         for variable in ("ct_max", "nat_max", "sock_reverse_max"):
             _between(f"PLEXUS_{variable.upper()}", getattr(settings, variable), 1, MAP_MAX)
         return settings

@@ -115,6 +115,7 @@ KEYS: Mapping[str, Key] = {
     "ipv4.enabled": Key(only(True, "a cluster without IPv4")),
     "ipv6.enabled": Key(only(False, "IPv6")),
     "kubeProxyReplacement": Key(only(True, "leaving Services to kube-proxy")),
+    "installNoConntrackIptablesRules": Key(boolean),
     "debug.enabled": Key(boolean, False),
 }
 
@@ -151,6 +152,7 @@ _LIMITS = {
     "MTU": "PLEXUS_MTU",
     "tunnelPort": "PLEXUS_TUNNEL_PORT",
     "bpf.natMax": "PLEXUS_NAT_MAX",
+    "installNoConntrackIptablesRules": "PLEXUS_NO_CONNTRACK_RULES",
 }
 
 

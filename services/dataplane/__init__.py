@@ -12,6 +12,7 @@ for it, and changes of policy reach this node when it is back.
     model     what maps should hold (pure), with policy, services, tables
     layouts   bytes               effects   maps and hooks              links    veths, routes, tunnels (netlink)
     loader    compiles by way of compiler, in a process of its own      bpf/     the C (limits, reasons: its numbers)
+    fallback/ nftables rules where the kernel takes no BPF              notrack  pods' connections, not tracked twice
     ring, flows                   events out of the kernel, with names
     cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
 

@@ -12,7 +12,7 @@ from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
 from bus.service import BadSettings, Service, run_service
 from bus.telemetry import logger
-from services.dataplane import cni, effects, loader
+from services.dataplane import cni, effects, loader, notrack
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
@@ -50,6 +50,8 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
         await node.restore()
         if fallback is None:
             await handover.leave(settings.state_dir)
+        if fallback or not settings.no_conntrack_rules:
+            await notrack.remove()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(cni.Server(settings.cni_socket, NodePods(node)).run(), name="serve cni")
             tasks.create_task(node.hear(), name="hear the bus")
@@ -58,6 +60,8 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
                 tasks.create_task(node.tell_flows(), name="tell flows")
             else:
                 tasks.create_task(fallback.run(), name="go back to BPF")
+            if settings.no_conntrack_rules and fallback is None:
+                tasks.create_task(notrack.keep(lambda: node.addresses.blocks), name="keep pods untracked")
             tasks.create_task(node.heal(), name="heal drift")
             tasks.create_task(answer_dumps(node), name="answer dumps")
 

@@ -17,10 +17,10 @@ async def apply(script: str) -> None:
     await _nft("-f", "-", script=script)
 
 
-async def has_chain(name: str) -> bool:
-    """Our table holds a chain of this name."""
+async def has_chain(name: str, table: str = TABLE) -> bool:
+    """Our table holds a chain of this name. False as well when nft does not start."""
     try:
-        await _nft("list", "chain", "inet", TABLE, name)
+        await _nft("list", "chain", "inet", table, name)
     except NftError:
         return False
     return True

@@ -113,7 +113,8 @@ class Fallback:
 
     def says(self, reason: str) -> None:
         """How the node is, in health and `plexus status`."""
-        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {reason}")
+        line = reason.partition("\n")[0]
+        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {line}")
 
     async def begin(self) -> None:
         """From here on a pod that no program judges is closed until its rules are written. Raises: OSError."""

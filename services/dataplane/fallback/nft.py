@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 
 from services.dataplane.fallback.rules import COUNTERS, TABLE
 
@@ -37,13 +38,19 @@ async def counters(names: tuple[str, ...] = COUNTERS) -> dict[str, tuple[int, in
 
 
 async def _nft(*arguments: str, script: str = "") -> str:
+    # Not a pipe: nft may end before it has read, and writing to it would fail without a word of why it ended.
+    given = os.memfd_create("nft")
     pipe = asyncio.subprocess.PIPE
     try:
-        child = await asyncio.create_subprocess_exec("nft", *arguments, stdin=pipe, stdout=pipe, stderr=pipe)
+        os.write(given, script.encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        child = await asyncio.create_subprocess_exec("nft", *arguments, stdin=given, stdout=pipe, stderr=pipe)
     except OSError as failure:
         raise NftError(f"nft does not start: {failure}; install nftables") from failure
+    finally:
+        os.close(given)
     try:
-        out, err = await child.communicate(script.encode())
+        out, err = await child.communicate()
     except asyncio.CancelledError:
         child.kill()
         await child.wait()

@@ -34,6 +34,8 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_CT_MAX": "1000",
         "PLEXUS_NAT_MAX": "2000",
         "PLEXUS_SOCK_REVERSE_MAX": "3000",
+        "PLEXUS_FORCE_FALLBACK": "true",
+        "PLEXUS_NO_CONNTRACK_RULES": "true",
     }
     settings = NodeSettings.of(given)
     assert {f"PLEXUS_{name.upper()}" for name in NodeSettings.__annotations__} == set(given)
@@ -53,6 +55,8 @@ def test_every_setting_has_its_variable() -> None:
         ct_max=1000,
         nat_max=2000,
         sock_reverse_max=3000,
+        force_fallback=True,
+        no_conntrack_rules=True,
     )
     assert not settings.is_tunnel
 

@@ -7,7 +7,7 @@ from cli.status import health_row
 
 
 def health(*checks: Check) -> Health:
-    return Health(service="dataplane", instance="node1", ready=True, active=True, checks=list(checks))
+    return Health(service="dataplane", instance="node1", ready=True, started_at=0.0, version="1", checks=list(checks))
 
 
 def test_a_node_without_bpf_is_degraded_and_says_why() -> None:

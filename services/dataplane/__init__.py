@@ -15,6 +15,7 @@ for it, and changes of policy reach this node when it is back.
     loader    compiles by way of compiler, in a process of its own      bpf/     the C (limits, reasons: its numbers)
     migrate, layouts_v1           maps of another size or layout into those that take their place
     recall, statefile             what was heard last, on disk: the node comes up with it while the bus is away
+    fallback/ nftables rules where the kernel takes no BPF              notrack  pods' connections, not tracked twice
     ring, flows                   events out of the kernel, with names
     cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
 

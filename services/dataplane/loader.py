@@ -46,6 +46,11 @@ class LoadError(Exception):
     """The datapath could not be loaded; the text says why and what to do."""
 
 
+class LayoutError(LoadError):
+    """A pinned map is not of this version, or holds more than it is to have room for: what it holds is not given up by
+    itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatapathConfig:
     """What is compiled in. Changing any of it compiles anew and replaces the programs; maps stay as they are."""
@@ -103,8 +108,9 @@ def sources() -> list[Path]:
 
 
 def check_maps(pin_dir: Path) -> None:
-    """Raises: LoadError: a pinned map is of another kind or shape than this version writes or can migrate; nothing was
-    touched."""
+    """Raises: LayoutError: a pinned map is of another kind or shape than this version writes or can migrate; nothing was
+    touched.
+    """
     for name, shape in layouts.MAPS.items():
         path = map_path(pin_dir, name)
         if not path.exists():
@@ -112,12 +118,12 @@ def check_maps(pin_dir: Path) -> None:
         found = Map.open(path)
         found.close()
         if MapShape(found.info.key_bytes, found.info.value_bytes) != shape:
-            raise LoadError(
+            raise LayoutError(
                 f"the pinned map {path} has entries of {found.info.key_bytes}+{found.info.value_bytes} bytes and this "
                 f"version writes {shape.key_bytes}+{shape.value_bytes}: drain the node, remove the file, start again"
             )
         if found.info.type != declared_maps()[name].type:
-            raise LoadError(
+            raise LayoutError(
                 f"the pinned map {path} is of the kernel's type {found.info.type} and this version makes it of type "
                 f"{declared_maps()[name].type}: drain the node, remove the file, start again"
             )
@@ -151,7 +157,8 @@ class Loaded:
 async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded:
     """Have every program and map pinned under `pin_dir`, compiling only what changed since the last time.
 
-    Raises: LoadError: the compiler or the verifier refused, or a pinned map is of another kind or shape.
+    Raises: LoadError: the compiler or the verifier refused. LayoutError: a pinned map is of another kind or shape, or
+        what it holds does not fit.
     """
     check_maps(pin_dir)
     for folder in ("maps", "programs", "links"):
@@ -166,13 +173,13 @@ async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded
         migration.undo()
         (state_dir / STAMP).unlink(missing_ok=True)  # the programs that are pinned now may know maps that are gone
         if isinstance(problem, migrate.DoesNotFit):
-            raise LoadError(str(problem)) from problem
+            raise LayoutError(str(problem)) from problem
         raise
     return Loaded(instructions is not None, instructions or {}, migration)
 
 
 def _begin_migration(config: DatapathConfig, pin_dir: Path) -> migrate.Migration:
-    """Raises: LoadError: what a map holds does not fit its new size; nothing was touched."""
+    """Raises: LayoutError: what a map holds does not fit its new size; nothing was touched."""
     resized = resized_maps(config, pin_dir)
     for name, (entries, wanted) in resized.items():
         log.info("a map gets another size", map=name, entries=entries, wanted=wanted)
@@ -180,7 +187,7 @@ def _begin_migration(config: DatapathConfig, pin_dir: Path) -> migrate.Migration
     try:
         migrate.check_room(pin_dir, rooms)
     except migrate.DoesNotFit as problem:
-        raise LoadError(f"{problem}, or remove what fills it") from problem
+        raise LayoutError(f"{problem}, or remove what fills it") from problem
     return migrate.begin(pin_dir, rooms)
 
 

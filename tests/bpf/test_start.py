@@ -25,6 +25,7 @@ from services.dataplane.__main__ import start
 from services.dataplane.addresses import Attachment
 from services.dataplane.journal import Journal
 from services.dataplane.links import LinkError, Links
+from services.dataplane.migrate import Migration
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.settings import NodeSettings
@@ -56,7 +57,8 @@ class Place:
             stack.push_async_callback(journal.close)
             links = stack.enter_context(closing(Links()))
             service = Service("dataplane", Settings(instance="here"), self.hub.bus())
-            node, migration = await start(service, settings, links, journal, stack)
+            node, migration = await start(service, settings, links, journal, stack, filled=False)
+            assert isinstance(migration, Migration)
             await node.restore()
             migration.finish()
             hearing = asyncio.create_task(node.hear())

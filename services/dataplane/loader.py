@@ -108,8 +108,8 @@ def sources() -> list[Path]:
 
 
 def check_maps(pin_dir: Path) -> None:
-    """Raises: LayoutError: a pinned map is of another kind or shape than this version writes or can migrate; nothing was
-    touched.
+    """Raises: LayoutError: a pinned map is of another kind or shape than this version writes or can migrate; nothing
+    was touched.
     """
     for name, shape in layouts.MAPS.items():
         path = map_path(pin_dir, name)

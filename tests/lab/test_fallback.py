@@ -10,20 +10,36 @@ from contextlib import contextmanager
 import pytest
 
 from lab import execute, processes, programs
+from lab.plan import Family
 from lab.testing import Lab, eventually
 from services.dataplane.fallback.handover import SWITCH
+from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY
 from tests.lab.test_survival import stream
 
-EXPECTED_DROPS = ("Policy denied", "Unknown connection tracking state")  # the latter: late packets of closed ones
+# The second: late packets of connections that are over.
+EXPECTED_DROPS = ("Policy denied", "Unknown connection tracking state", "Forbidden ICMPv6 message")
+
+CLUSTERS: dict[str, tuple[str, Family, dict[str, object]]] = {
+    "tunnel-v4": ("tunnel", 4, {}),
+    "native-v4": ("native", 4, {}),
+    "tunnel-dual-v6": ("tunnel", 6, {"ipv6.enabled": True}),
+    "native-dual-v6": ("native", 6, {"ipv6.enabled": True}),
+}
 
 
-@pytest.fixture(scope="module", params=["tunnel", "native"])
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=CLUSTERS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Family]]:
     """A lab of its own: a node in fallback counts by other means than the shared ones expect."""
-    name, values = f"rules-{request.param}", {"routingMode": request.param}
-    with Lab(name, nodes=2, values=values, expected_drops=EXPECTED_DROPS) as made:
+    mode, family, more = CLUSTERS[request.param]
+    with Lab("test-rules", nodes=2, values={"routingMode": mode, **more}, expected_drops=EXPECTED_DROPS) as made:
+        yield made, family
+
+
+@pytest.fixture
+def space(cluster: tuple[Lab, Family], request: pytest.FixtureRequest) -> Iterator[Space]:
+    with fresh_space(*cluster, request.node.nodeid) as made:
         yield made
 
 
@@ -70,10 +86,9 @@ def test_pods_services_and_the_world_are_reached_by_rules_and_streams_outlive_bo
             assert hosts(space, "late", space.cluster_address("web"), 20) == {"server", "late"}
             own = lab.exec_node("node1", *curl(space.cluster_address("web"))).stdout
             assert "Hostname: " in own
-            seen = lab.capture("outside", "icmp")
-            with seen:
-                assert space.exec("client", "ping", "-c1", "-W2", lab.outside_address).returncode == 0
-            assert any(lab.node_address("node1") in line for line in seen.lines())
+            with lab.capture("outside", "icmp or icmp6") as seen:
+                assert space.exec("client", "ping", "-c1", "-W2", space.outside).returncode == 0
+            assert any(f"{space.node_address('node1')} > {space.outside}: " in line for line in seen.lines())
         assert counting.progress(100)
     assert hosts(space, "client", space.address("late"), 1) == {"late"}
 

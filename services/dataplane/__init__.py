@@ -8,7 +8,8 @@ Asked   req.dataplane.dump.<node>, req.dataplane.health.<node>, and CNI over a u
 When it stops, packets go on: maps, programs and links are pinned or attached in the kernel and stay. New pods wait
 for it, and changes of policy reach this node when it is back.
 
-    __main__  wiring              node      hears, writes, says         pods     what the container runtime asks
+    __main__  wiring              datapath  devices, programs and maps, made ready at the start
+    node      hears, writes, says           pods      what the container runtime asks
     model     what maps should hold (pure), with policy, services, tables
     layouts   bytes               effects   maps                        links    veths, routes, tunnels (netlink)
     attach    which program belongs where, and what leads there (pure)  hooks    keeps it attached: tcx, clsact, cgroup

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -223,7 +224,8 @@ async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
     try:
         out, err = await child.communicate(request.encode())
     except asyncio.CancelledError:
-        child.kill()
+        with suppress(ProcessLookupError):  # it may have ended just now
+            child.kill()
         await child.wait()
         raise
     if child.returncode:

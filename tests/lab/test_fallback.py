@@ -12,11 +12,13 @@ import pytest
 from lab import execute, processes, programs
 from lab.plan import Family
 from lab.testing import Lab, eventually
-from services.dataplane.fallback.handover import SWITCH
+from services.dataplane.fallback.handover import CHECK, SWITCH
 from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY
 from tests.lab.test_survival import stream
+
+pytestmark = pytest.mark.timeout(300)  # each goes to rules and back, and may compile
 
 # The second: late packets of connections that are over.
 EXPECTED_DROPS = ("Policy denied", "Unknown connection tracking state", "Forbidden ICMPv6 message")
@@ -43,9 +45,18 @@ def space(cluster: tuple[Lab, Family], request: pytest.FixtureRequest) -> Iterat
         yield made
 
 
+def by(lab: Lab, node: str) -> str:
+    """What the node's packets are judged by, as it says itself: "programs" or "rules"; "" while it does not."""
+    check = lab.checks(node).get(CHECK)
+    if check is None:
+        return ""
+    return "programs" if check.ok else "rules" if check.detail.startswith("degraded: ") else ""
+
+
 def row(lab: Lab, node: str) -> str:
+    """What `plexus status` shows of it."""
     lines = lab.plexus("status", check=False).stdout.splitlines()
-    return next((line for line in lines if line.split()[:2] == ["dataplane", node]), "")
+    return next(line for line in lines if line.split()[:2] == ["dataplane", node])
 
 
 @contextmanager
@@ -56,11 +67,11 @@ def fallback(lab: Lab, node: str) -> Iterator[None]:
     try:
         lab.kill(node=node)
         lab.revive(node=node)
-        assert eventually(lambda: "degraded" in row(lab, node), 10)
+        assert eventually(lambda: by(lab, node) == "rules", 10)
         yield
     finally:
         switch.unlink()
-        back = eventually(lambda: " ready " in row(lab, node), 20)
+        back = eventually(lambda: by(lab, node) == "programs", 30)
     assert back
     assert "plexus_fallback" not in lab.exec_node(node, "nft", "list", "tables").stdout
 
@@ -129,8 +140,10 @@ def test_without_the_capabilities_pods_go_on_and_a_new_one_is_refused_with_the_r
             stderr=output,
         )
     try:
-        assert eventually(lambda: "degraded" in row(lab, "node1"), 60), log.read_text()
-        assert "Operation not permitted" in row(lab, "node1")
+        assert eventually(lambda: by(lab, "node1") == "rules", 60), log.read_text()
+        shown = row(lab, "node1")
+        assert " degraded " in shown
+        assert "Operation not permitted" in shown
         assert space.get("client", space.address("server"))
         assert space.get("server", space.address("client"))
         lab.apply(space.pod("late"))
@@ -140,5 +153,6 @@ def test_without_the_capabilities_pods_go_on_and_a_new_one_is_refused_with_the_r
         child.terminate()
         child.wait()
         lab.revive(node="node1")  # rules are in force: it is ready by them at once, and compiles meanwhile
-    assert eventually(lambda: " ready " in row(lab, "node1"), 60)
+    assert eventually(lambda: by(lab, "node1") == "programs", 120)
+    assert " ready " in row(lab, "node1")
     assert space.get("client", space.address("server"))

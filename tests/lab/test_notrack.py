@@ -12,6 +12,7 @@ from lab.testing import Lab, eventually
 from services.dataplane.notrack import TABLE
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl
+from tests.lab.test_fallback import fallback
 
 WATCH = """
 table inet plexus_test_watch {{
@@ -82,3 +83,13 @@ def test_what_goes_between_the_node_and_a_pod_is_not_tracked_and_other_connectio
         assert eventually(lambda: has_rules(lab), 10)
     finally:
         lab.exec_node("node1", "nft", "delete", "table", "inet", "plexus_test_watch")
+
+
+def test_while_rules_stand_in_for_programs_the_host_tracks_pods(space: Space) -> None:
+    """They judge by what it tracks."""
+    space.apply(space.pod("server"))
+    assert eventually(lambda: has_rules(space.lab), 10)
+    with fallback(space.lab, "node1"):
+        assert not has_rules(space.lab)
+        assert "Hostname: server" in space.lab.exec_node("node1", *curl(space.address("server"))).stdout
+    assert eventually(lambda: has_rules(space.lab), 10)

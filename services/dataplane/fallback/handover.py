@@ -20,7 +20,7 @@ from dataclasses import replace
 from bus.labels import RESERVED
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane import loader
+from services.dataplane import loader, notrack
 from services.dataplane.attach import Hook
 from services.dataplane.batch import to_the_end
 from services.dataplane.datapath import Ground
@@ -110,6 +110,7 @@ class Fallback:
 
         Raises: LinkError, OSError.
         """
+        await notrack.remove()  # rules judge by what the host tracks
         links = await self._links.list_pod_links()
         judged = await self.hooks.judged([hook for link in links for hook in _pod_hooks(link)])
         guarded = {link.name for link in links if judged >= set(_pod_hooks(link))}
@@ -130,7 +131,7 @@ class Fallback:
             await asyncio.sleep(KEEP_SECONDS)
             try:
                 if await self.maps.heal():
-                    count("plexus_drift_total", kind="rules")
+                    count("drift", kind="rules")
                     log.warning("rules had been removed, and are in force again")
             except NftError as problem:
                 log.error("rules are not in force: correct what nft says", why=str(problem))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import suppress
 
 from services.dataplane.fallback.rules import COUNTERS, TABLE
 
@@ -52,7 +53,8 @@ async def _nft(*arguments: str, script: str = "") -> str:
     try:
         out, err = await child.communicate()
     except asyncio.CancelledError:
-        child.kill()
+        with suppress(ProcessLookupError):  # it may have ended just now
+            child.kill()
         await child.wait()
         raise
     if child.returncode:

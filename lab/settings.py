@@ -164,7 +164,7 @@ KEYS: Mapping[str, Key] = {
     **{key: Key(_ENTRIES) for key in HELM.values() if key.startswith("extraConfig.") and key.endswith("-max")},
     **{HELM[name]: Key(length_of_time) for name in SECONDS},
     **{f"extraConfig.bpf-ct-timeout-service-{kind}": Key(length_of_time) for kind in ("tcp", "any", "tcp-grace")},
-    "bpf.hostLegacyRouting": Key(only(False, "routing through the host's stack")),
+    "bpf.hostLegacyRouting": Key(boolean, False),
     "bpf.datapathMode": Key(one_of("veth", later=("netkit", "netkit-l2"))),
     "ipam.mode": Key(one_of("cluster-pool", later=("kubernetes", "multi-pool"))),
     "ipam.operator.clusterPoolIPv4PodCIDRList": Key(list_of(network(4))),  # default: the plan's
@@ -215,6 +215,7 @@ _PASSED_ON = {
     **{key: f"PLEXUS_{name}" for name, key in HELM.items()},
     "directRoutingSkipUnreachable": "PLEXUS_DIRECT_ROUTING_SKIP_UNREACHABLE",
     "endpointRoutes.enabled": "PLEXUS_ENDPOINT_ROUTES",
+    "bpf.hostLegacyRouting": "PLEXUS_HOST_LEGACY_ROUTING",
     "installNoConntrackIptablesRules": "PLEXUS_NO_CONNTRACK_RULES",
     "tunnelPort": "PLEXUS_TUNNEL_PORT",
     "underlayProtocol": "PLEXUS_UNDERLAY_PROTOCOL",

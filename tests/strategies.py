@@ -29,7 +29,7 @@ PORT_NAMES = ("http", "dns")
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "ANY")
 NUMBERS = (1, 2, 53, 79, 80, 81, 443, 1023, 1024, 8079, 8080, 8081, 32768, 65534, 65535)
 """Ports at the edges of prefixes and of each other."""
-PEER_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 1 << 24, (1 << 24) + 77)
+PEER_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 10, 1 << 24, (1 << 24) + 77)
 ENTITIES = (
     *("all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node"),
     *("init", "health", "unmanaged", "kube-apiserver"),

@@ -21,7 +21,7 @@ from services.dataplane.loader import DatapathConfig
 from services.dataplane.migrate import Migration
 from services.dataplane.recall import Recall
 from services.dataplane.rtnl import Protocol
-from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes, nat_port_min
 
 log = logger(__name__)
 
@@ -39,8 +39,9 @@ class Ground:
     config: DatapathConfig
 
     def hooks(self, settings: NodeSettings) -> list[Hook]:
-        """The node's own, without the pods'."""
-        found = [Hook(self.device.name, self.device.index, "ingress", "from_netdev")]
+        """The node's own, without the pods': all that may have a program, whatever the settings were."""
+        name, index = self.device.name, self.device.index
+        found = [Hook(name, index, "ingress", "from_netdev"), Hook(name, index, "egress", "to_netdev")]
         if self.tunnel_index:
             found.append(Hook(settings.tunnel_device, self.tunnel_index, "ingress", "from_overlay"))
         return found
@@ -74,8 +75,6 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         tunnel_index = tunnel.index
     if settings.endpoint_routes:
         log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
-    if settings.masquerade:
-        check_local_ports()
     await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
     config = DatapathConfig(
         node_address=device.address if settings.ipv4_enabled else "",
@@ -85,8 +84,10 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         device_index=device.index,
         tunnel_index=tunnel_index,
         underlay_ipv6=underlay == 6,
+        legacy_routing=settings.host_legacy_routing,
         masquerade=settings.masquerade,
         masquerade6=settings.masquerade6,
+        nat_port_min=masquerade_ports(),
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )
@@ -110,7 +111,8 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
         hooks = opened.enter_context(closing(made))
         await hooks.keep_sockets()
         for hook in ground.hooks(settings):
-            await hooks.keep(hook)
+            is_wanted = hook.program != "to_netdev" or settings.host_legacy_routing
+            await (hooks.keep(hook) if is_wanted else hooks.remove(hook))
         stack.push_async_exit(opened.pop_all())
     pod_programs = (
         TcProgram(fds["from_pod"], "ingress", "from_pod"),
@@ -140,14 +142,17 @@ def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: in
             )
 
 
-def check_local_ports() -> None:
-    """The node's own connections and masqueraded ones must not share ports (docs/adr/0006)."""
-    last = int(LOCAL_PORTS.read_text().split()[1])
-    first = limit("NAT_PORT_MIN")
-    if last >= first:
-        log.error(
-            "the node's own connections may take ports of masqueraded ones: "
-            "lower the second number of net.ipv4.ip_local_port_range",
-            last_local_port=last,
-            first_masquerade_port=first,
-        )
+def masquerade_ports() -> int:
+    """The first port of masqueraded connections, which must not share ports with the node's own (docs/adr/0006)."""
+    last = int(LOCAL_PORTS.read_text().split()[1])  # it holds for both families
+    first = nat_port_min(last)
+    if first is not None:
+        return first
+    default = limit("NAT_PORT_MIN")
+    log.error(
+        "the node's own connections may take ports of masqueraded ones: "
+        "lower the second number of net.ipv4.ip_local_port_range",
+        last_local_port=last,
+        first_masquerade_port=default,
+    )
+    return default

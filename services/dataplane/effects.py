@@ -95,7 +95,7 @@ class Maps:
     def _full(self, table: Table, missing: dict[bytes, bytes]) -> None:
         if missing:
             table.owe(missing)
-            count("plexus_map_full_total", len(missing), map=table.name)
+            count("map_full", len(missing), map=table.name)
             log.error("map full: raise its limit or use less", map=table.name, missing=len(missing))
 
     def set_masq_exclude(self, cidrs: Iterable[str]) -> None:

@@ -126,6 +126,13 @@ class Hooks:
         await self._run(self._bring, hook, True)
         self._kept.append(hook)
 
+    async def remove(self, hook: Hook) -> None:
+        """What an earlier start with other settings left at one of the node's own hooks goes. Others' programs stay.
+
+        Raises: LinkError.
+        """
+        await self._run(self._take_away, hook)
+
     async def keep_sockets(self) -> None:
         """Socket load balancing for every process in the cgroup. A program that is there is replaced in one step.
 
@@ -210,6 +217,14 @@ class Hooks:
             self._do(step, hook, fd, seen)
         self._applied[hook] = mechanism
         return not seen.holds(program)
+
+    def _take_away(self, hook: Hook) -> None:
+        seen = self._seen(hook)
+        if seen.is_pinned:
+            self._do(Step.REMOVE_TCX, hook, -1, seen)
+        for each in rtnl.list_attached(self._netlink, hook.index, hook.direction):
+            if each.priority == rtnl.FILTER_PRIORITY and each.name == hook.program:
+                rtnl.detach(self._netlink, hook.index, hook.direction, each.handle)
 
     def _seen(self, hook: Hook) -> Seen:
         link = bpf_syscall.pinned_link(self._pins / hook.pin)

@@ -80,5 +80,5 @@ class Leftovers:
 
 
 def told(owner: Attachment, problem: Exception) -> None:
-    count("plexus_leftovers_total")
+    count("leftovers")
     log.warning("a sandbox is not removed whole, trying again", container=owner.container_id, why=str(problem))

@@ -33,11 +33,11 @@ HERE = Path(__file__).parent
 
 UNITS: dict[str, list[str]] = {
     "pod": ["from_pod", "to_pod"],
-    "netdev": ["from_netdev"],
+    "netdev": ["from_netdev", "to_netdev"],
     "overlay": ["from_overlay"],
     "sock": ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"],
 }
-TC_PROGRAMS = ("from_pod", "to_pod", "from_netdev", "from_overlay")
+TC_PROGRAMS = ("from_pod", "to_pod", "from_netdev", "to_netdev", "from_overlay")
 SOCKET_PROGRAMS = ATTACH_TYPES
 
 STAMP = "programs.json"  # in the state directory: the digest of the programs that are pinned
@@ -63,6 +63,7 @@ class DatapathConfig:
     device_index: int
     tunnel_index: int = 0  # 0: native routing
     underlay_ipv6: bool = False  # the tunnel's outer packets
+    legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0017)
     masquerade: bool = True
     masquerade6: bool = True
     nat_port_min: int = 61_000
@@ -77,6 +78,7 @@ class DatapathConfig:
             "DEVICE_INDEX": self.device_index,
             "TUNNEL_INDEX": self.tunnel_index,
             "UNDERLAY_IP6": int(self.underlay_ipv6),
+            "LEGACY_ROUTING": int(self.legacy_routing),
             "MASQUERADE4": int(self.masquerade and self.ipv4),
             "MASQUERADE6": int(self.masquerade6 and self.ipv6),
             "NAT_PORT_MIN": self.nat_port_min,

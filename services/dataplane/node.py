@@ -129,7 +129,7 @@ class Node:
             self._hear(subject, message)
         except Exception as problem:  # noqa: BLE001  # one senseless message must not stop the node
             self._refused[subject] = repr(problem)
-            count("plexus_changes_refused_total", owner=subject.split(".")[1])
+            count("changes_refused", owner=subject.split(".")[1])
             log.error(
                 "a change makes no sense and is passed over: correct what it says at its source",
                 subject=subject,
@@ -364,13 +364,13 @@ class Node:
                 named = flows(batch, self.model, monotonic_offset())
                 for flow in named:
                     if flow.type == "drop":
-                        count("plexus_drop_events_total", reason=flow.reason)
+                        count("drop_events", reason=flow.reason)
                 message = messages.FlowBatch(node=self.settings.node, flows=named, lost=lost - lost_before)
                 lost_before = lost
                 try:
                     await self.bus.publish_event(subject, message)
                 except BusError:
-                    count("plexus_flows_lost_total", len(named))
+                    count("flows_lost", len(named))
         finally:
             ring.close()
 
@@ -508,7 +508,7 @@ class Node:
 
 
 def _not_restored(what: str, problem: object) -> None:
-    count("plexus_not_restored_total")
+    count("not_restored")
     log.error("not as before the restart: a pod that has no network now must start anew", what=what, why=str(problem))
 
 
@@ -517,7 +517,7 @@ async def _done(work: Awaitable[None], what: str, problems: dict[str, str]) -> b
     try:
         await work
     except LinkError as problem:
-        count("plexus_route_errors_total")
+        count("route_errors")
         problems[what] = str(problem)
         return False
     return True

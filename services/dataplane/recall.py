@@ -78,7 +78,7 @@ class Recall:
         except FileNotFoundError:
             return None
         except (Corrupt, Undecodable, OSError, ValueError) as problem:
-            count("plexus_state_unusable_total")
+            count("state_unusable")
             log.warning(
                 "the state on disk cannot be used: pods stay closed until the bus is back",
                 path=str(self._path),

@@ -18,8 +18,20 @@ TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}
 TUNNEL_OVERHEAD_BYTES = {4: 50, 6: 70}  # inner Ethernet 14, VXLAN or Geneve 8, UDP 8, outer IPv4 20 or IPv6 40
 MTU_MIN, MTU_MAX = 576, 65535  # bytes; RFC 791: every host takes 576
 MTU_MIN6 = 1280  # RFC 8200, section 5: a link below it has no IPv6
+NAT_PORTS_LEAST = 1024  # fewer run out too soon: the node's own ports are to be made fewer instead
+NODE_PORTS_END = 32768  # below it are the ports of Kubernetes' node ports, 30000 to 32767
 CT_SECONDS_MAX = 1 << 31  # a connection's time is kept in 32 bits
 Seconds = float  # read with or without units
+
+
+def nat_port_min(last_local_port: int) -> int | None:
+    """The first port of masqueraded connections: above the node's own (docs/adr/0006); None: too few are left there.
+
+    Args:
+        last_local_port: the second number of net.ipv4.ip_local_port_range.
+    """
+    first = max(last_local_port + 1, NODE_PORTS_END)
+    return first if 65_536 - first >= NAT_PORTS_LEAST else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +53,7 @@ class NodeSettings:
     auto_direct_node_routes: bool = True  # native: other nodes are neighbours; false: the fabric routes pod addresses
     direct_routing_skip_unreachable: bool = False  # native: a node behind a router is no fault, the fabric has routes
     endpoint_routes: bool = False  # accepted: a route for each pod is always made
+    host_legacy_routing: bool = False  # the node's own stack and netfilter forward, not the programs (docs/adr/0017)
     masquerade: bool = True
     enable_tcx: bool = True  # false: clsact even where the kernel has tcx (6.6)
     masquerade6: bool = True

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from services.dataplane import loader
-from tests.bpf.datapath import NODE, NODE6, SIZES, Datapath, Routed
+from tests.bpf.datapath import NODE, NODE6, SIZES, V4, V6, Datapath, Family, Routed
 from tests.bpf.spaces import making_namespaces
 
 BPFFS = Path("/sys/fs/bpf")
@@ -49,6 +49,13 @@ def loaded(name: str, state: Path, **settings: Any) -> Iterator[Path]:
         shutil.rmtree(pin_dir, ignore_errors=True)
 
 
+@pytest.fixture(params=[V4, V6], ids=str)
+def at(request: pytest.FixtureRequest) -> Family:
+    """Addresses of either family: a test that takes it holds for both."""
+    found: Family = request.param
+    return found
+
+
 @pytest.fixture
 def datapath(programs: Path) -> Iterator[Datapath]:
     with closing(Datapath(programs)) as found:
@@ -56,19 +63,29 @@ def datapath(programs: Path) -> Iterator[Datapath]:
         yield found
 
 
-@pytest.fixture
-def routed(programs: Path) -> Iterator[Routed]:
+@pytest.fixture(scope="session")
+def native_namespace(programs: Path) -> Iterator[Routed]:
     with closing(Routed(programs)) as found:
-        found.clear()
         yield found
 
 
 @pytest.fixture
-def tunnelled(tunnel_programs: Path) -> Iterator[Routed]:
+def routed(native_namespace: Routed) -> Routed:
+    native_namespace.clear()
+    return native_namespace
+
+
+@pytest.fixture(scope="session")
+def tunnel_namespace(tunnel_programs: Path) -> Iterator[Routed]:
     with closing(Routed(tunnel_programs)) as found:
-        found.clear()
-        found.maps.set_masq_exclude(NATIVE_CIDRS)
         yield found
+
+
+@pytest.fixture
+def tunnelled(tunnel_namespace: Routed) -> Routed:
+    tunnel_namespace.clear()
+    tunnel_namespace.maps.set_masq_exclude(NATIVE_CIDRS)
+    return tunnel_namespace
 
 
 @pytest.fixture

@@ -10,12 +10,23 @@ import struct
 import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
+    ICMPv6Unknown,
+    IPv6,
+)
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP, SCTPChunkData
 
 from services.dataplane import bpf_syscall, layouts, loader
 from services.dataplane.bpf_syscall import ProgramRun
@@ -23,6 +34,7 @@ from services.dataplane.effects import Maps
 from services.dataplane.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
 from services.dataplane.policy import ALLOW, PolicyEntry, PolicyKey
 from services.dataplane.reasons import reasons
+from tests.bpf.reading import with_right_checksums
 
 TC_ACT_UNSPEC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 0, 2, 7
 LOOPBACK_INDEX = 1  # the one interface that is always there
@@ -36,6 +48,95 @@ OUTSIDE = "198.51.100.7"
 NODE6, OTHER_NODE6 = "2001:db8::1", "2001:db8::2"
 POD6, NEIGHBOUR6, REMOTE6 = "fd00:10::1", "fd00:10::2", "fd00:11::5"
 OUTSIDE6 = "2001:db8:52::7"
+SERVICE, SECOND = "10.96.0.10", "10.0.1.6"
+SERVICE6, SECOND6 = "fd00:96::10", "fd00:11::6"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One address of each kind, and what else differs between IPv4 and IPv6."""
+
+    version: int
+    ip: Any  # scapy's class of the header
+    hops: str  # and its field that is lost one by one
+    pod: str
+    neighbour: str
+    nobody: str  # of this node's block, and no pod has it
+    block: str
+    block_bits: int
+    remote: str
+    second: str  # beside `remote`
+    node: str
+    other_node: str
+    outside: str
+    outside2: str
+    native: str  # of conftest.NATIVE_CIDRS: what pods speak to with their own address
+    stranger: str  # in no range that anybody is known to have
+    prohibited: str  # there is a route, and it says no
+    service: str
+    icmp: int
+    echo: int  # type
+    reply: int  # type
+    question: int  # type of a message that asks and is no echo
+    unreachable: int  # type
+    world: int  # identity in dual stack
+
+    def __str__(self) -> str:
+        return f"v{self.version}"
+
+
+V4 = Family(
+    version=4,
+    ip=IP,
+    hops="ttl",
+    pod=POD,
+    neighbour=NEIGHBOUR,
+    nobody="10.0.0.77",
+    block="10.0.0.0",
+    block_bits=24,
+    remote=REMOTE,
+    second=SECOND,
+    node=NODE,
+    other_node=OTHER_NODE,
+    outside=OUTSIDE,
+    outside2="198.51.100.200",
+    native="198.51.100.7",
+    stranger="10.9.9.9",
+    prohibited="203.0.113.9",
+    service=SERVICE,
+    icmp=1,
+    echo=8,
+    reply=0,
+    question=13,  # timestamp
+    unreachable=3,
+    world=9,
+)
+V6 = Family(
+    version=6,
+    ip=IPv6,
+    hops="hlim",
+    pod=POD6,
+    neighbour=NEIGHBOUR6,
+    nobody="fd00:10::77",
+    block="fd00:10::",
+    block_bits=120,
+    remote=REMOTE6,
+    second=SECOND6,
+    node=NODE6,
+    other_node=OTHER_NODE6,
+    outside=OUTSIDE6,
+    outside2="2001:db8:52::8",
+    native="2001:db8:51::7",
+    stranger="fd00:99::9",
+    prohibited="2001:db8:113::9",
+    service=SERVICE6,
+    icmp=58,
+    echo=128,
+    reply=129,
+    question=139,  # node information (RFC 4620)
+    unreachable=1,
+    world=10,
+)
 SIZES = {"CT_TCP_MAX": 16384, "CT_ANY_MAX": 16384, "NAT_MAX": 16384, "SOCK_REVERSE_MAX": 4096}  # of maps
 CLONE_NEWNET = 0x40000000
 
@@ -137,9 +238,10 @@ class Datapath:
         return reasons[0] if reasons else 0
 
     def passes(self, program: str, packet: bytes) -> Any:
-        """The packet as it is after `program`, which must not drop it, as scapy sees it."""
+        """The packet as it is after `program`, which must not drop it, as scapy sees it; its checksums are right."""
         run = self.run(program, packet)
         assert run.result != TC_ACT_SHOT
+        assert with_right_checksums(run.packet) == run.packet
         return Ether(run.packet)
 
 
@@ -188,15 +290,6 @@ def key_between(one: tuple[str, int], other: tuple[str, int], protocol: int) -> 
     return layouts.ConnectionKey(low[0], high[0], low[1], high[1], protocol)
 
 
-def with_right_checksums(packet: bytes) -> bytes:
-    """The same packet with every checksum computed anew; one of 0 in UDP stays, as it means that there is none."""
-    parsed = Ether(packet)
-    for layer in (IP, TCP, UDP, ICMP):
-        if layer in parsed and not (layer is UDP and parsed[UDP].chksum == 0):
-            del parsed[layer].chksum
-    return bytes(parsed)
-
-
 def ip(source: str, destination: str, **fields: Any) -> Any:
     """An IP header of the addresses' family."""
     return IPv6(src=source, dst=destination, **fields) if ":" in source else IP(src=source, dst=destination, **fields)
@@ -215,9 +308,39 @@ def udp(source: str, destination: str, sport: int, dport: int, **fields: Any) ->
     return frame(ip(source, destination) / UDP(sport=sport, dport=dport, **fields) / b"hello!!")
 
 
+def sctp(source: str, destination: str, sport: int, dport: int) -> bytes:
+    return frame(ip(source, destination) / SCTP(sport=sport, dport=dport, tag=1) / SCTPChunkData(data=b"hello"))
+
+
 def echo(source: str, destination: str, number: int, *, reply: bool = False) -> bytes:
+    return frame(ip(source, destination) / echo_message(source, number, reply=reply))
+
+
+def echo_message(source: str, number: int, *, reply: bool = False) -> Any:
+    """Of the family that `source` is of."""
     data = b"12345678"
     if ":" not in source:
-        return frame(ip(source, destination) / ICMP(type=0 if reply else 8, id=number, seq=1) / data)
-    kind = ICMPv6EchoReply if reply else ICMPv6EchoRequest
-    return frame(ip(source, destination) / kind(id=number, seq=1, data=data))
+        return ICMP(type=0 if reply else 8, id=number, seq=1) / data
+    return (ICMPv6EchoReply if reply else ICMPv6EchoRequest)(id=number, seq=1, data=data)
+
+
+def icmp(source: str, destination: str, kind: int) -> bytes:
+    """A message that is neither an error nor an echo; `kind` is its type."""
+    message = ICMPv6Unknown(type=kind, code=0, msgbody=b"12345678") if ":" in source else ICMP(type=kind, id=7)
+    return frame(ip(source, destination) / message)
+
+
+ERRORS6 = {1: ICMPv6DestUnreach, 2: ICMPv6PacketTooBig, 3: ICMPv6TimeExceeded, 4: ICMPv6ParamProblem}
+
+
+def error(source: str, destination: str, about: Any, kind: int = 0, *, whole: bool = False) -> bytes:
+    """An ICMP error that quotes `about`: bytes, or a packet from its IP header on.
+
+    `kind`: the message's type, by default "unreachable". Quoted are the header and 8 bytes, or the `whole` packet.
+    """
+    quoted = bytes(about)
+    if not whole:
+        header = 40 if ":" in source else 20
+        quoted = quoted[: header + 8]
+    message = ERRORS6[kind or 1](code=0) if ":" in source else ICMP(type=kind or 3, code=1)
+    return frame(ip(source, destination) / message / quoted)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import TCP, UDP
 
 from services.dataplane.layouts import (
     CT_FLAGS,
@@ -16,7 +14,7 @@ from services.dataplane.layouts import (
     ConnectionKey,
 )
 from services.dataplane.policy import EGRESS, INGRESS
-from tests.bpf.datapath import NEIGHBOUR, NODE, OTHER_NODE, OUTSIDE, POD, REMOTE, Datapath, echo, frame, tcp, udp
+from tests.bpf.datapath import V4, V6, Datapath, Family, echo, echo_message, error, icmp, ip, tcp, udp
 
 POLICY_DENIED, INVALID, UNKNOWN_CONNECTION = 133, 134, 163
 CLIENT_POLICY, SERVER_POLICY = 9, 10
@@ -26,12 +24,13 @@ TICKS_TCP, TICKS_SYN, TICKS_CLOSING = (int(seconds * 1e9 / TICK_NS) for seconds 
 @pytest.fixture
 def pair(datapath: Datapath) -> Datapath:
     """A client that may call the server at port 80 and nothing else; a server that may call nobody."""
-    datapath.endpoint(POD, 256, policy=CLIENT_POLICY, flags=FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS)
-    datapath.endpoint(NEIGHBOUR, 257, policy=SERVER_POLICY, flags=FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS)
+    for at in (V4, V6):
+        datapath.endpoint(at.pod, 256, policy=CLIENT_POLICY, flags=FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS)
+        datapath.endpoint(at.neighbour, 257, policy=SERVER_POLICY, flags=FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS)
+        datapath.who(at.remote, 300, at.other_node)
+        datapath.who(at.node, 1)
     datapath.allow(CLIENT_POLICY, 257, EGRESS, 6, 80, 24)
     datapath.allow(SERVER_POLICY, 256, INGRESS)
-    datapath.who(REMOTE, 300, OTHER_NODE)
-    datapath.who(NODE, 1)
     datapath.maps.raise_epoch()
     return datapath
 
@@ -50,93 +49,96 @@ def flags(connection: Connection) -> set[str]:
     return {name for bit, name in CT_FLAGS.items() if connection.flags & bit}
 
 
-def open_connection(datapath: Datapath) -> int:
+def open_connection(datapath: Datapath, at: Family) -> int:
     """A handshake from the client to the server; returns the client's port."""
     port = datapath.free_port()
-    assert datapath.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 80, "S")) == 0
-    assert datapath.dropped_for("from_pod", tcp(NEIGHBOUR, POD, 80, port, "SA")) == 0
-    assert datapath.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 80, "A")) == 0
+    assert datapath.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "S")) == 0
+    assert datapath.dropped_for("from_pod", tcp(at.neighbour, at.pod, 80, port, "SA")) == 0
+    assert datapath.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "A")) == 0
     return port
 
 
-def test_one_entry_serves_both_directions(pair: Datapath) -> None:
-    port = open_connection(pair)
+def test_one_entry_serves_both_directions(pair: Datapath, at: Family) -> None:
+    port = open_connection(pair, at)
     key, connection = only(pair)
-    assert {(key.low, key.low_port), (key.high, key.high_port)} == {(POD, port), (NEIGHBOUR, 80)}
+    assert {(key.low, key.low_port), (key.high, key.high_port)} == {(at.pod, port), (at.neighbour, 80)}
     assert flags(connection) - {"origin-low"} == {"replied"}
     origin = (key.low, key.low_port) if "origin-low" in flags(connection) else (key.high, key.high_port)
-    assert origin == (POD, port)
+    assert origin == (at.pod, port)
 
 
 @pytest.mark.parametrize("ports", [(1000, 80), (80, 1000)])
-@pytest.mark.parametrize(("one", "other"), [(POD, NEIGHBOUR), (NEIGHBOUR, POD)])
+@pytest.mark.parametrize("turned", [False, True])
 def test_the_entry_knows_who_began_whichever_end_is_low(
-    datapath: Datapath, ports: tuple[int, int], one: str, other: str
+    datapath: Datapath, at: Family, ports: tuple[int, int], turned: bool
 ) -> None:
-    datapath.endpoint(POD, 256)
-    datapath.endpoint(NEIGHBOUR, 257)
+    one, other = (at.neighbour, at.pod) if turned else (at.pod, at.neighbour)
+    datapath.endpoint(at.pod, 256)
+    datapath.endpoint(at.neighbour, 257)
     datapath.passes("from_pod", tcp(one, other, ports[0], ports[1]))
     assert "replied" not in flags(only(datapath)[1])
     datapath.passes("from_pod", tcp(other, one, ports[1], ports[0], "SA"))
     assert "replied" in flags(only(datapath)[1])
 
 
-def test_a_reply_passes_where_its_sender_might_not_call(pair: Datapath) -> None:
-    open_connection(pair)
-    assert pair.dropped_for("from_pod", tcp(NEIGHBOUR, POD, pair.free_port(), 80)) == POLICY_DENIED
+def test_a_reply_passes_where_its_sender_might_not_call(pair: Datapath, at: Family) -> None:
+    open_connection(pair, at)
+    assert pair.dropped_for("from_pod", tcp(at.neighbour, at.pod, pair.free_port(), 80)) == POLICY_DENIED
 
 
-def test_a_denied_packet_leaves_no_connection(pair: Datapath) -> None:
+def test_a_denied_packet_leaves_no_connection(pair: Datapath, at: Family) -> None:
     port = pair.free_port()
-    assert pair.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 81)) == POLICY_DENIED
+    assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 81)) == POLICY_DENIED
     assert pair.connections() == {}
-    assert pair.dropped_for("from_pod", tcp(NEIGHBOUR, POD, 81, port, "SA")) == POLICY_DENIED
+    assert pair.dropped_for("from_pod", tcp(at.neighbour, at.pod, 81, port, "SA")) == POLICY_DENIED
 
 
-def test_what_was_judged_is_not_judged_again_until_something_changed(pair: Datapath) -> None:
-    port = open_connection(pair)
+def test_what_was_judged_is_not_judged_again_until_something_changed(pair: Datapath, at: Family) -> None:
+    port = open_connection(pair, at)
     forbid(pair)
-    assert pair.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 80, "A")) == 0
-    assert pair.dropped_for("from_pod", tcp(NEIGHBOUR, POD, 80, port, "A")) == 0
+    assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "A")) == 0
+    assert pair.dropped_for("from_pod", tcp(at.neighbour, at.pod, 80, port, "A")) == 0
 
 
 @pytest.mark.parametrize("first", ["origin", "reply"])
-def test_after_a_change_a_connection_that_is_denied_now_ends_in_both_directions(pair: Datapath, first: str) -> None:
-    port = open_connection(pair)
+def test_after_a_change_a_connection_that_is_denied_now_ends_in_both_directions(
+    pair: Datapath, at: Family, first: str
+) -> None:
+    port = open_connection(pair, at)
     forbid(pair)
     pair.maps.raise_epoch()
-    packets = {"origin": tcp(POD, NEIGHBOUR, port, 80, "A"), "reply": tcp(NEIGHBOUR, POD, 80, port, "A")}
+    packets = {"origin": tcp(at.pod, at.neighbour, port, 80, "A"), "reply": tcp(at.neighbour, at.pod, 80, port, "A")}
     assert pair.dropped_for("from_pod", packets.pop(first)) == POLICY_DENIED
     assert pair.connections() == {}
     assert pair.dropped_for("from_pod", *packets.values()) == POLICY_DENIED
 
 
 @pytest.mark.parametrize("first", ["origin", "reply"])
-def test_after_a_change_a_connection_that_is_still_allowed_goes_on(pair: Datapath, first: str) -> None:
-    port = open_connection(pair)
+def test_after_a_change_a_connection_that_is_still_allowed_goes_on(pair: Datapath, at: Family, first: str) -> None:
+    port = open_connection(pair, at)
     pair.maps.raise_epoch()
-    packets = {"origin": tcp(POD, NEIGHBOUR, port, 80, "A"), "reply": tcp(NEIGHBOUR, POD, 80, port, "A")}
+    packets = {"origin": tcp(at.pod, at.neighbour, port, 80, "A"), "reply": tcp(at.neighbour, at.pod, 80, port, "A")}
     assert pair.dropped_for("from_pod", packets.pop(first)) == 0
     assert pair.dropped_for("from_pod", *packets.values()) == 0
     assert "replied" in flags(only(pair)[1])
 
 
-def test_a_change_reaches_connections_with_other_nodes_in_both_directions(pair: Datapath) -> None:
+def test_a_change_reaches_connections_with_other_nodes_in_both_directions(pair: Datapath, at: Family) -> None:
     pair.allow(CLIENT_POLICY, 300, EGRESS, 17, 53, 24)
     port = pair.free_port()
-    pair.passes("from_pod", udp(POD, REMOTE, port, 53))
-    pair.passes("from_netdev", udp(REMOTE, POD, 53, port))
+    pair.passes("from_pod", udp(at.pod, at.remote, port, 53))
+    pair.passes("from_netdev", udp(at.remote, at.pod, 53, port))
     forbid(pair)
     pair.maps.raise_epoch()
-    assert pair.dropped_for("from_netdev", udp(REMOTE, POD, 53, port)) == POLICY_DENIED
-    assert pair.dropped_for("from_pod", udp(POD, REMOTE, port, 53)) == POLICY_DENIED
+    assert pair.dropped_for("from_netdev", udp(at.remote, at.pod, 53, port)) == POLICY_DENIED
+    assert pair.dropped_for("from_pod", udp(at.pod, at.remote, port, 53)) == POLICY_DENIED
 
 
-def test_an_answered_connection_lives_longest(pair: Datapath) -> None:
+def test_an_answered_connection_lives_longest(pair: Datapath, at: Family) -> None:
     port = pair.free_port()
-    pair.passes("from_pod", tcp(POD, NEIGHBOUR, port, 80, "S"))
+    pair.passes("from_pod", tcp(at.pod, at.neighbour, port, 80, "S"))
     began = only(pair)[1].expires
-    pair.passes("from_pod", tcp(NEIGHBOUR, POD, 80, port, "SA"))
+    pair.passes("from_pod", tcp(at.neighbour, at.pod, 80, port, "SA"))
     assert only(pair)[1].expires - began >= TICKS_TCP - TICKS_SYN - 1
 
 
@@ -151,11 +153,13 @@ def test_an_answered_connection_lives_longest(pair: Datapath) -> None:
         ([("server", "RA")], {"reset"}),
     ],
 )
-def test_the_end_of_a_connection_is_noticed(pair: Datapath, packets: list[tuple[str, str]], expected: set[str]) -> None:
-    port = open_connection(pair)
+def test_the_end_of_a_connection_is_noticed(
+    pair: Datapath, at: Family, packets: list[tuple[str, str]], expected: set[str]
+) -> None:
+    port = open_connection(pair, at)
     alive = only(pair)[1].expires
     for sender, what in packets:
-        ends = (POD, NEIGHBOUR, port, 80) if sender == "client" else (NEIGHBOUR, POD, 80, port)
+        ends = (at.pod, at.neighbour, port, 80) if sender == "client" else (at.neighbour, at.pod, 80, port)
         pair.passes("from_pod", tcp(*ends, what))
     connection = only(pair)[1]
     assert flags(connection) & {"origin-fin", "reply-fin", "reset"} == expected
@@ -164,100 +168,102 @@ def test_the_end_of_a_connection_is_noticed(pair: Datapath, packets: list[tuple[
 
 
 @pytest.mark.parametrize("ending", ["FA", "R"])
-def test_the_ports_of_a_closing_connection_used_again_are_a_new_connection(pair: Datapath, ending: str) -> None:
-    port = open_connection(pair)
-    pair.passes("from_pod", tcp(POD, NEIGHBOUR, port, 80, ending))
+def test_the_ports_of_a_closing_connection_used_again_are_a_new_connection(
+    pair: Datapath, at: Family, ending: str
+) -> None:
+    port = open_connection(pair, at)
+    pair.passes("from_pod", tcp(at.pod, at.neighbour, port, 80, ending))
     forbid(pair)  # without a raised epoch: only a new connection is judged
-    assert pair.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 80, "A")) == 0
-    assert pair.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 80, "S")) == POLICY_DENIED
+    assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "A")) == 0
+    assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "S")) == POLICY_DENIED
 
 
-def test_a_new_connection_on_the_ports_of_a_closing_one_begins_anew(pair: Datapath) -> None:
-    port = open_connection(pair)
-    pair.passes("from_pod", tcp(POD, NEIGHBOUR, port, 80, "R"))
-    pair.passes("from_pod", tcp(POD, NEIGHBOUR, port, 80, "S"))
+def test_a_new_connection_on_the_ports_of_a_closing_one_begins_anew(pair: Datapath, at: Family) -> None:
+    port = open_connection(pair, at)
+    pair.passes("from_pod", tcp(at.pod, at.neighbour, port, 80, "R"))
+    pair.passes("from_pod", tcp(at.pod, at.neighbour, port, 80, "S"))
     assert flags(only(pair)[1]) - {"origin-low"} == set()
 
 
-def test_an_expired_entry_is_as_good_as_absent(pair: Datapath) -> None:
-    port = open_connection(pair)
+def test_an_expired_entry_is_as_good_as_absent(pair: Datapath, at: Family) -> None:
+    port = open_connection(pair, at)
     [(key, value)] = pair.maps["ct_tcp"].items()
     pair.maps["ct_tcp"].set(key, bytes(4) + value[4:])
-    assert pair.dropped_for("from_pod", tcp(NEIGHBOUR, POD, 80, port, "A")) == POLICY_DENIED
-    assert pair.dropped_for("from_pod", tcp(POD, NEIGHBOUR, port, 80, "A")) == 0
+    assert pair.dropped_for("from_pod", tcp(at.neighbour, at.pod, 80, port, "A")) == POLICY_DENIED
+    assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "A")) == 0
 
 
 # ICMP
 
 
-def test_an_echo_opens_the_way_for_its_answer_alone(pair: Datapath) -> None:
-    pair.allow(CLIENT_POLICY, 300, EGRESS, 1, 8 + 1, 24)
-    assert pair.dropped_for("from_pod", echo(POD, REMOTE, 7)) == 0
-    assert pair.dropped_for("from_netdev", echo(REMOTE, POD, 7, reply=True)) == 0
-    assert pair.dropped_for("from_netdev", echo(REMOTE, POD, 8, reply=True)) == POLICY_DENIED
-    assert pair.dropped_for("from_pod", echo(POD, OUTSIDE, 7)) == POLICY_DENIED
+def test_an_echo_opens_the_way_for_its_answer_alone(pair: Datapath, at: Family) -> None:
+    pair.allow(CLIENT_POLICY, 300, EGRESS, at.icmp, at.echo + 1, 24)
+    assert pair.dropped_for("from_pod", echo(at.pod, at.remote, 7)) == 0
+    assert pair.dropped_for("from_netdev", echo(at.remote, at.pod, 7, reply=True)) == 0
+    assert pair.dropped_for("from_netdev", echo(at.remote, at.pod, 8, reply=True)) == POLICY_DENIED
+    assert pair.dropped_for("from_pod", echo(at.pod, at.outside, 7)) == POLICY_DENIED
 
 
-def test_an_answered_echo_survives_a_change_that_still_allows_it(pair: Datapath) -> None:
-    pair.allow(CLIENT_POLICY, 300, EGRESS, 1, 8 + 1, 24)
-    pair.passes("from_pod", echo(POD, REMOTE, 7))
+def test_an_answered_echo_survives_a_change_that_still_allows_it(pair: Datapath, at: Family) -> None:
+    pair.allow(CLIENT_POLICY, 300, EGRESS, at.icmp, at.echo + 1, 24)
+    pair.passes("from_pod", echo(at.pod, at.remote, 7))
     pair.maps.raise_epoch()
-    assert pair.dropped_for("from_netdev", echo(REMOTE, POD, 7, reply=True)) == 0
+    assert pair.dropped_for("from_netdev", echo(at.remote, at.pod, 7, reply=True)) == 0
 
 
-def test_one_icmp_type_opens_no_other(pair: Datapath) -> None:
-    pair.allow(CLIENT_POLICY, 300, EGRESS, 1, 13 + 1, 24)
-    timestamp = IP(src=POD, dst=REMOTE) / ICMP(type=13, id=7)
-    assert pair.dropped_for("from_pod", frame(timestamp)) == 0
-    assert pair.dropped_for("from_pod", frame(IP(src=POD, dst=REMOTE) / ICMP(type=15, id=7))) == POLICY_DENIED
-    assert pair.dropped_for("from_netdev", frame(IP(src=REMOTE, dst=POD) / ICMP(type=13, id=7))) == POLICY_DENIED
+def test_one_icmp_type_opens_no_other(pair: Datapath, at: Family) -> None:
+    pair.allow(CLIENT_POLICY, 300, EGRESS, at.icmp, at.question + 1, 24)
+    assert pair.dropped_for("from_pod", icmp(at.pod, at.remote, at.question)) == 0
+    assert pair.dropped_for("from_pod", icmp(at.pod, at.remote, at.question + 2)) == POLICY_DENIED
+    assert pair.dropped_for("from_netdev", icmp(at.remote, at.pod, at.question)) == POLICY_DENIED
 
 
-def error(source: str, destination: str, about: Any, kind: int = 3) -> bytes:
-    return frame(IP(src=source, dst=destination) / ICMP(type=kind, code=1) / about)
-
-
-@pytest.mark.parametrize("kind", [3, 4, 11, 12])
-def test_an_error_about_a_connection_passes_from_whichever_router(pair: Datapath, kind: int) -> None:
+@pytest.mark.parametrize(
+    "kinds", [(3, 1), (4, 2), (11, 3), (12, 4)], ids=["unreachable", "quench or too big", "time exceeded", "parameter"]
+)
+def test_an_error_about_a_connection_passes_from_whichever_router(
+    pair: Datapath, at: Family, kinds: tuple[int, int]
+) -> None:
+    kind = kinds[at is V6]
     pair.allow(CLIENT_POLICY, 300, EGRESS, 17, 53, 24)
     port = pair.free_port()
-    pair.passes("from_pod", udp(POD, REMOTE, port, 53))
-    about = IP(src=POD, dst=REMOTE) / UDP(sport=port, dport=53) / b"12345678"
-    assert pair.dropped_for("from_netdev", error(OUTSIDE, POD, about, kind)) == 0
-    assert pair.dropped_for("to_pod", error(NODE, POD, about, kind)) == 0
+    pair.passes("from_pod", udp(at.pod, at.remote, port, 53))
+    about = ip(at.pod, at.remote) / UDP(sport=port, dport=53) / b"12345678"
+    assert pair.dropped_for("from_netdev", error(at.outside, at.pod, about, kind)) == 0
+    assert pair.dropped_for("to_pod", error(at.node, at.pod, about, kind)) == 0
 
 
-def test_an_error_about_an_echo_is_known_by_its_identifier(pair: Datapath) -> None:
-    pair.allow(CLIENT_POLICY, 300, EGRESS, 1, 8 + 1, 24)
-    pair.passes("from_pod", echo(POD, REMOTE, 7))
-    about = IP(src=POD, dst=REMOTE) / ICMP(type=8, id=7)
-    assert pair.dropped_for("from_netdev", error(OUTSIDE, POD, about)) == 0
-    about[ICMP].id = 8
-    assert pair.dropped_for("from_netdev", error(OUTSIDE, POD, about)) == UNKNOWN_CONNECTION
+def test_an_error_about_an_echo_is_known_by_its_identifier(pair: Datapath, at: Family) -> None:
+    pair.allow(CLIENT_POLICY, 300, EGRESS, at.icmp, at.echo + 1, 24)
+    pair.passes("from_pod", echo(at.pod, at.remote, 7))
+    about = ip(at.pod, at.remote) / echo_message(at.pod, 7)
+    assert pair.dropped_for("from_netdev", error(at.outside, at.pod, about)) == 0
+    about = ip(at.pod, at.remote) / echo_message(at.pod, 8)
+    assert pair.dropped_for("from_netdev", error(at.outside, at.pod, about)) == UNKNOWN_CONNECTION
 
 
 @pytest.mark.parametrize("program", ["from_netdev", "to_pod"])
-def test_an_error_about_nothing_known_is_dropped(pair: Datapath, program: str) -> None:
-    about = IP(src=POD, dst=REMOTE) / UDP(sport=pair.free_port(), dport=53) / b"12345678"
-    assert pair.dropped_for(program, error(OUTSIDE, POD, about)) == UNKNOWN_CONNECTION
+def test_an_error_about_nothing_known_is_dropped(pair: Datapath, at: Family, program: str) -> None:
+    about = ip(at.pod, at.remote) / UDP(sport=pair.free_port(), dport=53) / b"12345678"
+    assert pair.dropped_for(program, error(at.outside, at.pod, about)) == UNKNOWN_CONNECTION
 
 
-def test_the_node_may_tell_its_pod_of_anything(pair: Datapath) -> None:
-    about = IP(src=POD, dst=OUTSIDE) / UDP(sport=pair.free_port(), dport=53) / b"12345678"
-    assert pair.dropped_for("to_pod", error(NODE, POD, about)) == 0
+def test_the_node_may_tell_its_pod_of_anything(pair: Datapath, at: Family) -> None:
+    about = ip(at.pod, at.outside) / UDP(sport=pair.free_port(), dport=53) / b"12345678"
+    assert pair.dropped_for("to_pod", error(at.node, at.pod, about)) == 0
 
 
-def test_an_error_goes_only_to_who_sent_the_packet_it_is_about(pair: Datapath) -> None:
+def test_an_error_goes_only_to_who_sent_the_packet_it_is_about(pair: Datapath, at: Family) -> None:
     """Or a pod could disturb the connections of others, whose ports it guessed."""
-    port = open_connection(pair)
-    about = IP(src=NEIGHBOUR, dst=POD) / TCP(sport=80, dport=port)
-    assert pair.dropped_for("from_netdev", error(OUTSIDE, POD, about)) == INVALID
-    assert pair.dropped_for("from_netdev", error(OUTSIDE, NEIGHBOUR, about)) == 0
+    port = open_connection(pair, at)
+    about = ip(at.neighbour, at.pod) / TCP(sport=80, dport=port)
+    assert pair.dropped_for("from_netdev", error(at.outside, at.pod, about)) == INVALID
+    assert pair.dropped_for("from_netdev", error(at.outside, at.neighbour, about)) == 0
 
 
-def test_a_pods_error_about_what_it_got_passes(pair: Datapath) -> None:
-    port = open_connection(pair)
-    about = IP(src=POD, dst=NEIGHBOUR) / TCP(sport=port, dport=80)
-    assert pair.dropped_for("from_pod", error(NEIGHBOUR, POD, about)) == 0
+def test_a_pods_error_about_what_it_got_passes(pair: Datapath, at: Family) -> None:
+    port = open_connection(pair, at)
+    about = ip(at.pod, at.neighbour) / TCP(sport=port, dport=80)
+    assert pair.dropped_for("from_pod", error(at.neighbour, at.pod, about)) == 0
     about[TCP].sport = port + 1
-    assert pair.dropped_for("from_pod", error(NEIGHBOUR, POD, about)) == UNKNOWN_CONNECTION
+    assert pair.dropped_for("from_pod", error(at.neighbour, at.pod, about)) == UNKNOWN_CONNECTION

@@ -69,12 +69,12 @@ def table_of(maps: Maps, name: str, numbers: range) -> Table:
 async def test_what_finds_no_room_is_counted_told_owed_and_written_when_there_is_room(
     maps: Maps, name: str, told: list[dict[str, object]]
 ) -> None:
-    before = counted("plexus_map_full_total", map=name)
+    before = counted("map_full", map=name)
     table = table_of(maps, name, range(1, ROOM + 4))
     await maps.write((table,))
     assert len(maps.dump(name)) == ROOM
     assert set(maps.dump(name).items()) < set(table.wanted.items())
-    assert counted("plexus_map_full_total", map=name) - before == 3
+    assert counted("map_full", map=name) - before == 3
     assert told == [{"text": "map full: raise its limit or use less", "map": name, "missing": 3}]
     assert table.is_dirty
 

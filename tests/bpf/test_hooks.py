@@ -257,6 +257,30 @@ def test_ours_comes_first_and_others_stay_in_both_mechanisms(
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_hook_that_is_not_used_any_more_is_left_to_others(
+    namespaces: Callable[[str], str],
+    pins: Path,
+    counter: Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    mechanism: Mechanism,
+) -> None:
+    ours, theirs = counter.program(NEXT), counter.program(NEXT)
+    their_id = bpf_syscall.program_id(theirs)
+
+    async def work(place: Place) -> None:
+        foreign_filter(place, theirs, 1, 2, monkeypatch)
+        with foreign_link(theirs, place.hooks_of_pod[0].index), place.process(mechanism, ours) as hooks:
+            await place.heal(hooks)
+            for _ in range(2):
+                await hooks.remove(place.hooks_of_pod[0])
+                assert (place.tcx(), place.filters()) == ([their_id], [(2, their_id)])
+            assert len(place.tcx("egress")) + len(place.filters("egress")) == 1
+            assert not (pins / "links" / place.hooks_of_pod[0].pin).exists()
+
+    with_pod(namespaces, pins, ours, work)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_what_ours_drops_stays_dropped_though_somebody_elses_program_passes_all(
     namespaces: Callable[[str], str],
     pins: Path,

@@ -99,6 +99,7 @@ CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1, sizes=SIZES)
         {"device_index": 2},
         {"tunnel_index": 3},
         {"masquerade": False},
+        {"legacy_routing": True},
         {"ipv6": True},
         {"ipv4": False},
         {"node_address6": "2001:db8::9"},

@@ -63,6 +63,19 @@ def test_a_tour_of_all_that_pods_and_nodes_reach(tour: Space) -> None:
     assert "Content-Length: 200000" in body
 
 
+def test_the_tunnels_outer_packets_are_of_the_family_and_port_that_was_chosen(tour: Space) -> None:
+    settings = tour.lab.record.settings
+    if settings.get("routingMode") != "tunnel":
+        pytest.skip("there is no tunnel")
+    outer: Family = 6 if settings.get("underlayProtocol") == "ipv6" else 4
+    port = settings.get("tunnelPort") or 8472
+    tour.apply(tour.pod("a"), tour.pod("far", "node2"))
+    with tour.lab.capture("node2", f"udp port {port}") as wire:
+        assert "Hostname: far" in tour.get("a", tour.address("far"))
+    ends = [tour.lab.node_address(node, outer) for node in ("node1", "node2")]
+    assert [line for line in wire.lines() if all(end in line.partition(": ")[0] for end in ends)]
+
+
 UNMASQUERADED: Mapping[str, Mapping[str, object]] = {
     "switched-off": {"enableIPv4Masquerade": False, "enableIPv6Masquerade": False},
     "listed": {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The node's outward device, tc ingress: packets for pods of this node, and replies to masqueraded connections. */
+/* The node's outward device. from_netdev (tc ingress): packets for pods of this node, and replies to masqueraded
+ * connections. to_netdev (tc egress, only with LEGACY_ROUTING): masquerades what the stack has routed. */
 #include "plexus.h"
 #include "parse.h"
 #include "fragment.h"
@@ -10,6 +11,7 @@
 #include "nat.h"
 #include "forward.h"
 #include "error.h"
+#define BY_STACK LEGACY_ROUTING
 #include "deliver.h"
 
 #undef THIS_FILE
@@ -61,8 +63,8 @@ static __always_inline bool is_for_tunnel(struct address *address)
 	return entry && !is_none(&entry->node) && !is_node(&entry->node);
 }
 
-/* Where it goes, before anything else is looked at. */
-static __always_inline bool read_destination(struct __sk_buff *skb, struct packet *p)
+/* Where it goes, or comes from, before anything else is looked at. */
+static __always_inline bool read_end(struct __sk_buff *skb, struct address *end, bool is_source)
 {
 	if (!IPV6_ENABLED || (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_IP))) {
 		struct iphdr *ip;
@@ -72,7 +74,7 @@ static __always_inline bool read_destination(struct __sk_buff *skb, struct packe
 		ip = (void *)(long)skb->data + ETH_HLEN;
 		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 			return false;
-		set_ip4(&p->destination, ip->daddr);
+		set_ip4(end, is_source ? ip->saddr : ip->daddr);
 	} else {
 		struct ip6 *ip;
 
@@ -81,8 +83,8 @@ static __always_inline bool read_destination(struct __sk_buff *skb, struct packe
 		ip = (void *)(long)skb->data + ETH_HLEN;
 		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 			return false;
-		set_ip6(&p->destination, ip->destination);
-		return !is_ip4(&p->destination);
+		set_ip6(end, is_source ? ip->source : ip->destination);
+		return !is_ip4(end);
 	}
 	return true;
 }
@@ -99,7 +101,7 @@ int from_netdev(struct __sk_buff *skb)
 	p = take(INGRESS);
 	if (!p)
 		return TC_ACT_SHOT;
-	if (!read_destination(skb, p))
+	if (!read_end(skb, &p->destination, false))
 		return TC_ACT_UNSPEC;
 	if (is_node(&p->destination)) {
 		read_clock(p);
@@ -115,4 +117,53 @@ int from_netdev(struct __sk_buff *skb)
 	else
 		action = parse(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
 	return finish(skb, p, action);
+}
+
+/* The connection of a pod's packet leaves the cluster, and the pod is who began it. Its way may be under change. */
+static __always_inline bool is_masqueraded(struct connection *c, bool from_origin)
+{
+	return from_origin && c->flags & CT_MASQUERADED && c->way[1] != WAY_POD;
+}
+
+/* What from_pod has judged and the stack routed. The stack and its netfilter have seen the pod's address, as they do
+ * in replies. */
+static __always_inline int pod_leaves(struct __sk_buff *skb, struct packet *p)
+{
+	struct connection *c;
+	struct quoted q = {};
+	struct flow f = {};
+	bool to_origin;
+
+	if (!parse(skb, p))
+		return TC_ACT_SHOT;
+	if (p->icmp_kind == ICMP_IS_ERROR) {
+		if (!parse_quoted(skb, p, &q))
+			return TC_ACT_SHOT;
+		c = admit_error(p, &q, &to_origin);
+		if (!c)
+			return TC_ACT_SHOT;
+		return !is_masqueraded(c, !to_origin) || masquerade_error(skb, p, &q, c) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	}
+	find(&f, p);
+	c = f.connection;
+	if (!c) /* evicted since from_pod has seen it: nobody knows whether the pod's address may be seen */
+		return DROP(p, DROP_UNKNOWN_CT);
+	return !is_masqueraded(c, f.from_origin) || masquerade(skb, p, c) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+int to_netdev(struct __sk_buff *skb)
+{
+	struct packet *p;
+	int action;
+
+	if (!LEGACY_ROUTING || !(MASQUERADE4 || MASQUERADE6) || !is_ip(skb) || skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	p = take(EGRESS);
+	if (!p)
+		return TC_ACT_SHOT;
+	if (!read_end(skb, &p->source, true) || is_node(&p->source) || !endpoint_at(&p->source))
+		return TC_ACT_UNSPEC;
+	read_clock(p);
+	action = pod_leaves(skb, p);
+	return action == TC_ACT_UNSPEC ? action : finish(skb, p, action); /* from_pod has counted what passes */
 }

@@ -9,6 +9,8 @@
 #include "rewrite.h"
 #include "forward.h"
 #include "error.h"
+/* What comes by the tunnel has not left by the stack: netfilter that saw the one and not the other would call it invalid. */
+#define BY_STACK 0
 #include "deliver.h"
 
 #undef THIS_FILE

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* A pod's veth, host side. from_pod (tc ingress): what the pod sends. to_pod (tc egress): what the host's stack sends
- * to it; what other pods and other nodes send goes past this hook, straight into the pod. */
+ * to it; what other pods and other nodes send goes past this hook, straight into the pod. With LEGACY_ROUTING only what
+ * comes through a tunnel does, and replies of services are translated here. */
 #include "plexus.h"
 #include "parse.h"
 #include "fragment.h"
@@ -46,7 +47,9 @@ static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct 
 	switch (way->to) {
 	case WAY_LOCAL:
 		/* Without one: it was here when the connection began. */
-		return to ? into_pod(skb, p, to) : DROP(p, DROP_UNROUTABLE);
+		if (!to)
+			return DROP(p, DROP_UNROUTABLE);
+		return LEGACY_ROUTING ? TC_ACT_OK : into_pod(skb, p, to);
 	case WAY_HOST:
 		return TC_ACT_OK;
 	case WAY_POD:
@@ -89,7 +92,6 @@ static __always_inline int pod_complains(struct __sk_buff *skb, struct packet *p
 	struct connection *c;
 	struct quoted q = {};
 	struct endpoint *to;
-	struct address node;
 	bool to_origin;
 
 	if (!parse_quoted(skb, p, &q))
@@ -99,17 +101,13 @@ static __always_inline int pod_complains(struct __sk_buff *skb, struct packet *p
 	if (!about_backend(skb, p, &q))
 		return TC_ACT_SHOT;
 	c = admit_error(p, &q, &to_origin);
-	if (!c || (to_origin && !error_from_service(skb, p, &q, c)))
+	if (!c || (!LEGACY_ROUTING && to_origin && !error_from_service(skb, p, &q, c)))
 		return TC_ACT_SHOT;
 	to = endpoint_at(&p->destination);
 	if (!to && !find_way(skb, p, &way))
 		return TC_ACT_SHOT;
-	if (way.to == WAY_OUT && !to_origin && c->flags & CT_MASQUERADED && c->nat_port) {
-		set_node(&node, p->is_ip6);
-		if (!rewrite_quoted(skb, p, &q, false, &node, c->nat_port) ||
-		    !rewrite_source(skb, p, &node, p->source_port))
-			return TC_ACT_SHOT;
-	}
+	if (!LEGACY_ROUTING && way.to == WAY_OUT && !to_origin && !masquerade_error(skb, p, &q, c))
+		return TC_ACT_SHOT;
 	return send(skb, p, &way, from, to);
 }
 
@@ -151,15 +149,35 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	if (f.from_origin) {
 		if (!translated(p, c, &t))
 			return TC_ACT_SHOT;
-	} else if (!from_service(skb, p, c)) {
+	} else if (!LEGACY_ROUTING && !from_service(skb, p, c)) {
 		return TC_ACT_SHOT;
 	}
 	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
-	if ((MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin && way.to == WAY_OUT &&
+	if (!LEGACY_ROUTING && (MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin && way.to == WAY_OUT &&
 	    !masquerade(skb, p, c))
 		return TC_ACT_SHOT;
 	return send(skb, p, &way, from, to);
+}
+
+/* The pod of this node that the stack has it from, if it is to be judged: its policy may have changed since then. */
+static __always_inline struct endpoint *sender_here(struct __sk_buff *skb, struct packet *p, struct flow *f)
+{
+	struct endpoint *from;
+
+	if (!LEGACY_ROUTING || (f->connection && f->connection->epoch == p->epoch))
+		return NULL;
+	from = endpoint_at(&p->source);
+	return from && from->interface == skb->ingress_ifindex ? from : NULL;
+}
+
+/* The node's own stack tells the pod of what it sent. What it has routed names backends, which the pod does not know. */
+static __always_inline int stack_complains(struct __sk_buff *skb, struct packet *p)
+{
+	if (LEGACY_ROUTING)
+		return error_arrives(skb, p, true) || identity_of(&p->source, NULL) == IDENTITY_HOST ? TC_ACT_OK
+		                                                                                      : TC_ACT_SHOT;
+	return identity_of(&p->source, NULL) == IDENTITY_HOST || error_arrives(skb, p, true) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
 static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
@@ -182,12 +200,11 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	if (!to || to->interface != skb->ifindex)
 		return DROP(p, DROP_UNROUTABLE);
 	if (p->icmp_kind == ICMP_IS_ERROR) /* the node's own stack tells the pod of what it sent */
-		return identity_of(&p->source, NULL) == IDENTITY_HOST || error_arrives(skb, p) ? TC_ACT_OK
-		                                                                               : TC_ACT_SHOT;
+		return stack_complains(skb, p);
 	find(&f, p);
-	if (!admit(p, &f, NULL, to, 0))
+	if (!admit(p, &f, sender_here(skb, p, &f), to, 0))
 		return TC_ACT_SHOT;
-	/* A backend that is the node itself answers for its service. */
+	/* A backend that is the node itself answers for its service; with LEGACY_ROUTING every backend does, here. */
 	c = f.connection;
 	return !c || f.from_origin || from_service(skb, p, c) ? TC_ACT_OK : TC_ACT_SHOT;
 }

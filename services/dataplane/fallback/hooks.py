@@ -56,7 +56,7 @@ class NoHooks(Hooks):
 
         Raises: LinkError.
         """
-        await self._run(self._take_away, list(hooks))
+        await self._run(self._clear, list(hooks))
 
     def _is_attached(self, hook: Hook) -> bool:
         with suppress(OSError):
@@ -65,7 +65,7 @@ class NoHooks(Hooks):
                 return True
         return any(each.name == hook.program for each in self._filters(hook))
 
-    def _take_away(self, hooks: list[Hook]) -> None:
+    def _clear(self, hooks: list[Hook]) -> None:
         for hook in hooks:
             for each in self._filters(hook):
                 rtnl.detach(self._netlink, hook.index, hook.direction, each.handle)

@@ -122,13 +122,17 @@ def test_help_lists_every_command_and_imports_none_of_them() -> None:
     assert loaded.stdout == "[]\n"
 
 
-def test_help_is_there_in_a_third_of_a_second() -> None:
-    def seconds() -> float:
+def test_help_takes_no_longer_than_a_few_starts_of_the_interpreter() -> None:
+    def seconds(*command: str) -> float:
         started = time.monotonic()
-        run("--help")
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
         return time.monotonic() - started
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    helping, starting = [], []
+    for _ in range(5):  # in turn, so that what else the machine does is in both
+        helping.append(seconds(sys.executable, "-m", "cli", "--help"))
+        starting.append(seconds(sys.executable, "-c", ""))
+    assert min(helping) < 12 * min(starting)
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -12,8 +12,15 @@ static __always_inline bool identify(struct packet *p, struct way *came);
 /* Packets that go this way (of a connection) come back by this device, and this one has. */
 static __always_inline bool is_way_back(struct packet *p, __u8 way, struct address *hop);
 
-/* Judge and hand over. Who sends it is asked for the first packet of a connection, after a change, and whenever it
- * does not come from where its connection's other packets go: nobody slips in between. */
+/* BY_STACK, which each program defines: the node's stack takes it from here to to_pod, which translates it. */
+static __always_inline int hand_over(struct __sk_buff *skb, struct packet *p, struct endpoint *to)
+{
+	return BY_STACK ? TC_ACT_OK : into_pod(skb, p, to);
+}
+
+/* Judge and hand over. Who sends it is
+ * asked for the first packet of a connection, after a change, and whenever it does not come from where its connection's
+ * other packets go: nobody slips in between. */
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, struct endpoint *to)
 {
 	struct connection *c;
@@ -22,7 +29,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 	__u32 back;
 
 	if (p->icmp_kind == ICMP_IS_ERROR)
-		return identify(p, &came) && error_arrives(skb, p) ? into_pod(skb, p, to) : TC_ACT_SHOT;
+		return identify(p, &came) && error_arrives(skb, p, !BY_STACK) ? hand_over(skb, p, to) : TC_ACT_SHOT;
 	if (p->icmp_kind == ICMP_IS_LINK)
 		return DROP(p, DROP_FORBIDDEN_ICMP6);
 	find(&f, p);
@@ -39,9 +46,9 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 		c->hop = came.hop;
 		c->way[back] = came.to;
 	}
-	if (!f.from_origin && !from_service(skb, p, c))
+	if (!BY_STACK && !f.from_origin && !from_service(skb, p, c))
 		return TC_ACT_SHOT;
-	return into_pod(skb, p, to);
+	return hand_over(skb, p, to);
 }
 
 #endif

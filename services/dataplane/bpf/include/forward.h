@@ -132,6 +132,8 @@ static __always_inline int into_pod(struct __sk_buff *skb, struct packet *p, str
 /* Out by the device, as the node's routes say. */
 static __always_inline int out(struct __sk_buff *skb, struct packet *p)
 {
+	if (LEGACY_ROUTING) /* it takes the hop off, too */
+		return TC_ACT_OK;
 	return age(skb, p) ? redirect_to_neighbour(DEVICE_INDEX, NULL, 0, 0) : TC_ACT_SHOT;
 }
 
@@ -157,7 +159,7 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, stru
 #else
 	struct bpf_redir_neigh neighbour = {};
 
-	if (is_none(hop))
+	if (LEGACY_ROUTING || is_none(hop))
 		return out(skb, p);
 	if (!age(skb, p))
 		return TC_ACT_SHOT;

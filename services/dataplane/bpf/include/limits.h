@@ -74,6 +74,9 @@
 #ifndef UNDERLAY_IP6
 #define UNDERLAY_IP6 0 /* the tunnel's outer packets are IPv6 */
 #endif
+#ifndef LEGACY_ROUTING
+#define LEGACY_ROUTING 0 /* the node's own stack forwards what the programs have judged: docs/adr/0017 */
+#endif
 #ifndef MASQUERADE4
 #define MASQUERADE4 1 /* pods leave the cluster with the node's address */
 #endif

@@ -88,6 +88,18 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 	return rewrite_source(skb, p, &node, c->nat_port);
 }
 
+/* A pod's ICMP error about what it got on a connection that it began: who sent that knows only the node. */
+static __always_inline bool masquerade_error(struct __sk_buff *skb, struct packet *p, struct quoted *q,
+                                             struct connection *c)
+{
+	struct address node;
+
+	if (!(c->flags & CT_MASQUERADED) || !c->nat_port)
+		return true;
+	set_node(&node, p->is_ip6);
+	return rewrite_quoted(skb, p, q, false, &node, c->nat_port) && rewrite_source(skb, p, &node, p->source_port);
+}
+
 /* The mapping that a packet to the node, from this remote end to this port, belongs to; NULL: none. */
 static __always_inline struct nat_entry *mapping_of(struct nat_key *key, const struct address *remote,
                                                     __be16 remote_port, __be16 node_port, __u8 protocol)

@@ -226,7 +226,7 @@ static __always_inline bool skip_extensions(struct __sk_buff *skb, struct packet
 		return true;
 	if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS || next == IP6_ROUTING || next == IP6_FRAGMENT)
 		return REFUSE(p, DROP_EXTENSION_HEADER);
-	return true;
+	return next == IPPROTO_ICMP ? REFUSE(p, DROP_UNKNOWN_L4) : true; /* IPv4's means nothing here */
 }
 
 static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *p)
@@ -250,7 +250,7 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *p)
 	p->protocol = next;
 	if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS || next == IP6_ROUTING || next == IP6_FRAGMENT)
 		return skip_extensions(skb, p, next);
-	return next == IPPROTO_ICMP ? REFUSE(p, DROP_UNKNOWN_L4) : true; /* IPv4's means nothing here */
+	return next == IPPROTO_ICMP ? REFUSE(p, DROP_UNKNOWN_L4) : true;
 }
 
 /* Of a family that this node speaks. */

@@ -45,6 +45,7 @@ enum source_file {
 	FILE_ERROR = 11,     /* error.h */
 	FILE_NEIGHBOUR = 12, /* neighbour.h */
 	FILE_DELIVER = 13,   /* deliver.h */
+	FILE_REWRITE = 14,   /* rewrite.h */
 };
 
 #endif

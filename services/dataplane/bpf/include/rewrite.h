@@ -4,7 +4,7 @@
 #define PLEXUS_REWRITE_H
 
 #undef THIS_FILE
-#define THIS_FILE FILE_NAT
+#define THIS_FILE FILE_REWRITE
 
 #define IP4_SOURCE offsetof(struct iphdr, saddr)
 #define IP4_DESTINATION offsetof(struct iphdr, daddr)

@@ -71,6 +71,9 @@ def status(name: Name = "", output: Output = Format.TABLE) -> None:
         raise Failed("not healthy: " + "; ".join(found.problems[:3]) + more + found.remedy)
 
 
+DATAPATH = "datapath"  # the check by which a node says that it works without BPF
+
+
 @dataclass(frozen=True)
 class Found:
     """What `status` shows."""
@@ -109,6 +112,8 @@ def health_row(owner: str, instance: str, answer: Health | str, logs: dict[str, 
     if not answer.ready and not bad:
         bad = ["not ready"]
     state = "not ready" if not answer.ready else "ready" if answer.active else "standby"
+    if answer.ready and any(check.name == DATAPATH and not check.ok for check in answer.checks):
+        state = "degraded"  # its pods go on, by other means than the ones asked for
     lag = {root: max(0, logs.get(root, 0) - sequence) for root, sequence in answer.revision.items() if root in logs}
     return {
         "service": owner,

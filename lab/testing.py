@@ -22,8 +22,9 @@ from types import TracebackType
 from typing import Any
 
 from bus.client import connect
-from bus.messages.dataplane import Dump
-from bus.subjects import DUMP
+from bus.interface import BusError
+from bus.messages.dataplane import Check, Dump, HealthQuestion
+from bus.subjects import DUMP, HEALTH
 from lab import cleanup, execute, names, state
 from lab.capture import Capture
 from lab.plan import Family
@@ -222,6 +223,20 @@ class Lab:
                 if answer.problem:
                     raise Unexpected(f"{node} does not show {table}: {answer.problem}")
                 return answer.rows
+
+        return asyncio.run(ask())
+
+    def checks(self, node: str) -> dict[str, Check]:
+        """What a node's dataplane says of itself, by name; empty while it does not answer or is not ready."""
+
+        async def ask() -> dict[str, Check]:
+            lab = self.record
+            async with connect(lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password) as bus:
+                try:
+                    answer = await bus.ask(HEALTH["dataplane"], node, message=HealthQuestion(), timeout=2.0)
+                except BusError:
+                    return {}
+                return {check.name: check for check in answer.checks} if answer.ready else {}
 
         return asyncio.run(ask())
 

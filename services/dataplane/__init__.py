@@ -8,13 +8,15 @@ Asked   req.dataplane.dump.<node>, req.dataplane.health.<node>, and CNI over a u
 When it stops, packets go on: maps, programs and links are pinned or attached in the kernel and stay. New pods wait
 for it, and changes of policy reach this node when it is back.
 
-    __main__  wiring              node      hears, writes, says         pods     what the container runtime asks
+    __main__  wiring              datapath  devices, programs and maps, made ready at the start
+    node      hears, writes, says           pods      what the container runtime asks
     model     what maps should hold (pure), with policy, services, tables
     layouts   bytes               effects   maps                        links    veths, routes, tunnels (netlink)
     attach    which program belongs where, and what leads there (pure)  hooks    keeps it attached: tcx, clsact, cgroup
     loader    compiles by way of compiler, in a process of its own      bpf/     the C (limits, reasons: its numbers)
     migrate, layouts_v1           maps of another size or layout into those that take their place
     recall, statefile             what was heard last, on disk: the node comes up with it while the bus is away
+    fallback/ nftables rules where the kernel takes no BPF              notrack  pods' connections, not tracked twice
     ring, flows                   events out of the kernel, with names
     cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
 

@@ -7,6 +7,7 @@ Needs CAP_BPF and CAP_NET_ADMIN (maps, programs), CAP_SYS_ADMIN on kernels befor
 from __future__ import annotations
 
 import asyncio
+import secrets
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,8 +37,10 @@ class Maps:
     def __init__(self, pin_dir: Path) -> None:
         self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
         state = self._maps["node_state"].get(bytes(4)) or bytes(8)
-        self._seed: int = NODE_STATE.unpack(state)[1] or secrets.randbelow(1 << 32)  # the first process makes it
-        self._epoch: int = struct.unpack_from("=I", state)[0]
+        self._epoch, self._seed = NODE_STATE.unpack(state)
+        if not self._seed:
+            self._seed = secrets.randbelow(1 << 32)
+            self._maps["node_state"].set(bytes(4), NODE_STATE.pack(self._epoch, self._seed))
 
     def close(self) -> None:
         for each in self._maps.values():

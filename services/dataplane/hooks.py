@@ -181,6 +181,10 @@ class Hooks:
         gone, self._routes_gone = self._routes_gone, False
         return gone
 
+    def has(self, hooks: Iterable[Hook]) -> bool:
+        """Each has been brought its program, as far as is known without asking the kernel again."""
+        return self._applied.keys() >= set(hooks)
+
     @property
     def state(self) -> tuple[bool, str]:
         """Whether all is attached, and how: for the check "programs"."""
@@ -244,10 +248,10 @@ class Hooks:
                 self._pins.mkdir(parents=True, exist_ok=True)
                 bpf_syscall.attach_tcx(fd, hook.index, ATTACH_TYPE[hook.direction], pin)
             case Step.REPLACE_TCX:
-                _with_link(pin, lambda link: bpf_syscall.replace_program(link, fd))
+                with_link(pin, lambda link: bpf_syscall.replace_program(link, fd))
             case Step.REMOVE_TCX:
                 if seen.tcx is not None:
-                    _with_link(pin, bpf_syscall.detach_link)
+                    with_link(pin, bpf_syscall.detach_link)
                 pin.unlink(missing_ok=True)
             case Step.SET_CLSACT:
                 rtnl.attach(self._netlink, hook.index, fd, hook.direction, hook.program)
@@ -317,7 +321,8 @@ class Hooks:
         return problems
 
 
-def _with_link(pin: Path, work: Callable[[int], None]) -> None:
+def with_link(pin: Path, work: Callable[[int], None]) -> None:
+    """Do something to the link that is pinned there, by its file descriptor. Raises: OSError."""
     link = bpf_syscall.open_pinned(pin)
     try:
         work(link)

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from services.dataplane.limits import declared_maps, limit, map_path
 log = logger(__name__)
 
 HERE = Path(__file__).parent
+REAL_TIME = Path("/sys/kernel/realtime")
 
 UNITS: dict[str, list[str]] = {
     "pod": ["from_pod", "to_pod"],
@@ -44,6 +46,11 @@ STAMP = "programs.json"  # in the state directory: the digest of the programs th
 
 class LoadError(Exception):
     """The datapath could not be loaded; the text says why and what to do."""
+
+
+class LayoutError(LoadError):
+    """A pinned map is not of this version, or holds more than it is to have room for: what it holds is not given up by
+    itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +114,9 @@ def sources() -> list[Path]:
 
 
 def check_maps(pin_dir: Path) -> None:
-    """Raises: LoadError: a pinned map is of another kind or shape than this version writes or can migrate; nothing was
-    touched."""
+    """Raises: LayoutError: a pinned map is of another kind or shape than this version writes or can migrate; nothing
+    was touched.
+    """
     for name, shape in layouts.MAPS.items():
         path = map_path(pin_dir, name)
         if not path.exists():
@@ -116,12 +124,12 @@ def check_maps(pin_dir: Path) -> None:
         found = Map.open(path)
         found.close()
         if MapShape(found.info.key_bytes, found.info.value_bytes) != shape:
-            raise LoadError(
+            raise LayoutError(
                 f"the pinned map {path} has entries of {found.info.key_bytes}+{found.info.value_bytes} bytes and this "
                 f"version writes {shape.key_bytes}+{shape.value_bytes}: drain the node, remove the file, start again"
             )
         if found.info.type != declared_maps()[name].type:
-            raise LoadError(
+            raise LayoutError(
                 f"the pinned map {path} is of the kernel's type {found.info.type} and this version makes it of type "
                 f"{declared_maps()[name].type}: drain the node, remove the file, start again"
             )
@@ -152,11 +160,21 @@ class Loaded:
     migration: migrate.Migration
 
 
+def check_kernel() -> None:
+    """Raises: LoadError: programs of one CPU may interrupt each other here, and share the packet in hand (packet.h)."""
+    if REAL_TIME.exists() and REAL_TIME.read_text().strip() == "1":
+        raise LoadError(
+            "this is a real-time kernel (PREEMPT_RT), on which the programs must not run: boot an ordinary one"
+        )
+
+
 async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded:
     """Have every program and map pinned under `pin_dir`, compiling only what changed since the last time.
 
-    Raises: LoadError: the compiler or the verifier refused, or a pinned map is of another kind or shape.
+    Raises: LoadError: the compiler or the verifier refused. LayoutError: a pinned map is of another kind or shape, or
+        what it holds does not fit.
     """
+    check_kernel()
     check_maps(pin_dir)
     for folder in ("maps", "programs", "links"):
         (pin_dir / folder).mkdir(parents=True, exist_ok=True)
@@ -170,13 +188,13 @@ async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded
         migration.undo()
         (state_dir / STAMP).unlink(missing_ok=True)  # the programs that are pinned now may know maps that are gone
         if isinstance(problem, migrate.DoesNotFit):
-            raise LoadError(str(problem)) from problem
+            raise LayoutError(str(problem)) from problem
         raise
     return Loaded(instructions is not None, instructions or {}, migration)
 
 
 def _begin_migration(config: DatapathConfig, pin_dir: Path) -> migrate.Migration:
-    """Raises: LoadError: what a map holds does not fit its new size; nothing was touched."""
+    """Raises: LayoutError: what a map holds does not fit its new size; nothing was touched."""
     resized = resized_maps(config, pin_dir)
     for name, (entries, wanted) in resized.items():
         log.info("a map gets another size", map=name, entries=entries, wanted=wanted)
@@ -184,7 +202,7 @@ def _begin_migration(config: DatapathConfig, pin_dir: Path) -> migrate.Migration
     try:
         migrate.check_room(pin_dir, rooms)
     except migrate.DoesNotFit as problem:
-        raise LoadError(f"{problem}, or remove what fills it") from problem
+        raise LayoutError(f"{problem}, or remove what fills it") from problem
     return migrate.begin(pin_dir, rooms)
 
 
@@ -220,7 +238,8 @@ async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
     try:
         out, err = await child.communicate(request.encode())
     except asyncio.CancelledError:
-        child.kill()
+        with suppress(ProcessLookupError):  # it may have ended just now
+            child.kill()
         await child.wait()
         raise
     if child.returncode:

@@ -58,7 +58,7 @@ class Node:
         hooks: Hooks,
         maps: Maps,
         journal: Journal,
-        programs: tuple[TcProgram, TcProgram],
+        programs: tuple[TcProgram, ...],
         mtu_bytes: int,
         underlay: int = 0,
         recall: Recall | None = None,
@@ -438,6 +438,11 @@ class Node:
             for each in self.endpoints.all()
             for program in self.pod_programs
         ]
+
+    @property
+    def is_judged(self) -> bool:
+        """Every pod here has its programs."""
+        return self.hooks.has(self._pod_hooks())
 
     # A restart
 

@@ -68,6 +68,8 @@ class NodeSettings:
     conntrack_gc_max_interval: Seconds = 12 * 3600.0
     map_entries: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.NAMES> that was given
     ct_seconds: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.SECONDS> that was given
+    force_fallback: bool = False  # nftables rules instead of BPF programs, as on a kernel that takes none
+    no_conntrack_rules: bool = False  # native: the host does not track pods' connections; BPF does
 
     @property
     def is_tunnel(self) -> bool:
@@ -164,6 +166,8 @@ class NodeSettings:
             "PLEXUS_POLICY_MAP_MAX", settings.policy_map_max, sizes.POLICY_ENTRIES_LEAST, sizes.POLICY_ENTRIES_MOST
         )
         _between("PLEXUS_LB_MAP_MAX", settings.lb_map_max, sizes.LEAST, sizes.MOST)
+        if settings.no_conntrack_rules and settings.is_tunnel:
+            raise BadSettings("PLEXUS_NO_CONNTRACK_RULES needs PLEXUS_ROUTING_MODE=native: the host tracks no tunnel")
         return settings
 
 

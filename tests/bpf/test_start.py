@@ -23,8 +23,10 @@ from bus.testing import Hub
 from services.dataplane import cni
 from services.dataplane.__main__ import start
 from services.dataplane.addresses import Attachment
+from services.dataplane.fallback.handover import Fallback
 from services.dataplane.journal import Journal
 from services.dataplane.links import LinkError, Links
+from services.dataplane.migrate import Migration
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.settings import NodeSettings
@@ -46,6 +48,7 @@ class Place:
         name = f"plexus-test-start-{os.getpid()}"
         self.folder, self.pins, self.cgroup = folder, Path("/sys/fs/bpf") / name, CGROUPS / name
         self.hub = Hub()
+        self.by: Migration | Fallback  # how the last start went
 
     @asynccontextmanager
     async def running(self, **given: str) -> AsyncIterator[Node]:
@@ -56,9 +59,10 @@ class Place:
             stack.push_async_callback(journal.close)
             links = stack.enter_context(closing(Links()))
             service = Service("dataplane", Settings(instance="here"), self.hub.bus())
-            node, migration = await start(service, settings, links, journal, stack)
+            node, self.by = await start(service, settings, links, journal, stack, filled=False)
             await node.restore()
-            migration.finish()
+            if isinstance(self.by, Migration):
+                self.by.finish()
             hearing = asyncio.create_task(node.hear())
             try:
                 yield node
@@ -136,6 +140,7 @@ def test_a_start_with_other_settings_leaves_no_device_of_the_settings_before(pla
         ((4, 6), {"IPV6_ENABLED": "true"}),
         ((6,), {"IPV4_ENABLED": "false", "IPV6_ENABLED": "true"}),
         ((4, 6), {"IPV6_ENABLED": "true", "ROUTING_MODE": "native"}),
+        ((4, 6), {"IPV6_ENABLED": "true", "FORCE_FALLBACK": "true"}),
     ],
 )
 def test_a_pod_reaches_its_node_and_the_node_the_pod_in_every_family(

@@ -172,6 +172,9 @@ class MemoryHooks(Hooks):
     async def heal(self, pods: Callable[[], Iterable[Hook]], is_quiet: Callable[[], bool]) -> None:
         self._missing = list((await self.adopt(list(pods()))).values())
 
+    def has(self, hooks: Iterable[Hook]) -> bool:
+        return all(self._links.attached.get(each.index, {}).get(each.direction) == each.program for each in hooks)
+
     def take_routes_gone(self) -> bool:
         gone, self.routes_gone = self.routes_gone, False
         return gone

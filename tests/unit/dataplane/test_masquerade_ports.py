@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import __main__ as wiring
+from services.dataplane import datapath
 from services.dataplane.limits import limit
 from services.dataplane.settings import nat_port_min
 
@@ -30,10 +30,10 @@ def test_a_node_that_leaves_too_few_ports_is_told_and_gets_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ports = tmp_path / "ip_local_port_range"
-    monkeypatch.setattr(wiring, "LOCAL_PORTS", ports)
+    monkeypatch.setattr(datapath, "LOCAL_PORTS", ports)
     ports.write_text("32768\t50000\n")
-    assert wiring.masquerade_ports() == 50_001
+    assert datapath.masquerade_ports() == 50_001
     assert not caplog.records
     ports.write_text("1024\t65535\n")
-    assert wiring.masquerade_ports() == limit("NAT_PORT_MIN") == nat_port_min(60_999)
+    assert datapath.masquerade_ports() == limit("NAT_PORT_MIN") == nat_port_min(60_999)
     assert "ip_local_port_range" in caplog.text

@@ -13,8 +13,8 @@ from bus.messages.ipam import Block
 from bus.messages.resources import Node as NodeResource
 from bus.service import BadSettings
 from services.dataplane import cni
-from services.dataplane.__main__ import check_own_addresses
 from services.dataplane.addresses import Attachment, PodIp
+from services.dataplane.datapath import check_own_addresses
 from services.dataplane.endpoints import Endpoint, record_key
 from services.dataplane.journal import Journal
 from services.dataplane.links import NodeRoute

@@ -49,6 +49,8 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_LB_MAP_MAX": "2000",
         "PLEXUS_CONNTRACK_GC_INTERVAL": "20",
         "PLEXUS_CONNTRACK_GC_MAX_INTERVAL": "1h30m",
+        "PLEXUS_FORCE_FALLBACK": "true",
+        "PLEXUS_NO_CONNTRACK_RULES": "true",
     }
     settings = NodeSettings.of(given)
     many = {"PLEXUS_MAP_ENTRIES", "PLEXUS_CT_SECONDS"}  # a variable for each map, for each kind of connection
@@ -82,6 +84,8 @@ def test_every_setting_has_its_variable() -> None:
         lb_map_max=2000,
         conntrack_gc_interval=20,
         conntrack_gc_max_interval=5400,
+        force_fallback=True,
+        no_conntrack_rules=True,
     )
     assert not settings.is_tunnel
     assert settings.not_masqueraded == ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16", "fc00::/8"]

@@ -68,8 +68,9 @@ static __always_inline bool is_node(const struct address *a)
 {
 	if (NODE_ADDRESS && a->word[3] == NODE_ADDRESS && is_ip4(a))
 		return true;
-	return (NODE_ADDRESS6_0 | NODE_ADDRESS6_1 | NODE_ADDRESS6_2 | NODE_ADDRESS6_3) && a->word[3] == NODE_ADDRESS6_3 && a->word[2] == NODE_ADDRESS6_2 &&
-	       a->word[1] == NODE_ADDRESS6_1 && a->word[0] == NODE_ADDRESS6_0;
+	return (NODE_ADDRESS6_0 | NODE_ADDRESS6_1 | NODE_ADDRESS6_2 | NODE_ADDRESS6_3) &&
+	       a->word[3] == NODE_ADDRESS6_3 && a->word[2] == NODE_ADDRESS6_2 && a->word[1] == NODE_ADDRESS6_1 &&
+	       a->word[0] == NODE_ADDRESS6_0;
 }
 
 /* An address that no packet may be sent to: loopback, multicast, none, reserved, and IPv6's link-local ones (of IPv4's

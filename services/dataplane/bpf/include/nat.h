@@ -40,7 +40,8 @@ static __always_inline __u32 first_try(struct packet *p)
 {
 	__u32 hash = p->seed;
 
-	hash = (hash ^ p->source.word[3]) * 0x9e3779b1; /* odd numbers without a pattern; the shifts spread the high bits */
+	hash = (hash ^ p->source.word[3]) *
+	       0x9e3779b1; /* odd numbers without a pattern; the shifts spread the high bits */
 	hash ^= hash >> 15;
 	hash = (hash ^ p->destination.word[3] ^ p->protocol) * 0x85ebca6b;
 	hash ^= hash >> 13;

@@ -37,7 +37,7 @@ struct packet {
 	__u32 identification; /* of the fragmented datagram */
 	__u32 now; /* tick */
 	__u32 epoch; /* read before any policy, so that a change in between is noticed at the next packet */
-	__u32 seed;  /* of this node, for choices that repeat here and that nobody else can tell */
+	__u32 seed; /* of this node, for choices that repeat here and that nobody else can tell */
 	__u64 time; /* coarse ns */
 	__u32 policy; /* that decided, and the entry's cookie */
 	__u32 cookie;

@@ -1,0 +1,159 @@
+"""What packets meet on a node, made ready: its devices, and the programs and maps in the kernel. Nothing here touches
+a pod, and nothing here decides what to do when the kernel refuses (`__main__.start`)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from bus.service import BadSettings
+from bus.telemetry import logger
+from services.dataplane import loader
+from services.dataplane.attach import Hook
+from services.dataplane.effects import Maps
+from services.dataplane.hooks import Hooks
+from services.dataplane.limits import limit
+from services.dataplane.links import DeviceInfo, Links, TcProgram
+from services.dataplane.loader import DatapathConfig
+from services.dataplane.migrate import Migration
+from services.dataplane.recall import Recall
+from services.dataplane.rtnl import Protocol
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes, nat_port_min
+
+log = logger(__name__)
+
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A node's devices, as they are, and what follows from them and the settings."""
+
+    device: DeviceInfo
+    underlay: int  # the family of tunnel endpoints; 0: native
+    tunnel_index: int  # 0: native
+    mtu_bytes: int  # of pods
+    config: DatapathConfig
+
+    def hooks(self, settings: NodeSettings) -> list[Hook]:
+        """The node's own, without the pods': all that may have a program, whatever the settings were."""
+        name, index = self.device.name, self.device.index
+        found = [Hook(name, index, "ingress", "from_netdev"), Hook(name, index, "egress", "to_netdev")]
+        if self.tunnel_index:
+            found.append(Hook(settings.tunnel_device, self.tunnel_index, "ingress", "from_overlay"))
+        return found
+
+
+@dataclass(frozen=True)
+class Datapath:
+    """Maps, and programs on every hook but the pods'. `migration` is to be finished when those have theirs."""
+
+    maps: Maps
+    hooks: Hooks
+    pod_programs: tuple[TcProgram, ...]  # what belongs on each pod's link
+    migration: Migration
+
+
+async def prepare(settings: NodeSettings, links: Links) -> Ground:
+    """The tunnel device and the node's switches, as the settings want them.
+
+    Raises: BadSettings: they do not fit this node. LinkError: the kernel has no such devices.
+    """
+    device = await links.device_info(settings.device)
+    underlay = settings.underlay(bool(device.address))
+    check_own_addresses(settings, device, underlay)
+    mtu_bytes = settings.pod_mtu_bytes(device.mtu_bytes, underlay)
+    for name in set(TUNNEL_DEVICES.values()) - {settings.tunnel_device}:
+        await links.delete_tunnel(name)  # of an earlier start with other settings: nobody answers there any more
+    tunnel_index = 0
+    if settings.is_tunnel:
+        protocol = cast(Protocol, settings.tunnel_protocol)
+        tunnel = await links.ensure_tunnel(settings.tunnel_device, protocol, settings.udp_port, mtu_bytes)
+        tunnel_index = tunnel.index
+    if settings.endpoint_routes:
+        log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
+    await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
+    config = DatapathConfig(
+        node_address=device.address if settings.ipv4_enabled else "",
+        node_address6=device.address6 if settings.ipv6_enabled or underlay == 6 else "",
+        ipv4=settings.ipv4_enabled,
+        ipv6=settings.ipv6_enabled,
+        device_index=device.index,
+        tunnel_index=tunnel_index,
+        tunnel_port=settings.udp_port if settings.is_tunnel else DatapathConfig.tunnel_port,
+        underlay_ipv6=underlay == 6,
+        legacy_routing=settings.host_legacy_routing,
+        masquerade=settings.masquerade,
+        masquerade6=settings.masquerade6,
+        nat_port_min=masquerade_ports(),
+        sizes=settings.map_sizes(memory_bytes()),
+        seconds=settings.ct_seconds,
+    )
+    return Ground(device, underlay, tunnel_index, mtu_bytes, config)
+
+
+async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) -> Datapath:
+    """Programs and maps in the kernel, and on the node's own hooks; open until `stack` ends.
+
+    Raises: LoadError, LinkError, OSError: the kernel refused; some hooks may have their program.
+    """
+    async with AsyncExitStack() as opened:
+        loaded = await loader.load(ground.config, settings.pin_dir, settings.state_dir)
+        log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
+        maps = opened.enter_context(closing(Maps(settings.pin_dir)))
+        maps.set_masq_exclude(settings.not_masqueraded)
+        fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
+        for fd in fds.values():
+            opened.callback(os.close, fd)
+        made = Hooks(settings.pin_dir, settings.cgroup, fds, enable_tcx=settings.enable_tcx)
+        hooks = opened.enter_context(closing(made))
+        await hooks.keep_sockets()
+        for hook in ground.hooks(settings):
+            is_wanted = hook.program != "to_netdev" or settings.host_legacy_routing
+            await (hooks.keep(hook) if is_wanted else hooks.remove(hook))
+        stack.push_async_exit(opened.pop_all())
+    pod_programs = (
+        TcProgram(fds["from_pod"], "ingress", "from_pod"),
+        TcProgram(fds["to_pod"], "egress", "to_pod"),
+    )
+    return Datapath(maps, hooks, pod_programs, loaded.migration)
+
+
+def recall(settings: NodeSettings) -> Recall:
+    """What the node heard last. What says that it is outdated lies beside the maps, or, where there is no BPF file
+    system for any, on the disk: that is where rules keep their tables then."""
+    beside = settings.pin_dir
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        beside = settings.state_dir
+    return Recall(settings.state_dir / "heard.state", beside / "ahead")
+
+
+def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: int) -> None:
+    """Raises: BadSettings: others could not send to this node."""
+    for version in [underlay] if underlay else settings.families:
+        if not device.own(version):
+            raise BadSettings(
+                f"the device {device.name} has no global IPv{version} address, by which other nodes reach pods here: "
+                f"give it one, name another device, or set ipv{version}.enabled=false"
+            )
+
+
+def masquerade_ports() -> int:
+    """The first port of masqueraded connections, which must not share ports with the node's own (docs/adr/0006)."""
+    last = int(LOCAL_PORTS.read_text().split()[1])  # it holds for both families
+    first = nat_port_min(last)
+    if first is not None:
+        return first
+    default = limit("NAT_PORT_MIN")
+    log.error(
+        "the node's own connections may take ports of masqueraded ones: "
+        "lower the second number of net.ipv4.ip_local_port_range",
+        last_local_port=last,
+        first_masquerade_port=default,
+    )
+    return default

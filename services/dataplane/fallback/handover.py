@@ -1,0 +1,230 @@
+"""From BPF programs to rules and back.
+
+To rules: they are put in force first, for pods that no program judges; when all has been heard once, and the rules say
+it all, programs that a process before this one left attached are taken away. Until then they go on as they were: their
+maps cannot be written without BPF, and what they last held is the last good rules.
+
+Back: programs are loaded and their maps filled with what the model says now. Then the dataplane starts anew in the same
+process, as after any restart: programs on every hook, and only then are the rules removed (`leave`).
+
+What ends with a handover: connections whose addresses the other side has translated, so masqueraded ones and those that
+a Service's rule gave a backend. All others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from dataclasses import replace
+
+from bus.labels import RESERVED
+from bus.service import Service
+from bus.telemetry import count, logger
+from services.dataplane import loader, notrack
+from services.dataplane.attach import Hook
+from services.dataplane.batch import to_the_end
+from services.dataplane.datapath import Ground
+from services.dataplane.effects import Maps
+from services.dataplane.fallback import maps as fallback_maps
+from services.dataplane.fallback.hooks import NoHooks
+from services.dataplane.fallback.maps import RuleMaps
+from services.dataplane.fallback.nft import NftError
+from services.dataplane.fallback.rules import Place
+from services.dataplane.links import HOST_PREFIX, LinkError, Links
+from services.dataplane.loader import LoadError
+from services.dataplane.node import Node
+from services.dataplane.rtnl import SeenLink
+from services.dataplane.settings import NodeSettings
+from services.dataplane.tables import Table
+
+log = logger(__name__)
+
+SWITCH = "force-fallback"  # a file in the state directory; as PLEXUS_FORCE_FALLBACK, and may go while we run
+CHECK = "datapath"  # the name of the check in health
+RETRY_SECONDS = 30.0  # between two attempts to load BPF: the compiler takes seconds of a core
+LOOK_SECONDS = 1.0  # how often the switch is looked at
+KEEP_SECONDS = 5.0  # how often it is seen that the rules are in force
+
+UNLOADABLE = (LoadError, LinkError, OSError)
+"""What makes a node fall back. loader.LayoutError does not: a pinned map may hold what a drain would save."""
+
+
+class Recovered(Exception):
+    """BPF loads, and its maps hold what the model says: start anew."""
+
+
+class HeldBack(LoadError):
+    """BPF was not even tried."""
+
+
+def held_back(settings: NodeSettings, *, filled: bool) -> str:
+    """Why BPF is not even tried at a start; "" when it is.
+
+    Args:
+        filled: its maps were filled in this process just now. Else, with rules in force, they are older than the
+            rules: the model must hear everything before they take over.
+    """
+    if settings.force_fallback:
+        return "PLEXUS_FORCE_FALLBACK is set"
+    if (settings.state_dir / SWITCH).exists():
+        return f"{settings.state_dir / SWITCH} exists"
+    if fallback_maps.is_in_force(settings.state_dir) and not filled:
+        return "rules from before are in force until all is heard"
+    return ""
+
+
+class Fallback:
+    """A node's time without BPF. Its Node writes to `maps`, and has `hooks`.
+
+    Args:
+        ground: the node's devices, and the programs to go back to.
+        reason: why they are not there.
+    """
+
+    def __init__(
+        self, service: Service, settings: NodeSettings, links: Links, ground: Ground, reason: Exception
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._links = links
+        self._ground = ground
+        self._place = place_of(settings, ground)
+        self.node: Node | None = None  # set when it is made
+        self.maps = RuleMaps(self.place, settings.state_dir)
+        self.hooks = NoHooks(settings.pin_dir)
+        self._was_tried = not isinstance(reason, HeldBack)
+        self.says(str(reason))
+        log.warning("fallback: pods go on by nftables rules, without BPF", why=str(reason))
+
+    def place(self) -> Place:
+        """As of now."""
+        return replace(self._place, routers=self.node.addresses.routers if self.node else ())
+
+    def says(self, reason: str) -> None:
+        """How the node is, in health and `plexus status`."""
+        line = reason.partition("\n")[0]
+        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {line}")
+
+    async def begin(self) -> None:
+        """From here on a pod that no program judges is closed until its rules are written.
+
+        Raises: LinkError, OSError.
+        """
+        await notrack.remove()  # rules judge by what the host tracks
+        links = await self._links.list_pod_links()
+        judged = await self.hooks.judged([hook for link in links for hook in _pod_hooks(link)])
+        guarded = {link.name for link in links if judged >= set(_pod_hooks(link))}
+        self._place = replace(self._place, guarded=frozenset(guarded))
+        await self.maps.apply()
+
+    async def run(self) -> None:
+        """Keep the rules in force, take the programs of before away, and try to go back to BPF.
+
+        Raises: Recovered.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep(), name="keep rules in force")
+            tasks.create_task(self._go_back(), name="try BPF again")
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            try:
+                if await self.maps.heal():
+                    count("drift", kind="rules")
+                    log.warning("rules had been removed, and are in force again")
+            except NftError as problem:
+                log.error("rules are not in force: correct what nft says", why=str(problem))
+
+    async def _go_back(self) -> None:
+        await self.maps.is_whole.wait()
+        await self._take_over()
+        if self._was_tried:
+            await asyncio.sleep(RETRY_SECONDS)
+        while True:
+            held = held_back(self._settings, filled=True)
+            if held:
+                self.says(held)
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            try:
+                await self._fill()
+            except loader.LayoutError:
+                raise
+            except UNLOADABLE as problem:
+                self.says(str(problem))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                raise Recovered
+
+    async def _take_over(self) -> None:
+        """Programs that were left attached would judge by maps that nobody writes any more."""
+        while True:
+            try:
+                pods = [hook for link in await self._links.list_pod_links() for hook in _pod_hooks(link)]
+                await self.hooks.take_away([*self._ground.hooks(self._settings), *pods])
+                self._place = replace(self._place, guarded=frozenset())
+                await self.maps.apply()
+            except (LinkError, OSError) as problem:
+                log.warning("programs of before are still attached, trying again", why=str(problem))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _fill(self) -> None:
+        """Load programs, and let their maps hold what the rules say. Raises: LoadError, OSError."""
+        loaded = await loader.load(self._ground.config, self._settings.pin_dir, self._settings.state_dir)
+        await to_the_end(asyncio.to_thread(loaded.migration.finish))  # no program is attached
+        with closing(Maps(self._settings.pin_dir)) as pinned:
+            tables = []
+            for name in fallback_maps.TABLES:
+                table = Table(name)
+                for key, value in self.maps.dump(name).items():
+                    table.put(key, value)
+                table.adopt(await pinned.read(name))
+                tables.append(table)
+            await pinned.write(tuple(tables))
+
+
+def place_of(settings: NodeSettings, ground: Ground) -> Place:
+    """What rules need to know of a node, before it has routers."""
+    device, families = ground.device, settings.families
+    masquerades = {4: settings.masquerade, 6: settings.masquerade6}
+    world = dict.fromkeys((4, 6), RESERVED["world"])
+    if len(families) > 1:
+        world = {version: RESERVED[f"world-ipv{version}"] for version in families}
+    return Place(
+        device=device.name,
+        own_addresses=frozenset(filter(None, (device.address, device.address6))),
+        pod_links=HOST_PREFIX,
+        tunnel=settings.tunnel_device,
+        tunnel_port=settings.udp_port if settings.is_tunnel else 0,
+        masquerade=frozenset(version for version in families if masquerades[version]),
+        never_masqueraded=tuple(settings.not_masqueraded),
+        world=world,
+    )
+
+
+def _pod_hooks(link: SeenLink) -> tuple[Hook, Hook]:
+    return (
+        Hook(link.name, link.index, "ingress", "from_pod"),
+        Hook(link.name, link.index, "egress", "to_pod"),
+    )
+
+
+async def leave(node: Node) -> None:
+    """Rules have nothing to do any more, once programs are on every hook: they go, and health says so."""
+    state_dir = node.settings.state_dir
+    problem = ""
+    while fallback_maps.is_in_force(state_dir):
+        try:
+            if node.is_judged:
+                await RuleMaps(lambda: Place(device="", own_addresses=frozenset()), state_dir).remove()
+                log.info("programs have taken over from the rules")
+                break
+        except OSError as failure:
+            if str(failure) != problem:
+                log.warning("rules are still in force beside the programs, trying again", why=str(failure))
+            problem = str(failure)
+        await asyncio.sleep(LOOK_SECONDS)
+    node.service.check(CHECK, True)

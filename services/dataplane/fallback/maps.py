@@ -1,0 +1,198 @@
+"""Rules where the BPF maps stand: what is written is rendered anew and put in force at once.
+
+What was written is also on disk (`FILE`), as pinned maps outlive a process: until a new process has heard everything,
+the pods that were here before keep the rules that they had. The file is there for as long as rules are in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from bus.telemetry import logger
+from services.dataplane import layouts
+from services.dataplane.batch import to_the_end
+from services.dataplane.bpf_syscall import Map, MapInfo
+from services.dataplane.effects import WRITE_ORDER, Maps
+from services.dataplane.fallback import nft, rules
+from services.dataplane.fallback.rules import Place
+from services.dataplane.tables import Table
+
+log = logger(__name__)
+
+FILE = "fallback.tables"
+TABLES = WRITE_ORDER  # those that rules are made of
+REASONS = {
+    "policy_denied": 133,
+    "invalid_source": 132,
+    "unroutable": 151,
+    "no_backend": 158,
+    "no_encapsulation": 170,
+    "no_connection": 163,
+    "forbidden": 176,
+}
+"""Counters of the rules, and the drop reasons that BPF counts the same packets under."""
+
+_Stored = dict[str, dict[bytes, bytes]]
+
+
+class HeldMap(Map):
+    """A map in this process's memory."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, name: str, entries: Mapping[bytes, bytes]) -> None:
+        shape = layouts.MAPS[name]
+        self.info = MapInfo(0, 0, shape.key_bytes, shape.value_bytes, 0)
+        self.value_bytes = shape.value_bytes
+        self.entries = dict(entries)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.entries.get(key)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        self.entries[key] = value
+
+    def remove(self, key: bytes) -> bool:
+        return self.entries.pop(key, None) is not None
+
+    def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
+        before = len(self.entries)
+        self.entries.update(entries)
+        return len(self.entries) - before
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from list(self.entries.items())
+
+
+class RuleMaps(Maps):
+    """See the module.
+
+    Args:
+        place: what the rules need to know of the node, asked before each rendering.
+        state_dir: where the file is kept.
+    """
+
+    def __init__(self, place: Callable[[], Place], state_dir: Path) -> None:
+        self._place = place
+        self._file = state_dir / FILE
+        stored = _read(self._file)
+        self._maps = {name: HeldMap(name, stored.get(name, {})) for name in layouts.MAPS}
+        self._in_force = ""  # the mark of the rules that are
+        self._counted: dict[str, tuple[int, int]] = {}
+        self._applying = asyncio.Lock()
+        self.is_whole = asyncio.Event()
+        """Everything that the node's model says is in force."""
+
+    def close(self) -> None:
+        """The rules stay."""
+
+    def raise_epoch(self) -> None:
+        """Every packet is judged anew anyway."""
+
+    def events_lost(self) -> int:
+        return 0
+
+    def counters(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """As of the last look at the rules; the direction is not told apart."""
+        return {(REASONS[name], 0): each for name, each in self._counted.items() if each[0]}
+
+    async def write(self, tables: tuple[Table, ...]) -> int:
+        """Raises: NftError: what was in force still is, and what was to be written is owed."""
+        owed = {table.name: (table, *table.take()) for table in tables if table.is_dirty}
+        try:
+            for name, (_, upserts, gone) in owed.items():
+                self._maps[name].set_many(upserts.items())
+                self._maps[name].remove_many(gone)
+            await self.apply()
+        except BaseException:
+            for table, upserts, gone in owed.values():
+                table.owe([*upserts, *gone])
+            raise
+        if {table.name for table in tables} == {*TABLES}:
+            self.is_whole.set()
+        return sum(len(upserts) + len(gone) for _, upserts, gone in owed.values())
+
+    async def apply(self) -> bool:
+        """Put in force what the tables and the place say now. Returns whether anything changed. Raises: NftError."""
+        async with self._applying:
+            return await self._apply()
+
+    async def heal(self) -> bool:
+        """As `apply`. Returns whether somebody had removed the rules. Raises: NftError."""
+        async with self._applying:
+            is_there = not self._in_force or await nft.has_chain(self._in_force)
+            if is_there:
+                self._counted |= await nft.counters()
+            else:
+                self._in_force = ""
+            await self._apply()
+            return not is_there
+
+    async def _apply(self) -> bool:
+        place = self._place()
+        tables = {name: self.dump(name) for name in TABLES}
+        mark = _mark(tables, place)
+        if mark == self._in_force:
+            return False
+        self._counted |= await nft.counters()
+        script = await to_the_end(asyncio.to_thread(rules.render, tables, place, self._counted, mark))
+        await to_the_end(nft.apply(script))
+        self._in_force = mark
+        await to_the_end(asyncio.to_thread(_store, self._file, tables))
+        return True
+
+    async def remove(self) -> None:
+        """The rules, and the file that says that there are some. Raises: OSError: they may still be there."""
+        async with self._applying:
+            await nft.apply(rules.removal())
+            self._in_force = ""
+            self._file.unlink(missing_ok=True)
+
+
+def is_in_force(state_dir: Path) -> bool:
+    """This process, or one before it, has put rules in force and not taken them away."""
+    return (state_dir / FILE).exists()
+
+
+def _mark(tables: Mapping[str, Mapping[bytes, bytes]], place: Place) -> str:
+    found = hashlib.sha256(repr(place).encode())
+    for name in sorted(tables):
+        found.update(name.encode())
+        for key, value in sorted(tables[name].items()):
+            found.update(key + value)
+    return f"rules_{found.hexdigest()[:16]}"
+
+
+def _read(file: Path) -> _Stored:
+    """Tables of the same layout; what does not read is as if it had never been."""
+    try:
+        found = msgspec.msgpack.decode(file.read_bytes(), type=_Stored)
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as problem:
+        log.warning("rules from before are not known: pods are closed until all is heard", why=str(problem))
+        return {}
+    shapes = layouts.MAPS
+    return {
+        name: {
+            key: value
+            for key, value in entries.items()
+            if (len(key), len(value)) == (shapes[name].key_bytes, shapes[name].value_bytes)
+        }
+        for name, entries in found.items()
+        if name in shapes
+    }
+
+
+def _store(file: Path, tables: Mapping[str, Mapping[bytes, bytes]]) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(msgspec.msgpack.encode(tables))
+    fresh.replace(file)

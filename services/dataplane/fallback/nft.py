@@ -1,0 +1,63 @@
+"""The program nft, in this process's network namespace. Decides nothing. Needs CAP_NET_ADMIN."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from contextlib import suppress
+
+from services.dataplane.fallback.rules import COUNTERS, TABLE
+
+
+class NftError(OSError):
+    """nftables refused; what was in force still is. The text says why."""
+
+
+async def apply(script: str) -> None:
+    """Put a script in force, all of it or nothing. Raises: NftError."""
+    await _nft("-f", "-", script=script)
+
+
+async def has_chain(name: str, table: str = TABLE) -> bool:
+    """Our table holds a chain of this name. False as well when nft does not start."""
+    try:
+        await _nft("list", "chain", "inet", table, name)
+    except NftError:
+        return False
+    return True
+
+
+async def counters(names: tuple[str, ...] = COUNTERS) -> dict[str, tuple[int, int]]:
+    """Packets and bytes by counter; nothing while our table is not there."""
+    try:
+        listed = json.loads(await _nft("-j", "list", "counters", "table", "inet", TABLE))
+        found = [each["counter"] for each in listed["nftables"] if "counter" in each]
+        return {each["name"]: (each["packets"], each["bytes"]) for each in found if each["name"] in names}
+    except (NftError, ValueError, KeyError, TypeError):
+        return {}
+
+
+async def _nft(*arguments: str, script: str = "") -> str:
+    # Not a pipe: nft may end before it has read, and writing to it would fail without a word of why it ended.
+    given = os.memfd_create("nft")
+    pipe = asyncio.subprocess.PIPE
+    try:
+        os.write(given, script.encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        child = await asyncio.create_subprocess_exec("nft", *arguments, stdin=given, stdout=pipe, stderr=pipe)
+    except OSError as failure:
+        raise NftError(f"nft does not start: {failure}; install nftables") from failure
+    finally:
+        os.close(given)
+    try:
+        out, err = await child.communicate()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):  # it may have ended just now
+            child.kill()
+        await child.wait()
+        raise
+    if child.returncode:
+        words = err.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise NftError(f"nft {arguments[0]}: {'; '.join(words[:3])}")
+    return out.decode(errors="replace")

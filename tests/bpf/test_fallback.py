@@ -1,0 +1,120 @@
+"""A node whose kernel refuses BPF, on the real kernel: what is left of programs, and what is no reason to fall back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from services.dataplane import loader
+from services.dataplane.attach import Mechanism
+from services.dataplane.fallback.handover import Fallback
+from services.dataplane.fallback.hooks import NoHooks
+from services.dataplane.links import LinkError
+from tests.bpf.attaching import MECHANISMS, NEXT, OK, Counter, foreign_filter, foreign_link, unpin, with_pod
+from tests.bpf.attaching import Place as PodPlace
+from tests.bpf.conftest import BPFFS
+from tests.bpf.spaces import in_namespace, inside
+from tests.bpf.test_start import Place, place
+
+__all__ = ["place"]  # the fixture
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    made = Counter()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pins() -> Iterator[Path]:
+    made = BPFFS / f"plexus-test-fallback-{os.getpid()}"
+    (made / "links").mkdir(parents=True)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_programs_of_before_are_seen_and_taken_away_and_those_of_others_stay(
+    namespaces: Callable[[str], str],
+    pins: Path,
+    counter: Counter,
+    mechanism: Mechanism,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program, theirs = counter.program(OK), counter.program(NEXT)
+
+    async def work(place: PodPlace) -> None:
+        with place.process(mechanism, program) as hooks:
+            await place.heal(hooks)
+        assert place.how() == {mechanism}
+        foreign_filter(place, theirs, 7, 0x7, monkeypatch)
+        others = place.filters()[-1:]
+        with foreign_link(theirs, place.hooks_of_pod[0].index), closing(NoHooks(pins)) as left:
+            ours = place.tcx()[:1] if mechanism == "tcx" else []
+            linked = [each for each in place.tcx() if each not in ours]
+            assert await left.judged(place.hooks_of_pod) == set(place.hooks_of_pod)
+            await left.take_away(place.hooks_of_pod)
+            assert await left.judged(place.hooks_of_pod) == set()
+            assert (place.filters(), place.tcx()) == (others, linked)
+            assert (place.filters("egress"), place.tcx("egress")) == ([], [])
+            assert list((pins / "links").iterdir()) == []
+            await left.take_away(place.hooks_of_pod)  # again: nothing to do
+
+    with_pod(namespaces, pins, program, work)
+
+
+def test_a_pin_that_is_gone_does_not_make_a_hook_look_judged(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program = counter.program(OK)
+
+    async def work(place: PodPlace) -> None:
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+        unpin(place)
+        with closing(NoHooks(pins)) as left:
+            assert await left.judged(place.hooks_of_pod) == {place.hooks_of_pod[1]}
+
+    with_pod(namespaces, pins, program, work)
+
+
+@pytest.mark.parametrize("problem", [loader.LoadError("no"), LinkError("no"), PermissionError(1, "no")])
+def test_what_the_kernel_or_the_compiler_refuses_makes_a_node_fall_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    async def refuses(*_: object) -> loader.Loaded:
+        raise problem
+
+    monkeypatch.setattr(loader, "load", refuses)
+
+    async def main() -> None:
+        async with place.running(IPV6_ENABLED="true") as node:
+            assert isinstance(place.by, Fallback)
+            (check,) = [each for each in node.service.health().checks if each.name == "datapath"]
+            assert (check.ok, check.detail) == (False, f"degraded: nftables rules instead of BPF: {problem}")
+            assert "plexus_fallback" in inside(place.namespace, "nft", "list", "tables").stdout
+
+    in_namespace(place.namespace, main)
+
+
+def test_maps_that_would_be_lost_are_no_reason_to_fall_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(*_: object) -> loader.Loaded:
+        raise loader.LayoutError("drain the node")
+
+    monkeypatch.setattr(loader, "load", refuses)
+
+    async def main() -> None:
+        with pytest.raises(loader.LayoutError, match="drain"):
+            async with place.running():
+                pass
+        assert "plexus_fallback" not in inside(place.namespace, "nft", "list", "tables").stdout
+
+    in_namespace(place.namespace, main)

@@ -163,14 +163,15 @@ def test_ipv6_of_another_version_is_dropped(node: Datapath, program: str, versio
 def test_only_tcp_udp_sctp_and_icmp_pass(node: Datapath, at: Family, program: str, protocol: int) -> None:
     if at is V6 and protocol == 0:
         return  # hop-by-hop options
-    packet = ip(*ends(at, program), **{"proto" if at is V4 else "nh": protocol}) / (b"\0" * 40)
+    fields: dict[str, Any] = {at.protocol: protocol}
+    packet = ip(*ends(at, program), **fields) / bytes(40)
     assert node.dropped_for(program, frame(packet)) == UNKNOWN_L4
 
 
 @pytest.mark.parametrize("program", WAY_IN)
 def test_the_other_familys_icmp_means_nothing(node: Datapath, at: Family, program: str) -> None:
-    field, other = ("proto", 58) if at is V4 else ("nh", 1)
-    assert node.dropped_for(program, frame(ip(*ends(at, program), **{field: other}) / bytes(40))) == UNKNOWN_L4
+    fields: dict[str, Any] = {at.protocol: 58 if at is V4 else 1}
+    assert node.dropped_for(program, frame(ip(*ends(at, program), **fields) / bytes(40))) == UNKNOWN_L4
 
 
 def test_a_header_with_options_is_read_to_its_end(node: Datapath) -> None:

@@ -158,7 +158,7 @@ def test_a_short_arp_is_dropped(node: Datapath, length: int) -> None:
 
 
 def test_to_a_pod_of_this_node_a_packet_gets_its_addresses_and_loses_a_hop(node: Datapath, at: Family) -> None:
-    run = node.run("from_pod", tcp(at.pod, at.neighbour, node.free_port(), 80, **{at.hops: 64}))
+    run = node.run("from_pod", tcp(at.pod, at.neighbour, node.free_port(), 80, **at.hop(64)))
     packet = Ether(run.packet)
     assert run.result == TC_ACT_REDIRECT
     assert (packet.dst, packet.src, getattr(packet, at.hops)) == (POD_MAC.hex(":"), GATEWAY_MAC.hex(":"), 63)
@@ -180,12 +180,12 @@ def test_the_checksum_stays_right_when_a_hop_is_lost(node: Datapath, ttl: int) -
 @pytest.mark.parametrize("hops", [0, 1])
 def test_the_last_hop_is_not_routed(node: Datapath, at: Family, program: str, ends: tuple[str, str], hops: int) -> None:
     source, destination = (getattr(at, end) for end in ends)
-    packet = tcp(source, destination, node.free_port(), 80, **{at.hops: hops})
+    packet = tcp(source, destination, node.free_port(), 80, **at.hop(hops))
     assert node.dropped_for(program, packet) == TTL
 
 
 def test_to_the_node_itself_the_stack_takes_the_packet_as_it_is(node: Datapath, at: Family) -> None:
-    packet = tcp(at.pod, at.node, node.free_port(), 80, **{at.hops: 1})
+    packet = tcp(at.pod, at.node, node.free_port(), 80, **at.hop(1))
     run = node.run("from_pod", packet)
     assert (run.result, run.packet) == (TC_ACT_OK, packet)
 

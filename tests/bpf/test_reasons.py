@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import TCP
@@ -176,13 +177,13 @@ PROVOCATIONS = [
     ),
     Provocation(181, "from_pod", "policy.h", denied, EGRESS),
     Provocation(
-        196, "from_pod", "forward.h", lambda on, at: tcp(at.pod, at.remote, on.free_port(), 80, **{at.hops: 1}), EGRESS
+        196, "from_pod", "forward.h", lambda on, at: tcp(at.pod, at.remote, on.free_port(), 80, **at.hop(1)), EGRESS
     ),
 ]
 
 
 def unknown(at: Family) -> bytes:
-    fields = {"proto": 47} if at is V4 else {"nh": 47}
+    fields: dict[str, Any] = {at.protocol: 47}
     return bytes(ip(at.pod, at.remote, **fields) / bytes(40))
 
 

@@ -74,7 +74,8 @@ class Family:
     stranger: str  # in no range that anybody is known to have
     prohibited: str  # there is a route, and it says no
     service: str
-    icmp: int
+    icmp: int  # protocol
+    protocol: str  # scapy's field of it in the header
     echo: int  # type
     reply: int  # type
     question: int  # type of a message that asks and is no echo
@@ -83,6 +84,10 @@ class Family:
 
     def __str__(self) -> str:
         return f"v{self.version}"
+
+    def hop(self, count: int) -> dict[str, Any]:
+        """The header's field for how many hops are left."""
+        return {self.hops: count}
 
 
 V4 = Family(
@@ -105,6 +110,7 @@ V4 = Family(
     prohibited="203.0.113.9",
     service=SERVICE,
     icmp=1,
+    protocol="proto",
     echo=8,
     reply=0,
     question=13,  # timestamp
@@ -131,6 +137,7 @@ V6 = Family(
     prohibited="2001:db8:113::9",
     service=SERVICE6,
     icmp=58,
+    protocol="nh",
     echo=128,
     reply=129,
     question=139,  # node information (RFC 4620)

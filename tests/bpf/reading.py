@@ -107,7 +107,7 @@ def _read6(frame: bytes) -> Reading:
 
 def ones_sum(data: bytes) -> int:
     """RFC 1071: what a checksum field must hold so that the sum over all of `data`, with the field 0, is right."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet import UDP
+from scapy.layers.inet import TCP, UDP
 
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import AGGREGATE_CLUSTER, EGRESS, INGRESS
@@ -146,3 +146,15 @@ def test_a_mapping_without_its_connection_lets_nobody_in(routed: Routed, at: Fam
 def test_what_cannot_be_masqueraded_does_not_leave(routed: Routed, at: Family) -> None:
     routed.endpoint(at.pod, 256)
     assert routed.dropped_for("from_pod", icmp(at.pod, at.outside, at.question)) == NAT_PROTOCOL
+
+
+def test_nobody_outside_begins_a_connection_by_a_masqueraded_port(routed: Routed, at: Family) -> None:
+    """The pod would answer in a connection that is not masqueraded, with its own address."""
+    routed.endpoint(at.pod, 256)
+    routed.who(at.node, 1)
+    port = routed.free_port()
+    mapped = routed.passes("from_pod", tcp(at.pod, at.outside, port, 443))[TCP].sport
+    assert routed.dropped_for("from_netdev", tcp(at.outside, at.node, 443, mapped, "S")) == NO_MAPPING
+    assert routed.passes("from_netdev", tcp(at.outside, at.node, 443, mapped, "SA"))[TCP].dport == port
+    assert routed.dropped_for("from_netdev", tcp(at.outside, at.node, 443, mapped, "S")) == NO_MAPPING
+    assert routed.passes("from_pod", tcp(at.pod, at.outside, port, 443, "A"))[at.ip].src == at.node

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-from typing import Any
-
 import pytest
-from scapy.layers.inet import ICMP, IP, UDP, IPOption_NOP, IPOption_Router_Alert
+from scapy.layers.inet import IP
 from scapy.layers.l2 import ARP, Ether
 
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
@@ -36,8 +33,6 @@ from tests.bpf.datapath import (
     Datapath,
     Family,
     Routed,
-    echo,
-    frame,
     tcp,
     udp,
 )
@@ -47,13 +42,6 @@ INVALID_SOURCE, POLICY_DENIED, INVALID, UNKNOWN_L4, UNSUPPORTED_L3 = 132, 133, 1
 NO_TUNNEL_KEY, UNKNOWN_TARGET, UNROUTABLE, FIB, DENIED_BY_RULE, TTL = 147, 150, 151, 169, 181, 196
 BOTH = FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS
 ELSEWHERE = 99  # an interface that is not the one packets come from
-PROGRAMS = ("from_pod", "to_pod", "from_netdev", "from_overlay")
-WAY_IN = {
-    "from_pod": (POD, REMOTE),
-    "to_pod": (REMOTE, POD),
-    "from_netdev": (REMOTE, POD),
-    "from_overlay": (REMOTE, POD),
-}
 
 
 @pytest.fixture
@@ -118,70 +106,6 @@ def test_what_is_no_ip_on_the_wire_is_the_nodes_own_affair(node: Datapath) -> No
     assert node.run("from_netdev", packet).result == TC_ACT_UNSPEC
 
 
-def udp_with(source: str, destination: str, **ip: object) -> bytes:
-    return frame(IP(src=source, dst=destination, **ip) / UDP(sport=1000, dport=53) / (b"x" * 8))
-
-
-@pytest.mark.parametrize("program", ["from_pod", "to_pod", "from_netdev"])
-@pytest.mark.parametrize("protocol", [2, 47, 58, 255])
-def test_only_tcp_udp_sctp_and_icmp_pass(node: Datapath, program: str, protocol: int) -> None:
-    source, destination = WAY_IN[program]
-    packet = frame(IP(src=source, dst=destination, proto=protocol) / (b"\0" * 40))
-    assert node.dropped_for(program, packet) == UNKNOWN_L4
-
-
-@pytest.mark.parametrize("program", ["from_pod", "to_pod", "from_netdev"])
-@pytest.mark.parametrize("fields", [{"version": 6}, {"version": 0}, {"ihl": 4}, {"ihl": 0}, {"len": 19}, {"len": 0}])
-def test_a_header_that_contradicts_itself_is_dropped(node: Datapath, program: str, fields: dict[str, Any]) -> None:
-    source, destination = WAY_IN[program]
-    assert node.dropped_for(program, tcp(source, destination, 1000, 80, **fields)) == INVALID
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("kind", ["tcp", "udp", "icmp", "icmp error", "options"])
-def test_a_packet_cut_anywhere_is_dropped_with_a_reason_or_left_to_the_node(
-    node: Datapath, program: str, kind: str
-) -> None:
-    source, destination = WAY_IN[program]
-    about = IP(src=destination, dst=source) / UDP(sport=1000, dport=53) / (b"x" * 8)
-    packet = {
-        "tcp": tcp(source, destination, node.free_port(), 80),
-        "udp": udp(source, destination, node.free_port(), 80),
-        "icmp": echo(source, destination, 5),
-        "icmp error": frame(IP(src=source, dst=destination) / ICMP(type=3, code=3) / about),
-        "options": tcp(source, destination, node.free_port(), 80, options=[IPOption_NOP()] * 40),
-    }[kind]
-    for length in range(14, len(packet)):
-        if length < 14 + 20 and not runs(node, program, packet[:length]):
-            continue
-        reason = node.dropped_for(program, packet[:length])
-        if length < 14 + 20 + 8:
-            assert reason or program == "from_netdev"
-
-
-def runs(node: Datapath, program: str, packet: bytes) -> bool:
-    """Newer kernels give a test's program no IPv4 packet without its header."""
-    try:
-        node.run(program, packet)
-    except OSError as refused:
-        if refused.errno != errno.EINVAL:
-            raise
-        return False
-    return True
-
-
-def test_a_header_with_options_is_read_to_its_end(node: Datapath) -> None:
-    """The ports lie behind them: policy must not look for them where they are not."""
-    node.endpoint(POD, 256, policy=9, flags=BOTH)
-    node.allow(9, 300, EGRESS, 6, 443, 24)
-    node.maps.raise_epoch()
-    options = [IPOption_Router_Alert(), *[IPOption_NOP()] * 12]
-    allowed = tcp(POD, REMOTE, node.free_port(), 443, options=options)
-    assert node.dropped_for("from_pod", allowed) == 0
-    assert node.dropped_for("from_pod", tcp(POD, REMOTE, node.free_port(), 80, options=options)) == POLICY_DENIED
-    assert with_right_checksums(node.run("from_pod", allowed).packet) == node.run("from_pod", allowed).packet
-
-
 # ARP
 
 
@@ -234,7 +158,7 @@ def test_a_short_arp_is_dropped(node: Datapath, length: int) -> None:
 
 
 def test_to_a_pod_of_this_node_a_packet_gets_its_addresses_and_loses_a_hop(node: Datapath, at: Family) -> None:
-    run = node.run("from_pod", tcp(at.pod, at.neighbour, node.free_port(), 80, **{at.hops: 64}))
+    run = node.run("from_pod", tcp(at.pod, at.neighbour, node.free_port(), 80, **at.hop(64)))
     packet = Ether(run.packet)
     assert run.result == TC_ACT_REDIRECT
     assert (packet.dst, packet.src, getattr(packet, at.hops)) == (POD_MAC.hex(":"), GATEWAY_MAC.hex(":"), 63)
@@ -256,12 +180,12 @@ def test_the_checksum_stays_right_when_a_hop_is_lost(node: Datapath, ttl: int) -
 @pytest.mark.parametrize("hops", [0, 1])
 def test_the_last_hop_is_not_routed(node: Datapath, at: Family, program: str, ends: tuple[str, str], hops: int) -> None:
     source, destination = (getattr(at, end) for end in ends)
-    packet = tcp(source, destination, node.free_port(), 80, **{at.hops: hops})
+    packet = tcp(source, destination, node.free_port(), 80, **at.hop(hops))
     assert node.dropped_for(program, packet) == TTL
 
 
 def test_to_the_node_itself_the_stack_takes_the_packet_as_it_is(node: Datapath, at: Family) -> None:
-    packet = tcp(at.pod, at.node, node.free_port(), 80, **{at.hops: 1})
+    packet = tcp(at.pod, at.node, node.free_port(), 80, **at.hop(1))
     run = node.run("from_pod", packet)
     assert (run.result, run.packet) == (TC_ACT_OK, packet)
 

@@ -149,8 +149,9 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
 	if (!entry)
 		return true;
-	/* Without the connection that it belongs to this would begin one, from outside. */
-	if (is_abandoned(&key, entry, p))
+	/* It would begin a connection, from outside: without the one that it belongs to, or by a SYN in the midst of that
+	 * (what the pod answers would then not be masqueraded). Costs TCP's simultaneous open. */
+	if (is_abandoned(&key, entry, p) || begins(p))
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
 	remember(p);
 	return rewrite_destination(skb, p, &entry->pod_address, entry->pod_port);

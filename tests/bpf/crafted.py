@@ -9,7 +9,7 @@ import socket
 import struct
 from dataclasses import replace
 
-from tests.conntrack import ICMP, ICMP6, SCTP, TCP, UDP, Packet
+from tests.packets import ICMP, ICMP6, SCTP, TCP, UDP, Packet
 
 ETHERNET = bytes.fromhex("0200000000bb0200000000aa")
 FLAGS = {"F": 0x01, "S": 0x02, "R": 0x04, "A": 0x10}
@@ -39,8 +39,8 @@ def _ip(packet: Packet) -> bytes:
         payload = struct.pack("!BBHI", following, 0, offset << 3 | is_first, packet.datagram) + payload
         following = FRAGMENT6
     header = struct.pack("!IHBB", 0x60000000, len(payload), following, 64)
-    ends = (socket.inet_pton(socket.AF_INET6, address) for address in (packet.source, packet.destination))
-    return header + b"".join(ends) + payload
+    ends = b"".join(socket.inet_pton(socket.AF_INET6, address) for address in (packet.source, packet.destination))
+    return header + ends + payload
 
 
 def _transport(packet: Packet) -> bytes:

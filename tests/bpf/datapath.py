@@ -282,7 +282,7 @@ class Routed(Datapath):
         return self._inside.submit(super().run, program, packet, repeat).result()
 
     def inside(self, work: Callable[[Datapath], None]) -> None:
-        """Do `work` there as a whole, with the same datapath. For thousands of packets: `run` changes threads for each."""
+        """Do `work` there as a whole, with the same datapath: `run` changes threads for each packet."""
         plain = Datapath.__new__(Datapath)
         plain.__dict__ = self.__dict__
         self._inside.submit(work, plain).result()

@@ -472,6 +472,9 @@ class _Passage:
                 raise Refused(Drop.NO_MAPPING)
             node.mappings[mapping] = pod
             return pod.port
+        for mapping, holder in node.mappings.items():
+            if holder == pod and (mapping[0], mapping[2]) == (remote, protocol):
+                return mapping[1]  # of an earlier connection between the same ends
         new = self.seen.mappings - node.mappings.keys()
         if len(new) != 1:
             raise Disagreement(f"one new mapping for {pod} with {remote}, not {new}")

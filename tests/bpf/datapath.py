@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,6 +287,12 @@ class Routed(Datapath):
 
     def run(self, program: str, packet: bytes, repeat: int = 1) -> ProgramRun:
         return self._inside.submit(super().run, program, packet, repeat).result()
+
+    def inside(self, work: Callable[[Datapath], None]) -> None:
+        """Do `work` there as a whole, with the same datapath: `run` changes threads for each packet."""
+        plain = Datapath.__new__(Datapath)
+        plain.__dict__ = self.__dict__
+        self._inside.submit(work, plain).result()
 
 
 def key_between(one: tuple[str, int], other: tuple[str, int], protocol: int) -> layouts.ConnectionKey:

@@ -108,6 +108,16 @@ static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
 	return flags & CT_REPLIED ? SECONDS(CT_TCP_SECONDS) : SECONDS(CT_TCP_SYN_SECONDS);
 }
 
+/* What a packet says of its connection's end. */
+static __always_inline __u8 ending(struct packet *p, __u32 from_origin)
+{
+	if (p->tcp_flags & TCP_RST)
+		return CT_RESET;
+	if (p->tcp_flags & TCP_FIN)
+		return from_origin ? CT_ORIGIN_FIN : CT_REPLY_FIN;
+	return 0;
+}
+
 /* A packet of the connection has passed. Writes only what changes: most packets write nothing. */
 static __always_inline void touch(struct flow *f, struct packet *p)
 {
@@ -117,12 +127,7 @@ static __always_inline void touch(struct flow *f, struct packet *p)
 
 	if (!f->from_origin)
 		flags |= CT_REPLIED;
-	if (p->tcp_flags & (TCP_FIN | TCP_RST)) {
-		if (p->tcp_flags & TCP_RST)
-			flags |= CT_RESET;
-		else
-			flags |= f->from_origin ? CT_ORIGIN_FIN : CT_REPLY_FIN;
-	}
+	flags |= ending(p, f->from_origin);
 	if (flags != c->flags)
 		c->flags = flags;
 	expires = p->now + lifetime(p->protocol, flags);
@@ -215,8 +220,8 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 		return REFUSE(p, DROP_UNKNOWN_CT);
 	fresh.epoch = p->epoch;
 	fresh.flags = f->source_is_low ? CT_ORIGIN_LOW : 0;
-	if (p->tcp_flags & TCP_RST)
-		fresh.flags |= CT_RESET;
+	/* Of a connection that was here before we were, the first packet that we see may be its last. */
+	fresh.flags |= ending(p, 1);
 	fresh.expires = p->now + lifetime(p->protocol, fresh.flags);
 	if (keep_connection(&f->key, &fresh))
 		return REFUSE(p, DROP_CT_INSERT);

@@ -34,6 +34,9 @@ static __always_inline bool rewrite(struct __sk_buff *skb, struct packet *p, boo
 	__u64 flags = 0;
 	bool is_ip6 = IPV6_ENABLED && (!IPV4_ENABLED || p->is_ip6);
 
+	/* Its checksum covers no address, and cannot be mended for a port; later fragments share the first one's fate. */
+	if (p->protocol == IPPROTO_SCTP && *old_port != new_port)
+		return REFUSE(p, DROP_NAT_PROTOCOL);
 	if (p->fragment != FRAGMENT_LATER) {
 		if (p->protocol == IPPROTO_UDP) {
 			check_at = p->l4 + offsetof(struct udphdr, check);
@@ -42,10 +45,7 @@ static __always_inline bool rewrite(struct __sk_buff *skb, struct packet *p, boo
 			check_at = p->l4 + offsetof(struct icmp, check);
 			port_at = p->l4 + offsetof(struct icmp, identifier);
 		}
-		if (p->protocol == IPPROTO_SCTP) { /* its checksum covers no address, and cannot be mended for a port */
-			if (*old_port != new_port)
-				return REFUSE(p, DROP_NAT_PROTOCOL);
-		} else {
+		if (p->protocol != IPPROTO_SCTP) {
 			/* ICMP over IPv4 alone covers no addresses. */
 			if ((is_ip6 || p->protocol != IPPROTO_ICMP) &&
 			    bpf_l4_csum_replace(skb, check_at, 0, difference, flags | BPF_F_PSEUDO_HDR))

@@ -36,8 +36,8 @@ from tests.bpf.datapath import (
     ip,
     tcp,
     udp,
-    with_right_checksums,
 )
+from tests.bpf.reading import with_right_checksums
 
 POLICY_DENIED, UNKNOWN_CT, NO_MAPPING = 133, 163, 167
 SERVICES = {4: "10.96.0.10", 6: "fd00:96::10"}

@@ -29,7 +29,8 @@ from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import ALLOW
 
 PREFIX = "plexus-bench-"  # of pin directories; the bench's pid and what they are for follow
-DEVICE = 1  # loopback: the one interface that is in every namespace
+LOOPBACK = 1  # the one interface that is in every namespace: packets come by it
+DEVICE = 77  # the outward one
 CONTEXT_BYTES, IFINDEX_AT = 192, 40  # struct __sk_buff
 POD_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
 TCP, UDP = 6, 17
@@ -84,7 +85,7 @@ class Datapath:
         self.maps = Maps(pin_dir)
         self.programs = {name: loader.open_program(pin_dir, name) for name in loader.TC_PROGRAMS}
         self._context = bytearray(CONTEXT_BYTES)
-        struct.pack_into("=I", self._context, IFINDEX_AT, DEVICE)
+        struct.pack_into("=I", self._context, IFINDEX_AT, LOOPBACK)
         self._ports = itertools.cycle(range(20000, 60000))
         self._inside = ThreadPoolExecutor(1, "in a namespace")
         self._inside.submit(enter_namespace, families).result()
@@ -124,7 +125,7 @@ class Datapath:
     def _fill(self, who: Addresses) -> None:
         for name in ("pod", "neighbour"):
             entry = layouts.EndpointEntry(
-                DEVICE, PODS[name], PODS[name], FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS, POD_MAC, GATEWAY_MAC
+                LOOPBACK, PODS[name], PODS[name], FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS, POD_MAC, GATEWAY_MAC
             )
             self.maps["endpoints"].set(pack_address(getattr(who, name)), entry.pack())
         for address, identity, node in ((who.remote, PODS["remote"], who.other_node), (who.node, 1, "")):
@@ -150,7 +151,7 @@ def enter_namespace(families: tuple[Family, ...]) -> None:
     """Give the calling thread a network namespace with a node's routes; it ends with the thread."""
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare")
-    commands = ["link set lo up", "link add out type veth peer name far", "link set far up"]
+    commands = ["link set lo up", f"link add out index {DEVICE} type veth peer name far", "link set far up"]
     for family in families:
         who, bits = ADDRESSES[family], 24 if family == 4 else 64
         commands.append(f"address add {who.node}/{bits} dev out{' nodad' if family == 6 else ''}")
@@ -174,7 +175,7 @@ def configuration(mode: str, families: tuple[Family, ...]) -> loader.DatapathCon
         ipv4=4 in families,
         ipv6=6 in families,
         device_index=DEVICE,
-        tunnel_index=DEVICE if mode == "tunnel" else 0,
+        tunnel_index=LOOPBACK if mode == "tunnel" else 0,
         sizes={"CT_TCP_MAX": 65536, "CT_ANY_MAX": 65536, "NAT_MAX": 65536, "SOCK_REVERSE_MAX": 4096},
     )
 

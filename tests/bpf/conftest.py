@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from services.dataplane import loader
-from tests.bpf.datapath import NODE, NODE6, SIZES, V4, V6, Datapath, Family, Routed
+from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SIZES, V4, V6, Datapath, Family, Routed
 from tests.bpf.spaces import making_namespaces
 
 BPFFS = Path("/sys/fs/bpf")
@@ -41,7 +41,12 @@ def loaded(name: str, state: Path, **settings: Any) -> Iterator[Path]:
     if not os.path.ismount(BPFFS):
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     pin_dir = BPFFS / f"plexus-test-{name}-{os.getpid()}"
-    wanted: dict[str, Any] = {"node_address": NODE, "node_address6": NODE6, "ipv6": True, "device_index": 1} | settings
+    wanted: dict[str, Any] = {
+        "node_address": NODE,
+        "node_address6": NODE6,
+        "ipv6": True,
+        "device_index": DEVICE_INDEX,
+    } | settings
     try:
         asyncio.run(loader.load(loader.DatapathConfig(sizes=SIZES, **wanted), pin_dir, state))
         yield pin_dir

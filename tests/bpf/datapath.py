@@ -37,6 +37,7 @@ from services.dataplane.reasons import reasons
 from tests.bpf.reading import with_right_checksums
 
 TC_ACT_UNSPEC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 0, 2, 7
+DEVICE_INDEX = 77  # of the outward device, where there is one
 LOOPBACK_INDEX = 1  # the one interface that is always there
 CONTEXT_BYTES = 192  # struct __sk_buff
 IFINDEX_AT = 40
@@ -257,7 +258,7 @@ class Routed(Datapath):
 
     ROUTES = (
         "ip link set lo up",
-        "ip link add out type veth peer name far",
+        f"ip link add out index {DEVICE_INDEX} type veth peer name far",
         "ip link set far up",
         f"ip address add {NODE}/24 dev out",
         "ip link set out up",

@@ -143,8 +143,7 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	struct nat_entry *entry;
 	struct nat_key key;
 
-	/* What begins answers nothing: the node's own stack refuses it. */
-	if (is_icmp(p->protocol) ? p->icmp_kind != ICMP_IS_REPLY : begins(p))
+	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
 		return true;
 	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
 	if (!entry)

@@ -83,6 +83,11 @@ class Connection:
         return self.reset or self.origin_fin or self.reply_fin
 
     @property
+    def is_settled(self) -> bool:
+        """Both ends have spoken, and none has finished."""
+        return self.replied and not self.is_closing
+
+    @property
     def lifetime(self) -> int:
         """Ticks from the last packet on: as many as the seconds need, and one."""
         seconds = OTHERS_SECONDS
@@ -200,6 +205,7 @@ class _Passage:
     def __init__(self, node: Node, seen: Seen) -> None:
         self.node = node
         self.seen = seen
+        self.kept: Packet | None = None
 
     # hooks
 
@@ -208,6 +214,7 @@ class _Passage:
         packet = self.whole(packet)
         if packet.source not in node.pods:
             raise Refused(Drop.INVALID_SOURCE)
+        self.remember(packet)
         if packet.is_error:
             return self.pod_complains(packet)
         connection = self.find(packet)
@@ -253,7 +260,14 @@ class _Passage:
         if packet.is_error:
             is_nodes = self.node.identity(packet.source) == HOST
             return Fate(Goes.TO_STACK, packet if is_nodes else self.error_arrives(packet))
-        connection = self.admit(packet, self.find(packet), is_from_stack=True)
+        connection = self.find(packet)
+        is_expected = connection and connection.epoch == self.node.epoch and self.way_back(connection, packet) == "host"
+        if not is_expected and packet.source in self.node.pods:
+            raise Refused(Drop.INVALID_SOURCE)
+        self.remember(packet)
+        connection = self.admit(packet, connection, is_from_stack=True)
+        if self.way_back(connection, packet) == "unknown":  # answers take the same way
+            self.came_by(connection, packet, "host", connection.hop)
         return Fate(Goes.TO_STACK, bare(self.as_service(packet, connection)))
 
     def from_netdev(self, packet: Packet) -> Fate:
@@ -289,27 +303,33 @@ class _Passage:
             )
         ):
             came = self.identify(packet.source)
+        self.remember(packet)
         connection = self.admit(packet, connection, is_from_stack=True)
-        if came and self.is_from_origin(connection, packet):
-            connection.reply_way, connection.hop = came
-        elif came:
-            connection.origin_way, connection.hop = came
+        if came:
+            self.came_by(connection, packet, *came)
         return Fate(Goes.REDIRECTED, bare(self.as_service(packet, connection)))
 
     # fragments
 
     def whole(self, packet: Packet) -> Packet:
         """A later fragment is judged like the first one of its datagram, which must have come before it."""
-        kind = 0 if ":" in packet.source else packet.protocol
-        datagram = (packet.source, packet.destination, packet.datagram, kind)
-        if packet.fragment == "first":
-            self.node.fragments[datagram] = packet
         if packet.fragment != "later":
             return packet
-        first = self.node.fragments.get(datagram)
+        first = self.node.fragments.get(self.datagram(packet))
         if first is None:
             raise Refused(Drop.NO_FRAGMENT)
         return replace(first, fragment="later", flags="")
+
+    def remember(self, packet: Packet) -> None:
+        """A first fragment from who it says it is from, as it came: a stranger's does not count."""
+        if packet.fragment == "first":
+            self.kept = self.kept or packet
+            self.node.fragments[self.datagram(self.kept)] = self.kept
+
+    @staticmethod
+    def datagram(packet: Packet) -> tuple[object, ...]:
+        kind = 0 if ":" in packet.source else packet.protocol
+        return packet.source, packet.destination, packet.datagram, kind
 
     # connections
 
@@ -330,6 +350,14 @@ class _Passage:
         """Where the packets of the other direction go, and so where this one should come from."""
         return connection.reply_way if self.is_from_origin(connection, packet) else connection.origin_way
 
+    def came_by(self, connection: Connection, packet: Packet, way: str, hop: str) -> None:
+        """So packets of the other direction go there."""
+        connection.hop = hop
+        if self.is_from_origin(connection, packet):
+            connection.reply_way = way
+        else:
+            connection.origin_way = way
+
     def admit(self, packet: Packet, connection: Connection | None, is_from_stack: bool = False) -> Connection:
         """Judge a connection when it is new and when something has changed. The kept connection; or refused."""
         node = self.node
@@ -345,6 +373,9 @@ class _Passage:
                 del node.connections[packet.protocol, frozenset((origin, called))]
             raise
         if connection is None:
+            other = node.connection_of(packet.protocol, *packet.ends)
+            if other and other.is_settled and not self.is_from_origin(other, packet):
+                raise Refused(Drop.UNKNOWN_CONNECTION)  # one packet of a stranger's would end it
             connection = Connection(packet.protocol, origin, called, node.epoch)
             node.keep(connection)
         connection.epoch = node.epoch
@@ -460,6 +491,7 @@ class _Passage:
             connection.mapped_port = self.take_port(pod, remote, packet.protocol)
         holder = node.mappings.setdefault((remote, connection.mapped_port, packet.protocol), pod)
         if holder != pod:
+            connection.mapped_port = 0  # the next packet finds another
             raise Refused(Drop.NO_MAPPING)
         return packet.with_source(End(node.addresses[":" in pod.address], connection.mapped_port))
 
@@ -489,17 +521,18 @@ class _Passage:
         return mapping if mapping in self.node.mappings else None
 
     def unmasquerade(self, packet: Packet) -> Packet:
-        """To the pod that it answers; without the connection that it belongs to it would begin one, from outside."""
+        """To the pod that it answers; nobody outside begins a connection by a mapping."""
         if packet.is_error:
             return self.unmasquerade_error(packet)
         if packet.is_icmp and not packet.is_reply:
-            return packet
+            return packet  # it answers nothing
         remote, own = packet.ends
         mapping = self.mapping_of(remote, own.port, packet.protocol)
         if mapping is None:
             return packet
-        if self.node.is_abandoned(mapping):
+        if packet.begins or self.node.is_abandoned(mapping):
             raise Refused(Drop.NO_MAPPING)
+        self.remember(packet)
         return packet.with_destination(self.node.mappings[mapping])
 
     # ICMP errors

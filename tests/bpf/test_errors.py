@@ -280,9 +280,10 @@ def test_an_error_about_a_later_fragment_goes_nowhere(spoken: Routed) -> None:
     assert spoken.dropped_for("from_netdev", error(V4.remote, V4.pod, quote)) == UNKNOWN_CONNECTION
 
 
-def test_an_error_about_a_fragment_with_a_header_of_its_own_goes_nowhere(spoken: Routed) -> None:
-    quote = IPv6(src=V6.pod, dst=V6.remote) / IPv6ExtHdrFragment(m=1, id=7) / UDP(sport=1000, dport=53)
-    assert spoken.dropped_for("from_netdev", error(V6.remote, V6.pod, quote, whole=True)) == UNKNOWN_CONNECTION
+@pytest.mark.parametrize(("offset", "reason"), [(0, 0), (1, UNKNOWN_CONNECTION)])
+def test_an_error_about_a_fragment_of_ipv6_arrives_if_it_names_ports(spoken: Routed, offset: int, reason: int) -> None:
+    quote = IPv6(src=V6.pod, dst=V6.remote) / IPv6ExtHdrFragment(m=1, id=7, offset=offset) / UDP(sport=1000, dport=53)
+    assert spoken.dropped_for("from_netdev", error(V6.remote, V6.pod, quote, whole=True)) == reason
 
 
 def test_an_error_about_a_first_fragment_arrives(spoken: Routed) -> None:

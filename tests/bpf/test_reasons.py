@@ -149,7 +149,7 @@ PROVOCATIONS = [
         147, "from_overlay", "overlay.bpf.c", lambda on, at: tcp(at.remote, at.pod, 1, 80), INGRESS, mode="tunnel"
     ),
     Provocation(150, "from_pod", "service.h", its_own_backend, EGRESS),
-    Provocation(150, "from_pod", "forward.h", lambda on, at: udp(at.pod, loopback(at), 1, 80), EGRESS),
+    Provocation(150, "from_pod", "pod.bpf.c", lambda on, at: udp(at.pod, loopback(at), 1, 80), EGRESS),
     Provocation(151, "from_pod", "forward.h", lambda on, at: tcp(at.pod, at.nobody, on.free_port(), 80), EGRESS),
     Provocation(151, "to_pod", "pod.bpf.c", lambda on, at: tcp(at.node, at.nobody, 1, 80), INGRESS),
     Provocation(156, "from_pod", "parse.h", routing_header, EGRESS, only=V6),

@@ -82,9 +82,14 @@ int from_netdev(struct __sk_buff *skb)
 		read_clock(p);
 		return finish(skb, p, DROP(p, DROP_UNSUPPORTED_L3));
 	}
-	/* What does not parse goes up, and is dropped by to_pod, with its reason, should it come to a pod. */
-	if (!is_ip(skb) || !parse_network(skb, p))
+	if (!is_ip(skb))
 		return TC_ACT_UNSPEC;
+	if (!parse_network(skb, p)) {
+		if (!endpoint_at(&p->destination)) /* the node's own affair */
+			return TC_ACT_UNSPEC;
+		read_clock(p);
+		return finish(skb, p, TC_ACT_SHOT);
+	}
 	if (is_node(&p->destination)) {
 		read_clock(p);
 		action = node_receives(skb, p);

@@ -218,12 +218,12 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *p)
 	ip = (void *)(long)skb->data + ETH_HLEN;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return REFUSE(p, DROP_INVALID);
+	set_ip4(&p->source, ip->saddr);
+	set_ip4(&p->destination, ip->daddr);
 	header = ip->ihl * 4;
 	p->bytes = bpf_ntohs(ip->tot_len); /* 0 with TCP segments of over 64 KiB, which a device will cut */
 	if (ip->version != 4 || header < sizeof(*ip) || (p->bytes < header && (p->bytes || !skb->gso_size)))
 		return REFUSE(p, DROP_INVALID);
-	set_ip4(&p->source, ip->saddr);
-	set_ip4(&p->destination, ip->daddr);
 	p->protocol = ip->protocol;
 	if (ip->protocol == IPPROTO_ICMP6) /* means nothing here */
 		return REFUSE(p, DROP_UNKNOWN_L4);
@@ -282,10 +282,12 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *p)
 	if (!can_read(skb, ETH_HLEN + sizeof(*ip)))
 		return REFUSE(p, DROP_INVALID);
 	ip = (void *)(long)skb->data + ETH_HLEN;
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end || IP6_VERSION(ip) != 6)
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return REFUSE(p, DROP_INVALID);
 	set_ip6(&p->source, ip->source);
 	set_ip6(&p->destination, ip->destination);
+	if (IP6_VERSION(ip) != 6)
+		return REFUSE(p, DROP_INVALID);
 	/* Not on any wire (RFC 4291, 2.5.5.2), and IPv4 to every map here. */
 	if (is_ip4(&p->source) || is_ip4(&p->destination))
 		return REFUSE(p, DROP_INVALID);

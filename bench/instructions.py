@@ -1,21 +1,19 @@
 """How large the programs are, and how much the verifier has to look at: recorded in instructions.json beside this file.
 
-`make instructions` measures anew (a few seconds), prints what changed, and writes the file, so that growth is seen
-where the change is reviewed. "loaded" is the program's size in instructions. "verified" is what the verifier goes
-through on all paths, of which it takes a million; it differs from kernel to kernel, so the file says which it was.
+`make instructions` measures anew (a minute where the C changed), prints what changed, and writes the file, so that
+growth is seen where the change is reviewed. "loaded" is the program's size in instructions. "verified" is what the
+verifier goes through on all paths, of which it takes a million; it differs from kernel to kernel, so the file says
+which it was.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.programs import read
+from bench.programs import compile_all, configurations
 from bench.verifier import Refused, verify_all
 
 RECORD = Path(__file__).with_name("instructions.json")
@@ -51,11 +49,8 @@ class Change:
 
 
 def measure() -> Counts:
-    """Compile everything (in a process of its own) and load it on this kernel. Needs root. Raises: Refused."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "programs.json"
-        subprocess.run([sys.executable, "-m", "bench.programs", path], check=True)
-        programs = read(path)
+    """Compile everything and load it on this kernel. Needs root. Raises: Refused."""
+    programs = compile_all(configurations())
     counts = {}
     for each, verified in zip(programs, verify_all(programs), strict=True):
         if isinstance(verified, Refused):

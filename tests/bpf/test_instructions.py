@@ -30,18 +30,18 @@ def test_every_program_in_every_configuration_loads_and_its_size_is_on_record(
     assert not stale, f"bench/instructions.json is out of date; run 'make instructions': {stale}"
 
 
-def test_every_switch_of_the_datapath_is_turned_in_both_routing_modes() -> None:
-    switches = [
-        field.name
-        for field in dataclasses.fields(loader.DatapathConfig)
-        if isinstance(getattr(configurations()["native"], field.name), bool)
-    ]
-    assert switches
-    for mode in ("native", "tunnel"):
-        before = configurations()[mode]
-        for switch in switches:
+def test_every_family_and_every_switch_of_the_datapath_is_turned_on_every_way_between_nodes() -> None:
+    found = list(configurations().values())
+    assert {(bool(each.tunnel_index), each.underlay_ipv6) for each in found} == {
+        (False, False), (True, False), (True, True)
+    }  # fmt: skip
+    switches = {field.name for field in dataclasses.fields(loader.DatapathConfig) if field.type in (bool, "bool")}
+    for way in ("native", "tunnel", "tunnel over IPv6"):
+        before = configurations()[way]
+        assert before.ipv4 and before.ipv6
+        for switch in switches - {"underlay_ipv6"}:
             wanted = dataclasses.replace(before, **{switch: not getattr(before, switch)})  # type: ignore[arg-type]
-            assert wanted in configurations().values()
+            assert wanted in found
 
 
 def test_the_record_says_what_was_measured() -> None:

@@ -427,7 +427,7 @@ class ProgramRun:
     duration_ns: int
 
 
-def run_program(program_fd: int, packet: bytes, *, repeat: int = 1, context: bytes = b"") -> ProgramRun:
+def run_program(program_fd: int, packet: bytes, *, repeat: int = 1, context: bytes = b"", flags: int = 0) -> ProgramRun:
     """Run a tc program on `packet` (Ethernet first). `context`: a struct __sk_buff to start from (ifindex at byte 40).
 
     Source: kernel Documentation/bpf/bpf_prog_run.rst
@@ -437,7 +437,7 @@ def run_program(program_fd: int, packet: bytes, *, repeat: int = 1, context: byt
     ctx = ctypes.create_string_buffer(context, len(context)) if context else None
     attr = ctypes.create_string_buffer(
         struct.pack(
-            "=IIIIQQIIIIQQ",
+            "=IIIIQQIIIIQQI",
             program_fd,
             0,
             len(packet),
@@ -450,6 +450,7 @@ def run_program(program_fd: int, packet: bytes, *, repeat: int = 1, context: byt
             0,
             _address(ctx) if ctx else 0,
             0,
+            flags,
         ),
         _ATTR_BYTES,
     )

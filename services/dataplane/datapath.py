@@ -77,7 +77,7 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
     await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
     config = DatapathConfig(
-        node_address=device.address if settings.ipv4_enabled else "",
+        node_address=device.address if settings.ipv4_enabled or underlay == 4 else "",
         node_address6=device.address6 if settings.ipv6_enabled or underlay == 6 else "",
         ipv4=settings.ipv4_enabled,
         ipv6=settings.ipv6_enabled,

@@ -21,6 +21,14 @@ BPFFS = Path("/sys/fs/bpf")
 NATIVE_CIDRS = ["198.51.100.0/25", "2001:db8:51::/64"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def leftovers() -> None:
+    """Pins of runs that were killed: the last part of their name is the process that made them."""
+    for folder in BPFFS.glob("plexus-test-*-*"):
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The pin directory of programs for native routing, both families."""

@@ -16,7 +16,7 @@ from collections.abc import Awaitable
 from ipaddress import ip_network
 
 from bus import subjects
-from bus.interface import Batch, BusError
+from bus.interface import Batch, BusError, Change
 from bus.messages import Message
 from bus.messages import dataplane as messages
 from bus.service import Service
@@ -93,6 +93,7 @@ class Node:
         self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
         self._writing = asyncio.Lock()
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
+        self._early: list[Change] = []  # heard before all was heard once
         self._to_publish: set[str] = set()
         self._publish = asyncio.Event()
 
@@ -110,9 +111,17 @@ class Node:
             await self.hear_batch(batch)
 
     async def hear_batch(self, batch: Batch) -> None:
-        for change in batch.changes:
-            if self._take(change.subject, change.message) and self._recall is not None:
-                self._recall.heard(change.subject, change.message)
+        if not self.is_synced:
+            self._early.extend(batch.changes)
+            if not batch.synced:
+                return  # pods perhaps, and not yet the policies for them: half of it must open nothing
+            changes, self._early = self._early, []
+        else:
+            changes = batch.changes
+        for change in changes:
+            makes_sense = self._take(change.subject, change.message)
+            if self._recall is not None:
+                (self._recall.heard if makes_sense else self._recall.refused)(change.subject, change.message)
         self._check_changes()
         if not batch.synced:
             return
@@ -413,7 +422,7 @@ class Node:
         try:
             await self.hooks.heal(self._pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)
-            if self.hooks.take_routes_gone() and self.is_synced:
+            if self.hooks.take_routes_gone() and self._is_whole:
                 await self._heal_routes()
         except LinkError as problem:
             self.service.check("programs", False, str(problem))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from bus import subjects
@@ -57,9 +58,28 @@ class Recall:
         if not self._is_synced:
             self._heard.add(subject)
         if not self._pending:
-            self._ahead.mkdir(parents=True, exist_ok=True)
+            self._mark_ahead()
         self._pending[subject] = message
         self._news.set()
+
+    def refused(self, subject: str, message: Message | None) -> None:
+        """The bus says so, and it makes no sense: what was good before stays, though the disk alone knows it."""
+        self._recalled.discard(subject)
+
+    def _mark_ahead(self) -> None:
+        """From here on the maps are ahead of the disk. Where that cannot be marked the disk must say nothing at all."""
+        try:
+            self._ahead.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            log.error(
+                "the disk cannot be marked as outdated, and is cleared: make room",
+                path=str(self._ahead),
+                why=str(problem),
+            )
+            self._problem = str(problem)
+            self._is_begun = False
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def synced(self) -> set[str]:
         """Everything was heard once. Returns what only the disk has said: it is there no more."""
@@ -126,7 +146,8 @@ class Recall:
         else:
             self._problem = ""
             if not self._pending and self._ahead.exists():
-                self._ahead.rmdir()
+                with suppress(OSError):  # then the disk is not believed, which costs nothing but a wait
+                    self._ahead.rmdir()
 
     def _write(self, pending: dict[str, Message | None]) -> None:
         changes = {subject: None if message is None else encode(message) for subject, message in pending.items()}

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from bus import subjects
+from bus.interface import Batch, Change
+from bus.labels import canonical_labels
 from bus.late import LateBus
-from bus.messages.identity import AddressIdentity
+from bus.messages import Message
+from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.policy import PolicyRules, Selector
-from bus.messages.resources import LabelSelector, Pod, Requirement
+from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.service import Service, Settings
 from services.dataplane import node as node_module
 from services.dataplane import recall, statefile
@@ -97,6 +100,10 @@ def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Computer:
     return made
 
 
+def said(subject: str, message: Message) -> Change:
+    return Change(subject, message, sequence=1, caused_at=0.0, trace={})
+
+
 async def on_disk(computer: Computer) -> None:
     await until(lambda: computer.file.exists() and not computer.ahead.exists())
 
@@ -126,6 +133,43 @@ async def test_a_pod_that_the_disk_does_not_know_stays_closed(computer: Computer
         await node.write()
         found = computer.entry(address)
         assert found is not None and (found.policy, found.flags) == (0, 3)
+
+
+async def test_half_of_what_the_bus_says_opens_nothing(computer: Computer) -> None:
+    """The pod and its labels are heard again before the policies for them: whole is what counts."""
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    async with computer.without_bus() as node:
+        await until(lambda: computer.who("10.0.1.0", 24))
+        address = await computer.add(pod="late")
+        pod = Pod(namespace="default", name="late", uid="u", labels={"app": "late"}, node=HERE)
+        labels = canonical_labels(pod, Namespace(name="default"))
+        changes = [
+            said(subjects.NAMESPACE.of("default"), Namespace(name="default")),
+            said(subjects.POD.of("default", "late"), pod),
+            said(subjects.IDENTITY.of("4711"), Identity(number=4711, labels=labels)),
+        ]
+        await node.hear_batch(Batch(changes, synced=False))
+        await node.write()
+        found = computer.entry(address)
+        assert found is not None and (found.policy, found.flags) == (0, 3)
+        await node.hear_batch(Batch([], synced=True))  # and no policy is for it
+        assert (found := computer.entry(address)) is not None and (found.identity, found.flags) == (4711, 0)
+
+
+async def test_what_makes_no_sense_does_not_take_away_what_the_disk_knew(computer: Computer) -> None:
+    computer.say_remote()
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    async with computer.without_bus() as node:
+        await until(lambda: computer.who(REMOTE))
+        senseless = AddressIdentity(
+            address=REMOTE, identity=-1, node=THERE, node_address="192.0.2.2", pod="default/far"
+        )
+        await node.hear_batch(Batch([said(subjects.ADDRESS.of(REMOTE), senseless)], synced=True))
+        assert node.model.addresses[REMOTE].identity == WEB
 
 
 async def test_with_the_bus_back_what_only_the_disk_knew_is_gone_and_what_is_new_is_there(computer: Computer) -> None:

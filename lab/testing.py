@@ -31,10 +31,12 @@ from lab.plan import Family
 from lab.programs import ROOT, choose
 from lab.state import Record
 from lab.up import up
+from services.dataplane.reasons import DROP_MIN
 
 Done = subprocess.CompletedProcess[str]
 
 COMMAND_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
 
 
 class Unexpected(AssertionError):
@@ -218,7 +220,10 @@ class Lab:
 
         async def ask() -> list[dict[str, Any]]:
             lab = self.record
-            async with connect(lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password) as bus:
+            async with (
+                asyncio.timeout(ANSWER_SECONDS),  # a test that failed may have left the bus dead
+                connect(lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password) as bus,
+            ):
                 answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)  # type: ignore[arg-type]
                 if answer.problem:
                     raise Unexpected(f"{node} does not show {table}: {answer.problem}")
@@ -245,7 +250,7 @@ class Lab:
         found: Counter[str] = Counter()
         for node in self.nodes:
             for row in self.dump(node, "counters"):
-                if row["reason_code"]:  # 0 is forwarded
+                if row["reason_code"] >= DROP_MIN:
                     found[str(row["reason"])] += int(row["packets"])
         return +found
 

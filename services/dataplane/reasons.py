@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 
 HEADER = Path(__file__).parent / "bpf/include/reasons.h"
+DROP_MIN = 130  # what is counted below is no drop
 POLICY_DENIED = 133
 POLICY_DENIED_BY_DENYLIST = 181
 
-_ENTRY = re.compile(r"^\s*(DROP|FILE)_\w+ = (\d+),\s*/\* (.+?) \*/$", re.MULTILINE)
+_ENTRY = re.compile(r"^\s*(DROP|FILE|NOTE)_\w+ = (\d+),\s*/\* (.+?) \*/$", re.MULTILINE)
 
 
 @cache
@@ -20,7 +21,9 @@ def _entries(kind: str) -> dict[int, str]:
 
 def reason_name(number: int) -> str:
     """The public name: 133 is "Policy denied"; a number that is not ours is shown as it is."""
-    return "Forwarded" if number == 0 else _entries("DROP").get(number, str(number))
+    if number == 0:
+        return "Forwarded"
+    return (_entries("DROP") | _entries("NOTE")).get(number, str(number))
 
 
 def reasons() -> dict[int, str]:

@@ -81,7 +81,7 @@ def stranger(lab: Lab, like: Sandbox) -> Iterator[Sandbox]:
         like,
         uid="stranger",
         name="stranger",
-        address="",
+        addresses=[],
         netns=names.pod_namespace(lab.name, NODE, "default", "stranger", "stranger"),
         cgroup=str(lab.record.node_cgroup(NODE) / "stranger"),
         processes={},

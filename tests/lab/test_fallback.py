@@ -25,8 +25,6 @@ EXPECTED_DROPS = ("Policy denied", "Unknown connection tracking state", "Forbidd
 
 CLUSTERS: dict[str, tuple[str, Family, dict[str, object]]] = {
     "tunnel-v4": ("tunnel", 4, {}),
-    "native-v4": ("native", 4, {}),
-    "tunnel-dual-v6": ("tunnel", 6, {"ipv6.enabled": True}),
     "native-dual-v6": ("native", 6, {"ipv6.enabled": True}),
 }
 

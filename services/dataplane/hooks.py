@@ -195,7 +195,7 @@ class Hooks:
         return True, f"{self.mechanism}, {waiting} of {len(self._applied)} not moved yet" if waiting else self.mechanism
 
     def _waiting(self) -> list[Hook]:
-        return [hook for hook, mechanism in self._applied.items() if mechanism != self.mechanism]
+        return [hook for hook, mechanism in list(self._applied.items()) if mechanism != self.mechanism]
 
     # What runs on the thread
 
@@ -262,20 +262,29 @@ class Hooks:
                     rtnl.detach(self._netlink, hook.index, hook.direction, handle)
 
     def _look(self, wanted: list[Hook]) -> list[Hook]:
-        """The hooks where something is to be done. Pins of devices that are gone go."""
-        changed = self._events.take()
-        self._routes_gone = self._routes_gone or changed.routes
-        for hook in self._applied.keys() - set(wanted):
-            del self._applied[hook]
-        self._unpin({hook.pin for hook in wanted})
-        wrong = []
-        for hook in suspects(wanted, self._applied, changed, self._has_link):
-            seen = self._seen(hook)
-            mechanism = target(self.mechanism, seen, may_move=False)
-            if plan(self._programs[hook.program][1], mechanism, seen):
-                wrong.append(hook)
-            else:
-                self._applied[hook] = mechanism
+        """The hooks where something is to be done. Pins of devices that are gone go.
+
+        What the kernel told is told once: a hook stays unknown, and so a suspect, until its program is there.
+        """
+        try:
+            changed = self._events.take()
+            self._routes_gone = self._routes_gone or changed.routes
+            for hook in self._applied.keys() - set(wanted):
+                del self._applied[hook]
+            self._unpin({hook.pin for hook in wanted})
+            wrong = []
+            for hook in suspects(wanted, self._applied, changed, self._has_link):
+                self._applied.pop(hook, None)
+                seen = self._seen(hook)
+                mechanism = target(self.mechanism, seen, may_move=False)
+                if plan(self._programs[hook.program][1], mechanism, seen):
+                    wrong.append(hook)
+                else:
+                    self._applied[hook] = mechanism
+        except OSError:
+            self._applied.clear()  # what was told is lost: the next look is at every hook
+            self._routes_gone = True
+            raise
         return wrong
 
     def _has_link(self, hook: Hook) -> bool:

@@ -362,14 +362,16 @@ class Links:
         link = rtnl.find_link(self._netlink, name)
         if link is not None and (link.kind, link.tunnel_port) == (protocol, port):
             rtnl.set_mtu(self._netlink, link.index, mtu_bytes)
-            rtnl.set_up(self._netlink, link.index)
         else:
             rtnl.delete_link(self._netlink, name)
-            self._make_tunnel(name, protocol, port, mtu_bytes)
+            link = self._make_tunnel(name, protocol, port, mtu_bytes)
+        rtnl.stop_making_addresses(self._netlink, link.index)  # nor may one that an earlier start left half made
+        rtnl.set_up(self._netlink, link.index)
         _write(f"ipv4/conf/{name}/rp_filter", "0")
         return self._device_info(name)
 
-    def _make_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> None:
+    def _make_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> SeenLink:
+        """Made, not up."""
         try:
             rtnl.add_tunnel(self._netlink, name, protocol, port, mtu_bytes)
         except Refused as failure:
@@ -383,8 +385,7 @@ class Links:
         made = rtnl.find_link(self._netlink, name)
         if made is None:
             raise LinkError(f"the device {name} does not stay as it is made: who else removes it?")
-        rtnl.stop_making_addresses(self._netlink, made.index)
-        rtnl.set_up(self._netlink, made.index)
+        return made
 
     def _delete_tunnel(self, name: str) -> None:
         link = rtnl.find_link(self._netlink, name)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +62,13 @@ class Source:
 
 
 class Migration:
-    """See the module. Without sources every step does nothing."""
+    """See the module. Without sources there is nothing to copy.
 
-    def __init__(self, pin_dir: Path, sources: Iterable[Source]) -> None:
+    `may_be_live`: an earlier start got past step 3, so programs may run with the maps that it made.
+    """
+
+    def __init__(self, pin_dir: Path, sources: Iterable[Source], *, may_be_live: bool) -> None:
+        self._may_be_live = may_be_live
         self._maps = pin_dir / "maps"
         self._copied = pin_dir / COPIED
         self._sources = tuple(sources)
@@ -90,28 +94,34 @@ class Migration:
 
     def finish(self) -> int:
         """Copy once more, and let the old maps go. Returns entries copied now."""
-        if not self:
-            return 0
         copied = self.copy()
         for source in self._sources:
             (self._maps / source.file).unlink(missing_ok=True)
-        self._copied.rmdir()
+        self._forget_copied()
         self._sources = ()
         return copied
 
     def start_anew(self) -> None:
         """What an earlier start copied and no program has used is outdated."""
-        if not self._copied.exists():
+        if not self._may_be_live:
             for source in self._sources:
                 for file in source.targets:
                     (self._maps / file).unlink(missing_ok=True)
 
     def undo(self) -> None:
-        """The maps set aside take their places again, with all that they hold."""
-        for source in self._sources:
-            if source.file.endswith(ASIDE):
-                (self._maps / source.file).rename(self._maps / source.file.removesuffix(ASIDE))
+        """The maps set aside take their places again, with all that they hold, and what was copied goes. Where programs
+        may run with the new maps all stays as it is: the next start goes on with step 3."""
+        if not self._may_be_live:
+            self._forget_copied()
+            self.start_anew()
+            for source in self._sources:
+                if source.file.endswith(ASIDE):
+                    (self._maps / source.file).rename(self._maps / source.file.removesuffix(ASIDE))
         self._sources = ()
+
+    def _forget_copied(self) -> None:
+        with suppress(FileNotFoundError):
+            self._copied.rmdir()
 
     def _copy(self, source: Source, stack: ExitStack) -> int:
         assert source.convert is not None
@@ -141,13 +151,14 @@ def begin(pin_dir: Path, resized: Collection[str]) -> Migration:
     """
     maps = pin_dir / "maps"
     maps.mkdir(parents=True, exist_ok=True)
-    if resized and (pin_dir / COPIED).exists():  # an earlier start was killed: what it was to copy goes first
-        Migration(pin_dir, _left(maps)).finish()
+    copied = pin_dir / COPIED
+    left = _left(maps)
+    if copied.exists() and (resized or not left):  # an earlier start was killed: what it was to copy goes first
+        Migration(pin_dir, left, may_be_live=True).finish()
     for file in resized:
         if not (maps / (file + ASIDE)).exists():  # or else: made by an earlier start, and never used
             (maps / file).rename(maps / (file + ASIDE))
-    sources = _left(maps)
-    migration = Migration(pin_dir, sources)
+    migration = Migration(pin_dir, _left(maps), may_be_live=copied.exists())
     migration.start_anew()
     return migration
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 
 from bus.service import Service
-from bus.telemetry import logger
+from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.effects import Maps
 from services.dataplane.limits import MAP_TYPES, declared_maps
@@ -57,7 +57,11 @@ class Pressure:
 
     async def look(self) -> None:
         """Count, and say what is nearly full. A map is complained of once, and again after it was well."""
-        self._counted = await to_the_end(asyncio.to_thread(self._count))
+        try:
+            self._counted = await to_the_end(asyncio.to_thread(self._count))
+        except OSError as problem:  # the kernel is short of memory, say: what was counted before stands
+            log.warning("maps not counted, trying again", why=str(problem))
+            count("map_count_failed")
         high = {name for name in (*self._tables, *self._counted) if self.pressure(name) > HIGH}
         for name in high - self._high:
             log.warning(

@@ -12,6 +12,7 @@ from pathlib import Path
 from bus.durations import seconds_of
 from bus.service import BadSettings
 from services.dataplane import sizes
+from services.dataplane.sweep import LEAST_SECONDS
 
 TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}  # UDP; what Linux took before RFC 7348 gave 4789, and RFC 8926
 TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}
@@ -21,6 +22,7 @@ MTU_MIN6 = 1280  # RFC 8200, section 5: a link below it has no IPv6
 NAT_PORTS_LEAST = 1024  # fewer run out too soon: the node's own ports are to be made fewer instead
 NODE_PORTS_END = 32768  # below it are the ports of Kubernetes' node ports, 30000 to 32767
 CT_SECONDS_MAX = 1 << 31  # a connection's time is kept in 32 bits
+GC_SECONDS = int(LEAST_SECONDS), 7 * 86_400  # from one sweep to the next; more often tells no more and costs a CPU
 Seconds = float  # read with or without units
 
 
@@ -165,6 +167,9 @@ class NodeSettings:
         _between(
             "PLEXUS_POLICY_MAP_MAX", settings.policy_map_max, sizes.POLICY_ENTRIES_LEAST, sizes.POLICY_ENTRIES_MOST
         )
+        if settings.conntrack_gc_interval:
+            _between("PLEXUS_CONNTRACK_GC_INTERVAL", settings.conntrack_gc_interval, *GC_SECONDS)
+        _between("PLEXUS_CONNTRACK_GC_MAX_INTERVAL", settings.conntrack_gc_max_interval, *GC_SECONDS)
         _between("PLEXUS_LB_MAP_MAX", settings.lb_map_max, sizes.LEAST, sizes.MOST)
         if settings.no_conntrack_rules and settings.is_tunnel:
             raise BadSettings("PLEXUS_NO_CONNTRACK_RULES needs PLEXUS_ROUTING_MODE=native: the host tracks no tunnel")
@@ -195,7 +200,7 @@ def _one_of(variable: str, value: str, *allowed: str) -> None:
         raise BadSettings(f"{variable} is {' or '.join(allowed)}, not {value!r}")
 
 
-def _between(variable: str, value: int, least: int, most: int) -> None:
+def _between(variable: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
         raise BadSettings(f"{variable} is {least} to {most}, not {value}")
 

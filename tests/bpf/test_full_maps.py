@@ -3,6 +3,7 @@ what traffic fills makes room by itself."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -138,6 +139,30 @@ async def test_maps_that_traffic_fills_are_counted_in_the_kernel(maps: Maps) -> 
     await pressure.look()
     assert service.gauges()["bpf_map_entries", (("map", name),)] == 500
     assert service.gauges()["bpf_map_pressure", (("map", name),)] == 500 / 1024
+
+
+async def test_what_cannot_be_counted_keeps_its_last_number_and_is_counted_again_later(
+    maps: Maps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
+    name = "ct_tcp"
+    pressure = Pressure(service, maps, ())
+    maps[name].set_many([entry(maps, name, number) for number in range(1000)])
+    await pressure.look()
+
+    def no_room(_: bpf_syscall.Map) -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    before = counted("map_count_failed")
+    with monkeypatch.context() as patched:
+        patched.setattr(bpf_syscall.Map, "count_about", no_room)
+        await pressure.look()
+    assert counted("map_count_failed") == before + 1
+    assert pressure.entries(name) == 1000
+    assert not service.health().checks[0].ok
+    maps[name].remove(entry(maps, name, 0)[0])
+    await pressure.look()
+    assert pressure.entries(name) == 999
 
 
 @pytest.mark.parametrize("kind", [HASH, LRU_HASH])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from services.dataplane import bpf_syscall, loader, rtnl
 from services.dataplane.attach import Hook, Mechanism
 from services.dataplane.hooks import HEAL_SECONDS, Hooks
 from services.dataplane.links import LinkError
+from services.dataplane.netlink import Refused
 from tests.bpf.attaching import (
     DROP,
     MECHANISMS,
@@ -215,6 +217,46 @@ def test_a_restart_after_an_older_version_leaves_none_of_its_filters(
     monkeypatch.setattr(rtnl.detach, "__defaults__", (1,))
     monkeypatch.setattr(rtnl._filter, "__kwdefaults__", {"handle": 1})
     with_pod(namespaces, pins, older, work)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "fails"), [("clsact", "attach"), ("clsact", "list_attached"), ("tcx", "list_attached")]
+)
+def test_what_fails_once_is_tried_again_and_told_meanwhile(
+    namespaces: Callable[[str], str],
+    pins: Path,
+    counter: Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    mechanism: Mechanism,
+    fails: str,
+) -> None:
+    """The kernel tells only once that a filter is gone."""
+    program = counter.program(DROP)
+
+    def refuses(*_: object) -> None:
+        raise Refused(errno.ENOBUFS, "no room", "attach")
+
+    async def work(place: Place) -> None:
+        remove = {"clsact": delete_filter, "tcx": unpin}[mechanism]
+        with place.process(mechanism, program) as hooks:
+            await place.heal(hooks)
+            remove(place)
+            with monkeypatch.context() as patched:
+                patched.setattr(rtnl, fails, refuses)
+                for _ in range(2):
+                    if fails == "attach":
+                        await place.heal(hooks)
+                        assert not hooks.state[0]
+                    else:
+                        with pytest.raises(LinkError):
+                            await place.heal(hooks)
+                    assert not hooks.has(place.hooks_of_pod)
+            await place.heal(hooks)
+            assert place.how() == {mechanism}
+            assert hooks.has(place.hooks_of_pod)
+            assert hooks.state == (True, mechanism)
+
+    with_pod(namespaces, pins, program, work)
 
 
 # Others

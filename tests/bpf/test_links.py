@@ -188,6 +188,23 @@ def test_the_tunnel_device_is_made_once_and_one_of_other_making_is_replaced(name
     assert {"UP", "NOARP"} <= set(seen["flags"])
 
 
+def test_a_tunnel_device_that_was_left_half_made_gets_no_address_of_the_kernels_making(
+    namespaces: Callable[[str], str],
+) -> None:
+    node = namespaces("node")
+
+    async def main() -> None:
+        with links() as made, netlink.Netlink() as asking:
+            rtnl.add_tunnel(asking, "plexus_vxlan", "vxlan", 8472, 1450)
+            left = await made.device_info("plexus_vxlan")
+            assert (await made.ensure_tunnel("plexus_vxlan", "vxlan", 8472, 1450)).index == left.index
+
+    in_namespace(node, main)
+    seen = json.loads(inside(node, "ip", "-j", "address", "show", "plexus_vxlan").stdout)[0]
+    assert "UP" in seen["flags"]
+    assert seen["addr_info"] == []
+
+
 def test_the_tunnel_device_goes_and_a_device_that_is_none_of_ours_stays(namespaces: Callable[[str], str]) -> None:
     node = namespaces("node")
     inside(node, "ip", "link", "add", "other", "type", "veth", "peer", "name", "its_peer")

@@ -132,6 +132,59 @@ def test_killed_at_any_step_the_next_start_loses_nothing(pins: Path, step: str) 
     assert not (pins / migrate.COPIED).exists()
 
 
+def test_undone_after_the_copy_nothing_of_it_is_taken_for_newer_later(pins: Path) -> None:
+    """As when the start is told to end while it copies."""
+    maps = pins / "maps"
+    make_map(maps / "x", LRU, 8, 8, 4096)
+    make_map(maps / "nat", LRU, 16, 8, 4096)  # of version 1
+    before = fill(maps / "x", 100)
+    migration = migrate.begin(pins, ["x"])
+    make_map(maps / "x", LRU, 8, 8, 8192)
+    make_map(maps / NAT, LRU, 40, 20, 4096)
+    migration.copy()
+    migration.undo()
+    assert {each.name for each in maps.iterdir()} == {"x", "nat"}
+    assert not (pins / migrate.COPIED).exists()
+    assert contents(maps / "x") == before
+
+
+def test_where_programs_may_run_with_the_new_maps_nothing_is_undone(pins: Path) -> None:
+    """An earlier start died when it had attached them; this one does not come so far."""
+    maps = pins / "maps"
+    make_map(maps / "x", LRU, 8, 8, 4096)
+    make_map(maps / "nat", LRU, 16, 8, 4096)
+    before = fill(maps / "x", 100)
+    died = migrate.begin(pins, ["x"])
+    make_map(maps / "x", LRU, 8, 8, 8192)
+    make_map(maps / NAT, LRU, 40, 20, 4096)
+    died.copy()
+    with closing(Map.open(maps / "x")) as new, closing(Map.open(maps / NAT)) as nat:
+        new.set(bytes(8), b"by-new--")
+        nat.set(bytes(40), bytes(20))
+    for stopped in ("before the copy", "after it"):
+        migration = migrate.begin(pins, [])
+        if stopped == "after it":
+            migration.copy()
+        migration.undo()
+    assert contents(maps / "x") == before | {bytes(8): b"by-new--"}
+    assert contents(maps / NAT) == {bytes(40): bytes(20)}
+    migrate.begin(pins, []).finish()
+    assert contents(maps / "x") == before | {bytes(8): b"by-new--"}
+    assert {each.name for each in maps.iterdir()} == {"x", NAT}
+    assert not (pins / migrate.COPIED).exists()
+
+
+@pytest.mark.parametrize("resized", [[], ["x"]])
+def test_killed_at_the_very_end_the_next_start_leaves_no_mark(pins: Path, resized: list[str]) -> None:
+    make_map(pins / "maps" / "x", LRU, 8, 8, 4096)
+    before = fill(pins / "maps" / "x", 100)
+    (pins / migrate.COPIED).mkdir()
+    migration = migrate.begin(pins, resized)
+    assert not (pins / migrate.COPIED).exists()
+    migration.undo()
+    assert contents(pins / "maps" / "x") == before
+
+
 async def test_a_size_that_is_set_anew_takes_the_entries_along(pins: Path, tmp_path: Path) -> None:
     first = await loader.load(SMALL, pins, tmp_path)
     assert first.compiled

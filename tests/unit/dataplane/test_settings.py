@@ -155,6 +155,9 @@ def test_a_time_may_be_written_with_units_and_part_of_a_second_counts_as_one() -
         ("PLEXUS_CT_TCP_SECONDS", "0s", "1 to"),
         ("PLEXUS_CT_TCP_SECONDS", "soon", "no length of time"),
         ("PLEXUS_CONNTRACK_GC_INTERVAL", "5 minutes", "no length of time"),
+        ("PLEXUS_CONNTRACK_GC_INTERVAL", "1ns", "10 to 604800"),
+        ("PLEXUS_CONNTRACK_GC_INTERVAL", "169h", "10 to 604800"),
+        ("PLEXUS_CONNTRACK_GC_MAX_INTERVAL", "0", "10 to 604800"),
         ("PLEXUS_SOCK_REVERSE_MAX", "many", "a whole number"),
     ],
 )

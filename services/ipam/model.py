@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from bus.addresses import Address, Network, all_of, family, parse, parse_network
@@ -23,9 +23,7 @@ RESERVED_ADDRESSES = 3  # of each block no pod has: the network's, the node's ro
 FULL_SHARE = 0.75  # of its addresses in use, and a node gets another block
 FEWEST_BITS = 2  # of a block; with less it would leave no address for a pod
 MOST_BLOCKS_BITS = 22  # of a pool, as of a /8 in blocks of /30: each is counted, and perhaps looked at
-
-Numbered = tuple[Family, int]
-"""A block of the pools: its family, and its number there."""
+NEAR_BLOCKS = 1024  # looked at from where a node's name points
 
 
 class Pools:
@@ -87,7 +85,8 @@ class BlockAllocation:
         self._networks: dict[str, Network] = {}  # of the same
         self._blocks_of: dict[str, set[str]] = defaultdict(set)  # node -> subjects
         self._unreadable: set[str] = set()  # subjects of blocks that somebody has, though not known who
-        self._taken: Counter[Numbered] = Counter()  # what all of these touch
+        self._taken: dict[Family, Counter[int]] = {each: Counter() for each in self._pools}  # what all of these touch
+        self._found: dict[Family, int] = dict.fromkeys(self._pools, 0)  # where the last long search ended
         self._addresses: dict[str, dict[str, list[Address]]] = defaultdict(
             dict
         )  # node -> endpoint's subject -> its own
@@ -123,7 +122,7 @@ class BlockAllocation:
                 self._blocks[subject] = message
                 self._networks[subject] = network
                 self._blocks_of[message.node].add(subject)
-                self._taken.update(self._touched(network))
+                self._take(network)
                 self._dirty.add(message.node)
 
     def delete(self, subject: str) -> None:
@@ -137,11 +136,11 @@ class BlockAllocation:
             self._dirty.add(node)
         elif subject in self._unreadable:
             self._unreadable.discard(subject)
-            self._taken -= Counter(self._numbers_of(subject))
+            self._give_back(_subject_network(subject))
             self._dirty |= self._short.keys()
         elif (block := self._blocks.pop(subject, None)) is not None:
             self._blocks_of[block.node].discard(subject)
-            self._taken -= Counter(self._touched(self._networks.pop(subject)))  # drops counts of zero
+            self._give_back(self._networks.pop(subject))
             self._dirty |= {block.node, *self._short}
 
     def taken(self, subject: str) -> None:
@@ -149,7 +148,7 @@ class BlockAllocation:
         if subject not in self._unreadable:
             self.delete(subject)
             self._unreadable.add(subject)
-            self._taken.update(self._numbers_of(subject))
+            self._take(_subject_network(subject))
 
     def act(self) -> Iterable[Action]:
         """Free what has no use any more, then claim what is needed. After a lost claim the next block is tried.
@@ -164,7 +163,7 @@ class BlockAllocation:
         ]
         looked_at = self._dirty | (self._short.keys() if freed else set())
         # Actions are carried out side by side: a block that is freed now is given to nobody before the next call.
-        reserved = {number for subject in freed for number in self._touched(self._networks[subject])}
+        claimed: dict[Family, set[int]] = {each: set() for each in self._pools}
         claims: list[Claim] = []
         claimants: set[str] = set()
         short: dict[str, set[Family]] = {}
@@ -172,11 +171,11 @@ class BlockAllocation:
             for pools in self._pools.values():
                 if not self._needs_block(node, pools.family):
                     continue
-                number = self._candidate(node, pools, reserved)
+                number = self._candidate(node, pools, claimed[pools.family])
                 if number is None:
                     short.setdefault(node, set()).add(pools.family)
                     continue
-                reserved.add((pools.family, number))
+                claimed[pools.family].add(number)
                 claimants.add(node)
                 cidr = pools.block(number)
                 claims.append(Claim(BLOCK.of(cidr), Block(cidr=cidr, node=node)))
@@ -198,15 +197,26 @@ class BlockAllocation:
         used = sum(family(each) == wanted for known in self._addresses.get(node, {}).values() for each in known)
         return used > FULL_SHARE * room or room == 0
 
-    def _candidate(self, node: str, pools: Pools, reserved: set[Numbered]) -> int | None:
-        """The first free block from where the hash of the node's name and blocks points; None: none is."""
+    def _candidate(self, node: str, pools: Pools, claimed: set[int]) -> int | None:
+        """A free block, the first from where the hash of the node's name and blocks points; None: none is.
+
+        Where that is not near, it is the next from where the last such search ended: who asks in a pool of millions
+        that is nearly full goes on where others have looked.
+        """
+        taken = self._taken[pools.family]
+        if len(taken) + len(claimed) >= pools.count:
+            return None
         digest = hashlib.sha256(f"{node}/{len(self._blocks_on(node, pools.family))}".encode()).digest()
         start = int.from_bytes(digest[:8], "big") % pools.count
-        for step in range(pools.count):
-            number = (start + step) % pools.count
-            if (pools.family, number) not in self._taken and (pools.family, number) not in reserved:
-                return number
-        return None
+
+        def free(first: int, length: int) -> Iterator[int]:
+            numbers = (at % pools.count for at in range(first, first + length))
+            return (number for number in numbers if number not in taken and number not in claimed)
+
+        near = next(free(start, NEAR_BLOCKS), None)
+        if near is None:
+            self._found[pools.family] = next(free(self._found[pools.family], pools.count))
+        return self._found[pools.family] if near is None else near
 
     def _blocks_on(self, node: str, wanted: Family) -> list[Network]:
         networks = (self._networks[subject] for subject in self._blocks_of.get(node, ()))
@@ -218,15 +228,19 @@ class BlockAllocation:
         known = (addresses for on_node in self._addresses.values() for addresses in on_node.values())
         return not any(address in block for addresses in known for address in addresses)
 
-    def _touched(self, network: Network) -> list[Numbered]:
-        """The blocks of the pools that a network touches."""
-        pools = self._pools.get(family(network))
-        return [(pools.family, number) for number in pools.numbers(network)] if pools is not None else []
+    def _take(self, network: Network | None) -> None:
+        """The blocks of the pools that a network touches are somebody's."""
+        if network is not None and family(network) in self._pools:
+            self._taken[family(network)].update(self._pools[family(network)].numbers(network))
 
-    def _numbers_of(self, subject: str) -> list[Numbered]:
-        """The blocks that a block's subject is about, whatever its value."""
-        network = parse_network(BLOCK.parse(subject)[0])
-        return [] if network is None else self._touched(network)
+    def _give_back(self, network: Network | None) -> None:
+        if network is not None and family(network) in self._pools:
+            taken = self._taken[family(network)]
+            for number in self._pools[family(network)].numbers(network):
+                if taken[number] > 1:
+                    taken[number] -= 1
+                else:
+                    del taken[number]
 
     def _locate(self, node: str, subject: str, texts: list[str]) -> None:
         """The node's endpoint has these addresses; what is no address is in no block."""
@@ -250,3 +264,8 @@ def _network(block: Block) -> Network:
     if network is None:
         raise ValueError(f"{block.cidr} is not a block of addresses")
     return network
+
+
+def _subject_network(subject: str) -> Network | None:
+    """What a block's subject is about, whatever its value."""
+    return parse_network(BLOCK.parse(subject)[0])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import IPv4Network, IPv6Network
+import time
+from ipaddress import IPv4Network, IPv6Network, summarize_address_range
 
 import pytest
 from hypothesis import given, settings
@@ -412,3 +413,23 @@ def test_pools_are_of_one_family_and_not_too_many_blocks() -> None:
         Pools([IPv4Network("10.0.0.0/24"), IPv6Network("fd00::/120")], 30)
     with pytest.raises(ValueError, match="use 48 to 70"):
         Pools([IPv6Network("fd00::/48")], 120)
+
+
+@pytest.mark.parametrize("free", [0, 512])
+def test_nodes_that_ask_a_pool_with_little_or_nothing_left_do_not_each_look_at_all_of_it(free: int) -> None:
+    """Of 262,144 blocks the last `free` ones are; 1,000 nodes that looked at each would take half a minute."""
+    pool = IPv4Network("10.0.0.0/12")
+    pools = Pools([pool], 30)
+    model = BlockAllocation(pools)
+    model.put(*node("others"))
+    for taken in summarize_address_range(pool[0], pool[-1 - 4 * free]):
+        model.put(BLOCK.of(str(taken)), Block(cidr=str(taken), node="others"))
+    for number in range(1000):
+        model.put(*node(f"node{number}"))
+    before = time.process_time()
+    claims = [each.message for each in model.act() if isinstance(each, Claim)]
+    assert time.process_time() - before < 3
+    assert {each.cidr for each in claims if isinstance(each, Block)} == {
+        pools.block(pools.count - 1 - number) for number in range(free)
+    }
+    assert len(model.short) == 1000 - free

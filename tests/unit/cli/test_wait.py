@@ -1,0 +1,64 @@
+"""`plexus wait`, against a cluster in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bus.messages.dataplane import AppliedRevision
+from bus.messages.resources import Pod
+from bus.subjects import APPLIED, POD
+from bus.testing import MemoryBus
+from tests.unit.cli.cluster import Cluster, from_json, plexus
+
+
+def test_wait_measures_from_the_commit_to_each_node(cluster: Cluster) -> None:
+    found = from_json("wait")
+    assert found["revision"] == cluster.roots()["resources"]
+    assert set(found["nodes"]) == {"node1", "node2"}
+    assert found["seconds"] == max(found["nodes"].values()) < 5
+    assert "is realised on every node after" in plexus("wait").stdout
+
+
+def test_wait_hears_of_a_node_that_comes_later(cluster: Cluster) -> None:
+    cluster.revision["node2"] = {"resources": 1, "dataplane": 1}
+    at = time.time() + 7
+
+    async def later(connection: MemoryBus) -> None:
+        await asyncio.sleep(0.05)
+        message = AppliedRevision(node="node2", revision=cluster.roots(), at=at)
+        await connection.publish_event(APPLIED.of("node2"), message)
+
+    cluster.during = later
+    assert from_json("wait")["nodes"]["node2"] > 6
+
+
+def test_wait_waits_for_pods_first(cluster: Cluster) -> None:
+    pod = Pod(namespace="default", name="late", uid="late", manifest={})
+    cluster.hub.put(POD.of("default", "late"), pod)
+
+    async def later(connection: MemoryBus) -> None:
+        await asyncio.sleep(0.05)
+        cluster.hub.delete(POD.of("default", "late"))
+
+    cluster.during = later
+    assert from_json("wait")["revision"] == cluster.roots()["resources"]
+
+
+def test_wait_gives_up_in_time_and_says_who_is_behind(cluster: Cluster) -> None:
+    cluster.revision["node2"] = {"resources": 1, "dataplane": 4}
+    roots = cluster.roots()
+    result = plexus("wait", "--timeout", "200ms", status=1)
+    assert result.stderr == (
+        f"plexus: not realised within 200 ms: node2: applied resources 1 of {roots['resources']}, "
+        f"applied dataplane 4 of {roots['dataplane']}\n"
+        if roots["dataplane"] > 4
+        else f"plexus: not realised within 200 ms: node2: applied resources 1 of {roots['resources']}\n"
+    )
+
+
+def test_wait_says_which_pod_is_not_ready(cluster: Cluster) -> None:
+    pod = Pod(namespace="default", name="late", uid="late", manifest={})
+    cluster.hub.put(POD.of("default", "late"), pod)
+    result = plexus("wait", "--timeout", "0.2", status=1)
+    assert result.stderr == "plexus: not realised within 200 ms: pod default/late: not bound to a node\n"

@@ -59,15 +59,14 @@ class Pools:
         at = next(at for at in reversed(range(len(self._first))) if self._first[at] <= number)
         return f"{self._networks[at][(number - self._first[at]) << (self._bits - self._mask)]}/{self._mask}"
 
-    def numbers(self, cidr: Network) -> range:
-        """The blocks that a network touches; empty when it is outside the pools. It may be of another size."""
+    def numbers(self, cidr: Network) -> Iterator[int]:
+        """The blocks that a network touches, in every pool; none when it is outside them. It may be of another size."""
         for first, network in zip(self._first, self._networks, strict=True):
             if family(cidr) == self.family and network.overlaps(cidr):
                 start = max(int(cidr.network_address), int(network.network_address))
                 end = min(int(cidr.broadcast_address), int(network.broadcast_address))
                 base, shift = int(network.network_address), self._bits - self._mask
-                return range(first + ((start - base) >> shift), first + ((end - base) >> shift) + 1)
-        return range(0)
+                yield from range(first + ((start - base) >> shift), first + ((end - base) >> shift) + 1)
 
 
 class BlockAllocation:

@@ -28,7 +28,6 @@ from services.dataplane.effects import Maps
 from services.dataplane.fallback import maps as fallback_maps
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import RuleMaps
-from services.dataplane.fallback.nft import NftError
 from services.dataplane.fallback.rules import Place
 from services.dataplane.links import HOST_PREFIX, LinkError, Links
 from services.dataplane.loader import LoadError
@@ -111,10 +110,7 @@ class Fallback:
         Raises: LinkError, OSError.
         """
         await notrack.remove()  # rules judge by what the host tracks
-        links = await self._links.list_pod_links()
-        judged = await self.hooks.judged([hook for link in links for hook in _pod_hooks(link)])
-        guarded = {link.name for link in links if judged >= set(_pod_hooks(link))}
-        self._place = replace(self._place, guarded=frozenset(guarded))
+        self._place = replace(self._place, guarded=await self._judged())
         await self.maps.apply()
 
     async def run(self) -> None:
@@ -126,15 +122,34 @@ class Fallback:
             tasks.create_task(self._keep(), name="keep rules in force")
             tasks.create_task(self._go_back(), name="try BPF again")
 
+    async def _judged(self) -> frozenset[int]:
+        """Pods' links that have both their programs, by index: a new link of an old name is another.
+
+        Raises: LinkError.
+        """
+        links = await self._links.list_pod_links()
+        judged = await self.hooks.judged([hook for link in links for hook in _pod_hooks(link)])
+        return frozenset(link.index for link in links if judged >= set(_pod_hooks(link)))
+
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             try:
+                await self._judge_what_lost_its_programs()
+            except LinkError as problem:
+                log.warning("it is not known which pods have programs of before, trying again", why=str(problem))
+            try:
                 if await self.maps.heal():
                     count("drift", kind="rules")
                     log.warning("rules had been removed, and are in force again")
-            except NftError as problem:
+            except OSError as problem:
                 log.error("rules are not in force: correct what nft says", why=str(problem))
+
+    async def _judge_what_lost_its_programs(self) -> None:
+        """Whom rules judge is never given back to programs. Raises: LinkError."""
+        if self._place.guarded:
+            judged = await self._judged()
+            self._place = replace(self._place, guarded=self._place.guarded & judged)
 
     async def _go_back(self) -> None:
         await self.maps.is_whole.wait()
@@ -162,9 +177,9 @@ class Fallback:
         while True:
             try:
                 pods = [hook for link in await self._links.list_pod_links() for hook in _pod_hooks(link)]
-                await self.hooks.take_away([*self._ground.hooks(self._settings), *pods])
                 self._place = replace(self._place, guarded=frozenset())
-                await self.maps.apply()
+                await self.maps.apply()  # first, or nobody would judge until it is done
+                await self.hooks.take_away([*self._ground.hooks(self._settings), *pods])
             except (LinkError, OSError) as problem:
                 log.warning("programs of before are still attached, trying again", why=str(problem))
                 await asyncio.sleep(RETRY_SECONDS)

@@ -14,23 +14,26 @@ a Service's rule gave a backend. All others go on.
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 
 from bus.labels import RESERVED
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane import loader, notrack
+from services.dataplane import datapath, loader, notrack
 from services.dataplane.attach import Hook
 from services.dataplane.batch import to_the_end
-from services.dataplane.datapath import Ground
+from services.dataplane.datapath import Datapath, Ground
 from services.dataplane.effects import Maps
 from services.dataplane.fallback import maps as fallback_maps
+from services.dataplane.fallback import nft
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import RuleMaps
+from services.dataplane.fallback.nft import NftAbsent
 from services.dataplane.fallback.rules import Place
 from services.dataplane.links import HOST_PREFIX, LinkError, Links
 from services.dataplane.loader import LoadError
+from services.dataplane.migrate import DoesNotFit
 from services.dataplane.node import Node
 from services.dataplane.rtnl import SeenLink
 from services.dataplane.settings import NodeSettings
@@ -42,6 +45,7 @@ SWITCH = "force-fallback"  # a file in the state directory; as PLEXUS_FORCE_FALL
 CHECK = "datapath"  # the name of the check in health
 RETRY_SECONDS = 30.0  # between two attempts to load BPF: the compiler takes seconds of a core
 LOOK_SECONDS = 1.0  # how often the switch is looked at
+AGAIN_SECONDS = (2.0, 5.0)  # between attempts at a start, before programs that pods have are given up
 KEEP_SECONDS = 5.0  # how often it is seen that the rules are in force
 
 UNLOADABLE = (LoadError, LinkError, OSError)
@@ -89,7 +93,8 @@ class Fallback:
         self._ground = ground
         self._place = place_of(settings, ground)
         self.node: Node | None = None  # set when it is made
-        self.maps = RuleMaps(self.place, settings.state_dir)
+        self._reason = ""
+        self.maps = RuleMaps(self.place, settings.state_dir, self._show)
         self.hooks = NoHooks(settings.pin_dir)
         self._was_tried = not isinstance(reason, HeldBack)
         self.says(str(reason))
@@ -101,8 +106,12 @@ class Fallback:
 
     def says(self, reason: str) -> None:
         """How the node is, in health and `plexus status`."""
-        line = reason.partition("\n")[0]
-        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {line}")
+        self._reason = reason.partition("\n")[0]
+        self._show()
+
+    def _show(self) -> None:
+        also = f"; {self.maps.problem}" if self.maps.problem else ""
+        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {self._reason}{also}")
 
     async def begin(self) -> None:
         """From here on a pod that no program judges is closed until its rules are written.
@@ -111,7 +120,12 @@ class Fallback:
         """
         await notrack.remove()  # rules judge by what the host tracks
         self._place = replace(self._place, guarded=await self._judged())
-        await self.maps.apply()
+        try:
+            await self.maps.apply()
+        except ValueError as problem:
+            log.warning("rules from before make no sense: pods are closed until all is heard", why=str(problem))
+            self.maps.forget()
+            await self.maps.apply()
 
     async def run(self) -> None:
         """Keep the rules in force, take the programs of before away, and try to go back to BPF.
@@ -164,9 +178,8 @@ class Fallback:
                 continue
             try:
                 await self._fill()
-            except loader.LayoutError:
-                raise
-            except UNLOADABLE as problem:
+            except UNLOADABLE as problem:  # LayoutError too: here pods go on without what the maps hold
+                self.maps.resume_writes()
                 self.says(str(problem))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
@@ -189,8 +202,12 @@ class Fallback:
     async def _fill(self) -> None:
         """Load programs, and let their maps hold what the rules say. Raises: LoadError, OSError."""
         loaded = await loader.load(self._ground.config, self._settings.pin_dir, self._settings.state_dir)
-        await to_the_end(asyncio.to_thread(loaded.migration.finish))  # no program is attached
+        try:
+            await to_the_end(asyncio.to_thread(loaded.migration.finish))  # no program is attached
+        except DoesNotFit as problem:
+            raise loader.LayoutError(str(problem)) from problem
         with closing(Maps(self._settings.pin_dir)) as pinned:
+            self.maps.stop_writes()  # until `Recovered` ends who waits to write
             tables = []
             for name in fallback_maps.TABLES:
                 table = Table(name)
@@ -199,6 +216,26 @@ class Fallback:
                 table.adopt(await pinned.read(name))
                 tables.append(table)
             await pinned.write(tuple(tables))
+
+
+async def load(settings: NodeSettings, links: Links, ground: Ground, stack: AsyncExitStack) -> Datapath:
+    """As datapath.load. What the kernel refuses is tried again while pods have the programs of before: to fall back
+    ends connections, and what is short now may be there in a moment."""
+    for seconds in AGAIN_SECONDS:
+        try:
+            return await datapath.load(settings, ground, stack)
+        except (LinkError, OSError) as problem:
+            if not await _has_programs(settings, links):
+                raise
+            log.warning("BPF does not load, trying again", why=str(problem))
+        await asyncio.sleep(seconds)
+    return await datapath.load(settings, ground, stack)
+
+
+async def _has_programs(settings: NodeSettings, links: Links) -> bool:
+    """A pod here has a program of before. Raises: LinkError."""
+    with closing(NoHooks(settings.pin_dir)) as hooks:
+        return bool(await hooks.judged([hook for link in await links.list_pod_links() for hook in _pod_hooks(link)]))
 
 
 def place_of(settings: NodeSettings, ground: Ground) -> Place:
@@ -231,13 +268,17 @@ async def leave(node: Node) -> None:
     """Rules have nothing to do any more, once programs are on every hook: they go, and health says so."""
     state_dir = node.settings.state_dir
     problem = ""
-    while fallback_maps.is_in_force(state_dir):
+    while True:
         try:
+            if not fallback_maps.is_in_force(state_dir) and not await nft.has_table():
+                break
             if node.is_judged:
                 await RuleMaps(lambda: Place(device="", own_addresses=frozenset()), state_dir).remove()
                 log.info("programs have taken over from the rules")
                 break
         except OSError as failure:
+            if isinstance(failure, NftAbsent) and not fallback_maps.is_in_force(state_dir):
+                break  # nobody here has made rules
             if str(failure) != problem:
                 log.warning("rules are still in force beside the programs, trying again", why=str(failure))
             problem = str(failure)

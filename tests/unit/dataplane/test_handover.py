@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from bus.service import Service, Settings
+from bus.telemetry import counted
 from bus.testing import Hub
-from services.dataplane import notrack
+from services.dataplane import datapath, loader, notrack, statefile
 from services.dataplane.attach import Hook
-from services.dataplane.datapath import Ground
+from services.dataplane.datapath import Datapath, Ground
 from services.dataplane.fallback import handover, nft
 from services.dataplane.fallback.handover import Fallback, HeldBack, held_back, leave, place_of
 from services.dataplane.fallback.hooks import NoHooks
-from services.dataplane.fallback.maps import FILE
+from services.dataplane.fallback.maps import FILE, TABLES, RuleMaps, is_in_force
 from services.dataplane.fallback.rules import removal
+from services.dataplane.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.links import DeviceInfo, Links
 from services.dataplane.loader import DatapathConfig
 from services.dataplane.rtnl import SeenLink
 from services.dataplane.settings import NodeSettings
+from services.dataplane.tables import Table
 from tests.unit.dataplane.test_node import Machine, until
 
 DEVICE = DeviceInfo("eth0", 2, "02:00:00:00:00:10", "192.0.2.1", 1500, address6="2001:db8::1")
@@ -94,6 +98,7 @@ async def test_rules_go_only_when_every_pod_has_its_programs(tmp_path: Path, mon
         assert {check.name: check.ok for check in node.service.health().checks}["datapath"]
 
 
+KEY, VALUE = IpcacheKey("10.0.1.2").pack(), IpcacheEntry(300, "192.0.2.1").pack()
 LINKS = [SeenLink("lxc1", 11, "", 1500, "veth", 0, 0, up=True), SeenLink("lxc2", 12, "", 1500, "veth", 0, 0, up=True)]
 
 
@@ -105,10 +110,12 @@ class Kernel:
         self.with_programs = {each.index for each in LINKS}
         self.done: list[str] = []  # scripts put in force, and "programs taken away"
         self.refuses = ""
+        self.before_apply: Callable[[], object] = lambda: None
         for name in ("apply", "counters", "has_chain"):
             monkeypatch.setattr(nft, name, getattr(self, name))
 
     async def apply(self, script: str) -> None:
+        self.before_apply()
         if self.refuses:
             raise nft.NftError(self.refuses)
         self.done.append(script)
@@ -193,3 +200,151 @@ async def test_a_new_link_of_an_old_name_is_not_taken_for_the_one_with_programs(
         kernel.links = [replace(LINKS[0], index=21), LINKS[1]]
         assert "lxc1" not in kernel.done[-1]  # so not even until it is looked at again
         await until(lambda: leaves_alone(kernel.done[-1]) == {"12"})
+
+
+def check(made: Fallback) -> str:
+    return next(each.detail for each in made._service.health().checks if each.name == handover.CHECK)
+
+
+async def test_what_nft_refuses_ends_nobody_shows_and_is_in_force_later(kernel: Kernel, tmp_path: Path) -> None:
+    made = fallback(kernel, tmp_path)
+    tables = tuple(Table(name) for name in TABLES)
+    tables[0].put(KEY, VALUE)
+    refused = counted("rules_refused")
+    async with at_work(made):
+        kernel.refuses = "nft -f: no room"
+        assert await made.maps.write(tables) == 0
+        assert tables[0].is_dirty
+        assert "no room" in check(made)
+        assert not made.maps.is_whole.is_set()
+        assert counted("rules_refused") > refused
+        kernel.refuses = ""
+        await until(made.maps.is_whole.is_set)
+        assert "10.0.1.2" in next(each for each in reversed(kernel.done) if "table" in each)
+        assert "no room" not in check(made)
+
+
+async def test_rules_are_said_on_disk_before_they_are_in_force(kernel: Kernel, tmp_path: Path) -> None:
+    made = fallback(kernel, tmp_path)
+    kernel.before_apply = lambda: kernel.done.append(f"file: {(tmp_path / FILE).exists()}")
+    await made.begin()
+    assert kernel.done[0] == "file: True"
+
+
+async def test_rules_that_nft_never_took_are_not_said_to_be_in_force(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.refuses = "no nftables in this kernel"
+    with pytest.raises(nft.NftError):
+        await fallback(kernel, tmp_path).begin()
+    assert not is_in_force(tmp_path)
+
+
+async def test_a_full_disk_ends_nobody_and_the_file_is_written_when_there_is_room(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    made = fallback(kernel, tmp_path)
+    blocked = tmp_path / f"{FILE}.new"
+    blocked.mkdir()  # no file can be made there
+    async with at_work(made):
+        assert "table inet" in kernel.done[-1]
+        assert "not on the disk" in check(made)
+        assert not is_in_force(tmp_path)
+        blocked.rmdir()
+        await until(lambda: is_in_force(tmp_path))
+        await until(lambda: "not on the disk" not in check(made))
+
+
+async def test_nobody_writes_between_what_is_dumped_and_the_new_start(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fallback(kernel, tmp_path)
+    made._settings = replace(made._settings, force_fallback=False)
+    table = Table(TABLES[0])
+    table.put(KEY, VALUE)
+    tried = 0
+
+    async def fails_once(self: Fallback) -> None:
+        nonlocal tried
+        tried += 1
+        self.maps.stop_writes()
+        if tried == 1:
+            raise loader.LayoutError("drain the node")
+        asyncio.get_running_loop().call_soon(writing.append, asyncio.ensure_future(made.maps.write((table,))))
+        await asyncio.sleep(0.05)
+        assert not self.maps.dump(TABLES[0])
+
+    writing: list[asyncio.Future[int]] = []
+    monkeypatch.setattr(Fallback, "_fill", fails_once)
+    monkeypatch.setattr(handover, "RETRY_SECONDS", 0.05)
+    await made.begin()
+    made.maps.is_whole.set()
+    running = asyncio.create_task(made.run())
+    await until(lambda: "drain the node" in check(made))  # and the service goes on
+    assert await made.maps.write(tuple(Table(name) for name in TABLES)) == 0  # writes go on meanwhile
+    with pytest.raises(ExceptionGroup) as ended:
+        await running
+    assert isinstance(ended.value.exceptions[0], handover.Recovered)
+    assert tried == 2
+    assert not writing[0].done()
+    writing[0].cancel()
+
+
+async def test_pods_are_closed_by_tables_from_before_that_are_damaged_or_make_no_sense(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    table = Table(TABLES[0])
+    table.put(KEY, VALUE)
+    made = fallback(kernel, tmp_path)
+    await made.maps.write((table,))
+    file = tmp_path / FILE
+    whole = file.read_bytes()
+    assert RuleMaps(made.place, tmp_path).dump(TABLES[0]) == {KEY: VALUE}
+    at = whole.index(KEY)
+    file.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    assert RuleMaps(made.place, tmp_path).dump(TABLES[0]) == {}
+    senseless = Table(TABLES[0])
+    senseless.put(b"\xff" + KEY[1:], VALUE)  # so many bits no address has
+    with pytest.raises(ValueError):
+        await made.maps.write((senseless,))
+    statefile.replace(file, statefile.first_state({TABLES[0]: msgspec.msgpack.encode(dict(senseless.wanted))}))
+    again = fallback(kernel, tmp_path)
+    await again.begin()
+    assert again.maps.dump(TABLES[0]) == {}
+
+
+async def test_rules_that_no_file_speaks_of_go_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[str] = []
+
+    async def apply(script: str) -> None:
+        applied.append(script)
+
+    async def has_table() -> bool:
+        return not applied
+
+    monkeypatch.setattr(nft, "apply", apply)
+    monkeypatch.setattr(nft, "has_table", has_table)
+    machine = Machine(tmp_path)
+    async with machine.running() as node:
+        await leave(node)
+    assert applied == [removal()]
+
+
+@pytest.mark.parametrize("with_programs", [True, False])
+async def test_a_start_is_tried_again_only_while_pods_have_programs(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_programs: bool
+) -> None:
+    tried = 0
+
+    async def refuses(*_: object) -> Datapath:
+        nonlocal tried
+        tried += 1
+        raise OSError(12, "no memory")
+
+    kernel.with_programs = {12} if with_programs else set()
+    monkeypatch.setattr(datapath, "load", refuses)
+    monkeypatch.setattr(handover, "AGAIN_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(NoHooks, "judged", lambda _, hooks: kernel.judged(hooks))
+    settings = replace(node_settings(), pin_dir=tmp_path)
+    async with AsyncExitStack() as stack:
+        with pytest.raises(OSError, match="no memory"):
+            await handover.load(settings, cast(Links, kernel), GROUND, stack)
+    assert tried == (3 if with_programs else 1)

@@ -27,6 +27,7 @@ from services.dataplane.fallback.rules import removal
 from services.dataplane.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.links import DeviceInfo, Links
 from services.dataplane.loader import DatapathConfig
+from services.dataplane.migrate import Migration
 from services.dataplane.rtnl import SeenLink
 from services.dataplane.settings import NodeSettings
 from services.dataplane.tables import Table
@@ -260,20 +261,33 @@ async def test_nobody_writes_between_what_is_dumped_and_the_new_start(
     made._settings = replace(made._settings, force_fallback=False)
     table = Table(TABLES[0])
     table.put(KEY, VALUE)
-    tried = 0
-
-    async def fails_once(self: Fallback) -> None:
-        nonlocal tried
-        tried += 1
-        self.maps.stop_writes()
-        if tried == 1:
-            raise loader.LayoutError("drain the node")
-        asyncio.get_running_loop().call_soon(writing.append, asyncio.ensure_future(made.maps.write((table,))))
-        await asyncio.sleep(0.05)
-        assert not self.maps.dump(TABLES[0])
-
+    filled: list[set[str]] = []
     writing: list[asyncio.Future[int]] = []
-    monkeypatch.setattr(Fallback, "_fill", fails_once)
+
+    class Pinned:
+        def __init__(self, _: Path) -> None:
+            """Empty maps, that the first time nobody can write."""
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+        async def read(self, _: str) -> dict[bytes, bytes]:
+            return {}
+
+        async def write(self, tables: tuple[Table, ...]) -> None:
+            filled.append({each.name for each in tables if len(each)})
+            writing.append(asyncio.ensure_future(made.maps.write((table,))))
+            await asyncio.sleep(0.05)  # in which nothing of it may get to the rules: these maps would lack it
+            assert not made.maps.dump(table.name)
+            if len(filled) == 1:
+                writing.pop().cancel()
+                raise loader.LayoutError("drain the node")
+
+    async def load(*_: object) -> loader.Loaded:
+        return loader.Loaded(compiled=False, instructions={}, migration=Migration(tmp_path, ()))
+
+    monkeypatch.setattr(loader, "load", load)
+    monkeypatch.setattr(handover, "Maps", Pinned)
     monkeypatch.setattr(handover, "RETRY_SECONDS", 0.05)
     await made.begin()
     made.maps.is_whole.set()
@@ -283,7 +297,7 @@ async def test_nobody_writes_between_what_is_dumped_and_the_new_start(
     with pytest.raises(ExceptionGroup) as ended:
         await running
     assert isinstance(ended.value.exceptions[0], handover.Recovered)
-    assert tried == 2
+    assert len(filled) == 2
     assert not writing[0].done()
     writing[0].cancel()
 

@@ -79,7 +79,7 @@ async def start(
     try:
         if held := handover.held_back(settings, filled=filled):
             raise handover.HeldBack(held)
-        made = await datapath.load(settings, ground, stack)
+        made = await handover.load(settings, links, ground, stack)
     except loader.LayoutError:
         raise
     except handover.UNLOADABLE as problem:

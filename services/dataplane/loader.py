@@ -217,7 +217,10 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     stamp.unlink(missing_ok=True)
     instructions = await _compile(config, pin_dir)
     check_maps(pin_dir)
-    stamp.write_text(json.dumps({"digest": wanted}))
+    try:
+        stamp.write_text(json.dumps({"digest": wanted}))
+    except OSError as problem:
+        log.warning("the next start compiles anew: make room on the disk", file=str(stamp), why=str(problem))
     return instructions
 
 

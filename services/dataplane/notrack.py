@@ -41,7 +41,7 @@ def render(blocks: Iterable[str]) -> str:
 
 async def keep(blocks: Callable[[], Iterable[str]]) -> None:
     """Keep the rules as the node's blocks are, for ever. What nft refuses is logged once and tried again."""
-    in_force: list[str] = []
+    in_force: list[str] | None = None  # not known: those of a process before this one, of other blocks
     problem = ""
     while True:
         wanted = sorted(blocks())
@@ -60,7 +60,8 @@ async def keep(blocks: Callable[[], Iterable[str]]) -> None:
 async def remove() -> None:
     """No such rules; also when nft is not there to have made any."""
     try:
-        if await nft.has_chain("prerouting", TABLE):
-            await nft.apply(render(()))
+        await nft.apply(render(()))
+    except nft.NftAbsent:
+        return
     except nft.NftError as failure:
         log.warning("rules against connection tracking are still there", why=str(failure))

@@ -12,8 +12,12 @@ import pytest
 
 from services.dataplane import loader
 from services.dataplane.attach import Mechanism
+from services.dataplane.fallback import nft
 from services.dataplane.fallback.handover import Fallback
 from services.dataplane.fallback.hooks import NoHooks
+from services.dataplane.fallback.maps import RuleMaps
+from services.dataplane.fallback.rules import TABLE, removal
+from services.dataplane.fallback.rules import Place as RulesPlace
 from services.dataplane.links import LinkError
 from tests.bpf.attaching import MECHANISMS, NEXT, OK, Counter, foreign_filter, foreign_link, unpin, with_pod
 from tests.bpf.attaching import Place as PodPlace
@@ -118,3 +122,26 @@ def test_maps_that_would_be_lost_are_no_reason_to_fall_back(place: Place, monkey
         assert "plexus_fallback" not in inside(place.namespace, "nft", "list", "tables").stdout
 
     in_namespace(place.namespace, main)
+
+
+def test_rules_of_the_kernel_are_seen_and_a_pod_with_programs_is_known_by_its_index(
+    namespaces: Callable[[str], str], tmp_path: Path
+) -> None:
+    namespace = namespaces("rules")
+
+    async def main() -> None:
+        maps = RuleMaps(lambda: RulesPlace(device="lo", own_addresses=frozenset(), guarded=frozenset({4711})), tmp_path)
+        assert not await nft.has_table()
+        assert not await nft.has_chain("raw")
+        assert await maps.apply()
+        assert await nft.has_table()
+        assert (await nft.has_chain("raw"), await nft.has_chain("no_such")) == (True, False)
+        listed = inside(namespace, "nft", "list", "chain", "inet", TABLE, "forward_pods").stdout
+        assert "iif 4711 return" in listed
+        assert "oif 4711 return" in listed
+        await nft.apply(removal())
+        assert await maps.heal()
+        await maps.remove()
+        assert not await nft.has_table()
+
+    in_namespace(namespace, main)

@@ -152,6 +152,23 @@ async def test_a_damaged_stamp_only_means_compiling(
     assert (await loader.load(CONFIG, programs, tmp_path)).compiled
 
 
+async def test_a_stamp_that_cannot_be_written_only_means_compiling_again(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = 0
+
+    async def compiles(*_: object) -> dict[str, int]:
+        nonlocal compiled
+        compiled += 1
+        return {"from_pod": 1}
+
+    monkeypatch.setattr(loader, "_compile", compiles)
+    for _ in range(2):
+        loaded = await loader.load(CONFIG, programs, tmp_path / "no such directory")
+        assert loaded.compiled
+    assert compiled == 2
+
+
 async def test_what_does_not_compile_says_where(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

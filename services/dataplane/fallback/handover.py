@@ -14,24 +14,26 @@ a Service's rule gave a backend. All others go on.
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 
 from bus.labels import RESERVED
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane import loader, notrack
+from services.dataplane import datapath, loader, notrack
 from services.dataplane.attach import Hook
 from services.dataplane.batch import to_the_end
-from services.dataplane.datapath import Ground
+from services.dataplane.datapath import Datapath, Ground
 from services.dataplane.effects import Maps
 from services.dataplane.fallback import maps as fallback_maps
+from services.dataplane.fallback import nft
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import RuleMaps
-from services.dataplane.fallback.nft import NftError
+from services.dataplane.fallback.nft import NftAbsent
 from services.dataplane.fallback.rules import Place
 from services.dataplane.links import HOST_PREFIX, LinkError, Links
 from services.dataplane.loader import LoadError
+from services.dataplane.migrate import DoesNotFit
 from services.dataplane.node import Node
 from services.dataplane.rtnl import SeenLink
 from services.dataplane.settings import NodeSettings
@@ -43,6 +45,7 @@ SWITCH = "force-fallback"  # a file in the state directory; as PLEXUS_FORCE_FALL
 CHECK = "datapath"  # the name of the check in health
 RETRY_SECONDS = 30.0  # between two attempts to load BPF: the compiler takes seconds of a core
 LOOK_SECONDS = 1.0  # how often the switch is looked at
+AGAIN_SECONDS = (2.0, 5.0)  # between attempts at a start, before programs that pods have are given up
 KEEP_SECONDS = 5.0  # how often it is seen that the rules are in force
 
 UNLOADABLE = (LoadError, LinkError, OSError)
@@ -90,7 +93,8 @@ class Fallback:
         self._ground = ground
         self._place = place_of(settings, ground)
         self.node: Node | None = None  # set when it is made
-        self.maps = RuleMaps(self.place, settings.state_dir)
+        self._reason = ""
+        self.maps = RuleMaps(self.place, settings.state_dir, self._show)
         self.hooks = NoHooks(settings.pin_dir)
         self._was_tried = not isinstance(reason, HeldBack)
         self.says(str(reason))
@@ -102,8 +106,12 @@ class Fallback:
 
     def says(self, reason: str) -> None:
         """How the node is, in health and `plexus status`."""
-        line = reason.partition("\n")[0]
-        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {line}")
+        self._reason = reason.partition("\n")[0]
+        self._show()
+
+    def _show(self) -> None:
+        also = f"; {self.maps.problem}" if self.maps.problem else ""
+        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {self._reason}{also}")
 
     async def begin(self) -> None:
         """From here on a pod that no program judges is closed until its rules are written.
@@ -111,11 +119,13 @@ class Fallback:
         Raises: LinkError, OSError.
         """
         await notrack.remove()  # rules judge by what the host tracks
-        links = await self._links.list_pod_links()
-        judged = await self.hooks.judged([hook for link in links for hook in _pod_hooks(link)])
-        guarded = {link.name for link in links if judged >= set(_pod_hooks(link))}
-        self._place = replace(self._place, guarded=frozenset(guarded))
-        await self.maps.apply()
+        self._place = replace(self._place, guarded=await self._judged())
+        try:
+            await self.maps.apply()
+        except ValueError as problem:
+            log.warning("rules from before make no sense: pods are closed until all is heard", why=str(problem))
+            self.maps.forget()
+            await self.maps.apply()
 
     async def run(self) -> None:
         """Keep the rules in force, take the programs of before away, and try to go back to BPF.
@@ -126,15 +136,34 @@ class Fallback:
             tasks.create_task(self._keep(), name="keep rules in force")
             tasks.create_task(self._go_back(), name="try BPF again")
 
+    async def _judged(self) -> frozenset[int]:
+        """Pods' links that have both their programs, by index: a new link of an old name is another.
+
+        Raises: LinkError.
+        """
+        links = await self._links.list_pod_links()
+        judged = await self.hooks.judged([hook for link in links for hook in _pod_hooks(link)])
+        return frozenset(link.index for link in links if judged >= set(_pod_hooks(link)))
+
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             try:
+                await self._judge_what_lost_its_programs()
+            except LinkError as problem:
+                log.warning("it is not known which pods have programs of before, trying again", why=str(problem))
+            try:
                 if await self.maps.heal():
                     count("drift", kind="rules")
                     log.warning("rules had been removed, and are in force again")
-            except NftError as problem:
+            except OSError as problem:
                 log.error("rules are not in force: correct what nft says", why=str(problem))
+
+    async def _judge_what_lost_its_programs(self) -> None:
+        """Whom rules judge is never given back to programs. Raises: LinkError."""
+        if self._place.guarded:
+            judged = await self._judged()
+            self._place = replace(self._place, guarded=self._place.guarded & judged)
 
     async def _go_back(self) -> None:
         await self.maps.is_whole.wait()
@@ -149,9 +178,8 @@ class Fallback:
                 continue
             try:
                 await self._fill()
-            except loader.LayoutError:
-                raise
-            except UNLOADABLE as problem:
+            except UNLOADABLE as problem:  # LayoutError too: here pods go on without what the maps hold
+                self.maps.resume_writes()
                 self.says(str(problem))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
@@ -162,9 +190,9 @@ class Fallback:
         while True:
             try:
                 pods = [hook for link in await self._links.list_pod_links() for hook in _pod_hooks(link)]
-                await self.hooks.take_away([*self._ground.hooks(self._settings), *pods])
                 self._place = replace(self._place, guarded=frozenset())
-                await self.maps.apply()
+                await self.maps.apply()  # first, or nobody would judge until it is done
+                await self.hooks.take_away([*self._ground.hooks(self._settings), *pods])
             except (LinkError, OSError) as problem:
                 log.warning("programs of before are still attached, trying again", why=str(problem))
                 await asyncio.sleep(RETRY_SECONDS)
@@ -174,8 +202,12 @@ class Fallback:
     async def _fill(self) -> None:
         """Load programs, and let their maps hold what the rules say. Raises: LoadError, OSError."""
         loaded = await loader.load(self._ground.config, self._settings.pin_dir, self._settings.state_dir)
-        await to_the_end(asyncio.to_thread(loaded.migration.finish))  # no program is attached
+        try:
+            await to_the_end(asyncio.to_thread(loaded.migration.finish))  # no program is attached
+        except DoesNotFit as problem:
+            raise loader.LayoutError(str(problem)) from problem
         with closing(Maps(self._settings.pin_dir)) as pinned:
+            self.maps.stop_writes()  # until `Recovered` ends who waits to write
             tables = []
             for name in fallback_maps.TABLES:
                 table = Table(name)
@@ -184,6 +216,26 @@ class Fallback:
                 table.adopt(await pinned.read(name))
                 tables.append(table)
             await pinned.write(tuple(tables))
+
+
+async def load(settings: NodeSettings, links: Links, ground: Ground, stack: AsyncExitStack) -> Datapath:
+    """As datapath.load. What the kernel refuses is tried again while pods have the programs of before: to fall back
+    ends connections, and what is short now may be there in a moment."""
+    for seconds in AGAIN_SECONDS:
+        try:
+            return await datapath.load(settings, ground, stack)
+        except (LinkError, OSError) as problem:
+            if not await _has_programs(settings, links):
+                raise
+            log.warning("BPF does not load, trying again", why=str(problem))
+        await asyncio.sleep(seconds)
+    return await datapath.load(settings, ground, stack)
+
+
+async def _has_programs(settings: NodeSettings, links: Links) -> bool:
+    """A pod here has a program of before. Raises: LinkError."""
+    with closing(NoHooks(settings.pin_dir)) as hooks:
+        return bool(await hooks.judged([hook for link in await links.list_pod_links() for hook in _pod_hooks(link)]))
 
 
 def place_of(settings: NodeSettings, ground: Ground) -> Place:
@@ -216,13 +268,17 @@ async def leave(node: Node) -> None:
     """Rules have nothing to do any more, once programs are on every hook: they go, and health says so."""
     state_dir = node.settings.state_dir
     problem = ""
-    while fallback_maps.is_in_force(state_dir):
+    while True:
         try:
+            if not fallback_maps.is_in_force(state_dir) and not await nft.has_table():
+                break
             if node.is_judged:
                 await RuleMaps(lambda: Place(device="", own_addresses=frozenset()), state_dir).remove()
                 log.info("programs have taken over from the rules")
                 break
         except OSError as failure:
+            if isinstance(failure, NftAbsent) and not fallback_maps.is_in_force(state_dir):
+                break  # nobody here has made rules
             if str(failure) != problem:
                 log.warning("rules are still in force beside the programs, trying again", why=str(failure))
             problem = str(failure)

@@ -1,7 +1,8 @@
 """Rules where the BPF maps stand: what is written is rendered anew and put in force at once.
 
 What was written is also on disk (`FILE`), as pinned maps outlive a process: until a new process has heard everything,
-the pods that were here before keep the rules that they had. The file is there for as long as rules are in force.
+the pods that were here before keep the rules that they had. The file is there for as long as rules are in force: it
+comes before them and goes after them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from bus.telemetry import logger
-from services.dataplane import layouts
+from bus.telemetry import count, logger
+from services.dataplane import layouts, statefile
 from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.effects import WRITE_ORDER, Maps
 from services.dataplane.fallback import nft, rules
+from services.dataplane.fallback.nft import NftError
 from services.dataplane.fallback.rules import Place
 from services.dataplane.tables import Table
 
@@ -78,16 +80,24 @@ class RuleMaps(Maps):
     Args:
         place: what the rules need to know of the node, asked before each rendering.
         state_dir: where the file is kept.
+        tell: called when `problem` changes.
     """
 
-    def __init__(self, place: Callable[[], Place], state_dir: Path) -> None:
+    def __init__(self, place: Callable[[], Place], state_dir: Path, tell: Callable[[], None] = lambda: None) -> None:
         self._place = place
+        self._tell = tell
+        self.problem = ""
+        """Why the rules, or the file, are not as the tables are."""
         self._file = state_dir / FILE
         stored = _read(self._file)
         self._maps = {name: HeldMap(name, stored.get(name, {})) for name in layouts.MAPS}
         self._in_force = ""  # the mark of the rules that are
+        self._stored = ""  # the mark of what the file holds
         self._counted: dict[str, tuple[int, int]] = {}
         self._applying = asyncio.Lock()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._said_all = False
         self.is_whole = asyncio.Event()
         """Everything that the node's model says is in force."""
 
@@ -105,20 +115,36 @@ class RuleMaps(Maps):
         return {(REASONS[name], 0): each for name, each in self._counted.items() if each[0]}
 
     async def write(self, tables: tuple[Table, ...]) -> int:
-        """Raises: NftError: what was in force still is, and what was to be written is owed."""
+        """As `Maps.write`. What nft refuses stays owed, and shows: what was in force still is.
+
+        `heal` tries again.
+        """
+        await self._writable.wait()
         owed = {table.name: (table, *table.take()) for table in tables if table.is_dirty}
         try:
             for name, (_, upserts, gone) in owed.items():
                 self._maps[name].set_many(upserts.items())
                 self._maps[name].remove_many(gone)
+            self._said_all = self._said_all or {table.name for table in tables} == {*TABLES}
             await self.apply()
-        except BaseException:
+        except BaseException as problem:
             for table, upserts, gone in owed.values():
                 table.owe([*upserts, *gone])
-            raise
-        if {table.name for table in tables} == {*TABLES}:
-            self.is_whole.set()
+            if not isinstance(problem, NftError):
+                raise
+            return 0  # counted and told by `apply`
         return sum(len(upserts) + len(gone) for _, upserts, gone in owed.values())
+
+    def stop_writes(self) -> None:
+        """Whoever writes waits, until `resume_writes`: what is dumped from here on is all that there is."""
+        self._writable.clear()
+
+    def resume_writes(self) -> None:
+        self._writable.set()
+
+    def forget(self) -> None:
+        """As if nothing had ever been written."""
+        self._maps.update({name: HeldMap(name, {}) for name in self._maps})
 
     async def apply(self) -> bool:
         """Put in force what the tables and the place say now. Returns whether anything changed. Raises: NftError."""
@@ -139,21 +165,48 @@ class RuleMaps(Maps):
     async def _apply(self) -> bool:
         place = self._place()
         tables = {name: self.dump(name) for name in TABLES}
-        mark = _mark(tables, place)
-        if mark == self._in_force:
-            return False
-        self._counted |= await nft.counters()
-        script = await to_the_end(asyncio.to_thread(rules.render, tables, place, self._counted, mark))
-        await to_the_end(nft.apply(script))
-        self._in_force = mark
-        await to_the_end(asyncio.to_thread(_store, self._file, tables))
-        return True
+        mark, held = _mark(tables, place), self._said_all
+        is_new = mark != self._in_force
+        script = ""
+        if is_new:
+            self._counted |= await nft.counters()
+            script = await to_the_end(asyncio.to_thread(rules.render, tables, place, self._counted, mark))
+        problem = ""
+        was_there = self._file.exists()
+        if mark != self._stored:
+            try:
+                await to_the_end(asyncio.to_thread(_store, self._file, tables))
+                self._stored = mark
+            except OSError as failure:
+                problem = f"rules are not on the disk, and a restart begins with older ones: {failure}"
+        if is_new:
+            try:
+                await to_the_end(nft.apply(script))
+            except NftError as failure:
+                if not (was_there or self._in_force):  # there were none before either
+                    self._file.unlink(missing_ok=True)
+                    self._stored = ""
+                count("rules_refused")
+                self._show(f"rules are as they were before: {failure}")
+                raise
+            self._in_force = mark
+        self._show(problem)
+        if held:
+            self.is_whole.set()
+        return is_new
+
+    def _show(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            log.error("not all is in force, trying again: correct what is said", why=problem)
+        if problem != self.problem:
+            self.problem = problem
+            self._tell()
 
     async def remove(self) -> None:
         """The rules, and the file that says that there are some. Raises: OSError: they may still be there."""
         async with self._applying:
             await nft.apply(rules.removal())
-            self._in_force = ""
+            self._in_force = self._stored = ""
             self._file.unlink(missing_ok=True)
 
 
@@ -174,10 +227,11 @@ def _mark(tables: Mapping[str, Mapping[bytes, bytes]], place: Place) -> str:
 def _read(file: Path) -> _Stored:
     """Tables of the same layout; what does not read is as if it had never been."""
     try:
-        found = msgspec.msgpack.decode(file.read_bytes(), type=_Stored)
+        state, _ = statefile.parse(file.read_bytes())
+        found = {name: msgspec.msgpack.decode(body, type=dict[bytes, bytes]) for name, body in state.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError) as problem:
+    except (OSError, statefile.Corrupt, msgspec.MsgspecError) as problem:
         log.warning("rules from before are not known: pods are closed until all is heard", why=str(problem))
         return {}
     shapes = layouts.MAPS
@@ -193,6 +247,6 @@ def _read(file: Path) -> _Stored:
 
 
 def _store(file: Path, tables: Mapping[str, Mapping[bytes, bytes]]) -> None:
-    fresh = file.with_suffix(".new")
-    fresh.write_bytes(msgspec.msgpack.encode(tables))
-    fresh.replace(file)
+    """Raises: OSError: it is as it was."""
+    state = {name: msgspec.msgpack.encode(entries) for name, entries in tables.items()}
+    statefile.replace(file, statefile.first_state(state))

@@ -14,18 +14,33 @@ class NftError(OSError):
     """nftables refused; what was in force still is. The text says why."""
 
 
+class NftRefusal(NftError):
+    """It ran, and said no."""
+
+
+class NftAbsent(NftError):
+    """The program is not installed."""
+
+
 async def apply(script: str) -> None:
     """Put a script in force, all of it or nothing. Raises: NftError."""
     await _nft("-f", "-", script=script)
 
 
 async def has_chain(name: str, table: str = TABLE) -> bool:
-    """Our table holds a chain of this name. False as well when nft does not start."""
+    """Our table holds a chain of this name. Raises: NftError: it cannot be told."""
+    if not await has_table(table):
+        return False
     try:
         await _nft("list", "chain", "inet", table, name)
-    except NftError:
+    except NftRefusal:
         return False
     return True
+
+
+async def has_table(name: str = TABLE) -> bool:
+    """Raises: NftError: it cannot be told."""
+    return f"table inet {name}" in (await _nft("list", "tables", "inet")).splitlines()
 
 
 async def counters(names: tuple[str, ...] = COUNTERS) -> dict[str, tuple[int, int]]:
@@ -47,7 +62,8 @@ async def _nft(*arguments: str, script: str = "") -> str:
         os.lseek(given, 0, os.SEEK_SET)
         child = await asyncio.create_subprocess_exec("nft", *arguments, stdin=given, stdout=pipe, stderr=pipe)
     except OSError as failure:
-        raise NftError(f"nft does not start: {failure}; install nftables") from failure
+        kind = NftAbsent if isinstance(failure, FileNotFoundError) else NftError
+        raise kind(f"nft does not start: {failure}; install nftables") from failure
     finally:
         os.close(given)
     try:
@@ -59,5 +75,5 @@ async def _nft(*arguments: str, script: str = "") -> str:
         raise
     if child.returncode:
         words = err.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise NftError(f"nft {arguments[0]}: {'; '.join(words[:3])}")
+        raise NftRefusal(f"nft {arguments[0]}: {'; '.join(words[:3])}")
     return out.decode(errors="replace")

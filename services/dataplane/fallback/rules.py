@@ -72,7 +72,7 @@ class Place:
     masquerade: frozenset[int] = frozenset({4})  # IP versions
     never_masqueraded: tuple[str, ...] = ()  # CIDRs of destinations
     routers: tuple[str, ...] = ()  # what the node is called among pods, one address for each IP version
-    guarded: frozenset[str] = frozenset()  # pods' links that BPF programs from before still judge
+    guarded: frozenset[int] = frozenset()  # pods' links, by index, that BPF programs from before still judge
     world: Mapping[int, int] = field(default_factory=lambda: {4: RESERVED["world"], 6: RESERVED["world"]})
 
 
@@ -258,9 +258,9 @@ class _Node:
     def hooks(self) -> list[tuple[str, str, list[str]]]:
         """(name, hook, rules) of the chains that are always there."""
         place = self.place
-        pod, guarded = f'"{place.pod_links}*"', ", ".join(f'"{each}"' for each in sorted(place.guarded))
+        pod, guarded = f'"{place.pod_links}*"', ", ".join(map(str, sorted(place.guarded)))
         drop = {name: f"counter name {name} drop" for name in COUNTERS}
-        let_guarded = [f"iifname {{ {guarded} }} return"] if guarded else []
+        let_guarded = [f"iif {{ {guarded} }} return"] if guarded else []
         for_empty = [
             f"{_ip(v)} daddr . meta l4proto . th dport @empty{v} {drop['no_backend']}" for v in (4, 6)
         ]  # or the host's stack would answer, or send it to the world
@@ -284,7 +284,7 @@ class _Node:
         egress = [f"ct original {_ip(v)} saddr vmap @egress{v}" for v in (4, 6)]
         ingress = [f"ct reply {_ip(v)} saddr vmap @ingress{v}" for v in (4, 6)]
         reached = [f"oifname {pod} {_ip(v)} daddr != @pods{v} {drop['unroutable']}" for v in (4, 6)]
-        forward = [*let_guarded, *([f"oifname {{ {guarded} }} return"] if guarded else [])]
+        forward = [*let_guarded, *([f"oif {{ {guarded} }} return"] if guarded else [])]
         forward += [f"iifname {pod} goto judge", f"oifname {pod} goto judge"]
         leaving = [f"{_ip(v)} saddr . {_ip(v)} daddr @itself{v} masquerade" for v in (4, 6)]
         if place.tunnel:  # whoever answers the host finds it by this address alone

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bus.service import BadSettings
-from services.dataplane.notrack import render
+from services.dataplane.fallback import nft
+from services.dataplane.notrack import keep, remove, render
 from services.dataplane.settings import NodeSettings
 
 
@@ -30,3 +33,40 @@ def test_a_tunnel_and_untracked_pods_do_not_go_together() -> None:
     assert NodeSettings.of(asked | {"PLEXUS_ROUTING_MODE": "native"}).no_conntrack_rules
     with pytest.raises(BadSettings, match="PLEXUS_ROUTING_MODE=native"):
         NodeSettings.of(asked)
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Scripts for nft; the kernel cannot be asked what is there."""
+    given: list[str] = []
+
+    async def apply(script: str) -> None:
+        given.append(script)
+
+    async def cannot_tell(*_: str) -> bool:
+        raise nft.NftError("nft does not start")
+
+    monkeypatch.setattr(nft, "apply", apply)
+    monkeypatch.setattr(nft, "has_chain", cannot_tell)
+    return given
+
+
+async def test_rules_go_without_a_question_whether_there_are_any(applied: list[str]) -> None:
+    await remove()
+    assert applied == [render(())]
+
+
+async def test_rules_for_blocks_of_a_process_before_this_one_go_though_there_is_no_block_now(
+    applied: list[str],
+) -> None:
+    keeping = asyncio.create_task(keep(list))
+    await asyncio.sleep(0)
+    keeping.cancel()
+    assert applied == [render(())]
+
+
+async def test_that_nft_does_not_start_is_not_taken_for_no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(nft.NftAbsent, match="install nftables"):
+        await nft.has_chain("prerouting")
+    await remove()  # where there is no nft, there is nothing to say

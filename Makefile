@@ -13,7 +13,9 @@ CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 .PHONY: $(LAYERS:%=test-%) guest-setup test-guest instructions
 
 help: ## what there is to type
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  \033[1mmake %-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@if [ -t 1 ]; then bold=$$'\033[1m' plain=$$'\033[0m'; else bold= plain=; fi; \
+	    awk -F ':.*## ' -v bold="$$bold" -v plain="$$plain" \
+	    '/^[a-z%-]+:.*## / { printf "  %smake %-12s%s  %s\n", bold, $$1, plain, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is needed (Debian packages, .venv by the lock, C programs); quick the second time
 	@tools/setup.sh

@@ -42,6 +42,10 @@ class BadSettings(Exception):
     """A setting cannot be used; the text names it and says what would be right."""
 
 
+class CannotStart(Exception):
+    """The service cannot do its work on this machine; the text says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What every service takes from the environment."""
@@ -182,14 +186,18 @@ async def _run(name: str, settings: Settings, body: Callable[[Service], Awaitabl
             raise
         log.info("stopped", service=name, signal=stopped[0])
         return 0
-    except BaseExceptionGroup as problems:
-        first = _first(problems)
-        log.error("service failed; it has to be started again", service=name, why=repr(first), cause=first)
-        return FAILED
-    except Exception as problem:  # noqa: BLE001  # the last place that can say why the process ends
-        log.error("service failed; it has to be started again", service=name, why=repr(problem), cause=problem)
+    except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001  # the last place that can say why it ends
+        failed(name, _first(problem))
         return FAILED
     return 0
+
+
+def failed(name: str, problem: BaseException) -> None:
+    """Say why the process ends: in one line where the text says what to do, else with where it happened."""
+    if isinstance(problem, (BadSettings, CannotStart)):
+        log.error("service cannot start", service=name, why=str(problem))
+    else:
+        log.error("service failed; it has to be started again", service=name, why=repr(problem), cause=problem)
 
 
 async def serve(name: str, settings: Settings, body: Callable[[Service], Awaitable[None]], *, wait: bool) -> None:

@@ -57,7 +57,16 @@ class Names:
             return self.identities.get(value) or identity_name(value, {})
         if not isinstance(value, str):
             return ""
-        return self.addresses.get(value.removesuffix("/32")) or self.addresses.get(value.rpartition(":")[0], "")
+        return self.addresses.get(address_in(value), "")
+
+
+def address_in(value: str) -> str:
+    """The address alone of "10.0.0.1", "10.0.0.1/32", "10.0.0.1:80", "fd00::1", "fd00::1/128" or "[fd00::1]:80"."""
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    if value.count(":") > 1:
+        return value.removesuffix("/128")
+    return value.partition(":")[0].removesuffix("/32")
 
 
 def command(table: Table) -> None:
@@ -71,7 +80,8 @@ def command(table: Table) -> None:
     @group.command("list", help=HELP[table])
     def listing(node: NodeName = "", limit: Limit = 100_000, name: Name = "", output: Output = Format.TABLE) -> None:
         rows, problems = run(lambda session: dump(session.bus, table, node, limit), name)
-        show(rows, columns_of(rows), output, empty=f"no entries in {table}")
+        if rows or not problems or output is not Format.TABLE:  # a node that did not answer may have any
+            show(rows, columns_of(rows), output, empty=f"no entries in {table}")
         if problems:
             raise Failed(*problems)
 

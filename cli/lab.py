@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.errors import Failed
-from cli.output import Column, Format, Output, show
+from cli.output import Column, Format, Output, as_set, show
 from cli.session import Name
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ LISTING = (
     Column("NODES", "nodes"),
     Column("STATE", "state"),
     Column("PODS", "pods"),
-    Column("SETTINGS", "settings"),
+    Column("SETTINGS", lambda row: {key: as_set(value) for key, value in row["settings"].items()}),
     Column("BUS", "bus"),
 )
 PROCESSES = (

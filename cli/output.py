@@ -127,6 +127,13 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def as_set(value: Any) -> Any:
+    """A setting's value as --set takes it: true and false, where a cell says yes and no."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{{{','.join(value)}}}" if isinstance(value, list) else value
+
+
 def colour(cell: str) -> str:
     """Green for what is well, red for what is not, on a terminal."""
     word = cell.lower()
@@ -135,13 +142,13 @@ def colour(cell: str) -> str:
 
 def duration(seconds: float) -> str:
     """A length of time for people: "350 us", "42 ms", "1.2 s", "3 min 5 s", "2 h 10 min"."""
-    if seconds < 0.001:
+    if round(seconds, 6) < 0.001:
         return f"{seconds * 1e6:.0f} us"
-    if seconds < 1:
+    if round(seconds, 3) < 1:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    whole = int(seconds)
+    whole = max(60, int(seconds))
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -9,7 +9,7 @@ from bus.messages.dataplane import Health
 from bus.revision import ROOTS
 from bus.subjects import ENDPOINT, HEALTH, NODE, POD, STATES
 from cli.errors import Failed
-from cli.output import Column, Format, Output, Row, duration, show, show_value, size
+from cli.output import Column, Format, Output, Row, as_set, duration, show, show_value, size
 from cli.session import Name, Session, run, target
 from cli.state import CONTROL, healths, picture
 
@@ -39,7 +39,7 @@ def config(name: Name = "", output: Output = Format.TABLE) -> None:
     found = target(name)
     settings = found.settings
     if output is Format.TABLE:
-        rows = [{"setting": key, "value": value} for key, value in settings.items()]
+        rows = [{"setting": key, "value": as_set(value)} for key, value in settings.items()]
         show(rows, [Column("SETTING", "setting"), Column("VALUE", "value")], output, empty="no settings")
     else:
         show_value(settings, output)

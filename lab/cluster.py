@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bus.interface import Batch, Bus, BusError, Change
-from bus.messages.resources import Applied, Apply, Bind, Deployment, Document, Node, Pod
-from bus.subjects import APPLY, BIND, DEPLOYMENT, NODE, POD, State
+from bus.messages.resources import Applied, Apply, Bind, Deployment, Document, Node, Pod, PodStatus
+from bus.subjects import APPLY, BIND, DEPLOYMENT, NODE, POD, POD_STATUS, State
 from bus.telemetry import logger
 from lab import deployments, fabric, scheduler
 from lab.kubelet import Kubelet
@@ -111,7 +111,7 @@ async def bind_pods(cluster: Cluster, bus: Bus) -> None:
     """Bind what is unbound, in the order it was heard."""
     nodes = list(cluster.nodes.values())
     load = scheduler.load(cluster.pods.values(), cluster.assumed.values())
-    asked = []
+    asked: list[Awaitable[None]] = []
     for pod in cluster.pods.values():
         if pod.node or pod.uid in cluster.assumed:
             continue
@@ -120,10 +120,24 @@ async def bind_pods(cluster: Cluster, bus: Bus) -> None:
             load[node] += 1
             cluster.assumed[pod.uid] = node
             asked.append(bind(cluster, bus, pod, node))
+    asked += [say_why(bus, pod, why) for pod, why in stuck(cluster)]
     results = await asyncio.gather(*asked, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+def stuck(cluster: Cluster) -> list[tuple[Pod, str]]:
+    """Pods that no node has, and why, where the pod's own status does not say so yet."""
+    nodes = list(cluster.nodes.values())
+    found = [(pod, scheduler.unfit(pod, nodes)) for pod in cluster.pods.values() if pod.uid not in cluster.assumed]
+    return [(pod, why) for pod, why in found if why and why != pod.reason]
+
+
+async def say_why(bus: Bus, pod: Pod, why: str) -> None:
+    """Report why a pod waits."""
+    status = PodStatus(namespace=pod.namespace, name=pod.name, uid=pod.uid, phase="Pending", ready=False, reason=why)
+    report(await bus.ask(POD_STATUS, message=status))
 
 
 async def bind(cluster: Cluster, bus: Bus, pod: Pod, node: str) -> None:

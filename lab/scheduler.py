@@ -32,6 +32,17 @@ def fits(pod: Pod, node: Node) -> bool:
     return all(labels.get(key) == value for key, value in wanted.items())
 
 
+def unfit(pod: Pod, nodes: Iterable[Node]) -> str:
+    """Why no node has the pod: "no node has what its nodeSelector asks for: disk=ssd"; "" when one may have it."""
+    known = list(nodes)
+    if not known or any(pod.node == node.name if pod.node else fits(pod, node) for node in known):
+        return ""
+    if pod.node:
+        return f"there is no node {pod.node}, which its nodeName asks for"
+    wanted = pod.manifest["spec"]["nodeSelector"]
+    return f"no node has what its nodeSelector asks for: {', '.join(f'{key}={wanted[key]}' for key in sorted(wanted))}"
+
+
 def load(pods: Iterable[Pod], assumed: Iterable[str]) -> Counter[str]:
     """Pods by node: those bound, and the nodes of those about to be."""
     return Counter([pod.node for pod in pods if pod.node]) + Counter(assumed)

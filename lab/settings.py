@@ -15,6 +15,7 @@ from typing import Any
 from bus.durations import seconds_of
 from lab.errors import LabError
 from lab.plan import FAMILIES, Family, Plan
+from services.dataplane import sizes
 from services.dataplane.sizes import HELM, SECONDS
 
 Value = str | int | bool | list[str]
@@ -305,6 +306,16 @@ def settings(values: Mapping[str, Any]) -> Settings:
     if found.get("underlayProtocol") not in (None, *(f"ipv{family}" for family in found.families)):
         raise LabError("underlayProtocol: the nodes have no such addresses; enable the family")
     return found
+
+
+def check_sizes(wanted: Settings, memory_bytes: int) -> None:
+    """Raises LabError when the maps' sizes do not go together on a node with so much memory."""
+    asked = {name: found for name, key in HELM.items() if isinstance(found := wanted.get(key), int)}
+    ratio = wanted.get("bpf.mapDynamicSizeRatio")
+    try:
+        sizes.map_sizes(memory_bytes, ratio=sizes.RATIO if ratio is None else float(text(ratio)), asked=asked)
+    except sizes.SizeError as error:
+        raise LabError(f"{HELM['NAT_MAX']}: {error}") from None
 
 
 def check_plan(wanted: Settings, plan: Plan) -> None:

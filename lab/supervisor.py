@@ -33,7 +33,9 @@ SETTLED_SECONDS = 10.0  # who ran as long starts again at once
 HEALTH_SECONDS = 1.0  # for one answer
 START_SECONDS = 30.0  # for `lab start`, until the process is ready
 POLL_SECONDS = 0.02
+LONGEST_LINE_BYTES = 1 << 20  # in a log; of a longer one its end is read
 STOPPED = "stopped by hand"
+SILENCE = "it said nothing"
 
 
 class Keeper:
@@ -91,6 +93,10 @@ class Keeper:
             return await running.ended()
         finally:
             self.identity = None
+
+    def unanswered(self, error: str) -> str:
+        """Why it does not answer: as long as it may end again in the way it did, that; else `error`."""
+        return self.last if self.last and time.time() - self.since < SETTLED_SECONDS else error
 
     def row(self) -> dict[str, Any]:
         """For listings."""
@@ -217,7 +223,7 @@ class Supervisor:
                 question, keeper.program.instance, message=HealthQuestion(), timeout=HEALTH_SECONDS
             )
         except BusError as error:
-            return str(error)
+            return keeper.unanswered(str(error))
         return not_ready(keeper.program, health)
 
 
@@ -237,13 +243,18 @@ def unready(health: Health) -> str:
 
 
 def last_line(log_file: Path) -> str:
-    """What a process said last."""
+    """What a process said last: 300 characters of it, made readable. A line with a traceback may be long."""
     with suppress(OSError), log_file.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - 2000))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-        if lines:
-            return readable(lines[-1])[:300]
-    return "it said nothing"
+        end, length = file.seek(0, 2), 4096
+        while True:
+            file.seek(max(0, end - length))
+            found = file.read(length).strip()
+            if b"\n" in found or length >= min(end, LONGEST_LINE_BYTES):
+                break
+            length *= 4
+        if found:
+            return readable(found.rpartition(b"\n")[2].decode(errors="replace"))[:300]
+    return SILENCE
 
 
 def readable(line: str) -> str:

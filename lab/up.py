@@ -17,8 +17,9 @@ from lab import cleanup, dialogue, host, names, processes, state, supervisor, to
 from lab.errors import LabError
 from lab.plan import MOST_NODES, MOST_SUBNETS
 from lab.programs import BUS, bus_settings
-from lab.settings import Settings, check_plan, settings
+from lab.settings import Settings, check_plan, check_sizes, settings
 from lab.state import Record
+from services.dataplane.settings import memory_bytes
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.03
@@ -63,6 +64,7 @@ def up(
     if os.geteuid():
         raise LabError("a lab needs namespaces and BPF: run as root")
     wanted = Wanted(names.nodes(nodes), settings(values), subnets, fabric_routes)
+    check_sizes(wanted.settings, memory_bytes())
     known = state.record(name)
     if known is not None:
         return already(known, wanted, progress), False
@@ -130,7 +132,7 @@ def wait_ready(lab: Record, progress: Progress) -> None:
             answer = dialogue.ask(lab.directory.socket, {"do": "status"})
         except dialogue.SupervisorGone:
             if not supervisor.is_alive(lab):
-                raise LabError(f"its supervisor ended; look at {lab.directory.log('supervisor')}") from None
+                raise LabError(f"its supervisor ended: {last_words(lab, 'supervisor')}") from None
             waiting = ["supervisor: starts"]
         else:
             if answer["ready"]:
@@ -141,7 +143,20 @@ def wait_ready(lab: Record, progress: Progress) -> None:
             if not any(line.startswith(f"{BUS}:") for line in waiting):
                 progress(f"waiting for {', '.join(line.partition(':')[0] for line in waiting)}")
         time.sleep(POLL_SECONDS)
-    raise LabError(f"not ready after {READY_SECONDS:.0f} s: {'; '.join(waiting)}; look at {lab.directory.logs}")
+    raise LabError(f"not ready after {READY_SECONDS:.0f} s: {'; '.join(told(lab, waiting))}")
+
+
+def told(lab: Record, waiting: list[str]) -> list[str]:
+    """What is not ready, each with the last words of its process: its log goes with the lab."""
+    found = [(line, last_words(lab, line.partition(":")[0])) for line in waiting]
+    return [
+        line if words == supervisor.SILENCE or words in line else f"{line} (its last words: {words})"
+        for line, words in found
+    ]
+
+
+def last_words(lab: Record, process: str) -> str:
+    return supervisor.last_line(lab.directory.log(process))
 
 
 @contextmanager

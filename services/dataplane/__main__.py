@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, closing
 
 from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
-from bus.service import BadSettings, Service, run_service
+from bus.service import BadSettings, CannotStart, Service, run_service
 from services.dataplane import cni, datapath, loader, notrack
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
@@ -18,7 +18,7 @@ from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, Recovered
 from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
-from services.dataplane.links import Links, TcProgram
+from services.dataplane.links import LinkError, Links, TcProgram
 from services.dataplane.migrate import Migration
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
@@ -38,13 +38,16 @@ async def run(service: Service, settings: NodeSettings) -> None:
 
 
 async def live(service: Service, settings: NodeSettings, *, filled: bool) -> None:
-    """`filled`: see handover.held_back. Raises: Recovered, among others in a group."""
+    """`filled`: see handover.held_back. Raises: CannotStart. Recovered, among others in a group."""
     async with AsyncExitStack() as stack:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         journal = Journal.open(settings.state_dir / "endpoints.journal")
         stack.push_async_callback(journal.close)
         links = stack.enter_context(closing(Links()))
-        node, by = await start(service, settings, links, journal, stack, filled=filled)
+        try:
+            node, by = await start(service, settings, links, journal, stack, filled=filled)
+        except (LinkError, loader.LoadError) as problem:
+            raise CannotStart(str(problem)) from problem
         await node.restore()
         if isinstance(by, Migration):
             await to_the_end(asyncio.to_thread(by.finish))  # every program is attached

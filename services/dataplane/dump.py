@@ -14,6 +14,7 @@ from services.dataplane.model import NodeModel
 
 Row = dict[str, Any]
 
+ICMP = (1, 58)  # their types stand in the port of a key as type + 1
 PROTOCOLS = {0: "any", 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
@@ -35,7 +36,7 @@ def _policy(maps: Maps, model: NodeModel) -> Iterator[Row]:
             "direction": layouts.DIRECTIONS[k.direction],
             "identity": k.identity,
             "protocol": PROTOCOLS.get(k.protocol, k.protocol) if k.l4_bits >= 8 else "any",
-            "port": _ports(k.port, port_bits),
+            "port": _ports(k.port - (port_bits == 16 and k.protocol in ICMP), port_bits),
             "verdict": "deny" if v.deny else "allow",
             "proxy_port": v.proxy_port,
             "precedence": v.precedence,

@@ -20,6 +20,7 @@ from bench.bars import Figure
 from bench.cluster import Cluster
 from bench.load import LoadFailed, Place
 from lab import execute, names, namespaces, state
+from lab.plan import Family
 
 TOOL = Path(__file__).resolve().parent.parent / "build" / "survive"
 PORT = 7100
@@ -204,7 +205,8 @@ def ways_of(lab: state.Record, client: str, near: str, far: str, service: str) -
         return Place(pod, address, tuple(namespaces.command(found.netns, cgroup or found.cgroup, [])))
 
     host = execute.own_host(lab, names.OUTSIDE)
-    outside = Place("outside", str(lab.plan.outside_host(4).ip), tuple(execute.command(host, [])))
+    family: Family = 6 if ":" in place(client).address else 4
+    outside = Place("outside", str(lab.plan.outside_host(family).ip), tuple(execute.command(host, [])))
     unhooked = place(client, Path(lab.cgroup_root))  # no socket hook sees what runs in the machine's own cgroup
     ways = (
         Way(place(client), place(near)),

@@ -152,7 +152,8 @@ def test_programs_and_routes_that_were_removed_by_hand_are_back_within_five_seco
     space.apply(space.pod("client"), space.pod("server"))
     links = space.lab.record.pins("node1") / "links"
     address = space.address("server")
-    interface = space.lab.exec_node("node1", "ip", "route", "get", address).stdout.split()[2]
+    way = space.lab.exec_node("node1", "ip", "route", "get", address).stdout.split()
+    interface = way[way.index("dev") + 1]
     mine = [links / f"{interface}-{direction}" for direction in ("ingress", "egress")]
     assert eventually(lambda: all(each.exists() for each in mine), 30), "the pod's programs have not moved to tcx"
     removed = [*mine, links / "eth0-ingress", links / "connect4"]

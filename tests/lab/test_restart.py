@@ -53,6 +53,7 @@ apiVersion: v1
 kind: Service
 metadata: {{name: far, namespace: {namespace}}}
 spec:
+  {families}
   selector: {{app: far}}
   ports:
   - {{name: streams, port: {port}, protocol: TCP, targetPort: {port}}}
@@ -69,7 +70,7 @@ def ways(space: Space) -> dict[str, Way]:
         space.pod("near").replace("\nspec:", server, 1),
         space.pod("far", "node2").replace("\nspec:", server, 1),
         POLICIES.format(namespace=space.name),
-        SERVICE.format(namespace=space.name, port=SERVICE_PORT),
+        SERVICE.format(namespace=space.name, families=space.policy, port=SERVICE_PORT),
     )
 
     client, near, far = (f"{space.name}/{name}" for name in ("client", "near", "far"))

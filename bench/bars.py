@@ -44,7 +44,7 @@ _WAYS = {  # TCP stream, request/response, short connections; the peer was measu
 }
 _LOADS = ("TCP stream", "request/response", "short connections")
 _PACKETS = {  # nanoseconds
-    "pod to a pod of its node": below(230.0, 387.0),
+    "pod to a pod of its node": below(330.0, 387.0),
     "pod to a pod of another node": below(230.0, 238.0),
     "from the wire to a pod": below(270.0, 288.0),
 }

@@ -194,18 +194,18 @@ def ways_of(lab: state.Record, client: str, near: str, far: str, service: str) -
 
     Args:
         client, near, far: pods as "namespace/name", `far` on another node.
-        service: the ClusterIP of a Service with `far` behind it, TCP and UDP on `SERVICE_PORT`.
+        service: the ClusterIP of a Service with `far` behind it, TCP and UDP on `SERVICE_PORT`. Its family is that of
+            all ways.
     """
+    family: Family = 6 if ":" in service else 4
 
     def place(pod: str, cgroup: Path | None = None) -> Place:
         found = execute.pod(lab, pod)
-        address = next(
-            box.address for box in lab.directory.sandboxes() if pod in (f"{box.namespace}/{box.name}", box.name)
-        )
+        own = next(box for box in lab.directory.sandboxes() if pod in (f"{box.namespace}/{box.name}", box.name))
+        address = next(each for each in own.addresses if (":" in each) == (family == 6))
         return Place(pod, address, tuple(namespaces.command(found.netns, cgroup or found.cgroup, [])))
 
     host = execute.own_host(lab, names.OUTSIDE)
-    family: Family = 6 if ":" in place(client).address else 4
     outside = Place("outside", str(lab.plan.outside_host(family).ip), tuple(execute.command(host, [])))
     unhooked = place(client, Path(lab.cgroup_root))  # no socket hook sees what runs in the machine's own cgroup
     ways = (

@@ -44,6 +44,7 @@ def path(name: str) -> Path:
 def create(name: str, sysctls: dict[str, str] | None = None) -> bool:
     """Make a namespace with its loopback up. False when it was there already; then it is left as it is.
 
+    It has its name last, so whoever is killed half-way leaves none that is there and not as it should be.
     Runs in the calling thread, which is in the new namespace for a moment: no await, no other thread is touched.
 
     Args:
@@ -56,10 +57,10 @@ def create(name: str, sysctls: dict[str, str] | None = None) -> bool:
     target.touch(mode=0o444)
     with returning():
         check(_libc.unshare(_CLONE_NEWNET), "unshare")
-        mount("/proc/thread-self/ns/net", target, "none", _MS_BIND)
         loopback_up()
         for key, value in (sysctls or {}).items():
             Path("/proc/sys/net", key).write_text(value)
+        mount("/proc/thread-self/ns/net", target, "none", _MS_BIND)
     return True
 
 

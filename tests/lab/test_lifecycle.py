@@ -175,6 +175,16 @@ def test_a_lab_whose_name_begins_as_anothers_is_not_taken_down_with_it() -> None
         cleanup.clean(other)
 
 
+def test_a_namespace_that_is_not_set_up_in_full_has_no_name() -> None:
+    """Else whoever is killed between the two leaves pods in which the kernel speaks IPv6 to a cluster that has none."""
+    namespace = f"plx-{NAME}.half"
+    with pytest.raises(FileNotFoundError):
+        namespaces.create(namespace, {"ipv4/conf/all/forwarding": "1", "ipv4/there-is-no-such": "1"})
+    assert not namespaces.is_namespace(namespaces.path(namespace))
+    assert namespaces.create(namespace, namespaces.sysctls([4]))
+    assert namespaces.is_namespace(namespaces.path(namespace))
+
+
 def test_exec_passes_status_output_and_input_through() -> None:
     with Lab(NAME, nodes=1) as lab:
         lab.apply(POD)

@@ -1,7 +1,8 @@
 """One connection to a NATS server, with the settings that survive its death, and requests that fail in our words.
 
 Settings and traps: reconnect for ever; a dead link is noticed in 2 to 4 s; nothing is buffered while the server is
-away (a buffered write could arrive long after its writer gave up); subscriptions are read by tasks of ours.
+away (a buffered write could arrive long after its writer gave up); subscriptions are read by tasks of ours; and a call
+that was cancelled ends so, though nats-py swallows a cancellation that comes while it flushes (`heeding`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
@@ -29,6 +30,7 @@ REQUEST_SECONDS = 2.0  # a JetStream answer takes about 1 ms; a server that is b
 CONNECT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.05  # between attempts; nats-py adds nothing to it
 PING_SECONDS = 1  # with two unanswered pings allowed, a dead link is noticed within 4 s
+T = TypeVar("T")
 _VIOLATION = re.compile(r'permissions violation for (\w+) to "([^"]+)"')  # nats-py hands it on in lower case
 
 
@@ -43,6 +45,23 @@ class ApiError(BusError):
         super().__init__(f"{text} ({number})")
         self.number = number
         self.text = text
+
+
+async def heeding(call: Awaitable[T], undo: Callable[[T], Awaitable[None]] | None = None) -> T:
+    """What `call` gives; CancelledError if the task was cancelled meanwhile, whatever `call` made of that.
+
+    Client._flush_pending passes over a cancellation, and so may asyncio.wait_for in Python 3.11: whoever was told to
+    end would go on for ever. `undo` takes back what was made in spite of it.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    result = await call
+    if task.cancelling() > before:
+        if undo is not None:
+            await undo(result)
+        raise asyncio.CancelledError
+    return result
 
 
 class Link:
@@ -111,17 +130,18 @@ class Link:
     ) -> None:
         """Send, if there is a connection. Raises: BusAway."""
         try:
-            await self.client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+            await heeding(self.client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None))
         except (nats.errors.Error, OSError) as problem:
             raise BusAway(f"{subject}: {problem}") from problem
 
     async def subscribe(self, subject: str, *, queue: str = "", limit: int = 0) -> Subscription:
         """A subscription to be read with `async for`. It survives reconnects. `limit` 0: nothing is ever dropped."""
-        return await self.client.subscribe(subject, queue=queue, pending_msgs_limit=limit, pending_bytes_limit=0)
+        asked = self.client.subscribe(subject, queue=queue, pending_msgs_limit=limit, pending_bytes_limit=0)
+        return await heeding(asked, undo=self.unsubscribe)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         try:
-            await subscription.unsubscribe()
+            await heeding(subscription.unsubscribe())
         except (nats.errors.Error, OSError):
             pass  # the connection is gone, and the subscription with it
 
@@ -190,7 +210,7 @@ async def open_link(url: str, *, name: str, user: str = "", password: str = "") 
     """Connect; waits as long as it takes for a server that takes this user and password."""
     client = Client()
     link = Link(client)
-    await client.connect(
+    connecting = client.connect(
         url,
         name=name,
         user=user or None,
@@ -206,13 +226,16 @@ async def open_link(url: str, *, name: str, user: str = "", password: str = "") 
         disconnected_cb=link.heard_disconnected,
         reconnected_cb=link.heard_reconnected,
     )
-    link.open_replies()
-    replies = asyncio.create_task(link.read_replies(), name="read answers")
-    await link.connected()
+    replies: asyncio.Task[None] | None = None
     try:
+        await heeding(connecting)
+        link.open_replies()
+        replies = asyncio.create_task(link.read_replies(), name="read answers")
+        await link.connected()
         yield link
     finally:
-        replies.cancel()
+        if replies is not None:
+            replies.cancel()
         await client.close()
 
 

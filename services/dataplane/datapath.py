@@ -66,13 +66,7 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
     underlay = settings.underlay(bool(device.address))
     check_own_addresses(settings, device, underlay)
     mtu_bytes = settings.pod_mtu_bytes(device.mtu_bytes, underlay)
-    for name in set(TUNNEL_DEVICES.values()) - {settings.tunnel_device}:
-        await links.delete_tunnel(name)  # of an earlier start with other settings: nobody answers there any more
-    tunnel_index = 0
-    if settings.is_tunnel:
-        protocol = cast(Protocol, settings.tunnel_protocol)
-        tunnel = await links.ensure_tunnel(settings.tunnel_device, protocol, settings.udp_port, mtu_bytes)
-        tunnel_index = tunnel.index
+    tunnel_index = await ensure_tunnel(settings, links, mtu_bytes)
     if settings.endpoint_routes:
         log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
     await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
@@ -93,6 +87,21 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         seconds=settings.ct_seconds,
     )
     return Ground(device, underlay, tunnel_index, mtu_bytes, config)
+
+
+async def ensure_tunnel(settings: NodeSettings, links: Links, mtu_bytes: int) -> int:
+    """Index of the tunnel device; 0 with native routing. Those of earlier settings go: nobody answers there any more.
+
+    Raises: LinkError: the kernel has no such devices; then the earlier ones stay.
+    """
+    others = set(TUNNEL_DEVICES.values()) - {settings.tunnel_device}
+    if settings.is_tunnel:
+        protocol = cast(Protocol, settings.tunnel_protocol)
+        made = await links.ensure_tunnel(settings.tunnel_device, protocol, settings.udp_port, mtu_bytes, others)
+        return made.index
+    for name in others:
+        await links.delete_tunnel(name)
+    return 0
 
 
 async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) -> Datapath:

@@ -210,12 +210,16 @@ class Links:
         """Raises: LinkError: there is no such device."""
         return await self._run(self._device_info, name)
 
-    async def ensure_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> DeviceInfo:
+    async def ensure_tunnel(
+        self, name: str, protocol: Protocol, port: int, mtu_bytes: int, others: Iterable[str] = ()
+    ) -> DeviceInfo:
         """A tunnel device in collect-metadata mode, without ARP. One of other making under this name is replaced.
 
-        Raises: LinkError: this kernel has no such devices.
+        Args:
+            others: tunnel devices that it takes the place of, maybe at their port. They go when it is made.
+        Raises: LinkError: this kernel has no such devices; `others` are there still.
         """
-        return await self._run(self._ensure_tunnel, name, protocol, port, mtu_bytes)
+        return await self._run(self._ensure_tunnel, name, protocol, port, mtu_bytes, tuple(others))
 
     async def delete_tunnel(self, name: str) -> None:
         """Its programs and routes go with it. Nothing when there is none, or a device of another kind has the name."""
@@ -358,13 +362,17 @@ class Links:
         networks = tuple(rtnl.list_networks(self._netlink, link.index))
         return DeviceInfo(link.name, link.index, link.mac, address, link.mtu_bytes, address6, networks)
 
-    def _ensure_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> DeviceInfo:
+    def _ensure_tunnel(
+        self, name: str, protocol: Protocol, port: int, mtu_bytes: int, others: tuple[str, ...]
+    ) -> DeviceInfo:
         link = rtnl.find_link(self._netlink, name)
         if link is not None and (link.kind, link.tunnel_port) == (protocol, port):
             rtnl.set_mtu(self._netlink, link.index, mtu_bytes)
         else:
             rtnl.delete_link(self._netlink, name)
             link = self._make_tunnel(name, protocol, port, mtu_bytes)
+        for other in others:
+            self._delete_tunnel(other)
         rtnl.stop_making_addresses(self._netlink, link.index)  # nor may one that an earlier start left half made
         rtnl.set_up(self._netlink, link.index)
         _write(f"ipv4/conf/{name}/rp_filter", "0")

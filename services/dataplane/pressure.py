@@ -3,6 +3,9 @@
 `plexus_bpf_map_entries{map=}`, `plexus_bpf_map_max_entries{map=}` and `plexus_bpf_map_pressure{map=}`, the first by the
 second. What Python fills is counted without asking the kernel: it is what the map should hold, so over 1.0 is what it
 has no room for. Maps that traffic fills are counted by a sample of their buckets, within a few per cent.
+
+A full map is a fault where a limit makes it one. What is swept may be full of what is over: it is swept first, and
+complained of if that made no room. What is only evicted from (`sweep.UNSWEPT`) is full in the end on every node.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from services.dataplane.batch import to_the_end
 from services.dataplane.effects import Maps
 from services.dataplane.limits import MAP_TYPES, declared_maps
 from services.dataplane.sizes import HELM
+from services.dataplane.sweep import UNSWEPT, Sweeper
 from services.dataplane.tables import Table
 
 log = logger(__name__)
@@ -29,13 +33,15 @@ SETTINGS = {"policy": "PLEXUS_POLICY_MAX or bpf.policyMapMax", "services": "bpf.
 class Pressure:
     """The maps that can be full."""
 
-    def __init__(self, service: Service, maps: Maps, tables: Iterable[Table]) -> None:
+    def __init__(self, service: Service, maps: Maps, tables: Iterable[Table], sweeper: Sweeper) -> None:
         self._service = service
         self._maps = maps
         self._tables = {table.name: table for table in tables}
         evicting = [name for name, each in declared_maps().items() if each.type == MAP_TYPES["lru_hash"]]
         self._counted = dict.fromkeys(evicting, 0)
         self._high: set[str] = set()
+        self._sweeper = sweeper
+        self._swept_at: dict[str, int] = {}  # maps that were seen full -> how many sweeps there had been then
         for name in (*self._tables, *evicting):
             self._show(name)
 
@@ -56,13 +62,13 @@ class Pressure:
             await asyncio.sleep(WATCH_SECONDS)
 
     async def look(self) -> None:
-        """Count, and say what is nearly full. A map is complained of once, and again after it was well."""
+        """Count, and say what is nearly full. A map is logged once, and again after it was well."""
         try:
             self._counted = await to_the_end(asyncio.to_thread(self._count))
         except OSError as problem:  # the kernel is short of memory, say: what was counted before stands
             log.warning("maps not counted, trying again", why=str(problem))
             count("map_count_failed")
-        high = {name for name in (*self._tables, *self._counted) if self.pressure(name) > HIGH}
+        high = {name for name in self._tables if self.pressure(name) > HIGH} | self._full_of_what_is_alive()
         for name in high - self._high:
             log.warning(
                 "a map is nearly full: raise its limit or use less",
@@ -74,6 +80,15 @@ class Pressure:
         self._high = high
         told = (f"{name} is {self.pressure(name):.0%} full: raise {setting_of(name)}" for name in sorted(high))
         self._service.check("maps", not high, "; ".join(told))
+
+    def _full_of_what_is_alive(self) -> set[str]:
+        """Maps of traffic that a sweep since they were seen full has left so. One that is seen full now is swept."""
+        full = {name for name in self._counted if name not in UNSWEPT and self.pressure(name) > HIGH}
+        turns = self._sweeper.turns
+        if full - self._swept_at.keys():
+            self._sweeper.hasten()
+        self._swept_at = {name: self._swept_at.get(name, turns) for name in full}
+        return {name for name, before in self._swept_at.items() if turns > before}
 
     def _count(self) -> dict[str, int]:
         return {name: self._maps[name].count_about() for name in self._counted}

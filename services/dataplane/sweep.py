@@ -5,8 +5,8 @@ used longest ago. A sweep makes room before that, so that what is evicted is not
 
 It runs on a thread, in small bites with pauses, and gives the interpreter away with every system call, so the event
 loop goes on. It never removes what is alive: what it takes out it looks at once more, and puts back if it came to life
-in the meantime, unless a program was faster. Entries of `fragments` and `sock_reverse` do not say whether they are
-over: those two maps only evict.
+in the meantime, unless a program was faster. Entries of the maps `UNSWEPT` do not say whether they are over: those only
+evict.
 
 Source: bpf/include/types.h for the layouts; the intervals are those of Cilium's connection tracking
 """
@@ -17,6 +17,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bus.telemetry import count, logger
@@ -25,6 +26,7 @@ from services.dataplane.layouts import TICK_NS
 
 log = logger(__name__)
 
+UNSWEPT = ("fragments", "sock_reverse")
 FIRST_SECONDS = 300.0  # after the start
 LEAST_SECONDS, MOST_SECONDS = 10.0, 12 * 3600.0  # between two sweeps
 MANY, FEW = 0.25, 0.05  # of a map's room: more is found, sweep sooner; less, later
@@ -193,10 +195,19 @@ class Sweeper:
         self._fixed_seconds = fixed_seconds
         self._most_seconds = most_seconds
         self.interval_seconds = fixed_seconds or min(FIRST_SECONDS, most_seconds)
+        self.turns = 0  # sweeps that went to the end
+        self._hurry = asyncio.Event()
+
+    def hasten(self) -> None:
+        """The next sweep is due now: a map is nearly full, maybe of what is over."""
+        self._hurry.set()
 
     async def sweep_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self.interval_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.interval_seconds):
+                    await self._hurry.wait()
+            self._hurry.clear()
             await self.turn()
 
     async def turn(self) -> Swept:
@@ -207,6 +218,7 @@ class Sweeper:
             log.warning("not swept to the end, trying again", why=str(problem))
             count("conntrack_gc_failed")
             return Swept()
+        self.turns += 1
         for name in found.seen:
             count("conntrack_gc_seen", found.seen[name], map=name)
             count("conntrack_gc_removed", found.removed[name], map=name)

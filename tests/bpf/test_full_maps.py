@@ -3,6 +3,7 @@ what traffic fills makes room by itself."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -20,7 +21,8 @@ from services.dataplane import bpf_syscall, effects
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.effects import WRITE_ORDER, Maps
 from services.dataplane.layouts import IpcacheEntry, IpcacheKey, PolicyMapKey
-from services.dataplane.pressure import Pressure
+from services.dataplane.pressure import HIGH, Pressure
+from services.dataplane.sweep import Sweep, Sweeper
 from services.dataplane.tables import Table
 from tests.bpf.own_maps import HASH, LRU_HASH, make, pin_all
 
@@ -35,7 +37,7 @@ def maps() -> Iterator[Maps]:
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     pin_dir = BPFFS / f"plexus-test-full-{os.getpid()}"
     try:
-        pin_all(pin_dir, dict.fromkeys(WRITE_ORDER, ROOM) | {"ct_tcp": 1024})
+        pin_all(pin_dir, dict.fromkeys(WRITE_ORDER, ROOM) | {"ct_tcp": 1024, "fragments": 1024})
         with closing(Maps(pin_dir)) as found:
             yield found
     finally:
@@ -48,6 +50,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     monkeypatch.setattr(effects.log, "error", lambda text, **facts: found.append({"text": text, **facts}))
     return found
+
+
+def sweeper_of(maps: Maps) -> Sweeper:
+    return Sweeper(Sweep(ct_tcp=maps["ct_tcp"], ct_any=maps["ct_any"], nat=maps["nat"], choices=maps["choices"]))
 
 
 def entry(maps: Maps, name: str, number: int) -> tuple[bytes, bytes]:
@@ -112,7 +118,7 @@ async def test_a_full_map_keeps_nothing_from_the_others(maps: Maps, told: list[d
 async def test_pressure_is_shown_for_every_map_and_the_check_names_the_setting(maps: Maps) -> None:
     service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
     table = Table("ipcache")
-    pressure = Pressure(service, maps, (table,))
+    pressure = Pressure(service, maps, (table,), sweeper_of(maps))
     await pressure.look()
     assert service.gauges()["bpf_map_pressure", (("map", "ipcache"),)] == 0
     assert [each.ok for each in service.health().checks] == [True]
@@ -134,11 +140,53 @@ async def test_pressure_is_shown_for_every_map_and_the_check_names_the_setting(m
 async def test_maps_that_traffic_fills_are_counted_in_the_kernel(maps: Maps) -> None:
     service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
     name = "ct_tcp"
-    pressure = Pressure(service, maps, ())
+    pressure = Pressure(service, maps, (), sweeper_of(maps))
     maps[name].set_many([entry(maps, name, number) for number in range(500)])
     await pressure.look()
     assert service.gauges()["bpf_map_entries", (("map", name),)] == 500
     assert service.gauges()["bpf_map_pressure", (("map", name),)] == 500 / 1024
+
+
+ALIVE, OVER = 1 << 31, 0  # when a connection expires
+
+
+@pytest.mark.parametrize(("expires", "is_well"), [(ALIVE, False), (OVER, True)])
+async def test_a_map_of_traffic_is_swept_when_it_is_nearly_full_and_complained_of_if_that_made_no_room(
+    maps: Maps, expires: int, is_well: bool
+) -> None:
+    service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
+    sweeper = sweeper_of(maps)
+    pressure = Pressure(service, maps, (), sweeper)
+    value = expires.to_bytes(maps["ct_tcp"].info.value_bytes, "little")
+    maps["ct_tcp"].set_many([(entry(maps, "ct_tcp", number)[0], value) for number in range(1000)])
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        sweeping = tasks.create_task(sweeper.sweep_for_ever())
+        await asyncio.sleep(0.1)
+        assert sweeper.turns == 0
+        await pressure.look()
+        assert service.health().checks[0].ok
+        while not sweeper.turns:
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            await pressure.look()
+            await asyncio.sleep(0.1)
+        sweeping.cancel()
+    assert sweeper.turns == 1
+    (check,) = service.health().checks
+    assert (check.ok, "raise bpf.ctTcpMax" in check.detail) == (is_well, not is_well)
+
+
+async def test_a_map_that_only_evicts_is_full_in_the_end_and_no_fault(maps: Maps) -> None:
+    service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
+    sweeper = sweeper_of(maps)
+    pressure = Pressure(service, maps, (), sweeper)
+    maps["fragments"].set_many([entry(maps, "fragments", number) for number in range(1000)])
+    for _ in range(2):
+        await pressure.look()
+        await sweeper.turn()
+    assert pressure.pressure("fragments") > HIGH
+    assert service.health().checks[0].ok
 
 
 async def test_what_cannot_be_counted_keeps_its_last_number_and_is_counted_again_later(
@@ -146,7 +194,7 @@ async def test_what_cannot_be_counted_keeps_its_last_number_and_is_counted_again
 ) -> None:
     service = Service("dataplane", Settings(), MemoryBus(Hub(), "dataplane"))
     name = "ct_tcp"
-    pressure = Pressure(service, maps, ())
+    pressure = Pressure(service, maps, (), sweeper_of(maps))
     maps[name].set_many([entry(maps, name, number) for number in range(1000)])
     await pressure.look()
 
@@ -159,7 +207,6 @@ async def test_what_cannot_be_counted_keeps_its_last_number_and_is_counted_again
         await pressure.look()
     assert counted("map_count_failed") == before + 1
     assert pressure.entries(name) == 1000
-    assert not service.health().checks[0].ok
     maps[name].remove(entry(maps, name, 0)[0])
     await pressure.look()
     assert pressure.entries(name) == 999

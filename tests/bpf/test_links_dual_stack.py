@@ -192,7 +192,7 @@ def test_a_kernel_without_geneve_says_so_and_what_to_do_and_the_other_tunnel_sta
         with links() as made:
             kept = await made.ensure_tunnel("plexus_vxlan", "vxlan", 8472, 1450)
             with pytest.raises(LinkError, match=r"no geneve devices \(CONFIG_GENEVE\).*tunnelProtocol to vxlan"):
-                await made.ensure_tunnel("plexus_geneve", "geneve", 6081, 1450)
+                await made.ensure_tunnel("plexus_geneve", "geneve", 8472, 1450, others=["plexus_vxlan"])
             assert (await made.device_info("plexus_vxlan")).index == kept.index
 
     in_namespace(node, main)

@@ -138,6 +138,7 @@ def test_what_was_killed_stays_so_until_it_is_started() -> None:
 @pytest.mark.parametrize("after", [0.3, 0.6, 1.0, 2.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_that_is_interrupted_cleans_up_after_itself(after: float, number: signal.Signals) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it, and its children do
     with plexus("lab", "up", "--name", NAME, "--nodes", "2") as process:
         time.sleep(after)
         process.send_signal(number)

@@ -10,6 +10,7 @@ What is measured, and against what:
     tunnel     the same across nodes by VXLAN, beside the kernel's own VXLAN device with routes
     pods       the CNI executable, ADD and DEL, one after the other and many at once
     policy     from the commit of a policy to the last of three nodes that enforces it
+    survival   what TCP streams and numbered packets notice of dataplanes that are killed and started again
     memory     one idle dataplane process
 
 Read `harness.py` (rounds, medians, ratios) and `bars.py` (what was promised) first: they are pure. `load.c` is the load

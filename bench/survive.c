@@ -268,8 +268,8 @@ static void send_packets(int fd, unsigned int count)
 {
 	while (count-- && next_number < PACKETS_MAX) {
 		struct message m = { .number = next_number, .phase = phase };
-		if (send(fd, &m, sizeof(m), 0) != sizeof(m))
-			return; /* not sent: not lost either */
+		if (send(fd, &m, sizeof(m), 0) != sizeof(m) && (errno == EAGAIN || errno == ENOBUFS))
+			return; /* no room here: not sent, so not lost either; what is refused for any other reason is */
 		next_number++;
 		phases[phase].sent++;
 	}

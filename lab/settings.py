@@ -1,7 +1,8 @@
 """Helm values, as far as Plexus knows them, and the environments that they become. Pure.
 
 The keys are those of the Helm chart: a lab is set up with the words of a real installation. A key that is unknown, a
-value that cannot be, and a feature that does not exist yet are refused by name, never passed over.
+value that cannot be, and a feature that does not exist yet are refused by name, never passed over. What the chart has
+for "not set" is not set here: nothing, "", an empty list, and 0 where the chart says so. docs/settings.md lists them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from bus.durations import seconds_of
+from bus.service import BadSettings
 from lab.errors import LabError
 from lab.plan import FAMILIES, Family, Plan
 from services.dataplane import sizes
+from services.dataplane.settings import NodeSettings
 from services.dataplane.sizes import HELM, SECONDS
+
+DEVICE_MTU_BYTES = 1500  # of a lab's nodes
 
 Value = str | int | bool | list[str]
 
@@ -31,6 +36,10 @@ class Key:
 
     read: Callable[[Any], Value]
     default: Value | None = None  # None: decided by the plan or by the service
+    zero_is_unset: bool = False
+
+    def is_unset(self, value: Any) -> bool:
+        return value is None or value in ("", []) or (self.zero_is_unset and str(value) == "0")
 
 
 def boolean(value: Any) -> bool:
@@ -135,9 +144,9 @@ _ENTRIES = number(1024, 16 * 1024 * 1024)
 KEYS: Mapping[str, Key] = {
     "routingMode": Key(one_of("tunnel", "native"), "tunnel"),
     "tunnelProtocol": Key(one_of("vxlan", "geneve"), "vxlan"),
-    "tunnelPort": Key(number(1, 65_535)),
+    "tunnelPort": Key(number(1, 65_535), zero_is_unset=True),
     "underlayProtocol": Key(one_of("ipv4", "ipv6")),  # default: IPv4 where the nodes have it
-    "MTU": Key(number(576, 65_535)),
+    "MTU": Key(number(576, 65_535), zero_is_unset=True),
     "ipv4.enabled": Key(boolean, True),
     "ipv6.enabled": Key(boolean, False),
     "ipv4NativeRoutingCIDR": Key(network(4)),  # default: the pods' pool
@@ -148,7 +157,9 @@ KEYS: Mapping[str, Key] = {
     "enableIPv4Masquerade": Key(boolean, True),
     "enableIPv6Masquerade": Key(boolean, True),
     "ipMasqAgent.enabled": Key(boolean, False),
-    "ipMasqAgent.config.nonMasqueradeCIDRs": Key(list_of(any_network)),
+    "ipMasqAgent.config.nonMasqueradeCIDRs": Key(list_of(any_network)),  # default: NEVER_OUTSIDE
+    "ipMasqAgent.config.masqLinkLocal": Key(boolean, False),
+    "ipMasqAgent.config.masqLinkLocalIPv6": Key(boolean, False),
     "installNoConntrackIptablesRules": Key(boolean, False),
     "bpf.masquerade": Key(boolean, True),
     "bpf.enableTCX": Key(boolean, True),
@@ -166,15 +177,23 @@ KEYS: Mapping[str, Key] = {
     **{HELM[name]: Key(length_of_time) for name in SECONDS},
     **{f"extraConfig.bpf-ct-timeout-service-{kind}": Key(length_of_time) for kind in ("tcp", "any", "tcp-grace")},
     "bpf.hostLegacyRouting": Key(boolean, False),
-    "bpf.datapathMode": Key(one_of("veth", later=("netkit", "netkit-l2"))),
-    "ipam.mode": Key(one_of("cluster-pool", later=("kubernetes", "multi-pool"))),
+    "bpf.datapathMode": Key(one_of("veth", later=("netkit", "netkit-l2")), "veth"),
+    "ipam.mode": Key(one_of("cluster-pool", later=("kubernetes", "multi-pool")), "cluster-pool"),
     "ipam.operator.clusterPoolIPv4PodCIDRList": Key(list_of(network(4))),  # default: the plan's
     "ipam.operator.clusterPoolIPv4MaskSize": Key(number(16, 30), 24),
     "ipam.operator.clusterPoolIPv6PodCIDRList": Key(list_of(network(6))),
     "ipam.operator.clusterPoolIPv6MaskSize": Key(number(64, 126), 120),
-    "kubeProxyReplacement": Key(only(True, "leaving Services to kube-proxy")),
+    "kubeProxyReplacement": Key(only(True, "leaving Services to kube-proxy"), True),
     "debug.enabled": Key(boolean, False),
 }
+
+# What ip-masq-agent leaves alone when it is given no list: networks that are nobody's on the Internet.
+NEVER_OUTSIDE = (
+    *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24"),
+    *("192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4"),
+)
+LINK_LOCAL: Mapping[str, str] = {"masqLinkLocal": "169.254.0.0/16", "masqLinkLocalIPv6": "fe80::/10"}
+AGENT = "ipMasqAgent.config."
 
 # The same of the chart's words for each family.
 ENABLED: Mapping[Family, str] = {4: "ipv4.enabled", 6: "ipv6.enabled"}
@@ -222,6 +241,12 @@ _PASSED_ON = {
     "underlayProtocol": "PLEXUS_UNDERLAY_PROTOCOL",
 }
 
+_KEY_OF = {variable: key for key, variable in _PASSED_ON.items()} | {
+    "PLEXUS_ROUTING_MODE": "routingMode",
+    "PLEXUS_TUNNEL_PROTOCOL": "tunnelProtocol",
+    "PLEXUS_MASQ_EXCLUDE": f"{AGENT}nonMasqueradeCIDRs",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -265,22 +290,28 @@ class Settings:
                 f"PLEXUS_CLUSTER_POOL_MASK{suffix}": text(self.get(MASKS[family])),
             }
         if service == "dataplane":
-            masquerade = self.get(f"enableIPv{family}Masquerade") is True and self.get("bpf.masquerade") is True
             return enabled | {
-                f"PLEXUS_MASQUERADE{suffix}": text(masquerade),
+                f"PLEXUS_MASQUERADE{suffix}": text(self.get(f"enableIPv{family}Masquerade")),
                 f"PLEXUS_NATIVE_ROUTING_CIDR{suffix}": text(self.get(f"ipv{family}NativeRoutingCIDR") or pools[0]),
             }
         return {}
 
     def _dataplane(self) -> dict[str, str]:
-        excluded = self.get("ipMasqAgent.config.nonMasqueradeCIDRs") if self.get("ipMasqAgent.enabled") else None
         asked = {variable: text(self.values[key]) for key, variable in _PASSED_ON.items() if key in self.values}
         return asked | {
             "PLEXUS_ROUTING_MODE": text(self.get("routingMode")),
             "PLEXUS_TUNNEL_PROTOCOL": text(self.get("tunnelProtocol")),
             "PLEXUS_AUTO_DIRECT_NODE_ROUTES": text(self.get("autoDirectNodeRoutes")),
-            "PLEXUS_MASQ_EXCLUDE": text(excluded) if excluded else "",
+            "PLEXUS_MASQ_EXCLUDE": text(self.not_masqueraded) if self.get("ipMasqAgent.enabled") else "",
         }
+
+    @property
+    def not_masqueraded(self) -> list[str]:
+        """The list of ip-masq-agent, as far as the cluster has the family."""
+        listed = self.get(f"{AGENT}nonMasqueradeCIDRs")
+        found = list(listed if isinstance(listed, list) else NEVER_OUTSIDE)
+        found += [cidr for key, cidr in LINK_LOCAL.items() if not self.get(AGENT + key) and cidr not in found]
+        return [cidr for cidr in found if (6 if ":" in cidr else 4) in self.families]
 
 
 def text(value: Value | None) -> str:
@@ -296,6 +327,8 @@ def settings(values: Mapping[str, Any]) -> Settings:
     for key, value in values.items():
         if key not in KEYS:
             raise LabError(unknown(key))
+        if KEYS[key].is_unset(value):
+            continue
         try:
             checked[key] = KEYS[key].read(value)
         except Unusable as error:
@@ -305,7 +338,32 @@ def settings(values: Mapping[str, Any]) -> Settings:
         raise LabError("ipv4.enabled, ipv6.enabled: a cluster has one of them at least")
     if found.get("underlayProtocol") not in (None, *(f"ipv{family}" for family in found.families)):
         raise LabError("underlayProtocol: the nodes have no such addresses; enable the family")
+    if not found.get("ipMasqAgent.enabled") and (given := [key for key in checked if key.startswith(AGENT)]):
+        raise LabError(f"{given[0]}: does nothing by itself; set ipMasqAgent.enabled=true")
+    masqueraded = [key for family in found.families if found.get(key := f"enableIPv{family}Masquerade")]
+    if not found.get("bpf.masquerade") and masqueraded:
+        raise LabError(
+            f"bpf.masquerade: false is not supported with {masqueraded[0]}, for it is BPF that masquerades: leave it "
+            f"out, or set {masqueraded[0]}=false"
+        )
     return found
+
+
+def check_node(wanted: Settings, plan: Plan) -> None:
+    """Raises LabError when a node would refuse what it is told. It says so in words of its environment."""
+    environment = wanted.environment(plan, "dataplane") | {"PLEXUS_NODE": "node1"}
+    try:
+        node = NodeSettings.of(environment)
+        node.pod_mtu_bytes(DEVICE_MTU_BYTES, node.underlay(has_ipv4=True))
+    except BadSettings as error:
+        raise LabError(in_helms_words(str(error))) from None
+
+
+def in_helms_words(said: str) -> str:
+    """A node's complaint with keys for variables."""
+    for variable, key in sorted(_KEY_OF.items(), reverse=True):  # PLEXUS_MTU_X before PLEXUS_MTU
+        said = said.replace(variable, key)
+    return said
 
 
 def check_sizes(wanted: Settings, memory_bytes: int) -> None:

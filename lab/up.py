@@ -17,7 +17,7 @@ from lab import cleanup, dialogue, host, names, processes, state, supervisor, to
 from lab.errors import LabError
 from lab.plan import MOST_NODES, MOST_SUBNETS
 from lab.programs import BUS, bus_settings
-from lab.settings import Settings, check_plan, check_sizes, settings
+from lab.settings import Settings, check_node, check_plan, check_sizes, settings
 from lab.state import Record
 from services.dataplane.settings import memory_bytes
 
@@ -91,6 +91,7 @@ def make(name: str, wanted: Wanted, progress: Progress) -> Record:
     if me is not None:
         state.write(lab.directory.up, me)
     check_plan(wanted.settings, lab.plan)
+    check_node(wanted.settings, lab.plan)
     progress("links and namespaces")
     topology.build(lab)
     lab.directory.topology.touch()

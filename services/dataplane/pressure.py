@@ -26,7 +26,7 @@ log = logger(__name__)
 
 WATCH_SECONDS = 15.0
 HIGH = 0.9  # where the check begins to complain
-SETTINGS = {"policy": "PLEXUS_POLICY_MAX or bpf.policyMapMax", "services": "bpf.lbMapMax", "backends": "bpf.lbMapMax"}
+SETTINGS = {"policy": "bpf.policyMapMax", "services": "bpf.lbMapMax", "backends": "bpf.lbMapMax"}
 """What makes a map larger, where it is not the number's own setting."""
 
 
@@ -96,5 +96,4 @@ class Pressure:
 
 def setting_of(name: str) -> str:
     """What makes a map larger."""
-    size = declared_maps()[name].size
-    return SETTINGS.get(name) or HELM.get(size) or f"PLEXUS_{size}"
+    return SETTINGS.get(name) or HELM[declared_maps()[name].size]

@@ -59,7 +59,7 @@ class NodeSettings:
     masquerade: bool = True
     enable_tcx: bool = True  # false: clsact even where the kernel has tcx (6.6)
     masquerade6: bool = True
-    native_routing_cidr: str = ""  # native: destinations that see pods' own addresses, never masqueraded
+    native_routing_cidr: str = ""  # destinations that see pods' own addresses, never masqueraded
     native_routing_cidr6: str = ""
     masq_exclude: str = ""  # more of them, in any mode: CIDRs of both families, with commas between
     mtu: int = 0  # bytes, of pods; 0: the device's, less what the tunnel takes
@@ -102,8 +102,8 @@ class NodeSettings:
 
     @property
     def not_masqueraded(self) -> list[str]:
-        """Destinations that see pods' own addresses. With a tunnel the fabric knows none, whatever is native there."""
-        native = [] if self.is_tunnel else [self.native_routing_cidr, self.native_routing_cidr6]
+        """Destinations that see pods' own addresses."""
+        native = [self.native_routing_cidr, self.native_routing_cidr6]
         return [cidr for cidr in (*native, *self.masq_exclude.split(",")) if cidr]
 
     def pod_mtu_bytes(self, device_bytes: int, underlay: int) -> int:
@@ -113,9 +113,10 @@ class NodeSettings:
         """
         found = self.mtu or device_bytes - TUNNEL_OVERHEAD_BYTES.get(underlay, 0)
         if self.ipv6_enabled and found < MTU_MIN6:
+            device = f"raise the MTU of {self.device} ({device_bytes}), set routingMode=native"
+            cure = "raise MTU" if self.mtu else device
             raise BadSettings(
-                f"pods would have an MTU of {found} bytes, and IPv6 needs {MTU_MIN6}: raise the MTU of {self.device} "
-                f"({device_bytes}), or set routingMode=native or ipv6.enabled=false"
+                f"pods would have an MTU of {found} bytes, and IPv6 needs {MTU_MIN6}: {cure} or set ipv6.enabled=false"
             )
         return found
 

@@ -55,6 +55,7 @@ SECONDS: Mapping[str, int] = {
 }
 """How long a connection is kept after its last packet."""
 
+OURS = ("CHOICES", "ENDPOINTS", "IPCACHE", "POLICY", "MASQ_EXCLUDE")  # maps for which the chart has no key
 
 HELM: Mapping[str, str] = {
     "CT_TCP_MAX": "bpf.ctTcpMax",
@@ -64,12 +65,13 @@ HELM: Mapping[str, str] = {
     "FRAGMENTS_MAX": "extraConfig.bpf-fragments-map-max",
     "SERVICES_MAX": "extraConfig.bpf-lb-service-map-max",
     "BACKENDS_MAX": "extraConfig.bpf-lb-service-backend-map-max",
+    **{f"{name}_MAX": f"extraConfig.plexus-{name.lower().replace('_', '-')}-max" for name in OURS},
     "CT_TCP_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp",
     "CT_TCP_SYN_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp-syn",
     "CT_TCP_FIN_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp-fin",
     "CT_ANY_SECONDS": "extraConfig.bpf-ct-timeout-regular-any",
 }
-"""The chart's key for a number that has one. The others are set by PLEXUS_<NAME> alone."""
+"""The chart's key for each number; PLEXUS_<NAME> is what a node reads."""
 
 
 class SizeError(ValueError):

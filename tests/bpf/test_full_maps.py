@@ -129,7 +129,11 @@ async def test_pressure_is_shown_for_every_map_and_the_check_names_the_setting(m
     assert service.gauges()["bpf_map_pressure", (("map", "ipcache"),)] == 1.5
     assert service.gauges()["bpf_map_max_entries", (("map", "ipcache"),)] == ROOM
     (check,) = service.health().checks
-    assert (check.name, check.ok, check.detail) == ("maps", False, "ipcache is 150% full: raise PLEXUS_IPCACHE_MAX")
+    assert (check.name, check.ok, check.detail) == (
+        "maps",
+        False,
+        "ipcache is 150% full: raise extraConfig.plexus-ipcache-max",
+    )
 
     for number in range(1, ROOM):
         table.delete(entry(maps, "ipcache", number)[0])

@@ -2,7 +2,8 @@
 namespace of its own for each test.
 
 In a lab with both families a test's packets are of one of them, of IPv6 with a tunnel and of IPv4 without; tests of a
-module that says EACH_FAMILY run once for each."""
+module that says EACH_FAMILY run once for each. What is marked `both_families` runs only where there are two: it takes
+long, and nothing in it is of one family alone."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`lab` and `family` come as pairs, a cluster's together, so that each cluster is made once."""
     if "lab" in metafunc.fixturenames:
         all_of_them = getattr(metafunc.module, "EACH_FAMILY", False)
-        pairs = [(each, family) for each in CLUSTERS for family in (each.families if all_of_them else each.one_family)]
+        least = 2 if metafunc.definition.get_closest_marker("both_families") else 1
+        clusters = [each for each in CLUSTERS if len(each.families) >= least]
+        pairs = [(each, family) for each in clusters for family in (each.families if all_of_them else each.one_family)]
         ids = [f"{cluster.mode}{'-dual' * (len(cluster.families) > 1)}-v{family}" for cluster, family in pairs]
         cells = [pytest.param(*pair, id=name) for pair, name in zip(pairs, ids, strict=True)]
         metafunc.parametrize(("lab", "family"), cells, indirect=True, scope="session")

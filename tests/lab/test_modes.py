@@ -64,6 +64,19 @@ def test_a_tour_of_all_that_pods_and_nodes_reach(tour: Space) -> None:
     assert "Content-Length: 200000" in body
 
 
+def test_what_was_asked_for_is_what_is_there(tour: Space) -> None:
+    asked = tour.lab.record.values
+    if "bpf.enableTCX" in asked:
+        assert tour.lab.checks("node1")["programs"].detail == "clsact"
+    tour.apply(tour.pod("a"), tour.pod("far", "node2"))
+    if "MTU" in asked:
+        assert f"mtu {asked['MTU']} " in tour.exec("a", "ip", "link", "show", "eth0").stdout
+    if "autoDirectNodeRoutes" in asked:
+        version = "-6" if tour.family == 6 else "-4"
+        route = tour.lab.exec_node("node1", "ip", version, "route", "get", tour.address("far")).stdout
+        assert f"via {tour.node_address('node2')} " not in route
+
+
 def test_the_tunnels_outer_packets_are_of_the_family_and_port_that_was_chosen(tour: Space) -> None:
     settings = tour.lab.record.settings
     if settings.get("routingMode") != "tunnel":
@@ -121,6 +134,7 @@ UNMASQUERADED: Mapping[str, Mapping[str, object]] = {
         "ipMasqAgent.enabled": True,
         "ipMasqAgent.config.nonMasqueradeCIDRs": ["172.16.0.0/12", "fd00:21::/32"],  # the outside is in these
     },
+    "native": {"ipv4NativeRoutingCIDR": "172.16.0.0/12", "ipv6NativeRoutingCIDR": "fd00:21::/32"},
 }
 
 

@@ -75,7 +75,7 @@ def test_what_goes_between_the_node_and_a_pod_is_not_tracked_and_other_connectio
         lab.exec_node("node1", *curl(node, port=1))  # nobody listens there: a SYN and a RST
         found = counted(lab)
         assert (found["pod_tracked"], found["node_untracked"]) == (0, 0)
-        assert found["pod_untracked"] >= 20  # two requests, both ways
+        assert found["pod_untracked"] >= 10  # two requests, both ways, however acknowledgements are saved
         assert found["node_tracked"] >= 1
         lab.exec_node("node1", "nft", "delete", "table", "inet", TABLE)
         assert "Hostname: server" in lab.exec_node("node1", *curl(pod("server"))).stdout

@@ -24,6 +24,8 @@ from services.dataplane.loader import STAMP, TC_PROGRAMS
 from tests.lab.conftest import EXPECTED_DROPS
 from tests.lab.space import Space
 
+pytestmark = pytest.mark.timeout(600)  # each start may be waited for PATIENCE times
+
 NODES = ("node1", "node2")
 RATE = Rate(streams=50, every_ms=100.0, packets_per_second=1000)  # on each of four ways
 PATIENCE = 4  # times that the lab waits for a start
@@ -152,6 +154,7 @@ def test_nothing_is_lost_or_broken_when_dataplanes_are_killed_and_started_again(
         assert program_ids(space.lab, node) == programs
 
 
+@pytest.mark.both_families  # their programs hold those of one family
 def test_nothing_is_lost_or_broken_by_an_upgrade_that_changes_programs(space: Space) -> None:
     before = {node: program_ids(space.lab, node) for node in NODES}
 

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from cli.__main__ import app
+from lab.settings import KEYS, text
 from tools.events_doc import document
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +140,10 @@ def test_the_list_of_subjects_and_messages_is_current() -> None:
 def test_the_generator_prints_what_it_returns() -> None:
     command = [sys.executable, "-m", "tools.events_doc"]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == document()
+
+
+def test_every_setting_is_in_its_document_with_its_default() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs/settings.md").read_text().splitlines() if line.startswith("| `")]
+    written = {key: row[2].strip() for row in rows for key in _SPAN.findall(row[1])}
+    there = {key: "-" if known.default is None else f"`{text(known.default)}`" for key, known in KEYS.items()}
+    assert written == there

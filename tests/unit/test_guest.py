@@ -19,6 +19,18 @@ def test_what_is_missing_is_named_with_its_package_and_the_command_that_brings_i
         boot.run(["true"], timeout_seconds=1, memory_megabytes=1)
 
 
+def test_a_package_that_cannot_be_had_is_told_apart_from_every_other_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "apt-get"
+    command.write_text("#!/bin/sh\necho Unable to locate package\nexit 100\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(kernel, "PACKAGES", {"no-such-program": "its-package"})
+    with pytest.raises(kernel.NoPackage, match="Unable to locate package"):
+        kernel.fetch()
+
+
 def test_a_guest_that_ends_before_its_command_is_told_with_its_console(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

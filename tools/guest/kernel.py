@@ -44,6 +44,10 @@ class GuestFailed(Exception):
     """There is no guest; the text says why and what to do."""
 
 
+class NoPackage(GuestFailed):
+    """apt-get does not find or get one: this machine has no way to it."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """What is booted. `release` is what uname -r says in it."""
@@ -77,7 +81,7 @@ def missing() -> list[str]:
 def fetch() -> None:
     """Have qemu and the kernel. What is there stays: remove build/guest for a newer kernel. Needs root and a Debian 12.
 
-    Raises: GuestFailed: apt-get does not find or get a package.
+    Raises: NoPackage.
     """
     wanted = sorted(package for name, package in PACKAGES.items() if not _which(name))
     if wanted:
@@ -99,12 +103,14 @@ def _say(text: str) -> None:
 def _apt(*arguments: str, folder: Path = CHECKOUT) -> None:
     options = ["-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3", "-o", "APT::Sandbox::User=root"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    if not _which("apt-get"):
+        raise NoPackage("there is no apt-get: the guest's packages are those of Debian 12")
     done = subprocess.run(
         ["apt-get", *options, *arguments],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise GuestFailed(f"'apt-get {' '.join(arguments)}' failed; is this root, with a way to Debian?\n{done.stdout}")
+        raise NoPackage(f"'apt-get {' '.join(arguments)}' failed; is this root, with a way to Debian?\n{done.stdout}")
 
 
 def _package() -> str:
@@ -114,7 +120,7 @@ def _package() -> str:
         name = line.strip().removeprefix("Depends: ")
         if name.startswith(f"linux-image-{SERIES}"):
             return name
-    raise GuestFailed(
+    raise NoPackage(
         f"apt knows no linux-image-{SERIES}*: this needs Debian 12's package lists (run 'apt-get update' first)"
     )
 

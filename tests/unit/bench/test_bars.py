@@ -31,6 +31,12 @@ def test_a_figure_that_stands_alone_is_judged_by_its_median() -> None:
     assert Figure(ADD.name, "ms", (39.0, 41.0, 45.0)).is_reached is False
 
 
+@pytest.mark.parametrize("name", ["survival: lost packets", "survival: broken streams"])
+def test_what_must_never_be_is_judged_by_every_round(name: str) -> None:
+    assert Figure(name, "", (0.0,) * 5).is_reached is True
+    assert Figure(name, "", (0.0, 0.0, 0.0, 1.0, 0.0)).is_reached is False
+
+
 def test_a_figure_without_a_bar_is_not_judged() -> None:
     assert OTHER.is_reached is None
     assert cost_rows([OTHER])[0][-2:] == ("", "")

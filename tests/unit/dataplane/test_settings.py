@@ -89,7 +89,7 @@ def test_every_setting_has_its_variable() -> None:
     )
     assert not settings.is_tunnel
     assert settings.not_masqueraded == ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16", "fc00::/8"]
-    assert replace(settings, routing_mode="tunnel").not_masqueraded == ["192.168.0.0/16", "fc00::/8"]
+    assert replace(settings, routing_mode="tunnel").not_masqueraded == settings.not_masqueraded
 
 
 def test_every_map_and_every_kind_of_connection_has_its_variable() -> None:

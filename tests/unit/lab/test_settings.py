@@ -6,7 +6,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.plan import Plan
-from lab.settings import KEYS, LATER, check_plan, flatten, length_of_time, parse_set, settings
+from lab.settings import KEYS, LATER, check_node, check_plan, flatten, length_of_time, parse_set, settings
 from services.dataplane.settings import NodeSettings
 from services.dataplane.sizes import HELM, SECONDS
 
@@ -28,13 +28,28 @@ def test_native_routing_reaches_the_dataplane_and_no_control_service() -> None:
     assert "PLEXUS_ROUTING_MODE" not in wanted.environment(PLAN, "identity")
 
 
-@pytest.mark.parametrize("off", ["enableIPv4Masquerade=false", "bpf.masquerade=false"])
-def test_either_switch_turns_masquerading_off(off: str) -> None:
-    assert settings(parse_set(off)).environment(PLAN, "dataplane")["PLEXUS_MASQUERADE"] == "false"
+def test_masquerading_is_switched_off_by_its_switch_and_not_by_asking_for_another_way_to_do_it() -> None:
+    off = settings(parse_set("enableIPv4Masquerade=false,bpf.masquerade=false"))
+    assert off.environment(PLAN, "dataplane")["PLEXUS_MASQUERADE"] == "false"
+    with pytest.raises(LabError, match=r"bpf\.masquerade: false is not supported with enableIPv4Masquerade"):
+        settings(parse_set("bpf.masquerade=false"))
 
 
 def test_a_values_file_and_set_are_the_same_words() -> None:
-    assert settings(flatten({"bpf": {"masquerade": False}})) == settings(parse_set("bpf.masquerade=false"))
+    assert settings(flatten({"bpf": {"enableTCX": False}})) == settings(parse_set("bpf.enableTCX=false"))
+
+
+def test_what_the_chart_has_for_not_set_is_not_set() -> None:
+    chart = {
+        "MTU": 0,
+        "tunnelPort": 0,
+        "routingMode": "",
+        "tunnelProtocol": "",
+        "ipv4NativeRoutingCIDR": "",
+        "bpf.masquerade": None,
+        "ipMasqAgent.config.nonMasqueradeCIDRs": [],
+    }
+    assert settings(chart) == settings({})
 
 
 def test_a_list_of_pools_is_passed_on() -> None:
@@ -70,9 +85,36 @@ def test_each_family_has_its_own_masquerade_and_native_network() -> None:
 
 def test_what_is_not_masqueraded_is_passed_on_when_its_agent_is_enabled() -> None:
     listed = "ipMasqAgent.config.nonMasqueradeCIDRs={172.16.0.0/12,fd00:21::/32}"
-    assert settings(parse_set(listed)).environment(PLAN, "dataplane")["PLEXUS_MASQ_EXCLUDE"] == ""
-    enabled = settings(parse_set(f"ipMasqAgent.enabled=true,{listed}")).environment(PLAN, "dataplane")
-    assert enabled["PLEXUS_MASQ_EXCLUDE"] == "172.16.0.0/12,fd00:21::/32"
+    assert settings({}).environment(PLAN, "dataplane")["PLEXUS_MASQ_EXCLUDE"] == ""
+    with pytest.raises(LabError, match="set ipMasqAgent"):
+        settings(parse_set(listed))
+    asked = f"ipMasqAgent.enabled=true,ipv6.enabled=true,{listed}"
+    enabled = settings(parse_set(asked)).environment(PLAN, "dataplane")
+    assert enabled["PLEXUS_MASQ_EXCLUDE"] == "172.16.0.0/12,fd00:21::/32,169.254.0.0/16,fe80::/10"
+    linked = settings(parse_set(f"{asked},ipMasqAgent.config.masqLinkLocal=true")).environment(PLAN, "dataplane")
+    assert linked["PLEXUS_MASQ_EXCLUDE"] == "172.16.0.0/12,fd00:21::/32,fe80::/10"
+
+
+def test_without_a_list_what_is_nobodys_on_the_internet_is_not_masqueraded() -> None:
+    found = settings(parse_set("ipMasqAgent.enabled=true")).environment(PLAN, "dataplane")["PLEXUS_MASQ_EXCLUDE"]
+    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(found.split(","))
+    assert ":" not in found  # the cluster has no IPv6
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("installNoConntrackIptablesRules=true", "installNoConntrackIptablesRules needs routingMode=native"),
+        ("conntrackGCInterval=5s", "conntrackGCInterval is 10 to 604800"),
+        ("extraConfig.bpf-ct-timeout-regular-tcp=0s", "extraConfig.bpf-ct-timeout-regular-tcp is 1 to"),
+        ("ipv6.enabled=true,MTU=1200", "1200 bytes, and IPv6 needs 1280: raise MTU or"),
+    ],
+)
+def test_what_a_node_would_refuse_is_refused_before_there_is_one(asked: str, said: str) -> None:
+    with pytest.raises(LabError) as refused:
+        check_node(settings(parse_set(asked)), PLAN)
+    assert said in str(refused.value)
+    assert "PLEXUS_" not in str(refused.value)
 
 
 def test_only_limits_that_were_asked_for_are_passed_on() -> None:
@@ -117,7 +159,6 @@ def test_what_is_said_of_maps_and_times_is_what_a_node_reads() -> None:
         ("conntrackGCInterval=5", "conntrackGCInterval: '5' is no length of time like"),
         ("extraConfig.bpf-ct-timeout-regular-udp=5s", "did you mean extraConfig.bpf-ct-timeout-regular-"),
         ("ipv4NativeRoutingCIDR=10.0.0.1/8", "ipv4NativeRoutingCIDR: '10.0.0.1/8' is not an IPv4 network"),
-        ("ipam.operator.clusterPoolIPv4PodCIDRList={}", "the list is empty"),
         ("routingMode", "--set routingMode: 'routingMode' is not key=value"),
         ("=native", "is not key=value"),
     ],

@@ -6,7 +6,7 @@ Says    for each node one block of each family; another one when more than three
         family are in use, so that a pod start never waits for one. Blocks are taken by compare-and-set: no two nodes
         ever hold the same.
 
-Nodes give out addresses of their blocks by themselves (design.md, "IPAM is local at pod start"); this service is not
+Nodes give out addresses of their blocks by themselves; this service is not
 asked when a pod starts. Which block a node gets is counted from a hash of its name, so losing the log gives the same
 blocks again, but for collisions that fall another way.
 

@@ -105,10 +105,10 @@ def test_what_is_lost_and_how_long_is_told_by_phase() -> None:
 
 def test_streams_that_end_are_told() -> None:
     with plain.plain_pods() as pods:
-        enter = Place("near", pods[4].near.address, ("timeout", "-s", "KILL", "0.7", *pods[4].near.enter))
+        enter = Place("near", pods[4].near.address, ("timeout", "-s", "KILL", "2.5", *pods[4].near.enter))
         with traffic({"near": Way(pods[4].client, enter)}, Rate(10, 10, 500)) as under_way:
             under_way.phase("all")
-            time.sleep(1.0)
+            time.sleep(3.0)
             found = under_way.end()["near"]
     assert found.broken == 10
     assert found.lost > 0

@@ -24,7 +24,7 @@ QEMU = "qemu-system-x86_64"
 # Debian's package by program: what the guest needs of this machine beyond `make setup`.
 PACKAGES = {QEMU: "qemu-system-x86", "depmod": "kmod"}
 NEWEST = "linux-image-amd64"  # the package that depends on the newest kernel's
-SERIES = "6.1."  # Debian 12's; ../../docs say what the programs need of it
+SERIES = "6.1."  # Debian 12's: the oldest kernel that the programs are tried on
 
 # What init.c loads, each after what it needs.
 BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")

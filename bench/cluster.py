@@ -55,8 +55,7 @@ class Cluster:
         for sandbox in self.directory.sandboxes():
             if (sandbox.namespace, sandbox.name) == ("default", pod):
                 enter = namespaces.command(sandbox.netns, Path(sandbox.cgroup), [])
-                address = next((each for each in sandbox.addresses if (":" in each) == (family == 6)), "")
-                if address:
+                if address := sandbox.address(family):
                     return Place(pod, address, tuple(enter))
         raise ClusterFailed(f"pod default/{pod} does not run in lab {self.name}, or has no IPv{family} address")
 

@@ -202,8 +202,7 @@ def ways_of(lab: state.Record, client: str, near: str, far: str, service: str) -
     def place(pod: str, cgroup: Path | None = None) -> Place:
         found = execute.pod(lab, pod)
         own = next(box for box in lab.directory.sandboxes() if pod in (f"{box.namespace}/{box.name}", box.name))
-        address = next(each for each in own.addresses if (":" in each) == (family == 6))
-        return Place(pod, address, tuple(namespaces.command(found.netns, cgroup or found.cgroup, [])))
+        return Place(pod, own.address(family), tuple(namespaces.command(found.netns, cgroup or found.cgroup, [])))
 
     host = execute.own_host(lab, names.OUTSIDE)
     outside = Place("outside", str(lab.plan.outside_host(family).ip), tuple(execute.command(host, [])))

@@ -131,10 +131,9 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str] = []  # none until the CNI gave them
     processes: dict[str, ProcessId] = {}  # by container
 
-    @property
-    def address(self) -> str:
-        """The first one; "" without any."""
-        return self.addresses[0] if self.addresses else ""
+    def address(self, family: Family) -> str:
+        """The first one of a family; "" without any."""
+        return next((each for each in self.addresses if (":" in each) == (family == 6)), "")
 
 
 class Directory:

@@ -159,8 +159,8 @@ class Lab:
         namespace, _, name = pod.rpartition("/")
         wanted = (namespace or "default", name)
         boxes = self.record.directory.sandboxes()
-        addresses = next(box.addresses for box in boxes if (box.namespace, box.name) == wanted)
-        return of_family(addresses, family or self.families[0])
+        own = next(box for box in boxes if (box.namespace, box.name) == wanted)
+        return own.address(family or self.families[0])
 
     def exec(self, pod: str, *command: str, timeout: float = COMMAND_SECONDS) -> Done:
         """Run a program in a pod."""

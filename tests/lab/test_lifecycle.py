@@ -76,14 +76,14 @@ def test_a_new_supervisor_goes_on_with_pods_that_were_half_made_and_every_addres
     with Lab(NAME, nodes=2) as lab:
         lab.apply(pods)
         directory = lab.record.directory
-        assert eventually(lambda: 0 < sum(bool(box.address) for box in directory.sandboxes()) < 30, every=0.001)
+        assert eventually(lambda: 0 < sum(bool(box.addresses) for box in directory.sandboxes()) < 30, every=0.001)
         supervisor = state.read(directory.process("supervisor"), state.ProcessId)
         assert supervisor is not None
         assert processes.kill_and_wait([supervisor]) == []
         assert run("lab", "up", "--name", NAME, "--nodes", "2")[0] == 0
         lab.wait()
         boxes = directory.sandboxes()
-        assert len({box.address for box in boxes if box.address}) == len(boxes) == 30
+        assert len({address for box in boxes for address in box.addresses}) == len(boxes) == 30
         lab.check_clean()
         assert run("lab", "down", "--name", NAME)[0] == 0
         assert cleanup.left(NAME) == []

@@ -120,8 +120,10 @@ class Node:
             changes = batch.changes
         for change in changes:
             makes_sense = self._take(change.subject, change.message)
-            if self._recall is not None:
-                (self._recall.heard if makes_sense else self._recall.refused)(change.subject, change.message)
+            if self._recall is not None and makes_sense:
+                self._recall.heard(change.subject, change.message)
+            elif self._recall is not None:
+                self._recall.refused(change.subject)
         self._check_changes()
         if not batch.synced:
             return

@@ -223,6 +223,8 @@ class Node:
             changed = self.model.settle()
             self._check_changes()
             await self.maps.write(self.model.tables if self._is_whole else (self.model.endpoints,))
+            missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
+            self.service.check("room", not self.maps.no_room, "; ".join(missing))
         for pod in changed:
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
             if self._wanted_message(subject) != self._published.get(subject):

@@ -188,10 +188,11 @@ class Node:
 
     async def _take_over(self) -> None:
         """The model is whole: from here on the maps hold what it says, and nothing else."""
-        self.model.synced()
-        self.model.settle()
-        for table in self.model.tables:
-            table.adopt(await self.maps.read(table.name))
+        async with self._writing:  # what is read must not be on its way to something else
+            self.model.synced()
+            self.model.settle()
+            for table in self.model.tables:
+                table.adopt(await self.maps.read(table.name))
         self._routes = await self._routes_from_before()
         self._is_whole = True
         await self.write()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,13 +19,14 @@ from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.service import Service, Settings
+from services.dataplane import effects, recall, statefile
 from services.dataplane import node as node_module
-from services.dataplane import recall, statefile
 from services.dataplane.journal import Journal
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.recall import Recall
 from services.dataplane.settings import NodeSettings
+from services.dataplane.tables import Table
 from tests.unit.dataplane.kernel import MemoryHooks, MemoryLinks, MemoryMaps
 from tests.unit.dataplane.test_node import DEVICE, HERE, PROGRAMS, THERE, WEB, Machine, until
 
@@ -211,6 +213,36 @@ async def test_with_the_bus_back_what_only_the_disk_knew_is_gone_and_what_is_new
     state, _ = statefile.parse(computer.file.read_bytes())
     assert subjects.ADDRESS.of(REMOTE) not in state
     assert subjects.ADDRESS.of("10.0.1.8") in state
+
+
+async def test_the_bus_that_returns_while_the_disks_state_is_being_written_has_the_last_word(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computer.say_remote()
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    computer.hub.delete(subjects.ADDRESS.of(REMOTE))
+    begun, go_on = threading.Event(), threading.Event()
+    written = effects.Maps._write
+
+    def slowly(maps: effects.Maps, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
+        if "ipcache" in owed:
+            begun.set()
+            go_on.wait(10)
+        written(maps, owed)
+
+    monkeypatch.setattr(effects, "INLINE_ENTRIES", 0)
+    monkeypatch.setattr(effects.Maps, "_write", slowly)
+    async with computer.without_bus() as node:
+        await until(begun.is_set)
+        computer.bus_returns()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        await until(lambda: node.is_synced)
+        await node.write()
+        assert REMOTE not in node.model.addresses
+        assert computer.who(REMOTE) is None
 
 
 async def test_each_change_and_each_deletion_reaches_the_disk(computer: Computer) -> None:

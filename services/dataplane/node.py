@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 from ipaddress import ip_network
 
 from bus import subjects
+from bus.codec import TooLarge
 from bus.interface import Batch, BusError, Change
 from bus.messages import Message
 from bus.messages import dataplane as messages
@@ -379,14 +380,24 @@ class Node:
                 for flow in named:
                     if flow.type == "drop":
                         count("drop_events", reason=flow.reason)
-                message = messages.FlowBatch(node=self.settings.node, flows=named, lost=lost - lost_before)
+                await self._tell_flows(subject, named, lost - lost_before)
                 lost_before = lost
-                try:
-                    await self.bus.publish_event(subject, message)
-                except BusError:
-                    count("flows_lost", len(named))
         finally:
             ring.close()
+
+    async def _tell_flows(self, subject: str, named: list[messages.Flow], lost: int) -> None:
+        """In as many messages as it takes: pods have as many labels as they like, and cause as many flows."""
+        try:
+            await self.bus.publish_event(subject, messages.FlowBatch(node=self.settings.node, flows=named, lost=lost))
+        except TooLarge:
+            half = len(named) // 2
+            if half:
+                await self._tell_flows(subject, named[:half], lost)
+                await self._tell_flows(subject, named[half:], 0)
+            else:
+                count("flows_lost", len(named))
+        except BusError:
+            count("flows_lost", len(named))
 
     # Drift
 

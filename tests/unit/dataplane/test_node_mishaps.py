@@ -6,6 +6,7 @@ import asyncio
 import errno
 import struct
 import threading
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,20 @@ import pytest
 
 from bus import subjects
 from bus.labels import canonical_labels
-from bus.messages.dataplane import Check
+from bus.messages.dataplane import Check, FlowBatch
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.messages.resources import Node as NodeResource
+from bus.telemetry import counted
 from services.dataplane import cni
 from services.dataplane.addresses import Attachment
 from services.dataplane.endpoints import record_key
+from services.dataplane.layouts import EVENT_DROP, Event
 from services.dataplane.links import LinkError
 from services.dataplane.node import BLOCKS_KEY, Node
+from services.dataplane.ring import BATCH_MAX
 from tests.unit.dataplane.test_node import HERE, THERE, WEB, Machine, SilentHub, until
 
 
@@ -132,6 +136,48 @@ async def test_what_cannot_be_settled_shows_and_the_rest_is_written(
 
 def _fail(*_: object) -> None:
     raise OverflowError("too much")
+
+
+@pytest.mark.parametrize(("label_bytes", "lost"), [(40, 0), (40_000, 1024)])
+async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, label_bytes: int, lost: int
+) -> None:
+    labels = {f"k8s:app.kubernetes.io/label-number-{number}": "v" * label_bytes for number in range(8)}
+    machine.hub.put(subjects.IDENTITY.of("1001"), Identity(number=1001, labels=labels))
+    drop = replace(
+        Event.unpack(bytes(Event.layout.size)),
+        type=EVENT_DROP, reason=133, source="10.0.1.7", destination="10.0.0.2",
+        source_identity=1001, destination_identity=1001,
+    )  # fmt: skip
+
+    class OneBatch:
+        def __init__(self, _: object) -> None:
+            """Of denied packets, as many as are taken at a time."""
+
+        async def batches(self) -> AsyncIterator[list[Event]]:
+            yield [replace(drop, source_port=port) for port in range(BATCH_MAX)]
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr("services.dataplane.node.Ring", OneBatch)
+    told: list[FlowBatch] = []
+    async with machine.running() as node:
+        await until(lambda: 1001 in node.model.identities)
+        publish = node.bus.publish_event
+
+        async def listen(subject: str, message: FlowBatch) -> None:
+            await publish(subject, message)
+            told.append(message)
+
+        monkeypatch.setattr(node.bus, "publish_event", listen)
+        monkeypatch.setattr(node.maps, "events_lost", iter([0, 7]).__next__)
+        before = counted("flows_lost")
+        await node.tell_flows()
+    ports = [flow.source_port for message in told for flow in message.flows]
+    assert ports == list(range(BATCH_MAX - lost))
+    assert counted("flows_lost") - before == lost
+    assert lost or (len(told) > 1 and sum(message.lost for message in told) == 7)
 
 
 # The kernel refuses

@@ -486,7 +486,7 @@ class Node:
         alive, dead = self._records(seen)
         dead += [record_key(each.container_id) for each in self.endpoints.restore(alive)]
         dead += [record_key(each.container_id) for each in self.endpoints.all() if not self._restore(each)]
-        await self.journal.update(deleted=dead)
+        await self._forget_records(dead)
         known = {each.interface for each in self.endpoints.all()}
         for name in seen.keys() - known:  # made by an ADD that was killed before it was durable: the runtime asks again
             try:
@@ -496,9 +496,27 @@ class Node:
         for hook, why in (await self.hooks.adopt(self._pod_hooks())).items():
             _not_restored(hook.device, why)  # a program from before goes on; heal attaches what is missing
         self.service.check("programs", *self.hooks.state)
-        for own in filter(None, (self.device.address, self.device.address6)):
-            self.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(IDENTITY_HOST).pack())
+        self._know_myself()
         log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
+
+    async def _forget_records(self, dead: list[str]) -> None:
+        try:
+            await self.journal.update(deleted=dead)
+        except OSError as problem:  # they are as dead at the next start
+            log.error("records of pods that are gone stay on the disk: make room there", records=dead, why=str(problem))
+
+    def _know_myself(self) -> None:
+        """The node's own addresses are known before anything is heard, as far as there is room."""
+        for own in filter(None, (self.device.address, self.device.address6)):
+            try:
+                self.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(IDENTITY_HOST).pack())
+            except OSError as problem:
+                log.error(
+                    "this node's own address is not known until all is heard: raise the map's limit or use less",
+                    map="ipcache",
+                    address=own,
+                    why=str(problem),
+                )
 
     def _records(self, seen: dict[str, SeenLink]) -> tuple[list[Endpoint], list[str]]:
         """Endpoints whose link is the one that they had, and the keys of the other records."""

@@ -232,6 +232,37 @@ async def test_routes_from_before_a_restart_that_nobody_wants_go(machine: Machin
         await until(lambda: machine.links.routes == {})
 
 
+async def test_a_start_with_a_full_disk_forgets_who_is_gone_at_the_next(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        await machine.add("c1")
+        await machine.add("c2", "other")
+    del machine.links.pods["lxcc1"]
+    with monkeypatch.context() as broken:
+        broken.setattr("services.dataplane.journal._write_all", full)
+        async with machine.running() as node:
+            assert [each.container_id for each in node.endpoints.all()] == ["c2"]
+            await until(lambda: node.service.is_ready)
+    async with machine.running() as node:
+        assert set(node.journal.items("endpoint/")) == {record_key("c2")}
+
+
+async def test_a_start_with_full_maps_goes_on(machine: Machine) -> None:
+    machine.maps.memory["ipcache"].room = 0
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        assert not checked(node, "room").ok
+        machine.maps.memory["ipcache"].room = 100
+        await node.heal_once()
+        assert machine.who("192.0.2.1") is not None
+        assert checked(node, "room").ok
+
+
 # Killed, or cut off
 
 

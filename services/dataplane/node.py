@@ -12,7 +12,7 @@ stays in force, and everything else goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Set
 from ipaddress import ip_network
 
 from bus import subjects
@@ -488,16 +488,24 @@ class Node:
         dead += [record_key(each.container_id) for each in self.endpoints.all() if not self._restore(each)]
         await self._forget_records(dead)
         known = {each.interface for each in self.endpoints.all()}
-        for name in seen.keys() - known:  # made by an ADD that was killed before it was durable: the runtime asks again
-            try:
-                await self.links.delete_pod_link(name)
-            except LinkError as problem:
-                _not_restored(name, problem)
+        await self._remove_unknown(seen.keys() - known)
         for hook, why in (await self.hooks.adopt(self._pod_hooks())).items():
             _not_restored(hook.device, why)  # a program from before goes on; heal attaches what is missing
         self.service.check("programs", *self.hooks.state)
         self._know_myself()
         log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
+
+    async def _remove_unknown(self, names: Set[str]) -> None:
+        """Links made by an ADD that was killed before it was durable: the runtime asks again. Where the journal has
+        lost something they may be those of running pods."""
+        if names and self.journal.is_damaged:
+            log.error("links that the damaged journal does not know are left alone: delete their pods", links=[*names])
+            return
+        for name in names:
+            try:
+                await self.links.delete_pod_link(name)
+            except LinkError as problem:
+                _not_restored(name, problem)
 
     async def _forget_records(self, dead: list[str]) -> None:
         try:

@@ -252,6 +252,24 @@ async def test_a_start_with_a_full_disk_forgets_who_is_gone_at_the_next(
         assert set(node.journal.items("endpoint/")) == {record_key("c2")}
 
 
+async def test_a_damaged_journal_costs_no_pod_its_link(machine: Machine) -> None:
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        for container_id, pod in (("c1", "web"), ("c2", "b"), ("c3", "c")):
+            await machine.add(container_id, pod)
+    file = machine.folder / "endpoints.journal"
+    data = bytearray(file.read_bytes())
+    data[data.find(b"endpoint/c1") + 20] ^= 1
+    file.write_bytes(data)
+    async with machine.running() as node:
+        assert set(machine.links.pods) == {"lxcc1", "lxcc2", "lxcc3"}
+        assert {each.container_id for each in node.endpoints.all()} == {"c2", "c3"}
+        await machine.delete("c2")
+        await machine.add("c4", "d")
+    async with machine.running() as node:
+        assert {each.container_id for each in node.endpoints.all()} == {"c3", "c4"}
+
+
 async def test_a_start_with_full_maps_goes_on(machine: Machine) -> None:
     machine.maps.memory["ipcache"].room = 0
     async with machine.running() as node:

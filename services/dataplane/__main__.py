@@ -17,9 +17,9 @@ from services.dataplane.effects import Maps
 from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, Recovered
 from services.dataplane.hooks import Hooks
-from services.dataplane.journal import Journal
+from services.dataplane.journal import Journal, JournalError
 from services.dataplane.links import LinkError, Links, TcProgram
-from services.dataplane.migrate import Migration
+from services.dataplane.migrate import DoesNotFit, Migration
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.pressure import Pressure
@@ -41,7 +41,10 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
     """`filled`: see handover.held_back. Raises: CannotStart. Recovered, among others in a group."""
     async with AsyncExitStack() as stack:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
-        journal = Journal.open(settings.state_dir / "endpoints.journal")
+        try:
+            journal = Journal.open(settings.state_dir / "endpoints.journal")
+        except JournalError as problem:
+            raise CannotStart(str(problem)) from problem
         stack.push_async_callback(journal.close)
         links = stack.enter_context(closing(Links()))
         try:
@@ -50,7 +53,10 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             raise CannotStart(str(problem)) from problem
         await node.restore()
         if isinstance(by, Migration):
-            await to_the_end(asyncio.to_thread(by.finish))  # every program is attached
+            try:
+                await to_the_end(asyncio.to_thread(by.finish))  # every program is attached
+            except DoesNotFit as problem:
+                raise CannotStart(str(problem)) from problem
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(cni.Server(settings.cni_socket, NodePods(node)).run(), name="serve cni")
             tasks.create_task(node.hear(), name="hear the bus")

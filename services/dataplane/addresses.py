@@ -205,10 +205,13 @@ class _Pool:
 def plain(address: str) -> str:
     """An address in the one form that it has in maps and among names: "FD00:0::2" is "fd00::2".
 
-    Raises: ValueError: none, or one that is not the same everywhere: of one link ("fe80::1%eth0"), or IPv4 in IPv6
-        clothes, which the maps could not tell from the IPv4 address.
+    Raises: ValueError: none, or nobody's ("::", which the maps have for "none"), or one that is not the same
+        everywhere: of one link ("fe80::1%eth0"), or IPv4 in IPv6 clothes, which the maps could not tell from the IPv4
+        address.
     """
     parsed = ip_address(address)
+    if parsed.is_unspecified:
+        raise ValueError(f"{address} is nobody's address")
     if isinstance(parsed, IPv6Address) and (parsed.scope_id or parsed.ipv4_mapped):
         raise ValueError(f"{address} has no meaning here: write the IPv4 address, or an IPv6 one without a zone")
     return str(parsed)

@@ -7,9 +7,10 @@ Needs CAP_BPF and CAP_NET_ADMIN (maps, programs), CAP_SYS_ADMIN on kernels befor
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bus.telemetry import count, logger
@@ -25,6 +26,7 @@ log = logger(__name__)
 WRITE_ORDER = ("ipcache", "policy", "backends", "services", "endpoints")
 """A pod's entry comes last: what it refers to is there before it opens anything."""
 DELETE_ORDER = ("endpoints", "services", "backends", "policy", "ipcache")
+NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # full as a hash says it, as a trie does; no memory
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
 
 
@@ -33,6 +35,9 @@ NODE_STATE = struct.Struct("=II")  # epoch, seed
 
 class Maps:
     """The pinned maps of this node, open."""
+
+    no_room: Mapping[str, str] = {}
+    """By map: what the last write of it found no room for. It is owed."""
 
     def __init__(self, pin_dir: Path) -> None:
         self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
@@ -65,7 +70,7 @@ class Maps:
     async def write(self, tables: tuple[Table, ...]) -> int:
         """Write what is owed, in the order that never opens or breaks anything in between. Returns entries written.
 
-        What a full map had no room for stays owed, is counted, and logged with what to do; the rest is written.
+        What found no room stays owed, is counted, and logged with what to do; the rest is written.
         """
         owed = {table.name: (table, *table.take()) for table in tables if table.is_dirty}
         if not owed:
@@ -88,22 +93,36 @@ class Maps:
             for name in DELETE_ORDER:
                 if name in owed:
                     self._maps[name].remove_many(owed[name][2])
-            for name, upserts in left.items():
-                if upserts:  # what was removed may have made room
-                    self._full(owed[name][0], self._upsert(name, upserts))
+            for name, missing in left.items():
+                table, upserts, _ = owed[name]
+                if missing:  # what was removed may have made room
+                    missing = self._upsert(name, {key: upserts[key] for key in missing})
+                self._tell_missing(table, missing)
         finally:  # however far it came: what was written holds for connections that are there, too
             self.raise_epoch()
 
-    def _upsert(self, name: str, upserts: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """What found no room."""
-        written = self._maps[name].set_many(upserts.items())
-        return dict(list(upserts.items())[written:]) if written < len(upserts) else {}
+    def _upsert(self, name: str, upserts: dict[bytes, bytes]) -> dict[bytes, int]:
+        """What found no room, and the kernel's reason. It stands in nobody's way: in a full map, what is there already
+        can still change."""
+        found, entries = self._maps[name], list(upserts.items())
+        try:
+            written = found.set_many(entries)
+        except OSError as problem:
+            if problem.errno != errno.ENOMEM:
+                raise
+            written = 0  # it is not told how many
+        return {key: why for key, value in entries[written:] if (why := _set(found, key, value))}
 
-    def _full(self, table: Table, missing: dict[bytes, bytes]) -> None:
+    def _tell_missing(self, table: Table, missing: dict[bytes, int]) -> None:
+        told = {name: why for name, why in self.no_room.items() if name != table.name}
         if missing:
             table.owe(missing)
             count("map_full", len(missing), map=table.name)
-            log.error("map full: raise its limit or use less", map=table.name, missing=len(missing))
+            is_full = errno.ENOMEM not in missing.values()
+            why = "map full: raise its limit or use less" if is_full else "no memory for a map: use less on this node"
+            log.error(why, map=table.name, missing=len(missing))
+            told[table.name] = f"{why} ({len(missing)} missing)"
+        self.no_room = told
 
     def set_masq_exclude(self, cidrs: Iterable[str]) -> None:
         """Destinations that see pods' own addresses, and no others. "10.0.0.0/8", of either family."""
@@ -134,3 +153,14 @@ class Maps:
         kinds = (layouts.EVENT_DROP, layouts.EVENT_POLICY_VERDICT)
         values = (self._maps["event_rate"].get(kind.to_bytes(4, "little")) or b"" for kind in kinds)
         return sum(row[2] for value in values for row in layouts.EventRate.layout.iter_unpack(value))
+
+
+def _set(found: Map, key: bytes, value: bytes) -> int:
+    """Why it found no room; 0: it did."""
+    try:
+        found.set(key, value)
+    except OSError as problem:
+        if problem.errno not in NO_ROOM:
+            raise
+        return problem.errno or 0
+    return 0

@@ -2,7 +2,8 @@
 
 The file is a stream of MessagePack values, each `[checksum, bytes]`, the bytes being `[key, value]`, or `[key]` when
 the key is gone; the first is a header that names the format. A crash may leave half a record at the end, or blocks of
-zeros: reading stops at the first record that is not whole, and the rest is cut off. When most of the file is
+zeros: what follows the last whole record is cut off. A record that is damaged with whole ones behind it is no crash's
+work: it is passed over, told, and left where it is (`is_damaged`), and all others count. When most of the file is
 outdated, what is left is written to a new file that takes the old one's place in one step.
 
 Writes that wait at the same time share one flush (batch.py).
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -30,7 +32,9 @@ log = logger(__name__)
 FORMAT = "plexus journal 1"
 COMPACT_BYTES = 1 << 20  # below this size outdated records are left alone
 COMPACT_RATIO = 4  # compact when the file is this many times as large as what counts in it
-MAX_RECORD_BYTES = 64 << 20
+HEAD = re.compile(  # of a record: an array of two, a number, the length of the bytes that follow
+    rb"\x92(?:([\x00-\x7f])|\xcc(.)|\xcd(..)|\xce(....))(?:\xc4(.)|\xc5(..)|\xc6(....))", re.DOTALL
+)
 
 Change = tuple[str, bytes | None]  # key, packed value; None: gone
 
@@ -42,7 +46,11 @@ class JournalError(Exception):
 class Journal:
     """A durable dictionary from text to MessagePack values. Made by `Journal.open`."""
 
-    def __init__(self, path: Path, fd: int, values: dict[str, bytes], size: int, *, durable: bool) -> None:
+    def __init__(
+        self, path: Path, fd: int, values: dict[str, bytes], size: int, *, durable: bool, is_damaged: bool
+    ) -> None:
+        self.is_damaged = is_damaged
+        """Some of what was durable is not known any more."""
         self._path = path
         self._fd = fd
         self._values = values  # packed; changed only by the writing thread, and only after the write
@@ -66,11 +74,14 @@ class Journal:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _lock(fd, path)
-            values, good, total = _read(fd, path)
+            values, good, total, damaged = _read(fd, path)
             if good < total:
                 log.warning("journal ended in the middle of a record; cut off", path=str(path), bytes=total - good)
                 count("journal_cut_bytes", total - good)
                 os.ftruncate(fd, good)
+            if damaged:
+                log.error("journal damaged in its middle: check the disk", path=str(path), bytes=damaged)
+                count("journal_damaged_bytes", damaged)
             if good == 0:
                 good = os.write(fd, _header())
                 os.fsync(fd)
@@ -78,7 +89,7 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, values, good, durable=durable)
+        return cls(path, fd, values, good, durable=durable, is_damaged=damaged > 0)
 
     def get(self, key: str) -> Any:
         """The value that is on disk; None when there is none."""
@@ -182,41 +193,37 @@ def _weight(key: str, packed: bytes) -> int:
     return len(key) + len(packed) + 16
 
 
-def _read(fd: int, path: Path) -> tuple[dict[str, bytes], int, int]:
-    """The values, the length of the whole records, and that of the file.
+def _read(fd: int, path: Path) -> tuple[dict[str, bytes], int, int, int]:
+    """The values, where the last whole record ends, the length of the file, and bytes between whole records.
 
     Raises: JournalError: the header is another's.
     """
-    total = os.fstat(fd).st_size
-    values: dict[str, bytes] = {}
-    good = 0
     with open(os.dup(fd), "rb") as stream:  # noqa: PTH123 (by descriptor, which is locked)
         stream.seek(0)
-        unpacker = msgpack.Unpacker(stream, max_buffer_size=MAX_RECORD_BYTES, strict_map_key=False)
-        while True:
-            body = _next_body(unpacker)
-            if body is None:
-                break
-            if good == 0:
-                _check_header(body, path)
-            elif not _take(body, values):
-                break
-            good = unpacker.tell()
-    if good == 0 and total > len(_header()):
+        data = stream.read()
+    values: dict[str, bytes] = {}
+    good = damaged = 0
+    head = HEAD.match(data)
+    while head is not None:
+        body = _body(data, head)
+        if body is not None and good == 0:
+            _check_header(body, path)
+        if body is not None and (good == 0 or _take(body, values)):
+            damaged += head.start() - good
+            good = head.end() + len(body)
+            head = HEAD.search(data, good)
+        else:
+            head = HEAD.search(data, head.start() + 1) if good else None
+    if good == 0 and len(data) > len(_header()):
         raise JournalError(f"{path} is not a journal of ours: move it away, and the node starts without it")
-    return values, good, total
+    return values, good, len(data), damaged
 
 
-def _next_body(unpacker: msgpack.Unpacker) -> bytes | None:
-    """The content of the next whole record; None at the end, or at what is none."""
-    try:
-        record = unpacker.unpack()
-    except (msgpack.exceptions.UnpackException, ValueError, UnicodeDecodeError):
-        return None
-    match record:
-        case [int(checksum), bytes(body)] if zlib.crc32(body) == checksum:
-            return body
-    return None
+def _body(data: bytes, head: re.Match[bytes]) -> bytes | None:
+    """The content of the record that begins so; None when it is not whole."""
+    checksum, size = (int.from_bytes(each, "big") for each in head.groups() if each is not None)
+    body = data[head.end() : head.end() + size]
+    return body if len(body) == size and zlib.crc32(body) == checksum else None
 
 
 def _check_header(body: bytes, path: Path) -> None:

@@ -203,7 +203,10 @@ def _begin_migration(config: DatapathConfig, pin_dir: Path) -> migrate.Migration
         migrate.check_room(pin_dir, rooms)
     except migrate.DoesNotFit as problem:
         raise LayoutError(f"{problem}, or remove what fills it") from problem
-    return migrate.begin(pin_dir, rooms)
+    try:
+        return migrate.begin(pin_dir, rooms)
+    except migrate.DoesNotFit as problem:  # what an earlier start, of other sizes, had left to copy
+        raise LayoutError(str(problem)) from problem
 
 
 async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[str, int] | None:

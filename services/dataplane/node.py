@@ -12,10 +12,11 @@ stays in force, and everything else goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Set
 from ipaddress import ip_network
 
 from bus import subjects
+from bus.codec import TooLarge
 from bus.interface import Batch, BusError, Change
 from bus.messages import Message
 from bus.messages import dataplane as messages
@@ -120,8 +121,10 @@ class Node:
             changes = batch.changes
         for change in changes:
             makes_sense = self._take(change.subject, change.message)
-            if self._recall is not None:
-                (self._recall.heard if makes_sense else self._recall.refused)(change.subject, change.message)
+            if self._recall is not None and makes_sense:
+                self._recall.heard(change.subject, change.message)
+            elif self._recall is not None:
+                self._recall.refused(change.subject)
         self._check_changes()
         if not batch.synced:
             return
@@ -186,10 +189,11 @@ class Node:
 
     async def _take_over(self) -> None:
         """The model is whole: from here on the maps hold what it says, and nothing else."""
-        self.model.synced()
-        self.model.settle()
-        for table in self.model.tables:
-            table.adopt(await self.maps.read(table.name))
+        async with self._writing:  # what is read must not be on its way to something else
+            self.model.synced()
+            self.model.settle()
+            for table in self.model.tables:
+                table.adopt(await self.maps.read(table.name))
         self._routes = await self._routes_from_before()
         self._is_whole = True
         await self.write()
@@ -221,6 +225,8 @@ class Node:
             changed = self.model.settle()
             self._check_changes()
             await self.maps.write(self.model.tables if self._is_whole else (self.model.endpoints,))
+            missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
+            self.service.check("room", not self.maps.no_room, "; ".join(missing))
         for pod in changed:
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
             if self._wanted_message(subject) != self._published.get(subject):
@@ -374,14 +380,24 @@ class Node:
                 for flow in named:
                     if flow.type == "drop":
                         count("drop_events", reason=flow.reason)
-                message = messages.FlowBatch(node=self.settings.node, flows=named, lost=lost - lost_before)
+                await self._tell_flows(subject, named, lost - lost_before)
                 lost_before = lost
-                try:
-                    await self.bus.publish_event(subject, message)
-                except BusError:
-                    count("flows_lost", len(named))
         finally:
             ring.close()
+
+    async def _tell_flows(self, subject: str, named: list[messages.Flow], lost: int) -> None:
+        """In as many messages as it takes: pods have as many labels as they like, and cause as many flows."""
+        try:
+            await self.bus.publish_event(subject, messages.FlowBatch(node=self.settings.node, flows=named, lost=lost))
+        except TooLarge:
+            half = len(named) // 2
+            if half:
+                await self._tell_flows(subject, named[:half], lost)
+                await self._tell_flows(subject, named[half:], 0)
+            else:
+                count("flows_lost", len(named))
+        except BusError:
+            count("flows_lost", len(named))
 
     # Drift
 
@@ -470,19 +486,45 @@ class Node:
         alive, dead = self._records(seen)
         dead += [record_key(each.container_id) for each in self.endpoints.restore(alive)]
         dead += [record_key(each.container_id) for each in self.endpoints.all() if not self._restore(each)]
-        await self.journal.update(deleted=dead)
+        await self._forget_records(dead)
         known = {each.interface for each in self.endpoints.all()}
-        for name in seen.keys() - known:  # made by an ADD that was killed before it was durable: the runtime asks again
+        await self._remove_unknown(seen.keys() - known)
+        for hook, why in (await self.hooks.adopt(self._pod_hooks())).items():
+            _not_restored(hook.device, why)  # a program from before goes on; heal attaches what is missing
+        self.service.check("programs", *self.hooks.state)
+        self._know_myself()
+        log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
+
+    async def _remove_unknown(self, names: Set[str]) -> None:
+        """Links made by an ADD that was killed before it was durable: the runtime asks again. Where the journal has
+        lost something they may be those of running pods."""
+        if names and self.journal.is_damaged:
+            log.error("links that the damaged journal does not know are left alone: delete their pods", links=[*names])
+            return
+        for name in names:
             try:
                 await self.links.delete_pod_link(name)
             except LinkError as problem:
                 _not_restored(name, problem)
-        for hook, why in (await self.hooks.adopt(self._pod_hooks())).items():
-            _not_restored(hook.device, why)  # a program from before goes on; heal attaches what is missing
-        self.service.check("programs", *self.hooks.state)
+
+    async def _forget_records(self, dead: list[str]) -> None:
+        try:
+            await self.journal.update(deleted=dead)
+        except OSError as problem:  # they are as dead at the next start
+            log.error("records of pods that are gone stay on the disk: make room there", records=dead, why=str(problem))
+
+    def _know_myself(self) -> None:
+        """The node's own addresses are known before anything is heard, as far as there is room."""
         for own in filter(None, (self.device.address, self.device.address6)):
-            self.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(IDENTITY_HOST).pack())
-        log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
+            try:
+                self.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(IDENTITY_HOST).pack())
+            except OSError as problem:
+                log.error(
+                    "this node's own address is not known until all is heard: raise the map's limit or use less",
+                    map="ipcache",
+                    address=own,
+                    why=str(problem),
+                )
 
     def _records(self, seen: dict[str, SeenLink]) -> tuple[list[Endpoint], list[str]]:
         """Endpoints whose link is the one that they had, and the keys of the other records."""

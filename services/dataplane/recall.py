@@ -46,7 +46,8 @@ class Recall:
         self._is_begun = False  # the file holds this process's first sync: from here on it is appended to
         self._frames = self._size = self._first_size = 0
         self._heard: set[str] = set()  # before the first sync
-        self._recalled: set[str] = set()  # what only the disk has said so far
+        self._recalled: dict[str, Message] = {}  # what only the disk has said so far
+        self._shut = ""  # why the disk could not be marked as outdated: it must hold nothing, and gets nothing more
         self._news = asyncio.Event()
         self._problem = ""
 
@@ -54,37 +55,57 @@ class Recall:
         """The bus says so. Call it before the maps are written. What this node itself says is not kept."""
         if subjects.ENDPOINT.has(subject):
             return
-        self._recalled.discard(subject)
+        self._recalled.pop(subject, None)
         if not self._is_synced:
             self._heard.add(subject)
+        self._owe(subject, message)
+
+    def refused(self, subject: str) -> None:
+        """What the bus says makes no sense: what was good before stays, on the disk too if that alone knows it."""
+        known = self._recalled.pop(subject, None)
+        if known is not None:
+            self._owe(subject, known)
+
+    def _owe(self, subject: str, message: Message | None) -> None:
         if not self._pending:
             self._mark_ahead()
-        self._pending[subject] = message
-        self._news.set()
-
-    def refused(self, subject: str, message: Message | None) -> None:
-        """The bus says so, and it makes no sense: what was good before stays, though the disk alone knows it."""
-        self._recalled.discard(subject)
+        if not self._shut:
+            self._pending[subject] = message
+            self._news.set()
 
     def _mark_ahead(self) -> None:
-        """From here on the maps are ahead of the disk. Where that cannot be marked the disk must say nothing at all."""
+        """From here on the maps are ahead of the disk. Where that cannot be marked the disk says nothing at all, until
+        another process has heard everything anew: what comes from here on is a part."""
+        if self._shut:
+            return
         try:
             self._ahead.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
+            self._shut = f"{self._ahead} cannot be made: {problem}"
             log.error(
-                "the disk cannot be marked as outdated, and is cleared: make room",
-                path=str(self._ahead),
-                why=str(problem),
+                "what is heard is not kept on the disk any more: make room, and start the dataplane anew",
+                why=self._shut,
             )
-            self._problem = str(problem)
-            self._is_begun = False
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+            self._clear()
+            self._news.set()  # to be shown
+
+    def _clear(self) -> None:
+        """The disk is older than the maps, and nothing says so: what it holds goes, now or with the next `write`."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as failure:
+            problem = f"{self._path} is outdated and still there: remove it ({failure})"
+            if problem != self._problem:
+                log.error("a restart while the bus is away would go by an outdated state", why=problem)
+            self._problem = problem
+            self._news.set()
+        else:
+            self._problem = self._shut
 
     def synced(self) -> set[str]:
         """Everything was heard once. Returns what only the disk has said: it is there no more."""
         self._is_synced = True
-        gone, self._recalled, self._heard = self._recalled, set(), set()
+        gone, self._recalled, self._heard = set(self._recalled), {}, set()
         self._news.set()
         return gone
 
@@ -115,7 +136,7 @@ class Recall:
         for subject, message in found.items():
             if subject not in self._heard:
                 take(subject, message)
-                self._recalled.add(subject)
+                self._recalled[subject] = message
         return len(self._recalled)
 
     async def run(self, service: Service) -> None:
@@ -132,17 +153,26 @@ class Recall:
 
     async def write(self) -> None:
         """What is heard is on the disk when this returns, or is tried again with the next."""
-        if not self._is_synced or not (self._pending or not self._is_begun):
-            return
+        if self._shut:
+            self._clear()
+        elif self._is_synced and (self._pending or not self._is_begun):
+            await self._write_pending()
+
+    async def _write_pending(self) -> None:
         pending, self._pending = self._pending, {}
+        problem = ""
         try:
             await to_the_end(asyncio.to_thread(self._write, pending))
-        except (OSError, Corrupt) as problem:
+        except (OSError, Corrupt) as failure:
+            problem = str(failure)
+        if self._shut:  # since this began: it may have put the file back
+            self._clear()
+        elif problem:
             self._pending = pending | self._pending
             self._news.set()
-            if str(problem) != self._problem:
-                log.error("state not written to disk: make room there", path=str(self._path), why=str(problem))
-            self._problem = str(problem)
+            if problem != self._problem:
+                log.error("state not written to disk: make room there", path=str(self._path), why=problem)
+            self._problem = problem
         else:
             self._problem = ""
             if not self._pending and self._ahead.exists():

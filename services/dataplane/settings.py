@@ -102,9 +102,9 @@ class NodeSettings:
 
     @property
     def not_masqueraded(self) -> list[str]:
-        """Destinations that see pods' own addresses."""
+        """Destinations that see pods' own addresses, as "10.0.0.0/8", however they were written."""
         native = [self.native_routing_cidr, self.native_routing_cidr6]
-        return [cidr for cidr in (*native, *self.masq_exclude.split(",")) if cidr]
+        return [str(ipaddress.ip_network(cidr)) for cidr in (*native, *self.masq_exclude.split(",")) if cidr]
 
     def pod_mtu_bytes(self, device_bytes: int, underlay: int) -> int:
         """What fits through the node's device, with what a tunnel over `underlay` (0: none) puts around it.

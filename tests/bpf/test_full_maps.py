@@ -106,6 +106,28 @@ async def test_in_a_full_map_one_entry_can_take_the_place_of_another_in_one_writ
     assert not told
 
 
+@pytest.mark.parametrize("name", WRITE_ORDER)
+async def test_in_a_full_map_what_is_there_changes_whatever_new_finds_no_room(
+    maps: Maps, name: str, told: list[dict[str, object]]
+) -> None:
+    """A rule that denies from now on must not wait behind one that is new."""
+    table = table_of(maps, name, range(1, ROOM + 1))
+    await maps.write((table,))
+    new = [entry(maps, name, ROOM + number)[0] for number in (1, 2, 3)]
+    changed = [entry(maps, name, number)[0] for number in (1, 2, 3)]
+    for key in (key for pair in zip(new, changed, strict=True) for key in pair):
+        table.put(key, entry(maps, name, 9)[1])
+    table.take()
+    upserts = {key: table.wanted[key] for pair in zip(new, changed, strict=True) for key in pair}
+    table.take = lambda: (upserts, [])  # type: ignore[method-assign]  # what is new comes first, for once surely
+    table.owe(upserts)
+    await maps.write((table,))
+    held = maps.dump(name)
+    assert {key: held[key] for key in changed} == {key: table.wanted[key] for key in changed}
+    assert len(held) == ROOM
+    assert told == [{"text": "map full: raise its limit or use less", "map": name, "missing": 3}]
+
+
 async def test_a_full_map_keeps_nothing_from_the_others(maps: Maps, told: list[dict[str, object]]) -> None:
     tables = tuple(table_of(maps, name, range(1, ROOM + (2 if name == "policy" else 1))) for name in WRITE_ORDER)
     epoch = maps["node_state"].get(bytes(4))

@@ -28,7 +28,7 @@ from services.dataplane.effects import Maps
 from services.dataplane.fallback import maps as fallback_maps
 from services.dataplane.fallback import nft
 from services.dataplane.fallback.hooks import NoHooks
-from services.dataplane.fallback.maps import RuleMaps
+from services.dataplane.fallback.maps import RuleMaps, Senseless
 from services.dataplane.fallback.nft import NftAbsent
 from services.dataplane.fallback.rules import Place
 from services.dataplane.links import HOST_PREFIX, LinkError, Links
@@ -122,7 +122,7 @@ class Fallback:
         self._place = replace(self._place, guarded=await self._judged())
         try:
             await self.maps.apply()
-        except ValueError as problem:
+        except Senseless as problem:
             log.warning("rules from before make no sense: pods are closed until all is heard", why=str(problem))
             self.maps.forget()
             await self.maps.apply()

@@ -42,6 +42,10 @@ REASONS = {
 _Stored = dict[str, dict[bytes, bytes]]
 
 
+class Senseless(NftError):
+    """The tables hold what makes no rules; what was in force still is."""
+
+
 class HeldMap(Map):
     """A map in this process's memory."""
 
@@ -115,7 +119,7 @@ class RuleMaps(Maps):
         return {(REASONS[name], 0): each for name, each in self._counted.items() if each[0]}
 
     async def write(self, tables: tuple[Table, ...]) -> int:
-        """As `Maps.write`. What nft refuses stays owed, and shows: what was in force still is.
+        """As `Maps.write`. What makes no rules, or nft refuses, stays owed, and shows: what was in force still is.
 
         `heal` tries again.
         """
@@ -170,7 +174,7 @@ class RuleMaps(Maps):
         script = ""
         if is_new:
             self._counted |= await nft.counters()
-            script = await to_the_end(asyncio.to_thread(rules.render, tables, place, self._counted, mark))
+            script = await self._rendered(tables, place, mark)
         problem = ""
         was_there = self._file.exists()
         if mark != self._stored:
@@ -186,14 +190,26 @@ class RuleMaps(Maps):
                 if not (was_there or self._in_force):  # there were none before either
                     self._file.unlink(missing_ok=True)
                     self._stored = ""
-                count("rules_refused")
-                self._show(f"rules are as they were before: {failure}")
+                self._refused(failure)
                 raise
             self._in_force = mark
         self._show(problem)
         if held:
             self.is_whole.set()
         return is_new
+
+    async def _rendered(self, tables: rules.Tables, place: Place, mark: str) -> str:
+        """Raises: Senseless."""
+        try:
+            return await to_the_end(asyncio.to_thread(rules.render, tables, place, self._counted, mark))
+        except Exception as failure:  # whatever it is, the last rules stay
+            senseless = Senseless(f"what is said makes no rules: {failure!r}")
+            self._refused(senseless)
+            raise senseless from failure
+
+    def _refused(self, failure: Exception) -> None:
+        count("rules_refused")
+        self._show(f"rules are as they were before: {failure}")
 
     def _show(self, problem: str) -> None:
         if problem and problem != self.problem:

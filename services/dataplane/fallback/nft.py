@@ -55,17 +55,19 @@ async def counters(names: tuple[str, ...] = COUNTERS) -> dict[str, tuple[int, in
 
 async def _nft(*arguments: str, script: str = "") -> str:
     # Not a pipe: nft may end before it has read, and writing to it would fail without a word of why it ended.
-    given = os.memfd_create("nft")
     pipe = asyncio.subprocess.PIPE
     try:
-        os.write(given, script.encode())
-        os.lseek(given, 0, os.SEEK_SET)
-        child = await asyncio.create_subprocess_exec("nft", *arguments, stdin=given, stdout=pipe, stderr=pipe)
+        given = os.memfd_create("nft")
+        try:
+            os.write(given, script.encode())
+            os.lseek(given, 0, os.SEEK_SET)
+            child = await asyncio.create_subprocess_exec("nft", *arguments, stdin=given, stdout=pipe, stderr=pipe)
+        finally:
+            os.close(given)
+    except FileNotFoundError as failure:
+        raise NftAbsent(f"nft does not start: {failure}; install nftables") from failure
     except OSError as failure:
-        kind = NftAbsent if isinstance(failure, FileNotFoundError) else NftError
-        raise kind(f"nft does not start: {failure}; install nftables") from failure
-    finally:
-        os.close(given)
+        raise NftError(f"nft does not start: {failure}") from failure
     try:
         out, err = await child.communicate()
     except asyncio.CancelledError:

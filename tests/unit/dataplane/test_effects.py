@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from bus.telemetry import counted
 from services.dataplane.effects import DELETE_ORDER, WRITE_ORDER
 from services.dataplane.layouts import MAPS
 from services.dataplane.tables import Table
@@ -40,7 +41,7 @@ class FailingMap(MemoryMap):
     def _fail(self, step: str, *, late: bool) -> None:
         if (self.failing, self.late) == (step, late):
             self.failing = ""
-            raise OSError(errno.ENOMEM, "no memory")
+            raise OSError(errno.EFAULT, "bad address")
 
 
 def entry(name: str, number: int) -> tuple[bytes, bytes]:
@@ -68,7 +69,7 @@ async def test_after_a_failure_at_any_step_connections_are_judged_again_and_the_
     failing.entries.update(maps.memory[name].entries)
     maps.memory[name] = maps._maps[name] = failing
     before = maps.memory["node_state"].get(bytes(4))
-    with pytest.raises(OSError, match="no memory"):
+    with pytest.raises(OSError, match="bad address"):
         await maps.write(tuple(tables.values()))
     after = maps.memory["node_state"].get(bytes(4))
     assert after != before
@@ -76,6 +77,47 @@ async def test_after_a_failure_at_any_step_connections_are_judged_again_and_the_
     assert maps.memory["node_state"].get(bytes(4)) != after
     for each, table in tables.items():
         assert maps.memory[each].entries == dict(table.wanted) == dict([entry(each, 2)])
+
+
+class PoorMap(MemoryMap):
+    """Has no memory for some keys, and in a batch does not say how far it came."""
+
+    __slots__ = ("poor",)
+
+    def __init__(self, name: str, poor: set[bytes]) -> None:
+        super().__init__(name)
+        self.poor = poor
+
+    def set(self, key: bytes, value: bytes) -> None:
+        if key in self.poor:
+            raise OSError(errno.ENOMEM, "no memory")
+        super().set(key, value)
+
+    def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
+        for key, value in entries:
+            self.set(key, value)
+        return super().set_many(entries)
+
+
+async def test_what_the_kernel_has_no_memory_for_is_owed_and_the_rest_is_written() -> None:
+    maps = MemoryMaps()
+    entries = dict(entry("policy", number) for number in range(10))
+    poor = PoorMap("policy", set(list(entries)[3:5]))
+    maps.memory["policy"] = maps._maps["policy"] = poor
+    tables = Table("policy"), Table("endpoints")
+    for key, value in entries.items():
+        tables[0].put(key, value)
+    tables[1].put(*entry("endpoints", 1))
+    before = counted("map_full", map="policy")
+    await maps.write(tables)
+    assert poor.entries == {key: value for key, value in entries.items() if key not in poor.poor}
+    assert maps.memory["endpoints"].entries == dict([entry("endpoints", 1)])
+    assert counted("map_full", map="policy") - before == 2
+    assert maps.no_room == {"policy": "no memory for a map: use less on this node (2 missing)"}
+    poor.poor = set()
+    await maps.write(tables)
+    assert poor.entries == entries
+    assert not tables[0].is_dirty and not maps.no_room
 
 
 class SlowMap(MemoryMap):

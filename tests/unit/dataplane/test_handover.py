@@ -24,7 +24,7 @@ from services.dataplane.fallback.handover import Fallback, HeldBack, held_back, 
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import FILE, TABLES, RuleMaps, is_in_force
 from services.dataplane.fallback.rules import removal
-from services.dataplane.layouts import IpcacheEntry, IpcacheKey
+from services.dataplane.layouts import IpcacheEntry, IpcacheKey, ServiceEntry, ServiceKey
 from services.dataplane.links import DeviceInfo, Links
 from services.dataplane.loader import DatapathConfig
 from services.dataplane.migrate import Migration
@@ -225,6 +225,28 @@ async def test_what_nft_refuses_ends_nobody_shows_and_is_in_force_later(kernel: 
         assert "no room" not in check(made)
 
 
+async def test_what_makes_no_rules_ends_nobody_shows_and_leaves_the_last_in_force(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    made = fallback(kernel, tmp_path)
+    tables = tuple(Table(name) for name in TABLES)
+    tables[0].put(KEY, VALUE)
+    senseless = ServiceKey("::", 80, 6).pack()
+    services = next(each for each in tables if each.name == "services")
+    async with at_work(made):
+        await made.maps.write(tables)
+        last, stored = kernel.done[-1], (tmp_path / FILE).read_bytes()
+        services.put(senseless, ServiceEntry(1, 0).pack())
+        assert await made.maps.write(tables) == 0
+        await asyncio.sleep(0.02)  # in which it is tried again
+        assert services.is_dirty
+        assert "makes no rules" in check(made)
+        assert (kernel.done[-1], (tmp_path / FILE).read_bytes()) == (last, stored)
+        services.delete(senseless)
+        await made.maps.write(tables)
+        assert "makes no rules" not in check(made)
+
+
 async def test_rules_are_said_on_disk_before_they_are_in_force(kernel: Kernel, tmp_path: Path) -> None:
     made = fallback(kernel, tmp_path)
     kernel.before_apply = lambda: kernel.done.append(f"file: {(tmp_path / FILE).exists()}")
@@ -317,8 +339,7 @@ async def test_pods_are_closed_by_tables_from_before_that_are_damaged_or_make_no
     assert RuleMaps(made.place, tmp_path).dump(TABLES[0]) == {}
     senseless = Table(TABLES[0])
     senseless.put(b"\xff" + KEY[1:], VALUE)  # so many bits no address has
-    with pytest.raises(ValueError):
-        await made.maps.write((senseless,))
+    assert await made.maps.write((senseless,)) == 0
     statefile.replace(file, statefile.first_state({TABLES[0]: msgspec.msgpack.encode(dict(senseless.wanted))}))
     again = fallback(kernel, tmp_path)
     await again.begin()

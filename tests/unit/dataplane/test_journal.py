@@ -98,6 +98,31 @@ async def test_a_flipped_bit_ends_the_reading_before_it(tmp_path: Path) -> None:
     assert await reopened(path) == {"first": 1}
 
 
+async def test_of_a_file_that_is_damaged_anywhere_in_its_middle_all_other_records_count(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal.open(path)
+    ends = [path.stat().st_size]
+    for number in range(4):
+        await journal.put(f"key{number}", "x" * 100 * number)
+        ends.append(path.stat().st_size)
+    assert not journal.is_damaged
+    await journal.close()
+    whole = path.read_bytes()
+    for at in range(ends[0], ends[3]):
+        for flipped in (0x01, 0x80):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ flipped]) + whole[at + 1 :])
+            lost = sum(1 for end in ends if end <= at) - 1
+            journal = Journal.open(path, durable=False)
+            assert journal.is_damaged
+            assert journal.items().keys() == {f"key{number}" for number in range(4)} - {f"key{lost}"}
+            await journal.close()
+            assert path.stat().st_size == len(whole)
+    journal = Journal.open(path)
+    await journal.put("later", 1)
+    await journal.close()
+    assert (await reopened(path)).keys() == {"key0", "key1", "key3", "later"}
+
+
 async def test_another_format_or_another_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     newer = module._framed(msgpack.packb("plexus journal 2")) + b"something"
     for content in (newer, b"#!/bin/sh\necho not a journal at all\n" * 4):

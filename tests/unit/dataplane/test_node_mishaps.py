@@ -6,6 +6,7 @@ import asyncio
 import errno
 import struct
 import threading
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,20 @@ import pytest
 
 from bus import subjects
 from bus.labels import canonical_labels
-from bus.messages.dataplane import Check
+from bus.messages.dataplane import Check, FlowBatch
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.messages.resources import Node as NodeResource
+from bus.telemetry import counted
 from services.dataplane import cni
 from services.dataplane.addresses import Attachment
 from services.dataplane.endpoints import record_key
+from services.dataplane.layouts import EVENT_DROP, Event
 from services.dataplane.links import LinkError
 from services.dataplane.node import BLOCKS_KEY, Node
+from services.dataplane.ring import BATCH_MAX
 from tests.unit.dataplane.test_node import HERE, THERE, WEB, Machine, SilentHub, until
 
 
@@ -134,6 +138,48 @@ def _fail(*_: object) -> None:
     raise OverflowError("too much")
 
 
+@pytest.mark.parametrize(("label_bytes", "flows", "lost"), [(40, BATCH_MAX, 0), (40_000, 16, 16)])
+async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, label_bytes: int, flows: int, lost: int
+) -> None:
+    labels = {f"k8s:app.kubernetes.io/label-number-{number}": "v" * label_bytes for number in range(8)}
+    machine.hub.put(subjects.IDENTITY.of("1001"), Identity(number=1001, labels=labels))
+    drop = replace(
+        Event.unpack(bytes(Event.layout.size)),
+        type=EVENT_DROP, reason=133, source="10.0.1.7", destination="10.0.0.2",
+        source_identity=1001, destination_identity=1001,
+    )  # fmt: skip
+
+    class OneBatch:
+        def __init__(self, _: object) -> None:
+            """Of denied packets, as many as are taken at a time."""
+
+        async def batches(self) -> AsyncIterator[list[Event]]:
+            yield [replace(drop, source_port=port) for port in range(flows)]
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr("services.dataplane.node.Ring", OneBatch)
+    told: list[FlowBatch] = []
+    async with machine.running() as node:
+        await until(lambda: 1001 in node.model.identities)
+        publish = node.bus.publish_event
+
+        async def listen(subject: str, message: FlowBatch) -> None:
+            await publish(subject, message)
+            told.append(message)
+
+        monkeypatch.setattr(node.bus, "publish_event", listen)
+        monkeypatch.setattr(node.maps, "events_lost", iter([0, 7]).__next__)
+        before = counted("flows_lost")
+        await node.tell_flows()
+    ports = [flow.source_port for message in told for flow in message.flows]
+    assert ports == list(range(flows - lost))
+    assert counted("flows_lost") - before == lost
+    assert lost or (len(told) > 1 and sum(message.lost for message in told) == 7)
+
+
 # The kernel refuses
 
 
@@ -184,6 +230,55 @@ async def test_routes_from_before_a_restart_that_nobody_wants_go(machine: Machin
     machine.hub.delete(subjects.BLOCK.of("10.0.1.0/24"))
     async with machine.running():
         await until(lambda: machine.links.routes == {})
+
+
+async def test_a_start_with_a_full_disk_forgets_who_is_gone_at_the_next(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        await machine.add("c1")
+        await machine.add("c2", "other")
+    del machine.links.pods["lxcc1"]
+    with monkeypatch.context() as broken:
+        broken.setattr("services.dataplane.journal._write_all", full)
+        async with machine.running() as node:
+            assert [each.container_id for each in node.endpoints.all()] == ["c2"]
+            await until(lambda: node.service.is_ready)
+    async with machine.running() as node:
+        assert set(node.journal.items("endpoint/")) == {record_key("c2")}
+
+
+async def test_a_damaged_journal_costs_no_pod_its_link(machine: Machine) -> None:
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        for container_id, pod in (("c1", "web"), ("c2", "b"), ("c3", "c")):
+            await machine.add(container_id, pod)
+    file = machine.folder / "endpoints.journal"
+    data = bytearray(file.read_bytes())
+    data[data.find(b"endpoint/c1") + 20] ^= 1
+    file.write_bytes(data)
+    async with machine.running() as node:
+        assert set(machine.links.pods) == {"lxcc1", "lxcc2", "lxcc3"}
+        assert {each.container_id for each in node.endpoints.all()} == {"c2", "c3"}
+        await machine.delete("c2")
+        await machine.add("c4", "d")
+    async with machine.running() as node:
+        assert {each.container_id for each in node.endpoints.all()} == {"c3", "c4"}
+
+
+async def test_a_start_with_full_maps_goes_on(machine: Machine) -> None:
+    machine.maps.memory["ipcache"].room = 0
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        assert not checked(node, "room").ok
+        machine.maps.memory["ipcache"].room = 100
+        await node.heal_once()
+        assert machine.who("192.0.2.1") is not None
+        assert checked(node, "room").ok
 
 
 # Killed, or cut off

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,13 +19,14 @@ from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.service import Service, Settings
+from services.dataplane import effects, recall, statefile
 from services.dataplane import node as node_module
-from services.dataplane import recall, statefile
 from services.dataplane.journal import Journal
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.recall import Recall
 from services.dataplane.settings import NodeSettings
+from services.dataplane.tables import Table
 from tests.unit.dataplane.kernel import MemoryHooks, MemoryLinks, MemoryMaps
 from tests.unit.dataplane.test_node import DEVICE, HERE, PROGRAMS, THERE, WEB, Machine, until
 
@@ -172,6 +174,29 @@ async def test_what_makes_no_sense_does_not_take_away_what_the_disk_knew(compute
         assert node.model.addresses[REMOTE].identity == WEB
 
 
+async def test_what_makes_no_sense_leaves_on_the_disk_what_was_good_before(computer: Computer) -> None:
+    computer.say_remote()
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    before = statefile.parse(computer.file.read_bytes())[0][subjects.ADDRESS.of(REMOTE)]
+    async with computer.without_bus() as node:
+        await until(lambda: computer.who(REMOTE))
+        await node.hear_batch(
+            Batch(
+                [
+                    said(
+                        subjects.ADDRESS.of(REMOTE),
+                        AddressIdentity(address=REMOTE, identity=-1, node=THERE, node_address="192.0.2.2", pod="x/y"),
+                    )
+                ],
+                synced=True,
+            )
+        )
+        await on_disk(computer)
+    assert statefile.parse(computer.file.read_bytes())[0] == {subjects.ADDRESS.of(REMOTE): before}
+
+
 async def test_with_the_bus_back_what_only_the_disk_knew_is_gone_and_what_is_new_is_there(computer: Computer) -> None:
     computer.say_remote()
     async with computer.with_bus():
@@ -188,6 +213,36 @@ async def test_with_the_bus_back_what_only_the_disk_knew_is_gone_and_what_is_new
     state, _ = statefile.parse(computer.file.read_bytes())
     assert subjects.ADDRESS.of(REMOTE) not in state
     assert subjects.ADDRESS.of("10.0.1.8") in state
+
+
+async def test_the_bus_that_returns_while_the_disks_state_is_being_written_has_the_last_word(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computer.say_remote()
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    computer.hub.delete(subjects.ADDRESS.of(REMOTE))
+    begun, go_on = threading.Event(), threading.Event()
+    written = effects.Maps._write
+
+    def slowly(maps: effects.Maps, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
+        if "ipcache" in owed:
+            begun.set()
+            go_on.wait(10)
+        written(maps, owed)
+
+    monkeypatch.setattr(effects, "INLINE_ENTRIES", 0)
+    monkeypatch.setattr(effects.Maps, "_write", slowly)
+    async with computer.without_bus() as node:
+        await until(begun.is_set)
+        computer.bus_returns()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        await until(lambda: node.is_synced)
+        await node.write()
+        assert REMOTE not in node.model.addresses
+        assert computer.who(REMOTE) is None
 
 
 async def test_each_change_and_each_deletion_reaches_the_disk(computer: Computer) -> None:
@@ -280,3 +335,65 @@ async def test_the_file_does_not_grow_for_ever(computer: Computer, monkeypatch: 
         assert computer.file.stat().st_size < 8000
         assert node.is_synced
     assert b"99" in statefile.parse(computer.file.read_bytes())[0][subjects.POD.of("default", "web")]
+
+
+def heard_anew(computer: Computer, *names: str) -> Recall:
+    """What a process holds that has heard so many namespaces."""
+    kept = Recall(computer.file, computer.ahead)
+    for name in names:
+        kept.heard(subjects.NAMESPACE.of(name), Namespace(name=name))
+    kept.synced()
+    return kept
+
+
+def no_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+
+
+@pytest.mark.parametrize("is_writing", [False, True])
+async def test_a_disk_that_cannot_be_marked_holds_nothing_from_there_on(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch, is_writing: bool
+) -> None:
+    """A part of the state would be believed as if it were all: pods would open for want of their policies."""
+    kept = heard_anew(computer, "a", "b")
+    await kept.write()
+    assert len(await Recall(computer.file, computer.ahead).load() or {}) == 2
+    if is_writing:
+        kept.heard(subjects.NAMESPACE.of("c"), Namespace(name="c"))
+    writing = asyncio.ensure_future(kept.write())
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patched:
+        no_mark(patched)
+        kept.heard(subjects.NAMESPACE.of("d"), Namespace(name="d"))
+    await writing
+    kept.heard(subjects.NAMESPACE.of("e"), Namespace(name="e"))
+    await kept.write()
+    assert not computer.file.exists()
+    assert await Recall(computer.file, computer.ahead).load() is None
+    kept = heard_anew(computer, "a", "b", "d", "e")  # another process
+    await kept.write()
+    assert len(await Recall(computer.file, computer.ahead).load() or {}) == 4
+
+
+async def test_an_outdated_state_that_does_not_go_is_told_and_tried_again(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    kept = heard_anew(computer, "a")
+    await kept.write()
+    service = Service("dataplane", Settings(instance=HERE), LateBus())
+    keeping = asyncio.ensure_future(kept.run(service))
+    with monkeypatch.context() as patched:
+        no_mark(patched)
+        patched.setattr(Path, "unlink", read_only)
+        kept.heard(subjects.NAMESPACE.of("b"), Namespace(name="b"))
+        await until(lambda: any("still there: remove it" in each.detail for each in service.health().checks))
+    await until(lambda: any("cannot be made" in each.detail for each in service.health().checks))
+    assert not computer.file.exists()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)

@@ -116,6 +116,15 @@ def test_what_no_packet_can_be_translated_to_is_refused_whole(address: str, back
     assert len(tables.services) == len(tables.backends) == 0
 
 
+@pytest.mark.parametrize(("address", "backend"), [("::", "fd00::1"), ("fd00::96", "::"), ("0.0.0.0", "10.0.0.1")])
+def test_nobodys_address_is_no_services_and_no_backends(address: str, backend: str) -> None:
+    """The maps have the same bytes for "::" and for "none"."""
+    tables = ServiceTables()
+    with pytest.raises(ValueError, match="nobody's address"):
+        tables.put(service("web", [backend], address))
+    assert len(tables.services) == len(tables.backends) == 0
+
+
 def test_a_protocol_that_the_maps_do_not_know_is_left_out() -> None:
     tables = ServiceTables()
     tables.put(service("web", ["10.0.0.1"], protocol="ICMP"))

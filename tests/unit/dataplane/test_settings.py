@@ -10,6 +10,7 @@ import pytest
 
 from bus.service import BadSettings
 from services.dataplane import sizes
+from services.dataplane.layouts import Prefix
 from services.dataplane.settings import NodeSettings
 
 
@@ -200,3 +201,15 @@ def test_an_mtu_without_room_for_ipv6_is_refused_and_says_what_to_raise(
     else:
         assert settings.pod_mtu_bytes(device_bytes, underlay) == 1280
     assert NodeSettings(node="n").pod_mtu_bytes(device_bytes, underlay) <= 1280
+
+
+def test_a_network_is_one_however_it_is_written() -> None:
+    asked = {
+        "PLEXUS_ROUTING_MODE": "native",
+        "PLEXUS_NATIVE_ROUTING_CIDR": "10.0.0.0/255.0.0.0",
+        "PLEXUS_NATIVE_ROUTING_CIDR6": "FD00:0::1",
+        "PLEXUS_MASQ_EXCLUDE": "192.0.2.1,172.16.0.0/255.240.0.0,fd01::/32",
+    }
+    found = NodeSettings.of({"PLEXUS_NODE": "n"} | asked).not_masqueraded
+    assert found == ["10.0.0.0/8", "fd00::1/128", "192.0.2.1/32", "172.16.0.0/12", "fd01::/32"]
+    assert [Prefix.of(each).is_host for each in found] == [False, True, True, False, False]

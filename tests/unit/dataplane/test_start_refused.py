@@ -1,0 +1,70 @@
+"""A start that cannot be says why in words, and leaves the rest to whoever reads them."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bus.service import CannotStart, Service, Settings
+from bus.testing import Hub
+from services.dataplane import __main__ as dataplane
+from services.dataplane import loader, migrate
+from services.dataplane.fallback import nft
+from services.dataplane.journal import Journal
+from services.dataplane.loader import DatapathConfig
+from services.dataplane.migrate import DoesNotFit, Migration
+from services.dataplane.settings import NodeSettings
+
+
+async def live(folder: Path) -> None:
+    settings = replace(NodeSettings(node="n"), state_dir=folder)
+    await dataplane.live(Service("dataplane", Settings(instance="n"), Hub().bus()), settings, filled=False)
+
+
+async def test_another_dataplane_with_the_same_state_is_told_of(tmp_path: Path) -> None:
+    other = Journal.open(tmp_path / "endpoints.journal")
+    with pytest.raises(CannotStart, match="is another dataplane running"):
+        await live(tmp_path)
+    await other.close()
+
+
+async def test_a_map_that_fills_up_while_it_migrates_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Migration):
+        def finish(self) -> int:
+            raise DoesNotFit("x", 10, 9)
+
+    async def nothing() -> None:
+        """There is nothing to restore."""
+
+    async def start(*_: object, **__: object) -> tuple[object, Migration]:
+        return SimpleNamespace(restore=nothing), Full(tmp_path, (), may_be_live=False)
+
+    monkeypatch.setattr(dataplane, "start", start)
+    with pytest.raises(CannotStart, match="the map x holds 10 entries"):
+        await live(tmp_path)
+
+
+def test_what_an_earlier_start_left_to_copy_and_does_not_fit_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Migration:
+        raise DoesNotFit("x", 10, 9)
+
+    monkeypatch.setattr(migrate, "begin", full)
+    with pytest.raises(loader.LayoutError, match="the map x holds 10 entries"):
+        loader._begin_migration(DatapathConfig(device_index=1), tmp_path)
+
+
+async def test_nft_that_gets_no_file_is_as_nft_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("os.memfd_create", none_left)
+    with pytest.raises(nft.NftError, match="Too many open files"):
+        await nft.apply("")

@@ -366,12 +366,8 @@ class _Passage:
             return connection
         origin, called = (connection.origin, connection.called) if connection else packet.ends
         unhooked = packet.source if is_from_stack else ""  # no pod of this node, whatever address it bears
-        try:
-            self.judge(packet, origin.address, called, unhooked, connection)
-        except Refused:
-            if connection:
-                del node.connections[packet.protocol, frozenset((origin, called))]
-            raise
+        # Denied, it stays as it is: or the other end's next packet would begin a connection of its own.
+        self.judge(packet, origin.address, called, unhooked, connection)
         if connection is None:
             other = node.connection_of(packet.protocol, *packet.ends)
             if other and other.is_settled and not self.is_from_origin(other, packet):

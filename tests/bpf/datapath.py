@@ -40,7 +40,7 @@ TC_ACT_UNSPEC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 0, 2, 7
 DEVICE_INDEX = 77  # of the outward device, where there is one
 LOOPBACK_INDEX = 1  # the one interface that is always there
 CONTEXT_BYTES = 192  # struct __sk_buff
-IFINDEX_AT = 40
+CAME_FROM_AT, IFINDEX_AT = 36, 40  # ingress_ifindex, ifindex
 NODE, OTHER_NODE = "192.0.2.1", "192.0.2.2"
 POD_MAC, GATEWAY_MAC = b"\x02\x00\x00\x00\x00\x01", b"\x02\x00\x00\x00\x00\xfe"
 POD, NEIGHBOUR = "10.0.0.1", "10.0.0.2"  # pods of this node
@@ -177,8 +177,13 @@ class Datapath:
             self._programs[program], packet, repeat=repeat, context=bytes(self._context), flags=flags
         )
 
+    def came_from(self, index: int) -> None:
+        """The device by which the next packets came to the node's stack; 0: they are its own."""
+        struct.pack_into("=I", self._context, CAME_FROM_AT, index)
+
     def clear(self) -> None:
-        """Empty every map but counters; connections are judged anew."""
+        """Empty every map but counters; connections are judged anew, and packets are the node's own."""
+        self.came_from(0)
         for name in (
             "endpoints",
             "sock_reverse",

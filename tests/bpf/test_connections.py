@@ -36,7 +36,7 @@ def pair(datapath: Datapath) -> Datapath:
 
 
 def forbid(datapath: Datapath) -> None:
-    """The client may call nobody any more."""
+    """Nobody may call, or be called, where that is enforced."""
     datapath.maps["policy"].remove_many([key for key, _ in datapath.maps["policy"].items()])
 
 
@@ -108,9 +108,45 @@ def test_after_a_change_a_connection_that_is_denied_now_ends_in_both_directions(
     forbid(pair)
     pair.maps.raise_epoch()
     packets = {"origin": tcp(at.pod, at.neighbour, port, 80, "A"), "reply": tcp(at.neighbour, at.pod, 80, port, "A")}
-    assert pair.dropped_for("from_pod", packets.pop(first)) == POLICY_DENIED
-    assert pair.connections() == {}
-    assert pair.dropped_for("from_pod", *packets.values()) == POLICY_DENIED
+    kept = pair.connections()
+    for packet in (packets.pop(first), *packets.values()):
+        assert pair.dropped_for("from_pod", packet) == POLICY_DENIED
+        assert pair.connections() == kept  # it ages
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest.mark.parametrize("denied", ["egress", "ingress"])
+@pytest.mark.parametrize("place", ["neighbour", "remote"])
+def test_a_denied_connection_is_not_begun_by_the_answers_of_an_end_that_may_speak(
+    datapath: Datapath, at: Family, kind: str, denied: str, place: str
+) -> None:
+    """The pod's policy has the one direction only, and of the other end nothing is asked."""
+    other = getattr(at, place)
+    if place == "neighbour":
+        datapath.endpoint(other, 300)
+    is_client = denied == "egress"
+    enforced = FLAG_ENFORCE_EGRESS if is_client else FLAG_ENFORCE_INGRESS
+    datapath.endpoint(at.pod, 257, policy=SERVER_POLICY, flags=enforced)
+    datapath.who(at.remote, 300, at.other_node)
+    datapath.allow(SERVER_POLICY, 300, EGRESS if is_client else INGRESS)
+    datapath.maps.raise_epoch()
+    port = datapath.free_port()
+    client, server = (at.pod, other) if is_client else (other, at.pod)
+
+    def dropped(sender: str, flags: str) -> int:
+        ends = (client, server, port, 80) if sender == client else (server, client, 80, port)
+        program = "from_netdev" if sender == at.remote else "from_pod"
+        return datapath.dropped_for(program, tcp(*ends, flags) if kind == "tcp" else udp(*ends))
+
+    assert [dropped(client, "S"), dropped(server, "SA"), dropped(client, "A")] == [0, 0, 0]
+    forbid(datapath)
+    datapath.maps.raise_epoch()
+    assert [dropped(sender, "A") for sender in (client, server, client)] == [POLICY_DENIED] * 3
+    datapath.maps.raise_epoch()
+    assert [dropped(sender, "A") for sender in (server, client, server)] == [POLICY_DENIED] * 3
+    datapath.allow(SERVER_POLICY, 300, EGRESS if is_client else INGRESS)
+    datapath.maps.raise_epoch()
+    assert [dropped(client, "A"), dropped(server, "A")] == [0, 0]
 
 
 @pytest.mark.parametrize("first", ["origin", "reply"])

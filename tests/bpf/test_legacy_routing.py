@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -15,6 +14,7 @@ from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import INGRESS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
+    DEVICE_INDEX,
     LOOPBACK_INDEX,
     NEIGHBOUR,
     NEIGHBOUR6,
@@ -39,9 +39,9 @@ from tests.bpf.datapath import (
 )
 from tests.bpf.reading import with_right_checksums
 
-POLICY_DENIED, UNKNOWN_CT, NO_MAPPING = 133, 163, 167
+INVALID_SOURCE, POLICY_DENIED, UNKNOWN_CT, NO_MAPPING = 132, 133, 163, 167
 SERVICES = {4: "10.96.0.10", 6: "fd00:96::10"}
-CAME_FROM_AT = 36  # ingress_ifindex of struct __sk_buff
+ELSEWHERE = 99  # a device without a program
 TTL = 64
 
 
@@ -54,6 +54,7 @@ class Ends:
             6: (POD6, NEIGHBOUR6, REMOTE6, OUTSIDE6, NODE6),
         }[family]
         self.service = SERVICES[family]
+        self.unreachable = {4: ICMP(type=3, code=3), 6: ICMPv6DestUnreach(code=4)}[family]
         self.layer = {4: IP, 6: IPv6}[family]
 
 
@@ -64,10 +65,6 @@ def ends(request: pytest.FixtureRequest) -> Ends:
 
 class Stack(Routed):
     """`run`, and what the node's stack does in between: nothing but routing."""
-
-    def came_from(self, index: int) -> None:
-        """The device by which the next packets came to the node's stack; 0: they are its own."""
-        struct.pack_into("=I", self._context, CAME_FROM_AT, index)
 
     def ends(self) -> None:
         for pod, near, remote in ((POD, NEIGHBOUR, REMOTE), (POD6, NEIGHBOUR6, REMOTE6)):
@@ -204,6 +201,7 @@ def test_a_service_is_translated_before_the_stack_and_its_backends_answer_after_
             assert goes_on(node, "to_pod", there) == there
         answer = tcp(backend, ends.pod, 8080, client, "SA")
         assert goes_on(node, "from_pod" if backend == ends.near else "from_netdev", answer) == answer
+        node.came_from(LOOPBACK_INDEX if backend == ends.near else DEVICE_INDEX)
         back = goes_on(node, "to_pod", answer)
         assert back == tcp(ends.service, ends.pod, number, client, "SA")
 
@@ -217,6 +215,7 @@ def test_an_error_about_a_backend_tells_the_pod_of_the_service(node: Stack, back
     error = frame(IP(src=backend, dst=POD) / ICMP(type=3, code=3) / bytes(Ether(there)[IP]))
     if backend != NODE:
         assert goes_on(node, "from_pod" if backend == NEIGHBOUR else "from_netdev", error) == error
+    node.came_from({NEIGHBOUR: LOOPBACK_INDEX, REMOTE: DEVICE_INDEX, NODE: 0}[backend])
     told = Ether(goes_on(node, "to_pod", error))
     assert told[IP].src == (NODE if backend == NODE else SERVICES[4])
     quoted = IP(bytes(told[ICMP].payload))
@@ -226,6 +225,7 @@ def test_an_error_about_a_backend_tells_the_pod_of_the_service(node: Stack, back
 def test_an_error_of_the_node_about_what_it_sent_itself_still_arrives(node: Stack) -> None:
     about = bytes(ip(POD, NODE) / UDP(sport=1, dport=2))
     packet = frame(IP(src=NODE, dst=POD) / ICMP(type=3, code=3) / about)
+    node.came_from(0)
     assert goes_on(node, "to_pod", packet) == packet
 
 
@@ -265,6 +265,28 @@ def test_what_comes_to_the_pod_by_another_device_is_judged_there(node: Stack) ->
     node.allow(9, 9, INGRESS)  # the world of IPv4
     node.maps.raise_epoch()
     assert goes_on(node, "to_pod", packet) == packet
+
+
+@pytest.mark.parametrize("device", [0, LOOPBACK_INDEX, DEVICE_INDEX, ELSEWHERE])
+def test_a_pod_speaks_only_by_the_device_where_it_was_asked(node: Stack, ends: Ends, device: int) -> None:
+    """Which is its own, or the outward one; at any other nobody is asked who he is."""
+    node.came_from(device)
+    for source, own in ((ends.near, LOOPBACK_INDEX), (ends.remote, DEVICE_INDEX), (ends.node, 0)):
+        port = node.free_port()
+        expected = 0 if device == own else INVALID_SOURCE
+        assert node.dropped_for("to_pod", tcp(source, ends.pod, port, 80)) == expected
+        goes_on(node, "from_pod", udp(ends.pod, source, port, 53))
+        about = ip(ends.pod, source) / UDP(sport=port, dport=53)
+        packet = frame(ip(source, ends.pod) / ends.unreachable / bytes(about))
+        assert node.dropped_for("to_pod", packet) == expected
+
+
+def test_with_a_tunnel_no_pod_of_another_node_comes_by_the_stack(tunnelled: Stack, ends: Ends) -> None:
+    for device in (0, LOOPBACK_INDEX, DEVICE_INDEX):
+        tunnelled.came_from(device)
+        assert tunnelled.dropped_for("to_pod", tcp(ends.remote, ends.pod, 1000, 80)) == INVALID_SOURCE
+    tunnelled.came_from(LOOPBACK_INDEX)
+    assert tunnelled.dropped_for("to_pod", tcp(ends.near, ends.pod, 1000, 80)) == 0
 
 
 def test_through_the_tunnel_a_pod_goes_by_the_tunnel_and_not_by_the_stack(tunnelled: Stack) -> None:

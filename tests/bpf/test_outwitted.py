@@ -11,7 +11,7 @@ from services.dataplane import loader
 from services.dataplane.layouts import FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import INGRESS
 from tests.bpf.conftest import loaded
-from tests.bpf.datapath import NODE, SIZES, V4, V6, Datapath, Family, Routed, frame, tcp, udp
+from tests.bpf.datapath import NODE, SIZES, V4, V6, Datapath, Family, Routed, error, frame, ip, tcp, udp
 
 INVALID_SOURCE, POLICY_DENIED, INVALID, UNKNOWN_TARGET = 132, 133, 134, 150
 UNKNOWN_CONNECTION, ENCAP = 163, 170
@@ -55,6 +55,33 @@ def test_nobody_speaks_for_a_pod_by_way_of_the_nodes_stack(tunnel: Routed, at: F
     for source in (at.remote, at.neighbour):
         assert tunnel.dropped_for("to_pod", tcp(source, at.pod, tunnel.free_port(), 80)) == INVALID_SOURCE
     assert tunnel.dropped_for("to_pod", tcp(at.node, at.pod, tunnel.free_port(), 80)) == 0
+
+
+def test_nobody_speaks_for_the_node_by_another_device(node: Routed, at: Family) -> None:
+    """Whom every pod lets in. With IPv4 the stack itself takes its own address for a martian; with IPv6 it does not."""
+    node.endpoint(at.pod, 256, policy=POLICY, flags=FLAG_ENFORCE_INGRESS)
+    node.maps.raise_epoch()
+    port = node.free_port()
+    call = tcp(at.node, at.pod, port, 80)
+    about = ip(at.pod, at.node) / UDP(sport=port, dport=53)
+    node.came_from(ELSEWHERE)
+    assert node.dropped_for("to_pod", call) == INVALID_SOURCE
+    assert node.dropped_for("to_pod", error(at.node, at.pod, about)) == INVALID_SOURCE
+    node.came_from(0)
+    assert node.dropped_for("to_pod", call) == 0
+    assert node.dropped_for("to_pod", error(at.node, at.pod, about)) == 0
+    node.came_from(ELSEWHERE)  # nor within the node's connection
+    assert node.dropped_for("to_pod", call) == INVALID_SOURCE
+
+
+def test_what_a_pod_sends_to_the_node_may_be_answered_by_way_of_another_device(node: Routed, at: Family) -> None:
+    """The node's own rules may have sent it on, and turn the answer back into their own."""
+    port = node.free_port()
+    node.passes("from_pod", tcp(at.pod, at.node, port, 30080))
+    node.came_from(ELSEWHERE)
+    for _ in range(2):
+        assert node.dropped_for("to_pod", tcp(at.node, at.pod, 30080, port, "SA")) == 0
+        node.maps.raise_epoch()
 
 
 def test_nor_slips_into_its_connection_that_way(tunnel: Routed, at: Family) -> None:

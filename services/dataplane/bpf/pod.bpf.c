@@ -164,44 +164,50 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 }
 
 /* The pod of this node that the stack has it from, if it is to be judged: its policy may have changed since then. */
-static __always_inline struct endpoint *sender_here(struct __sk_buff *skb, struct packet *p, struct flow *f)
+static __always_inline struct endpoint *sender_here(struct packet *p, struct flow *f)
 {
-	struct endpoint *from;
-
 	if (!LEGACY_ROUTING || (f->connection && f->connection->epoch == p->epoch))
 		return NULL;
-	from = endpoint_at(&p->source);
-	return from && from->interface == skb->ingress_ifindex ? from : NULL;
+	return endpoint_at(&p->source);
+}
+
+/* May the stack have this from who it says it is from? `device` is the one by which it came to the node; 0: the node's
+ * own. Pods of this node never come by the stack, others' not with a tunnel. With LEGACY_ROUTING pods do that were
+ * asked at the hook where they came in: their own, or the outward device's; nobody is asked at any other.
+ * `is_answer`: rules of others may translate what a pod sends to the node, and back. */
+static __always_inline bool stack_may_speak_for(struct address *source, __u32 device, bool is_answer)
+{
+	struct endpoint *from = endpoint_at(source);
+	struct ipcache_entry *sender;
+
+	if (from)
+		return LEGACY_ROUTING && from->interface == device;
+	sender = who_is(source);
+	if (sender && sender->identity == IDENTITY_HOST)
+		return !device || is_answer;
+	if (!sender || is_none(&sender->node))
+		return true;
+	return !TUNNEL_INDEX && (!LEGACY_ROUTING || device == DEVICE_INDEX);
 }
 
 /* The node's own stack tells the pod of what it sent. What it has routed names backends, which the pod does not know. */
-static __always_inline int stack_complains(struct __sk_buff *skb, struct packet *p)
+static __always_inline int stack_complains(struct __sk_buff *skb, struct packet *p, __u32 device)
 {
+	if (!stack_may_speak_for(&p->source, device, false))
+		return DROP(p, DROP_INVALID_SOURCE);
 	if (LEGACY_ROUTING)
 		return error_arrives(skb, p, true) || identity_of(&p->source, NULL) == IDENTITY_HOST ? TC_ACT_OK
 		                                                                                     : TC_ACT_SHOT;
 	return identity_of(&p->source, NULL) == IDENTITY_HOST || error_arrives(skb, p, true) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
-/* What comes by the stack may come from anywhere but from pods: those of this node never do, and with a tunnel nobody
- * else's. With LEGACY_ROUTING all do, and were asked at the hook where they came in. */
-static __always_inline bool stack_may_speak_for(struct address *source)
-{
-	struct ipcache_entry *sender;
-
-	if (LEGACY_ROUTING)
-		return true;
-	if (endpoint_at(source))
-		return false;
-	sender = TUNNEL_INDEX ? who_is(source) : NULL;
-	return !sender || is_none(&sender->node);
-}
-
 static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 {
+	__u32 device = skb->ingress_ifindex; /* here: later the verifier takes the context for changed */
 	struct flow f = {};
 	struct endpoint *to;
 	struct connection *c;
+	bool is_answer;
 	__u32 back;
 
 	if (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_ARP)) /* the host looks for the pod */
@@ -218,14 +224,16 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	if (!to || to->interface != skb->ifindex)
 		return DROP(p, DROP_UNROUTABLE);
 	if (p->icmp_kind == ICMP_IS_ERROR) /* the node's own stack tells the pod of what it sent */
-		return stack_complains(skb, p);
+		return stack_complains(skb, p, device);
 	find(&f, p);
 	c = f.connection;
 	back = (f.from_origin ^ 1) & 1;
-	if ((!c || c->epoch != p->epoch || c->way[back] != WAY_HOST) && !stack_may_speak_for(&p->source))
+	is_answer = c && !f.from_origin;
+	if ((!c || c->epoch != p->epoch || c->way[back] != WAY_HOST || (device && !is_answer)) &&
+	    !stack_may_speak_for(&p->source, device, is_answer))
 		return DROP(p, DROP_INVALID_SOURCE);
 	remember(p);
-	if (!admit(p, &f, sender_here(skb, p, &f), to, 0))
+	if (!admit(p, &f, sender_here(p, &f), to, 0))
 		return TC_ACT_SHOT;
 	c = f.connection;
 	if (!c)

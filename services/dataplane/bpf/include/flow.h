@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Connections: found, judged when new or when policy has changed, kept, forgotten.
+/* Connections: found, judged when new or when policy has changed, kept.
  *
  * One entry serves both directions of a connection on this node, also between two pods of the node: one look-up a
  * packet, one insertion a connection. */
@@ -42,14 +42,6 @@ static __always_inline struct connection *connection_at(struct connection_key *k
 static __always_inline int keep_connection(struct connection_key *key, struct connection *c)
 {
 	return key->protocol == IPPROTO_TCP ? ct_tcp.update(key, c) : ct_any.update(key, c);
-}
-
-static __always_inline void forget_connection(struct connection_key *key)
-{
-	if (key->protocol == IPPROTO_TCP)
-		ct_tcp.delete(key);
-	else
-		ct_any.delete(key);
 }
 
 /* A packet's place in its connection. */
@@ -204,11 +196,10 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 		if (who.called)
 			p->source_identity = who.called;
 	}
-	if (!allowed) {
-		if (f->connection)
-			forget_connection(&f->key);
+	/* An entry that was there stays and ages: it knows who began. Without it the next packet of the other end would be
+	 * the first of a connection in the other direction, which may be allowed. */
+	if (!allowed)
 		return false;
-	}
 	if (f->connection) {
 		f->connection->way[0] = WAY_UNKNOWN;
 		f->connection->way[1] = WAY_UNKNOWN;

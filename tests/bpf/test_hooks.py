@@ -405,7 +405,10 @@ def test_a_device_that_somebody_removed_is_told_once_and_keeps_nobody_else_waiti
             assert not ok
             assert "gone ingress" in said
             assert "ENODEV" in said or "No such device" in said
+            assert hooks.has([missing, *present]), "nobody is there to be judged"
+            assert not hooks.has([Hook("other", 998, "ingress", "from_pod")])
             place.hooks_of_pod = present
+            assert place.how() == {"tcx"}, "the others have moved meanwhile"
             await place.heal(hooks)
             assert hooks.state == (True, "tcx")
             with pytest.raises(LinkError):

@@ -298,7 +298,9 @@ class Hooks:
     def _unpin(self, wanted: set[str]) -> None:
         with suppress(FileNotFoundError):
             for name in os.listdir(self._pins):  # noqa: PTH208 (names are all that is wanted, every two seconds)
-                if name.endswith(("-ingress", "-egress")) and name not in wanted:
+                if name.endswith(bpf_syscall.UNNAMED):  # of a process that was killed while it pinned
+                    (self._pins / name).unlink(missing_ok=True)
+                elif name.endswith(("-ingress", "-egress")) and name not in wanted:
                     link = bpf_syscall.pinned_link(self._pins / name)
                     if link is not None and not link.target:
                         (self._pins / name).unlink(missing_ok=True)

@@ -35,6 +35,8 @@ TCX_INGRESS, TCX_EGRESS = 46, 47  # enum bpf_attach_type
 LINK_CGROUP, LINK_TCX = 3, 11  # enum bpf_link_type
 FIRST = 1 << 3  # BPF_F_BEFORE, and nobody named: before all
 
+UNNAMED = "_new"  # how a pin's name ends until it takes its place; this file system allows no dots
+
 _ATTR_BYTES = 128
 _NO_BATCH = (errno.EINVAL, 524)  # 524: ENOTSUPP, which has no name in user space
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,7 +73,7 @@ def open_pinned(path: Path) -> int:
 
 def pin(fd: int, path: Path) -> None:
     """Pin `fd` at `path`, replacing what is pinned there in one step."""
-    fresh = path.with_name(path.name + "_new")  # this file system allows no dots
+    fresh = path.with_name(path.name + UNNAMED)
     fresh.unlink(missing_ok=True)
     name = ctypes.create_string_buffer(os.fsencode(fresh))
     _bpf(OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))

@@ -1,8 +1,8 @@
 """The compiler's own process: C in, pinned programs out. Started by loader.py, ends when done, so its memory goes back.
 
-Reads a JSON request from stdin, {"pin_dir": ..., "defines": {...}, "units": {unit: [function...]}}, and writes a JSON
-answer to stdout: {"programs": {function: instructions}}. On failure it exits 1 with the compiler's or the verifier's
-words on stderr.
+Reads a JSON request from stdin, {"parent": process id, "pin_dir": ..., "defines": {...}, "units": {unit: [function]}},
+and writes a JSON answer to stdout: {"programs": {function: instructions}}. On failure it exits 1 with the compiler's or
+the verifier's words on stderr. It ends with its parent: what it pinned later would take the place of the next one's.
 
 Needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON or root, bcc (Debian python3-bpfcc) and the C library's headers; no kernel
 headers: `kernel/` holds the little that bcc expects of them.
@@ -10,11 +10,15 @@ headers: `kernel/` holds the little that bcc expects of them.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 HERE = Path(__file__).parent
 SOURCES = HERE / "bpf"
@@ -81,7 +85,10 @@ def compile_and_pin(pin_dir: Path, defines: dict[str, str], units: dict[str, lis
 
 
 def main() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     request = json.load(sys.stdin)
+    if os.getppid() != request["parent"]:
+        sys.exit("whoever asked ended before the kernel could be told to end this with it")
     programs = compile_and_pin(Path(request["pin_dir"]), request["defines"], request["units"])
     json.dump({"programs": programs}, sys.stdout)
 

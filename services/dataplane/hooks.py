@@ -102,6 +102,7 @@ class Hooks:
         self._socket_programs: dict[str, int] = {}  # the kernel's numbers
         self._applied: dict[Hook, Mechanism] = {}
         self._problems: dict[str, str] = {}  # by device and direction, or name of a socket program
+        self._no_device: set[Hook] = set()  # those of `_problems` whose device is gone
         self._routes_gone = False
 
     def close(self) -> None:
@@ -151,30 +152,32 @@ class Hooks:
             pods: the hooks of pods as of now; asked again before each change, as a pod may go meanwhile.
             is_quiet: no pod comes or goes.
         """
-        wanted = [*self._kept, *pods()]
-        wrong = await self._run(self._look, wanted)
-        still = {*self._kept, *pods()}
         problems: dict[str, str] = {}
-        for hook in (hook for hook in wrong if hook in still):
+        no_device: set[Hook] = set()
+
+        async def bring(hook: Hook, *, may_move: bool) -> bool:
+            """What is wrong with one keeps no other waiting."""
             try:
-                if await self._run(self._bring, hook, False):
-                    count("drift", kind="program")
-                    log.warning("program attached again", device=hook.device, program=hook.program)
+                return hook in {*self._kept, *pods()} and await self._run(self._bring, hook, may_move)
             except LinkError as problem:
                 if hook in {*self._kept, *pods()}:
                     problems[f"{hook.device} {hook.direction}"] = str(problem)
+                    if isinstance(problem.__cause__, OSError) and problem.__cause__.errno == errno.ENODEV:
+                        no_device.add(hook)
+                return False
+
+        for hook in await self._run(self._look, [*self._kept, *pods()]):
+            if await bring(hook, may_move=False):
+                count("drift", kind="program")
+                log.warning("program attached again", device=hook.device, program=hook.program)
         problems |= await self._run(self._heal_sockets)
         for hook in self._waiting():
-            if problems or not is_quiet():
+            if not is_quiet():
                 break
-            if hook in {*self._kept, *pods()}:
-                try:
-                    await self._run(self._bring, hook, True)
-                except LinkError as problem:
-                    problems[f"{hook.device} {hook.direction}"] = str(problem)
+            await bring(hook, may_move=True)
         for what in problems.keys() - self._problems.keys():
             log.warning("program not attached, trying again", where=what, why=problems[what])
-        self._problems = problems
+        self._problems, self._no_device = problems, no_device
 
     def take_routes_gone(self) -> bool:
         """Whether the kernel told of a route of ours that is gone since this was asked the last time."""
@@ -182,8 +185,9 @@ class Hooks:
         return gone
 
     def has(self, hooks: Iterable[Hook]) -> bool:
-        """Each has been brought its program, as far as is known without asking the kernel again."""
-        return self._applied.keys() >= set(hooks)
+        """Each has been brought its program, as far as is known without asking the kernel again; or has no device, so
+        nothing passes there."""
+        return self._applied.keys() | self._no_device >= set(hooks)
 
     @property
     def state(self) -> tuple[bool, str]:
@@ -294,7 +298,9 @@ class Hooks:
     def _unpin(self, wanted: set[str]) -> None:
         with suppress(FileNotFoundError):
             for name in os.listdir(self._pins):  # noqa: PTH208 (names are all that is wanted, every two seconds)
-                if name.endswith(("-ingress", "-egress")) and name not in wanted:
+                if name.endswith(bpf_syscall.UNNAMED):  # of a process that was killed while it pinned
+                    (self._pins / name).unlink(missing_ok=True)
+                elif name.endswith(("-ingress", "-egress")) and name not in wanted:
                     link = bpf_syscall.pinned_link(self._pins / name)
                     if link is not None and not link.target:
                         (self._pins / name).unlink(missing_ok=True)

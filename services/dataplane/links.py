@@ -267,7 +267,7 @@ class Links:
         pod_mac = link_mac(container_id, ifname, "pod")
         ipv6 = [ip for ip in ips if ":" in ip.address]
         with open_within(netns_fd, _quiet_ipv6 if ipv6 else _nothing) as pod:
-            host = self._make_veth(netns_fd, pod, name, host_mac, ifname, pod_mac, mtu_bytes)
+            host, is_new = self._make_veth(netns_fd, pod, name, host_mac, ifname, pod_mac, mtu_bytes)
             try:
                 for program in programs:
                     rtnl.attach(self._netlink, host.index, program.fd, program.direction, program.name)
@@ -280,14 +280,16 @@ class Links:
                 _disable_reverse_path_filter(name)
                 _bring_up(pod, host.peer_index, ips, host_mac)
             except BaseException:
-                rtnl.delete_link(self._netlink, name)
+                if is_new:  # or else a pod has it, and may go on with it
+                    rtnl.delete_link(self._netlink, name)
                 raise
         return PodLink(name, host.index, host_mac, pod_mac, host.peer_index)
 
     def _make_veth(
         self, netns_fd: int, pod: Netlink, name: str, host_mac: str, ifname: str, pod_mac: str, mtu_bytes: int
-    ) -> SeenLink:
-        """The host side; one from before is kept when its peer is the pod's interface, else replaced."""
+    ) -> tuple[SeenLink, bool]:
+        """The host side, and whether it is new; one from before is kept when its peer is the pod's interface, else
+        replaced."""
         for _ in range(2):
             try:
                 rtnl.add_veth(self._netlink, name, host_mac, ifname, pod_mac, mtu_bytes, netns_fd)
@@ -302,25 +304,27 @@ class Links:
                         ) from failure
                     raise
                 if inside is not None and inside.index == existing.peer_index and inside.mac == pod_mac:
-                    return existing
+                    return existing, False
                 rtnl.delete_link(self._netlink, name)
             else:
                 made = rtnl.find_link(self._netlink, name)
                 if made is not None:
-                    return made
+                    return made, True
         raise LinkError(f"the link {name} does not stay as it is made: who else makes or removes it?")
 
     def _mend_pod_routes(self, wanted: dict[str, int]) -> list[str]:
         seen = rtnl.list_link_routes(self._netlink)
         gone = [address for address, index in wanted.items() if seen.get(address) != index]
-        mended = []
+        mended, refused = [], []
         for address in gone:
             try:
                 rtnl.set_link_route(self._netlink, address, wanted[address])
                 mended.append(address)
             except Refused as failure:  # its link is gone or down: the pod's own trouble, told by CHECK
                 if failure.errno not in (errno.ENODEV, errno.ENETDOWN):
-                    raise
+                    refused.append(failure)
+        if refused:
+            raise refused[0]
         return mended
 
     def _remove(self, names: list[str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import socket
 import struct
 import sys
@@ -240,7 +241,8 @@ async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
         cwd=HERE.parent.parent,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    request = json.dumps({"pin_dir": str(pin_dir), "defines": config.defines(), "units": UNITS})
+    work = {"pin_dir": str(pin_dir), "defines": config.defines(), "units": UNITS}
+    request = json.dumps({"parent": os.getpid(), **work})
     try:
         out, err = await child.communicate(request.encode())
     except asyncio.CancelledError:

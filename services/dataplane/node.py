@@ -1,9 +1,10 @@
 """One node at work: what is heard becomes what the kernel holds, and what was done is said.
 
 One path for everything: change the model, then `write`. Writes coalesce: whoever waits for the lock finds all that
-came in meanwhile already settled. Before the first sync only endpoints of new pods are written, and they are closed:
-what the kernel holds from before a restart stays as it is until all has been heard once, or, while the bus is away, is
-known from the disk (recall.py).
+came in meanwhile already settled. What is heard is taken under that lock, in turns of the event loop, so that none of
+it is written before the rest. Before the first sync only endpoints of new pods are written, and they are closed: what
+the kernel holds from before a restart stays as it is until all has been heard once, or, while the bus is away, is known
+from the disk (recall.py).
 
 What makes no sense, or cannot be done now, is passed over, logged once and shown as a check; what was good before it
 stays in force, and everything else goes on.
@@ -34,7 +35,7 @@ from services.dataplane.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.leftovers import Leftovers
 from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.model import NodeModel, Routing
-from services.dataplane.recall import PATIENCE_SECONDS, Recall
+from services.dataplane.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
 from services.dataplane.ring import Ring
 from services.dataplane.rtnl import NodeRoute, SeenLink
 from services.dataplane.settings import NodeSettings
@@ -119,12 +120,14 @@ class Node:
             changes, self._early = self._early, []
         else:
             changes = batch.changes
-        for change in changes:
-            makes_sense = self._take(change.subject, change.message)
-            if self._recall is not None and makes_sense:
-                self._recall.heard(change.subject, change.message)
-            elif self._recall is not None:
-                self._recall.refused(change.subject)
+        async with self._writing:  # nobody settles the model in between: half of what is said must open nothing
+            for number, change in enumerate(changes, 1):
+                self._take_change(change)
+                if number % TURN_CHANGES == 0:
+                    await asyncio.sleep(0)
+            if batch.synced and not self.is_synced and self._recall is not None:
+                for subject in self._recall.synced():
+                    self.model.delete(subject)
         self._check_changes()
         if not batch.synced:
             return
@@ -134,6 +137,13 @@ class Node:
         await self._follow_blocks()
         await self._follow_routes()
         await self._realised(batch.revision)
+
+    def _take_change(self, change: Change) -> None:
+        makes_sense = self._take(change.subject, change.message)
+        if self._recall is not None and makes_sense:
+            self._recall.heard(change.subject, change.message)
+        elif self._recall is not None:
+            self._recall.refused(change.subject)
 
     def _take(self, subject: str, message: Message | None) -> bool:
         """Whether it made sense."""
@@ -180,8 +190,6 @@ class Node:
 
     async def _first_sync(self) -> None:
         """Everything was heard once: from here on the maps hold what the bus says, and nothing else."""
-        for subject in self._recall.synced() if self._recall is not None else ():
-            self.model.delete(subject)
         await self._take_over()
         self._synced.set()
         for subject in self._published.keys() | {self._subject(each) for each in self.endpoints.all()}:
@@ -208,7 +216,10 @@ class Node:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._synced.wait()
         except TimeoutError:
-            if known := await self._recall.recall(self._take):
+            found = await self._recall.load()
+            async with self._writing:  # as `hear_batch`, which finds all of it or nothing
+                known = await self._recall.recall(found or {}, self._take)
+            if known:
                 log.warning("the bus is away: going by what was heard last", subjects=known)
                 await self._take_over()
                 await self._follow_blocks()

@@ -11,7 +11,7 @@ the bus is the truth: what only the disk knew is taken away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +29,7 @@ log = logger(__name__)
 
 PATIENCE_SECONDS = 2.0  # how long the bus may take to be heard in full before the disk is asked
 WRITE_SECONDS = 1.0  # heard, but not on the disk: this long at most
+TURN_CHANGES = 250  # taken in one turn of the event loop: about 20 ms
 COMPACT_BYTES = 4 << 20  # the file may grow by this much, and by what it began with, before it is written anew
 
 Take = Callable[[str, Message], bool]
@@ -45,7 +46,6 @@ class Recall:
         self._is_synced = False
         self._is_begun = False  # the file holds this process's first sync: from here on it is appended to
         self._frames = self._size = self._first_size = 0
-        self._heard: set[str] = set()  # before the first sync
         self._recalled: dict[str, Message] = {}  # what only the disk has said so far
         self._shut = ""  # why the disk could not be marked as outdated: it must hold nothing, and gets nothing more
         self._news = asyncio.Event()
@@ -56,8 +56,6 @@ class Recall:
         if subjects.ENDPOINT.has(subject):
             return
         self._recalled.pop(subject, None)
-        if not self._is_synced:
-            self._heard.add(subject)
         self._owe(subject, message)
 
     def refused(self, subject: str) -> None:
@@ -105,7 +103,7 @@ class Recall:
     def synced(self) -> set[str]:
         """Everything was heard once. Returns what only the disk has said: it is there no more."""
         self._is_synced = True
-        gone, self._recalled, self._heard = set(self._recalled), {}, set()
+        gone, self._recalled = set(self._recalled), {}
         self._news.set()
         return gone
 
@@ -127,16 +125,16 @@ class Recall:
             )
             return None
 
-    async def recall(self, take: Take) -> int:
-        """Tell what is known from the disk and was not heard since. Returns how many subjects; 0 as well when the bus
-        was heard in full meanwhile."""
-        found = await self.load()
-        if not found or self._is_synced:
+    async def recall(self, found: Mapping[str, Message], take: Take) -> int:
+        """Tell what was found on the disk. Returns how many subjects; 0 as well when the bus was heard in full
+        meanwhile. Nothing may be heard while this runs."""
+        if self._is_synced:
             return 0
-        for subject, message in found.items():
-            if subject not in self._heard:
-                take(subject, message)
-                self._recalled[subject] = message
+        for number, (subject, message) in enumerate(found.items(), 1):
+            take(subject, message)
+            self._recalled[subject] = message
+            if number % TURN_CHANGES == 0:
+                await asyncio.sleep(0)
         return len(self._recalled)
 
     async def run(self, service: Service) -> None:

@@ -390,6 +390,25 @@ def test_a_device_that_came_back_under_its_name_has_its_program(
     with_pod(namespaces, pins, program, work)
 
 
+def test_a_pin_of_a_process_that_was_killed_while_it_pinned_goes(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program, newer = counter.program(OK), counter.program(OK)
+
+    async def work(place: Place) -> None:
+        hook = place.hooks_of_pod[0]
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+            left = pins / "links" / "left"
+            bpf_syscall.attach_tcx(newer, hook.index, bpf_syscall.TCX_INGRESS, left)
+            left.rename(pins / "links" / f"{hook.pin}_new")
+            assert len(place.tcx(hook.direction)) == 2
+            await place.heal(hooks)
+            assert place.how() == {"tcx"}
+
+    with_pod(namespaces, pins, program, work)
+
+
 def test_a_device_that_somebody_removed_is_told_once_and_keeps_nobody_else_waiting(
     namespaces: Callable[[str], str], pins: Path, counter: Counter
 ) -> None:
@@ -405,7 +424,10 @@ def test_a_device_that_somebody_removed_is_told_once_and_keeps_nobody_else_waiti
             assert not ok
             assert "gone ingress" in said
             assert "ENODEV" in said or "No such device" in said
+            assert hooks.has([missing, *present]), "nobody is there to be judged"
+            assert not hooks.has([Hook("other", 998, "ingress", "from_pod")])
             place.hooks_of_pod = present
+            assert place.how() == {"tcx"}, "the others have moved meanwhile"
             await place.heal(hooks)
             assert hooks.state == (True, "tcx")
             with pytest.raises(LinkError):

@@ -123,6 +123,47 @@ def test_what_cannot_be_finished_leaves_nothing(namespaces: Callable[[str], str]
     assert "net1" not in inside(pod, "ip", "link").stdout
 
 
+def test_an_add_that_is_repeated_and_fails_leaves_the_pod_its_link(
+    namespaces: Callable[[str], str],
+) -> None:
+    node, pod = namespaces("node"), namespaces("pod")
+
+    async def main() -> None:
+        with links() as made, opened(pod) as fd, open("/dev/null") as null:  # noqa: PTH123
+            await made.ensure_router_address(GATEWAY)
+            await made.create_pod_link(fd, "c1", "eth0", ips("10.9.0.2"), 1500)
+            bad = (TcProgram(null.fileno(), "ingress", "bad"),)
+            with pytest.raises(LinkError, match="attach"):
+                await made.create_pod_link(fd, "c1", "eth0", ips("10.9.0.2"), 1500, bad)
+            assert await made.check_pod_link(fd, "c1", "eth0", ips("10.9.0.2")) == ()
+            assert reaches(pod, GATEWAY)
+
+    in_namespace(node, main)
+
+
+def test_a_route_that_is_refused_keeps_no_other_pods_from_being_put_back(
+    namespaces: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, pod = namespaces("node"), namespaces("pod")
+    set_route = rtnl.set_link_route
+
+    def refuse_one(asking: netlink.Netlink, address: str, index: int) -> None:
+        if address == "10.9.0.99":
+            raise netlink.Refused(errno.ENOBUFS, "no buffers", "route")
+        set_route(asking, address, index)
+
+    async def main() -> None:
+        with links() as made, opened(pod) as fd:
+            link = await made.create_pod_link(fd, "c1", "eth0", ips("10.9.0.2"), 1500)
+            inside(node, "ip", "route", "delete", "10.9.0.2")
+            monkeypatch.setattr(rtnl, "set_link_route", refuse_one)
+            with pytest.raises(LinkError, match="no buffers"):
+                await made.mend_pod_routes({"10.9.0.99": link.host_index, "10.9.0.2": link.host_index})
+            assert await made.check_pod_link(fd, "c1", "eth0", ips("10.9.0.2")) == ()
+
+    in_namespace(node, main)
+
+
 def test_removal_takes_both_sides_and_the_route_and_may_be_repeated(namespaces: Callable[[str], str]) -> None:
     node = namespaces("node")
     pods = [namespaces(f"pod{number}") for number in range(5)]

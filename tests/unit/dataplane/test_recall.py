@@ -80,17 +80,25 @@ class Computer(Machine):
             yield node
 
     def deny(self) -> None:
-        wanted = Requirement(key="k8s:io.kubernetes.pod.namespace", operator="In", values=["default"])
-        selector = Selector(id="all", selector=LabelSelector(requirements=[wanted]), members=[WEB])
-        rules = PolicyRules(
-            kind="NetworkPolicy", namespace="default", name="deny", subject="all", deny_ingress_by_default=True
-        )
-        self.hub.put(subjects.SELECTOR.of("all"), selector)
-        self.hub.put(subjects.RULES.of("NetworkPolicy", "default", "deny"), rules)
+        for subject, message in denial().items():
+            self.hub.put(subject, message)
 
     def say_remote(self, address: str = REMOTE) -> None:
-        entry = AddressIdentity(address=address, identity=WEB, node=THERE, node_address="192.0.2.2", pod="default/far")
-        self.hub.put(subjects.ADDRESS.of(address), entry)
+        self.hub.put(subjects.ADDRESS.of(address), remote(address))
+
+
+def denial() -> dict[str, Message]:
+    """No pod of the namespace is to be reached."""
+    wanted = Requirement(key="k8s:io.kubernetes.pod.namespace", operator="In", values=["default"])
+    selector = Selector(id="all", selector=LabelSelector(requirements=[wanted]), members=[WEB])
+    rules = PolicyRules(
+        kind="NetworkPolicy", namespace="default", name="deny", subject="all", deny_ingress_by_default=True
+    )
+    return {subjects.SELECTOR.of("all"): selector, subjects.RULES.of("NetworkPolicy", "default", "deny"): rules}
+
+
+def remote(address: str) -> AddressIdentity:
+    return AddressIdentity(address=address, identity=WEB, node=THERE, node_address="192.0.2.2", pod="default/far")
 
 
 @pytest.fixture
@@ -158,6 +166,37 @@ async def test_half_of_what_the_bus_says_opens_nothing(computer: Computer) -> No
         assert found is not None and (found.policy, found.flags) == (0, 3)
         await node.hear_batch(Batch([], synced=True))  # and no policy is for it
         assert (found := computer.entry(address)) is not None and (found.identity, found.flags) == (4711, 0)
+
+
+async def test_a_large_first_sync_lets_others_have_their_turns_and_half_of_it_opens_nothing(computer: Computer) -> None:
+    async with computer.with_bus():
+        await on_disk(computer)
+    computer.reboot()
+    async with computer.without_bus() as node:
+        await until(lambda: computer.who("10.0.1.0", 24))
+        address = await computer.add(pod="late")
+        pod = Pod(namespace="default", name="late", uid="u", labels={"app": "late"}, node=HERE)
+        labels = canonical_labels(pod, Namespace(name="default"))
+        names = [f"10.0.{1 + number // 256}.{number % 256}" for number in range(3000)]
+        changes = [
+            said(subjects.NAMESPACE.of("default"), Namespace(name="default")),
+            said(subjects.POD.of("default", "late"), pod),
+            said(subjects.IDENTITY.of("4711"), Identity(number=4711, labels=labels)),
+            *(said(subjects.ADDRESS.of(name), remote(name)) for name in names),
+            *(said(subject, message) for subject, message in denial().items()),
+        ]
+        hearing = asyncio.ensure_future(node.hear_batch(Batch(changes, synced=True)))
+        writing, known = asyncio.ensure_future(node.write()), set()
+        while not hearing.done():
+            known.add(len(node.model.addresses))
+            if writing.done():
+                writing = asyncio.ensure_future(node.write())
+            await asyncio.sleep(0)
+            found = computer.entry(address)
+            assert found is not None and found.flags, "it was open"
+        await asyncio.gather(hearing, writing)
+        assert len(known) > 5
+        assert (found := computer.entry(address)) is not None and (found.identity, found.flags) == (4711, 1)
 
 
 async def test_what_makes_no_sense_does_not_take_away_what_the_disk_knew(computer: Computer) -> None:

@@ -524,9 +524,9 @@ class _Passage:
             return packet  # it answers nothing
         remote, own = packet.ends
         mapping = self.mapping_of(remote, own.port, packet.protocol)
-        if mapping is None:
-            return packet
-        if packet.begins or self.node.is_abandoned(mapping):
+        if mapping is None or self.node.is_abandoned(mapping):
+            return packet  # the node's own affair
+        if packet.begins:
             raise Refused(Drop.NO_MAPPING)
         self.remember(packet)
         return packet.with_destination(self.node.mappings[mapping])

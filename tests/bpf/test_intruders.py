@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from scapy.layers.inet import TCP, UDP
 
+from services.dataplane import layouts
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import AGGREGATE_CLUSTER, EGRESS, INGRESS
-from tests.bpf.datapath import V4, V6, Datapath, Family, Routed, echo, error, icmp, ip, tcp, udp
+from tests.bpf.datapath import TC_ACT_UNSPEC, V4, V6, Datapath, Family, Routed, echo, error, icmp, ip, sctp, tcp, udp
 
 INVALID_SOURCE, POLICY_DENIED, INVALID, NO_MAPPING, NAT_PROTOCOL, ENCAP = 132, 133, 134, 167, 168, 170
 CLOSED = FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS
@@ -139,8 +143,27 @@ def test_a_mapping_without_its_connection_lets_nobody_in(routed: Routed, at: Fam
     mapped = routed.passes("from_pod", udp(at.pod, at.outside, port, 53))[UDP].sport
     connections = routed.maps["ct_any"]
     connections.remove_many([key for key, _ in connections.items()])
-    assert routed.dropped_for("from_netdev", udp(at.outside, at.node, 53, mapped)) == NO_MAPPING
+    stray = udp(at.outside, at.node, 53, mapped)
+    run = routed.run("from_netdev", stray)
+    assert (run.result, run.packet) == (TC_ACT_UNSPEC, stray)  # the node's own stack answers, as it does any stranger
+    assert not routed.connections()
     assert routed.passes("from_pod", udp(at.pod, at.outside, port, 53))[at.ip].src == at.node
+
+
+@pytest.mark.parametrize("make", [sctp, partial(tcp, flags="SA"), partial(tcp, flags="S")], ids=["sctp", "SA", "S"])
+def test_a_mapping_without_its_connection_takes_nothing_from_the_node(
+    routed: Routed, at: Family, make: Callable[..., bytes]
+) -> None:
+    """SCTP keeps its port, which may be one of the node's own; nothing removes a mapping until its port is wanted."""
+    routed.endpoint(at.pod, 256)
+    routed.who(at.node, 1)
+    packet = make(at.pod, at.outside, 36412, 36412)
+    mapped = int.from_bytes(bytes(routed.passes("from_pod", packet)[at.ip].payload)[:2], "big")
+    for name in layouts.CT_MAPS:
+        routed.maps[name].remove_many([key for key, _ in routed.maps[name].items()])
+    own = make(at.outside, at.node, 36412, mapped)
+    run = routed.run("from_netdev", own)
+    assert (run.result, run.packet) == (TC_ACT_UNSPEC, own)
 
 
 def test_what_cannot_be_masqueraded_does_not_leave(routed: Routed, at: Family) -> None:

@@ -142,11 +142,11 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
 		return true;
 	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
-	if (!entry)
+	if (!entry || is_abandoned(&key, entry, p)) /* the node's own, or a stranger's whom its stack answers */
 		return true;
-	/* It would begin a connection, from outside: without the one that it belongs to, or by a SYN in the midst of that
-	 * (what the pod answers would then not be masqueraded). Costs TCP's simultaneous open. */
-	if (is_abandoned(&key, entry, p) || begins(p))
+	/* A SYN in the midst would begin a connection, from outside, and what the pod answers would then not be masqueraded.
+	 * Costs TCP's simultaneous open. */
+	if (begins(p))
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
 	remember(p);
 	return rewrite_destination(skb, p, &entry->pod_address, entry->pod_port);

@@ -549,8 +549,10 @@ class _Passage:
         if about.source != packet.destination or (packet.protocol, packet.icmp) == (ICMP, REDIRECT4):
             raise Refused(Drop.INVALID)
         connection = self.node.connection_of(about.protocol, *about.ends)
-        if connection is None or connection.epoch != self.node.epoch:
+        if connection is None:
             raise Refused(Drop.UNKNOWN_CONNECTION)
+        if connection.epoch != self.node.epoch:  # and nothing is written: it says nothing new of the connection
+            self.judge(about, connection.origin.address, connection.called, "", connection)
         return connection
 
     def error_arrives(self, packet: Packet) -> Packet:

@@ -524,9 +524,9 @@ class _Passage:
             return packet  # it answers nothing
         remote, own = packet.ends
         mapping = self.mapping_of(remote, own.port, packet.protocol)
-        if mapping is None:
-            return packet
-        if packet.begins or self.node.is_abandoned(mapping):
+        if mapping is None or self.node.is_abandoned(mapping):
+            return packet  # the node's own affair
+        if packet.begins:
             raise Refused(Drop.NO_MAPPING)
         self.remember(packet)
         return packet.with_destination(self.node.mappings[mapping])
@@ -549,8 +549,10 @@ class _Passage:
         if about.source != packet.destination or (packet.protocol, packet.icmp) == (ICMP, REDIRECT4):
             raise Refused(Drop.INVALID)
         connection = self.node.connection_of(about.protocol, *about.ends)
-        if connection is None or connection.epoch != self.node.epoch:
+        if connection is None:
             raise Refused(Drop.UNKNOWN_CONNECTION)
+        if connection.epoch != self.node.epoch:  # and nothing is written: it says nothing new of the connection
+            self.judge(about, connection.origin.address, connection.called, "", connection)
         return connection
 
     def error_arrives(self, packet: Packet) -> Packet:

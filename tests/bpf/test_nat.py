@@ -132,12 +132,13 @@ def test_a_mapping_that_another_took_meanwhile_is_not_shared(node: Routed, at: F
     assert node.dropped_for("from_pod", udp(at.pod, at.outside, port, 53)) == NO_MAPPING
 
 
-def fill(node: Routed, at: Family, expires: int) -> None:
-    """Another pod holds every port towards `at.outside`:53, by connections that end at the tick `expires`."""
+def fill(node: Routed, at: Family, expires: int, over: int = 0) -> None:
+    """Another pod holds every port towards `at.outside`:53, by connections that end at the tick `expires`, but for
+    `over` of every ten, which have ended."""
     other = at.neighbour
     for port in PORTS:  # each is held by a connection of its own, from the same port of the pod
         node.maps["nat"].set(NatKey(at.outside, at.node, 53, port, 17).pack(), NatEntry(other, port).pack())
-        held = Connection(expires, 0, 0, 0, 0, "", "", 0, port)
+        held = Connection(0 if port % 10 < over else expires, 0, 0, 0, 0, "", "", 0, port)
         node.maps["ct_any"].set(key_between((other, port), (at.outside, 53), 17).pack(), held.pack())
 
 
@@ -154,3 +155,13 @@ def test_the_ports_of_connections_that_are_over_are_used_again(node: Routed, at:
     out = node.passes("from_pod", udp(at.pod, at.outside, port, 53))
     assert mappings(node)[NatKey(at.outside, at.node, 53, out[UDP].sport, 17)] == NatEntry(at.pod, port)
     assert node.passes("from_netdev", udp(at.outside, at.node, 53, out[UDP].sport))[at.ip].dst == at.pod
+
+
+def test_one_port_in_ten_that_is_held_keeps_nobody_from_the_others(node: Routed, at: Family) -> None:
+    """Each of the tries may find one whose connection is over, not only the last."""
+    fill(node, at, NEVER, over=9)
+    held = {key: entry for key, entry in mappings(node).items() if key.node_port % 10 == 9}
+    for client in range(20000, 20300):
+        assert node.dropped_for("from_pod", udp(at.pod, at.outside, client, 53)) == 0, client
+    assert held.items() <= mappings(node).items()
+    assert sum(entry.pod == at.pod for entry in mappings(node).values()) == 300

@@ -93,10 +93,9 @@ def sctp_with_another_port(on: Datapath, at: Family) -> bytes:
     return sctp(at.pod, at.service, on.free_port(), 80)
 
 
-def abandoned_mapping(on: Datapath, at: Family) -> bytes:
+def call_to_a_masqueraded_port(on: Datapath, at: Family) -> bytes:
     mapped = on.passes("from_pod", tcp(at.pod, at.outside, on.free_port(), 80))[TCP].sport
-    on.maps["ct_tcp"].remove_many([key for key, _ in on.maps["ct_tcp"].items()])
-    return tcp(at.outside, at.node, 80, mapped, "SA")
+    return tcp(at.outside, at.node, 80, mapped, "S")
 
 
 def taken_port(on: Datapath, at: Family) -> bytes:
@@ -155,7 +154,7 @@ PROVOCATIONS = [
     Provocation(156, "from_pod", "parse.h", routing_header, EGRESS, only=V6),
     Provocation(158, "from_pod", "service.h", without_backend, EGRESS),
     Provocation(163, "from_netdev", "error.h", about_nothing, INGRESS),
-    Provocation(167, "from_netdev", "nat.h", abandoned_mapping, INGRESS),
+    Provocation(167, "from_netdev", "nat.h", call_to_a_masqueraded_port, INGRESS),
     Provocation(167, "from_pod", "nat.h", taken_port, EGRESS),
     Provocation(168, "from_pod", "rewrite.h", sctp_with_another_port, EGRESS),
     Provocation(168, "from_pod", "nat.h", question_to_outside, EGRESS),

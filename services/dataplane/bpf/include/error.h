@@ -6,6 +6,20 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_ERROR
 
+/* Is the connection that an error is about allowed as things are now? The error tells nothing new of it, so neither its
+ * epoch nor its ways change. */
+static __always_inline bool is_still_allowed(struct packet *p, struct quoted *q, bool to_origin)
+{
+	struct address *origin = to_origin ? &q->source : &q->destination;
+	struct address *called = to_origin ? &q->destination : &q->source;
+	__be16 port = to_origin ? q->destination_port : q->source_port;
+	struct ends who = {};
+
+	if (is_icmp(q->protocol)) /* only an echo has answers */
+		port = bpf_htons((to_origin ? q->icmp_type : p->is_ip6 ? ICMP6_ECHO : ICMP_ECHO) + 1);
+	return judge(p, &who, endpoint_at(origin), origin, 0, endpoint_at(called), called, q->protocol, port);
+}
+
 /* An ICMP error may pass where the packet that it is about has passed and still may, and goes to who sent that
  * (RFC 792). A redirect never does: nobody but the node routes for a pod. The connection; NULL: refused. */
 static __always_inline struct connection *admit_error(struct packet *p, struct quoted *q, bool *to_origin)
@@ -20,12 +34,12 @@ static __always_inline struct connection *admit_error(struct packet *p, struct q
 	}
 	source_is_low = key_of(&key, &q->source, q->source_port, &q->destination, q->destination_port, q->protocol);
 	c = connection_at(&key);
-	if (!c || c->expires < p->now || c->epoch != p->epoch) {
+	if (!c || c->expires < p->now) {
 		REFUSE(p, DROP_UNKNOWN_CT);
 		return NULL;
 	}
 	*to_origin = source_is_low == !!(c->flags & CT_ORIGIN_LOW);
-	return c;
+	return c->epoch == p->epoch || is_still_allowed(p, q, *to_origin) ? c : NULL;
 }
 
 /* To who called a service, about the backend: it knows only the service. */

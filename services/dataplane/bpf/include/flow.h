@@ -135,15 +135,15 @@ struct ends {
 
 /* Egress policy of the pod that began, ingress policy of the pod that was called, whichever of them live here.
  *
- * `port` is the called one's. `origin_identity` 0: look it up. Who is who is left in `who`, for the event. */
+ * `protocol` and `port`, the called one's, are the connection's. `origin_identity` 0: look it up. Who is who is left in `who`, for the event. */
 static __always_inline bool judge(struct packet *p, struct ends *who, struct endpoint *origin,
                                   const struct address *origin_address, __u32 origin_identity, struct endpoint *called,
-                                  const struct address *called_address, __be16 port)
+                                  const struct address *called_address, __u8 protocol, __be16 port)
 {
 	who->origin = origin_identity;
 	if (origin && origin->flags & ENDPOINT_ENFORCE_EGRESS) {
 		who->called = identity_of(called_address, called);
-		if (!policy_allows(p, origin->policy, EGRESS, who->called, port))
+		if (!policy_allows(p, origin->policy, EGRESS, who->called, protocol, port))
 			return false;
 	}
 	if (called && called->flags & ENDPOINT_ENFORCE_INGRESS) {
@@ -152,7 +152,7 @@ static __always_inline bool judge(struct packet *p, struct ends *who, struct end
 		who->origin = origin_identity;
 		/* The node itself may always reach its pods: it is who starts, probes and stops them. */
 		if (origin_identity != IDENTITY_HOST &&
-		    !policy_allows(p, called->policy, INGRESS, origin_identity, port))
+		    !policy_allows(p, called->policy, INGRESS, origin_identity, protocol, port))
 			return false;
 	}
 	return true;
@@ -187,11 +187,12 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 		return true;
 	}
 	if (f->from_origin) {
-		allowed = judge(p, &who, from, &p->source, source_identity, to, &p->destination, policy_port(p));
+		allowed = judge(p, &who, from, &p->source, source_identity, to, &p->destination, p->protocol,
+		                policy_port(p));
 		p->source_identity = who.origin;
 		p->destination_identity = who.called;
 	} else {
-		allowed = judge(p, &who, to, &p->destination, 0, from, &p->source, answered_port(p));
+		allowed = judge(p, &who, to, &p->destination, 0, from, &p->source, p->protocol, answered_port(p));
 		p->destination_identity = who.origin;
 		if (who.called)
 			p->source_identity = who.called;

@@ -54,8 +54,8 @@ static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *min
 	return entry->pod_port == mine->pod_port && is_same(&entry->pod_address, &mine->pod_address);
 }
 
-/* A port for the connection of this packet: the one that it had, a free one, or the last one tried if its connection is
- * over (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
+/* A port for the connection of this packet: the one that it had, or the first that is free or whose connection is over
+ * (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
 static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, struct connection *c,
                                       struct nat_key *key, struct nat_entry *mine)
 {
@@ -72,18 +72,14 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 			return true;
 		}
 		entry = nat.lookup(key);
-		if (entry && is_of(entry, mine)) { /* also when another CPU has just taken it for the same connection */
+		/* Its own: also when another CPU has just taken it for the same connection. */
+		if (entry && (is_of(entry, mine) || (is_abandoned(key, entry, p) && nat.update(key, mine) == 0))) {
 			c->nat_port = port;
 			return true;
 		}
 		count(skb, NOTE_NAT_PORT_TAKEN, EGRESS);
 		if (p->protocol == IPPROTO_SCTP)
 			break;
-	}
-	entry = nat.lookup(key);
-	if (entry && is_abandoned(key, entry, p) && nat.update(key, mine) == 0) {
-		c->nat_port = key->node_port;
-		return true;
 	}
 	return REFUSE(p, DROP_NO_NAT_MAPPING);
 }
@@ -146,11 +142,11 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
 		return true;
 	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
-	if (!entry)
+	if (!entry || is_abandoned(&key, entry, p)) /* the node's own, or a stranger's whom its stack answers */
 		return true;
-	/* It would begin a connection, from outside: without the one that it belongs to, or by a SYN in the midst of that
-	 * (what the pod answers would then not be masqueraded). Costs TCP's simultaneous open. */
-	if (is_abandoned(&key, entry, p) || begins(p))
+	/* A SYN in the midst would begin a connection, from outside, and what the pod answers would then not be masqueraded.
+	 * Costs TCP's simultaneous open. */
+	if (begins(p))
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
 	remember(p);
 	return rewrite_destination(skb, p, &entry->pod_address, entry->pod_port);

@@ -15,6 +15,7 @@ struct quoted {
 	__u32 l3; /* offsets of its headers */
 	__u32 l4;
 	__u8 protocol;
+	__u8 icmp_type;
 };
 
 #define TCP_FIN 0x01
@@ -96,7 +97,6 @@ static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p
 		__be16 source_port, destination_port; /* or ICMP type, code and checksum */
 		__be16 identifier, rest;
 	} l4;
-	__u8 type;
 
 	q->l3 = p->l4 + sizeof(struct icmp);
 	if (!IPV4_ENABLED || p->is_ip6) {
@@ -136,8 +136,9 @@ static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p
 	q->source_port = l4.source_port;
 	q->destination_port = l4.destination_port;
 	if (is_icmp(q->protocol)) {
-		type = bpf_ntohs(l4.source_port) >> 8;
-		icmp_ports(icmp_kind(q->protocol, type), type, l4.identifier, &q->source_port, &q->destination_port);
+		q->icmp_type = bpf_ntohs(l4.source_port) >> 8;
+		icmp_ports(icmp_kind(q->protocol, q->icmp_type), q->icmp_type, l4.identifier, &q->source_port,
+		           &q->destination_port);
 	}
 	return true;
 }

@@ -69,14 +69,15 @@ static __always_inline struct policy_entry *better(struct policy_entry *specific
 }
 
 /* One direction of one pod's policy. `port` is the destination port of the connection's first packet. */
-static __always_inline bool policy_allows(struct packet *p, __u32 pod_policy, __u8 direction, __u32 peer, __be16 port)
+static __always_inline bool policy_allows(struct packet *p, __u32 pod_policy, __u8 direction, __u32 peer, __u8 protocol,
+                                          __be16 port)
 {
 	struct policy_key key = {
 		.prefix_bits = POLICY_KEY_BITS,
 		.policy = pod_policy,
 		.identity = peer,
 		.direction = direction,
-		.protocol = p->protocol,
+		.protocol = protocol,
 		.port = port,
 	};
 	struct policy_entry *specific, *entry;

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
 
+EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
 MIN_BLOCK_BITS = {4: 8, 6: 32}
 NO_BLOCKS = tuple(map(IPv6Network, ("::/32", "fe80::/10", "ff00::/8")))
 """IPv6 that no pod can have: unspecified, loopback and IPv4 in IPv6 clothes, one link's, groups."""

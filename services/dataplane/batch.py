@@ -1,4 +1,4 @@
-"""Work that is not cut off: to its end for one caller, or in rounds for all who wait (`Batch`).
+"""Work that is not cut off: to its end for one caller, or in rounds for all who wait (`Batch`); and a process that is.
 
 A round costs the same for one as for twenty: whoever comes while one runs shares the next.
 """
@@ -6,8 +6,10 @@ A round costs the same for one as for twenty: whoever comes while one runs share
 from __future__ import annotations
 
 import asyncio
+from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +30,18 @@ async def to_the_end(work: Awaitable[T]) -> T:
     if not task.cancelled():
         task.exception()  # seen: the caller is not there to take it
     raise cancelled
+
+
+async def answered(child: Process, request: bytes | None = None) -> tuple[bytes, bytes]:
+    """What a process writes to its output and its error output until it ends. It does not outlive a caller that is
+    cancelled."""
+    try:
+        return await child.communicate(request)
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):  # it may have ended just now
+            child.kill()
+        await child.wait()
+        raise
 
 
 class Batch(Generic[T]):

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import msgspec
 
 from bus.telemetry import count, logger
-from services.dataplane.addresses import Attachment, PodIp
+from services.dataplane.addresses import EVERYTHING, Attachment, PodIp
 
 log = logger(__name__)
 
@@ -38,7 +38,6 @@ MAX_CONNECTIONS = 64  # served at once; more wait in the kernel's queue
 QUEUED_CONNECTIONS = 256
 
 INCOMPATIBLE_VERSION = 1  # error codes of the specification
-UNSUPPORTED_FIELD = 2
 INVALID_ENVIRONMENT = 4
 IO_FAILURE = 5
 UNDECODABLE = 6
@@ -55,8 +54,6 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAMESPACE = re.compile(_LABEL)
 _POD = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _UID = re.compile(r"[A-Za-z0-9-]{0,128}")
-
-EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
 
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 _CLONE_NEWNET = 0x40000000

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.dataplane import rtnl
-from services.dataplane.addresses import PodIp
+from services.dataplane.addresses import EVERYTHING, PodIp
 from services.dataplane.attach import Direction
 from services.dataplane.batch import Batch
 from services.dataplane.netlink import Netlink, Refused, open_within
-from services.dataplane.rtnl import EVERYTHING, NodeRoute, Protocol, SeenLink
+from services.dataplane.rtnl import NodeRoute, Protocol, SeenLink
 
 __all__ = [
     "DeviceInfo",

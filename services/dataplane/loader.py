@@ -16,13 +16,12 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bus.telemetry import logger
 from services.dataplane import bpf_syscall, layouts, migrate
-from services.dataplane.batch import to_the_end
+from services.dataplane.batch import answered, to_the_end
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.compiler import ATTACH_TYPES
 from services.dataplane.layouts import MapShape
@@ -56,7 +55,8 @@ class LayoutError(LoadError):
 
 @dataclass(frozen=True, kw_only=True)
 class DatapathConfig:
-    """What is compiled in. Changing any of it compiles anew and replaces the programs; maps stay as they are."""
+    """What is compiled in. Changing any of it compiles anew and replaces the programs; a map that gets another size
+    hands on what it holds."""
 
     node_address: str = ""  # IPv4; "": the node has none, or the family is off
     node_address6: str = ""
@@ -243,13 +243,7 @@ async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
     )  # fmt: skip
     work = {"pin_dir": str(pin_dir), "defines": config.defines(), "units": UNITS}
     request = json.dumps({"parent": os.getpid(), **work})
-    try:
-        out, err = await child.communicate(request.encode())
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):  # it may have ended just now
-            child.kill()
-        await child.wait()
-        raise
+    out, err = await answered(child, request.encode())
     if child.returncode:
         words = err.decode(errors="replace").strip().splitlines()
         raise LoadError("the datapath did not load: " + "\n".join(words[-40:]))

@@ -28,6 +28,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
 from pyroute2.protocols import ETH_P_ALL
 
+from services.dataplane.addresses import EVERYTHING
 from services.dataplane.attach import Direction
 from services.dataplane.netlink import Netlink, message
 
@@ -45,7 +46,6 @@ NEW = NLM_F_CREATE | NLM_F_EXCL
 SET = NLM_F_CREATE | NLM_F_REPLACE
 MAIN_TABLE = 254
 FAMILY = {4: AF_INET, 6: AF_INET6}
-EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
 IFA_F_NODAD = 0x02  # linux/if_addr.h: in use at once; who else could have it?
 IFA_F_NOPREFIXROUTE = 0x200
 RTNH_F_ONLINK = 4  # linux/rtnetlink.h: the next hop is there, whatever the routes say

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from contextlib import suppress
 
+from services.dataplane.batch import answered
 from services.dataplane.fallback.rules import COUNTERS, TABLE
 
 
@@ -68,13 +68,7 @@ async def _nft(*arguments: str, script: str = "") -> str:
         raise NftAbsent(f"nft does not start: {failure}; install nftables") from failure
     except OSError as failure:
         raise NftError(f"nft does not start: {failure}") from failure
-    try:
-        out, err = await child.communicate()
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):  # it may have ended just now
-            child.kill()
-        await child.wait()
-        raise
+    out, err = await answered(child)
     if child.returncode:
         words = err.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise NftRefusal(f"nft {arguments[0]}: {'; '.join(words[:3])}")

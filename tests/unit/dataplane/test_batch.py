@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from services.dataplane.batch import Batch, to_the_end
+from services.dataplane.batch import Batch, answered, to_the_end
 
 
 async def test_what_waits_while_a_round_runs_shares_the_next_in_order() -> None:
@@ -100,3 +101,16 @@ async def test_a_timeout_waits_for_the_work_and_is_a_timeout() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
             await to_the_end(asyncio.sleep(0.02))
+
+
+async def test_a_process_does_not_outlive_who_waited_for_its_answer() -> None:
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe, stderr=pipe)
+    assert await answered(child, b"what was asked") == (b"what was asked", b"")
+    child = await asyncio.create_subprocess_exec("sleep", "60", stdin=pipe, stdout=pipe, stderr=pipe)
+    waiting = asyncio.ensure_future(answered(child))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert child.returncode == -signal.SIGKILL

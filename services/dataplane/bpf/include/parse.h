@@ -74,15 +74,22 @@ static __always_inline __u8 icmp_kind(__u8 protocol, __u8 type)
 	return ICMP_IS_NONE;
 }
 
+/* The port of the end that answers an echo. No two echoes in opposite directions have one pair of ends in common, as they
+ * would with a constant (identifier 0 both ways). */
+static __always_inline __be16 answering_port(__be16 identifier)
+{
+	return bpf_htons(bpf_ntohs(identifier) + 1);
+}
+
 /* ICMP has no ports: what stands for them in a connection's key. The two differ always, so that the same type the other
  * way is no reply; an echo's reply, and nothing else, has the echo's pair turned round. */
 static __always_inline void icmp_ports(__u8 kind, __u8 type, __be16 identifier, __be16 *source, __be16 *destination)
 {
 	if (kind == ICMP_IS_ECHO) {
 		*source = identifier;
-		*destination = 0;
+		*destination = answering_port(identifier);
 	} else if (kind == ICMP_IS_REPLY) {
-		*source = 0;
+		*source = answering_port(identifier);
 		*destination = identifier;
 	} else { /* what lets one type pass opens no other */
 		*source = bpf_htons(type);

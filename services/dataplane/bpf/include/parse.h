@@ -97,6 +97,36 @@ static __always_inline void icmp_ports(__u8 kind, __u8 type, __be16 identifier, 
 	}
 }
 
+/* To the quoted packet's transport header. The offset is kept in `p`, whose values the verifier does not follow, or it
+ * walks what comes after once for every row of headers. */
+static __always_inline bool skip_quoted_extensions(struct __sk_buff *skb, struct packet *p, struct quoted *q, __u8 next)
+{
+	p->quoted_l4 = q->l3 + sizeof(struct ip6);
+	for (int i = 0; i < EXTENSIONS_MAX; i++) { /* bounded loops: kernel 5.3 */
+		struct ip6_extension extension;
+		struct ip6_fragment fragment;
+
+		if (next == IP6_FRAGMENT) {
+			if (bpf_skb_load_bytes(skb, p->quoted_l4, &fragment, sizeof(fragment)))
+				return REFUSE(p, DROP_INVALID);
+			if (fragment.offset & bpf_htons(IP6_OFFSET))
+				return REFUSE(p, DROP_UNKNOWN_CT);
+			p->quoted_l4 += sizeof(fragment);
+			next = fragment.next;
+		} else if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS) {
+			if (bpf_skb_load_bytes(skb, p->quoted_l4, &extension, sizeof(extension)))
+				return REFUSE(p, DROP_INVALID);
+			p->quoted_l4 += 8 + extension.more * 8;
+			next = extension.next;
+		} else {
+			break;
+		}
+	}
+	q->protocol = next; /* of an extension after all: no connection has that */
+	q->l4 = p->quoted_l4;
+	return true;
+}
+
 /* The packet inside an ICMP error (RFC 792, RFC 4443): its header and 8 bytes, sent by whom the error goes to. */
 static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p, struct quoted *q)
 {
@@ -113,18 +143,8 @@ static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p
 			return REFUSE(p, DROP_INVALID);
 		set_ip6(&q->source, ip.source);
 		set_ip6(&q->destination, ip.destination);
-		q->protocol = ip.next;
-		q->l4 = q->l3 + sizeof(ip);
-		if (ip.next == IP6_FRAGMENT) {
-			struct ip6_fragment fragment;
-
-			if (bpf_skb_load_bytes(skb, q->l4, &fragment, sizeof(fragment)))
-				return REFUSE(p, DROP_INVALID);
-			if (fragment.offset & bpf_htons(IP6_OFFSET))
-				return REFUSE(p, DROP_UNKNOWN_CT);
-			q->protocol = fragment.next;
-			q->l4 += sizeof(fragment);
-		}
+		if (!skip_quoted_extensions(skb, p, q, ip.next))
+			return false;
 	} else {
 		struct iphdr ip;
 

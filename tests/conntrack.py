@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from tests.packets import ECHO, ICMP, SCTP, TCP, UDP, End, Packet, bare
+from tests.packets import ECHO, ICMP, ICMP6, SCTP, TCP, UDP, End, Packet, bare
 
 HOST, WORLD4, WORLD6 = 1, 9, 10
 EGRESS, INGRESS = "egress", "ingress"
@@ -195,7 +195,10 @@ class Node:
     def is_abandoned(self, mapping: tuple[End, int, int]) -> bool:
         """The connection that held it is over, or holds another. One without a port may just be about to take it."""
         remote, port, protocol = mapping
-        holder = self.connection_of(protocol, self.mappings[mapping], remote)
+        pod = self.mappings[mapping]
+        if protocol in (ICMP, ICMP6):
+            remote = End(remote.address, (pod.port + 1) & 0xFFFF)
+        holder = self.connection_of(protocol, pod, remote)
         return holder is None or holder.mapped_port not in (0, port)
 
 
@@ -482,7 +485,7 @@ class _Passage:
         node = self.node
         if packet.is_icmp and not packet.is_echo:
             raise Refused(Drop.NOT_MASQUERADABLE)
-        pod, remote = packet.ends
+        pod, remote = packet.ends[0], self.remote_of(packet.ends[1], packet.protocol)
         if not connection.mapped_port:
             connection.mapped_port = self.take_port(pod, remote, packet.protocol)
         holder = node.mappings.setdefault((remote, connection.mapped_port, packet.protocol), pod)
@@ -513,8 +516,13 @@ class _Passage:
         return port
 
     def mapping_of(self, remote: End, port: int, protocol: int) -> tuple[End, int, int] | None:
-        mapping = (remote, port, protocol)
+        mapping = (self.remote_of(remote, protocol), port, protocol)
         return mapping if mapping in self.node.mappings else None
+
+    @staticmethod
+    def remote_of(end: End, protocol: int) -> End:
+        """As a mapping names it: who answers an echo has no port of its own."""
+        return End(end.address, 0) if protocol in (ICMP, ICMP6) else end
 
     def unmasquerade(self, packet: Packet) -> Packet:
         """To the pod that it answers; nobody outside begins a connection by a mapping."""

@@ -53,12 +53,12 @@ class Packet:
 
     @property
     def ends(self) -> tuple[End, End]:
-        """An echo has its identifier at the end that asks and 0 at the other; other types stand for both ports."""
+        """An echo has its identifier at the end that asks and the next one at the other; other types stand for both."""
         ports = (self.sport, self.dport)
         if self.is_echo:
-            ports = (self.sport, 0)
+            ports = (self.sport, (self.sport + 1) & 0xFFFF)
         elif self.is_reply:
-            ports = (0, self.sport)
+            ports = ((self.sport + 1) & 0xFFFF, self.sport)
         elif self.is_icmp:
             ports = (self.icmp, 0xFF00 | self.icmp)
         return End(self.source, ports[0]), End(self.destination, ports[1])

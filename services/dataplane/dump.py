@@ -71,6 +71,8 @@ def _connections(maps: Maps, model: NodeModel) -> Iterator[Row]:
             continue
         low, high = (k.low, k.low_port), (k.high, k.high_port)
         origin, other = (low, high) if v.flags & 0x01 else (high, low)
+        if PROTOCOLS.get(k.protocol) in ("ICMP", "ICMPv6"):
+            other = (other[0], 0)  # it has no port, nor an identifier of its own
         yield {
             "protocol": PROTOCOLS.get(k.protocol, k.protocol),
             "source": end_text(*origin),

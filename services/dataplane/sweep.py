@@ -34,7 +34,7 @@ CHUNK = 1024  # entries a bite
 IDLE_PER_BUSY = 3.0  # pauses are so much longer than bites: a sweep takes a quarter of one CPU
 GRACE_TICKS = 1  # a program that still held the entry when its time was up is done with it by then
 
-TCP = 6
+ICMP, TCP, ICMP6 = 1, 6, 58
 EXPIRES_BYTES = 4  # the first field of a connection
 
 
@@ -142,7 +142,10 @@ class Sweep:
         """bpf/include/nat.h, is_abandoned: its connection is gone or has another port by now."""
         size = (len(key) - 8) // 2  # of an address; behind two of them ports, protocol, padding
         remote_port, node_port = key[2 * size : 2 * size + 2], key[2 * size + 2 : 2 * size + 4]
-        found = self._connection(value[:size], value[size : size + 2], key[:size], remote_port, key[2 * size + 4])
+        pod_port, protocol = value[size : size + 2], key[2 * size + 4]
+        if protocol in (ICMP, ICMP6):
+            remote_port = answering_port(pod_port)
+        found = self._connection(value[:size], pod_port, key[:size], remote_port, protocol)
         return found is None or found[-2:] not in (node_port, b"\0\0")  # 0: it is about to take one, maybe this
 
     def _is_choice_over(self, key: bytes, value: bytes) -> bool:
@@ -152,6 +155,11 @@ class Sweep:
         return (
             self._connection(key[:size], client_port, value[:size], value[size : size + 2], key[2 * size + 4]) is None
         )
+
+
+def answering_port(identifier: bytes) -> bytes:
+    """The end that answers an echo has this for a port in its connection. Source: bpf/include/parse.h."""
+    return ((int.from_bytes(identifier, "big") + 1) & 0xFFFF).to_bytes(2, "big")
 
 
 def connection_key(one: bytes, one_port: bytes, other: bytes, other_port: bytes, protocol: int) -> bytes:

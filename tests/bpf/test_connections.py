@@ -247,6 +247,18 @@ def test_an_answered_echo_survives_a_change_that_still_allows_it(pair: Datapath,
     assert pair.dropped_for("from_netdev", echo(at.remote, at.pod, 7, reply=True)) == 0
 
 
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (7, 7), (7, 8), (8, 7), (0, 65535), (65535, 0), (7, 65528)])
+def test_two_pods_ask_each_other_at_once_whatever_their_identifiers(
+    datapath: Datapath, at: Family, one: int, other: int
+) -> None:
+    datapath.endpoint(at.pod, 256)
+    datapath.endpoint(at.neighbour, 257)
+    for source, destination, number in ((at.pod, at.neighbour, one), (at.neighbour, at.pod, other)):
+        assert datapath.dropped_for("from_pod", echo(source, destination, number)) == 0
+        assert datapath.dropped_for("from_pod", echo(destination, source, number, reply=True)) == 0
+    assert len(datapath.connections()) == 2
+
+
 def test_one_icmp_type_opens_no_other(pair: Datapath, at: Family) -> None:
     pair.allow(CLIENT_POLICY, 300, EGRESS, at.icmp, at.question + 1, 24)
     assert pair.dropped_for("from_pod", icmp(at.pod, at.remote, at.question)) == 0

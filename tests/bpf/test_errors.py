@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.inet6 import (
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+)
 from scapy.layers.l2 import Ether
 
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
@@ -284,6 +291,49 @@ def test_an_error_about_a_later_fragment_goes_nowhere(spoken: Routed) -> None:
 def test_an_error_about_a_fragment_of_ipv6_arrives_if_it_names_ports(spoken: Routed, offset: int, reason: int) -> None:
     quote = IPv6(src=V6.pod, dst=V6.remote) / IPv6ExtHdrFragment(m=1, id=7, offset=offset) / UDP(sport=1000, dport=53)
     assert spoken.dropped_for("from_netdev", error(V6.remote, V6.pod, quote, whole=True)) == reason
+
+
+QUOTED_EXTENSIONS = {
+    "options": [IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(4))])],
+    "hop by hop": [IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(12))])],
+    "three": [IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(), IPv6ExtHdrFragment(m=1, id=7)],
+    "six": [IPv6ExtHdrHopByHop(), *[IPv6ExtHdrDestOpt()] * 5],
+}
+
+
+@pytest.mark.parametrize("headers", QUOTED_EXTENSIONS.values(), ids=QUOTED_EXTENSIONS)
+@pytest.mark.parametrize("to", ["remote", "outside"])
+def test_an_error_about_a_packet_with_extension_headers_arrives(node: Routed, headers: list[Any], to: str) -> None:
+    """Such a packet may leave; what is too big for its path must be told, behind masquerade too."""
+    at = V6
+    packet = ip(at.pod, getattr(at, to))
+    for header in headers:
+        packet /= header
+    sent = node.passes("from_pod", frame(packet / UDP(sport=1000, dport=53) / bytes(80)))
+    complaint = error(at.outside2, sent[IPv6].src, sent[IPv6], 2, whole=True)
+    outer, quoted = translated(node, "from_netdev", complaint)
+    assert (outer.dst, quoted.src, quoted[UDP].sport) == (at.pod, at.pod, 1000)
+
+
+@pytest.mark.parametrize(
+    "headers", [[IPv6ExtHdrDestOpt()] * 7, [IPv6ExtHdrRouting(addresses=[])]], ids=["seven", "routing"]
+)
+def test_an_error_about_a_packet_with_headers_that_may_not_leave_goes_nowhere(
+    spoken: Routed, headers: list[Any]
+) -> None:
+    packet = ip(V6.pod, V6.remote)
+    for header in headers:
+        packet /= header
+    complaint = error(V6.remote, V6.pod, packet / UDP(sport=1000, dport=53), whole=True)
+    assert spoken.dropped_for("from_netdev", complaint) == UNKNOWN_CONNECTION
+
+
+def test_an_error_about_extension_headers_that_are_cut_goes_nowhere(spoken: Routed) -> None:
+    packet = ip(V6.pod, V6.remote) / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / UDP(sport=1000, dport=53)
+    complaint = error(V6.remote, V6.pod, packet, whole=True)
+    for length in range(14 + 40 + 8 + 40, len(complaint)):
+        assert spoken.dropped_for("from_netdev", complaint[:length]) == INVALID, length
+    assert spoken.dropped_for("from_netdev", complaint) == 0
 
 
 def test_an_error_about_a_first_fragment_arrives(spoken: Routed) -> None:

@@ -43,7 +43,7 @@ from tests.bpf.datapath import (
 from tests.bpf.reading import Malformed, read
 from tests.bpf.spaces import in_namespace, inside
 
-INVALID, POLICY_DENIED, UNKNOWN_L4, UNSUPPORTED_L3 = 134, 133, 137, 139
+INVALID, POLICY_DENIED, UNKNOWN_L4, UNSUPPORTED_L3, VLAN = 134, 133, 137, 139, 182
 MALFORMED_REASONS = {134, 137, 156}
 BOTH = FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS
 WAY_IN = {
@@ -236,12 +236,12 @@ def test_a_tag_that_the_kernel_has_taken_off_is_seen_too(
                 raw.send(tagged)
         os.close(fd)
 
-    before = node.drops()[UNSUPPORTED_L3]
+    before = node.drops()[VLAN]
     try:
         in_namespace(name, send)
     finally:
         pinned.unlink(missing_ok=True)
-    assert node.drops()[UNSUPPORTED_L3] - before == (0 if program == "from_netdev" else 10)
+    assert node.drops()[VLAN] - before == (0 if program == "from_netdev" else 10)
 
 
 # Random

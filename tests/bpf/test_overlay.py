@@ -28,7 +28,7 @@ from services.dataplane.policy import INGRESS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import OTHER_NODE, OTHER_NODE6, V4, V6, Family, Routed, error, ip, tcp, udp
 
-INVALID_SOURCE, POLICY_DENIED, INVALID, UNSUPPORTED_L3, UNROUTABLE, TTL = 132, 133, 134, 139, 151, 196
+INVALID_SOURCE, POLICY_DENIED, INVALID, UNSUPPORTED_L3, UNROUTABLE, VLAN, TTL = 132, 133, 134, 139, 151, 182, 196
 SET_TUNNEL_KEY = 21  # enum bpf_func_id
 THIRD, THIRD6 = "192.0.2.3", "2001:db8::3"
 LOCAL_CIDR = (1 << 24) + 1
@@ -214,7 +214,7 @@ def test_what_is_cut_or_tagged_or_no_ip_is_dropped(tunnel: Overlay, at: Family) 
     for length in (header, header + 1, header + 8, header + 19):
         assert tunnel.arrives(packet[:length], 300, tunnel.nodes[0]) == INVALID
     tagged = bytes(Ether(src="02:00:00:00:00:aa", dst="02:00:00:00:00:bb") / Dot1Q(vlan=5) / Ether(packet).payload)
-    assert tunnel.arrives(tagged, 300, tunnel.nodes[0]) == UNSUPPORTED_L3
+    assert tunnel.arrives(tagged, 300, tunnel.nodes[0]) == VLAN
     assert tunnel.arrives(packet[:12] + b"\x88\x47" + packet[14:], 300, tunnel.nodes[0]) == UNSUPPORTED_L3
 
 

@@ -45,6 +45,7 @@ BOTH = FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS
 
 NOT_PROVOKED = {
     141: "a helper of the kernel fails at what was just read: only for want of memory",
+    182: "a test run's packets have no tag beside them: test_malformed.py and test_overlay.py have a device for it",
     155: "the maps of connections and choices make room by themselves: only for want of memory",
 }
 
@@ -278,7 +279,7 @@ def test_a_file_that_drops_says_its_own_name(path: Path) -> None:
 def test_a_masqueraded_port_that_is_taken_is_counted(on: dict[str, tuple[Datapath, Ring]], at: Family) -> None:
     """No drop: another port is tried. SCTP has no other, and is refused besides."""
     datapath, _ = on["native"]
-    index = (9 * 2 + EGRESS).to_bytes(4, "little")
+    index = (100 * 2 + EGRESS).to_bytes(4, "little")
     packet = taken_port(datapath, at)
     before = total(datapath.maps["counters"].get(index))
     datapath.run("from_pod", packet)

@@ -18,7 +18,7 @@ from services.dataplane.sweep import Sweep, Sweeper, connection_key
 from tests.bpf.own_maps import LRU_HASH, make
 
 KEY, CONNECTION, MAPPING, CHOICE = 40, 48, 20, 28  # bytes: bpf/include/types.h
-TCP, UDP = 6, 17
+ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
 POD, BACKEND, SERVICE, OUTSIDE, NODE = (
     bytes(10) + b"\xff\xff" + bytes(address)
     for address in ((10, 0, 0, 1), (10, 0, 1, 5), (10, 96, 0, 9), (198, 51, 100, 7), (192, 0, 2, 1))
@@ -106,6 +106,19 @@ def test_a_mapping_goes_with_its_connection_in_the_same_sweep(traffic: Traffic, 
     mappings = {number: traffic.mapping(number, 61000 + number, protocol) for number in (1, 2, 3, 4, 5)}  # 5: of nobody
     assert traffic.now().removed["nat"] == 3
     assert keys(traffic.nat) == {mappings[2], mappings[3]}
+
+
+@pytest.mark.parametrize("protocol", [ICMP, ICMP6])
+def test_the_mapping_of_an_echo_lives_as_long_as_its_connection(traffic: Traffic, protocol: int) -> None:
+    """A mapping names no port of who answers; a connection has one, by the identifier."""
+    mappings = {}
+    for number, seconds, node_port in ((1, +30, 61001), (2, -10, 61002), (65535, +30, 61003)):
+        key = connection_key(POD, port(number), OUTSIDE, port((number + 1) & 0xFFFF), protocol)
+        traffic.any.set(key, connection(seconds, node_port))
+        mappings[number] = OUTSIDE + NODE + port(0) + port(node_port) + bytes((protocol, 0, 0, 0))
+        traffic.nat.set(mappings[number], POD + port(number) + bytes(2))
+    assert traffic.now().removed["nat"] == 1
+    assert keys(traffic.nat) == {mappings[1], mappings[65535]}
 
 
 def test_mappings_of_one_transport_do_not_live_by_the_connections_of_another(traffic: Traffic) -> None:

@@ -80,7 +80,7 @@ int from_netdev(struct __sk_buff *skb)
 	/* VLAN 0 is a priority and no network: the stack takes the frame as if it had none (802.1Q). */
 	if (skb->vlan_present && (bpf_skb_vlan_pop(skb) || skb->vlan_present)) {
 		read_clock(p);
-		return finish(skb, p, DROP(p, DROP_UNSUPPORTED_L3));
+		return finish(skb, p, DROP(p, DROP_VLAN));
 	}
 	if (!is_ip(skb))
 		return TC_ACT_UNSPEC;

@@ -58,7 +58,9 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 	struct ipcache_entry *entry;
 	struct endpoint *to;
 
-	if (!is_ip(skb) || skb->vlan_present)
+	if (skb->vlan_present)
+		return DROP(p, DROP_VLAN);
+	if (!is_ip(skb))
 		return DROP(p, DROP_UNSUPPORTED_L3);
 	if (!read_tunnel_key(skb, p) || !parse(skb, p))
 		return TC_ACT_SHOT;

@@ -120,7 +120,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	struct way way = {};
 
 	if (skb->vlan_present) /* the tag would leave with the packet */
-		return DROP(p, DROP_UNSUPPORTED_L3);
+		return DROP(p, DROP_VLAN);
 	if (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, p);
 	if (!is_ip(skb))

@@ -62,8 +62,11 @@ static __always_inline void emit(struct __sk_buff *skb, struct packet *p, __u32 
 	event->line = p->line;
 	event->file = p->file;
 	event->pad = 0;
-	if (is_icmp(p->protocol)) /* the port of the ICMP world */
+	if (is_icmp(p->protocol)) { /* the ports of the ICMP world: identifier and type */
+		if (p->icmp_kind == ICMP_IS_REPLY)
+			event->source_port = p->destination_port;
 		event->destination_port = bpf_htons(p->icmp_type);
+	}
 	/* A wake-up for each event is what observing costs elsewhere; the reader drains by time once it is awake. */
 	if (rate->woken != wake) {
 		rate->woken = wake;

@@ -14,7 +14,7 @@ static __always_inline void nat_key_of(struct nat_key *key, const struct address
 {
 	key->remote_address = *remote;
 	set_node(&key->node_address, !is_ip4(remote));
-	key->remote_port = remote_port; /* ICMP: 0, see icmp_ports */
+	key->remote_port = is_icmp(protocol) ? 0 : remote_port; /* ICMP has the identifier alone, which is node_port */
 	key->node_port = node_port;
 	key->protocol = protocol;
 	key->pad[0] = 0;
@@ -27,8 +27,9 @@ static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *
 {
 	struct connection_key of = {};
 	struct connection *c;
+	__be16 remote_port = is_icmp(key->protocol) ? answering_port(entry->pod_port) : key->remote_port;
 
-	key_of(&of, &entry->pod_address, entry->pod_port, &key->remote_address, key->remote_port, key->protocol);
+	key_of(&of, &entry->pod_address, entry->pod_port, &key->remote_address, remote_port, key->protocol);
 	c = connection_at(&of);
 	/* Without a port it is just about to take one, maybe this. */
 	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port);

@@ -20,7 +20,8 @@ struct packet {
 	struct address source;
 	struct address destination;
 	__u32 l4; /* offset of the transport header */
-	__be16 source_port; /* ICMP: the identifier at the end that asks, 0 at the one that answers; see `icmp_ports` */
+	__u32 quoted_l4; /* the same of a packet that an ICMP error quotes */
+	__be16 source_port; /* ICMP: the identifier at the end that asks; see `icmp_ports` */
 	__be16 destination_port;
 	__u8 protocol;
 	__u8 is_ip6;

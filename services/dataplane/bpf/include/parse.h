@@ -74,20 +74,57 @@ static __always_inline __u8 icmp_kind(__u8 protocol, __u8 type)
 	return ICMP_IS_NONE;
 }
 
+/* The port of the end that answers an echo. No two echoes in opposite directions have one pair of ends in common, as they
+ * would with a constant (identifier 0 both ways). */
+static __always_inline __be16 answering_port(__be16 identifier)
+{
+	return bpf_htons(bpf_ntohs(identifier) + 1);
+}
+
 /* ICMP has no ports: what stands for them in a connection's key. The two differ always, so that the same type the other
  * way is no reply; an echo's reply, and nothing else, has the echo's pair turned round. */
 static __always_inline void icmp_ports(__u8 kind, __u8 type, __be16 identifier, __be16 *source, __be16 *destination)
 {
 	if (kind == ICMP_IS_ECHO) {
 		*source = identifier;
-		*destination = 0;
+		*destination = answering_port(identifier);
 	} else if (kind == ICMP_IS_REPLY) {
-		*source = 0;
+		*source = answering_port(identifier);
 		*destination = identifier;
 	} else { /* what lets one type pass opens no other */
 		*source = bpf_htons(type);
 		*destination = bpf_htons(0xff00 | type);
 	}
+}
+
+/* To the quoted packet's transport header. The offset is kept in `p`, whose values the verifier does not follow, or it
+ * walks what comes after once for every row of headers. */
+static __always_inline bool skip_quoted_extensions(struct __sk_buff *skb, struct packet *p, struct quoted *q, __u8 next)
+{
+	p->quoted_l4 = q->l3 + sizeof(struct ip6);
+	for (int i = 0; i < EXTENSIONS_MAX; i++) { /* bounded loops: kernel 5.3 */
+		struct ip6_extension extension;
+		struct ip6_fragment fragment;
+
+		if (next == IP6_FRAGMENT) {
+			if (bpf_skb_load_bytes(skb, p->quoted_l4, &fragment, sizeof(fragment)))
+				return REFUSE(p, DROP_INVALID);
+			if (fragment.offset & bpf_htons(IP6_OFFSET))
+				return REFUSE(p, DROP_UNKNOWN_CT);
+			p->quoted_l4 += sizeof(fragment);
+			next = fragment.next;
+		} else if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS) {
+			if (bpf_skb_load_bytes(skb, p->quoted_l4, &extension, sizeof(extension)))
+				return REFUSE(p, DROP_INVALID);
+			p->quoted_l4 += 8 + extension.more * 8;
+			next = extension.next;
+		} else {
+			break;
+		}
+	}
+	q->protocol = next; /* of an extension after all: no connection has that */
+	q->l4 = p->quoted_l4;
+	return true;
 }
 
 /* The packet inside an ICMP error (RFC 792, RFC 4443): its header and 8 bytes, sent by whom the error goes to. */
@@ -106,18 +143,8 @@ static __always_inline bool parse_quoted(struct __sk_buff *skb, struct packet *p
 			return REFUSE(p, DROP_INVALID);
 		set_ip6(&q->source, ip.source);
 		set_ip6(&q->destination, ip.destination);
-		q->protocol = ip.next;
-		q->l4 = q->l3 + sizeof(ip);
-		if (ip.next == IP6_FRAGMENT) {
-			struct ip6_fragment fragment;
-
-			if (bpf_skb_load_bytes(skb, q->l4, &fragment, sizeof(fragment)))
-				return REFUSE(p, DROP_INVALID);
-			if (fragment.offset & bpf_htons(IP6_OFFSET))
-				return REFUSE(p, DROP_UNKNOWN_CT);
-			q->protocol = fragment.next;
-			q->l4 += sizeof(fragment);
-		}
+		if (!skip_quoted_extensions(skb, p, q, ip.next))
+			return false;
 	} else {
 		struct iphdr ip;
 

@@ -6,7 +6,7 @@
 
 enum drop_reason {
 	FORWARDED = 0,
-	NOTE_NAT_PORT_TAKEN = 9,          /* NAT port was taken, another tried */
+	NOTE_NAT_PORT_TAKEN = 100,        /* NAT port was taken, another tried: ours, no public number */
 	DROP_INVALID_SOURCE = 132,        /* Invalid source ip */
 	DROP_POLICY = 133,                /* Policy denied */
 	DROP_INVALID = 134,               /* Invalid packet dropped */
@@ -27,6 +27,7 @@ enum drop_reason {
 	DROP_FRAGMENT_NOT_FOUND = 175,    /* First logical datagram fragment not found */
 	DROP_FORBIDDEN_ICMP6 = 176,       /* Forbidden ICMPv6 message */
 	DROP_POLICY_DENY = 181,           /* Policy denied by denylist */
+	DROP_VLAN = 182,                  /* VLAN traffic disallowed by VLAN filter */
 	DROP_TTL = 196,                   /* TTL exceeded */
 };
 

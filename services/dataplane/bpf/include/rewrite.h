@@ -64,6 +64,10 @@ static __always_inline bool rewrite(struct __sk_buff *skb, struct packet *p, boo
 		bpf_csum_update(skb, difference);
 	*old = *new;
 	*old_port = new_port;
+	if (p->icmp_kind == ICMP_IS_ECHO)
+		p->destination_port = answering_port(p->source_port);
+	else if (p->icmp_kind == ICMP_IS_REPLY)
+		p->source_port = answering_port(p->destination_port);
 	return true;
 }
 

@@ -158,7 +158,7 @@ def test_the_ports_of_connections_that_are_over_are_used_again(node: Routed, at:
 
 
 def test_one_port_in_ten_that_is_held_keeps_nobody_from_the_others(node: Routed, at: Family) -> None:
-    """Each of the tries may find one whose connection is over, not only the last."""
+    """Each of the last tries may find one whose connection is over, not only the very last."""
     fill(node, at, NEVER, over=9)
     held = {key: entry for key, entry in mappings(node).items() if key.node_port % 10 == 9}
     for client in range(20000, 20300):

@@ -54,9 +54,10 @@ def loaded(name: str, state: Path, **settings: Any) -> Iterator[Path]:
         "node_address6": NODE6,
         "ipv6": True,
         "device_index": DEVICE_INDEX,
+        "sizes": SIZES,
     } | settings
     try:
-        asyncio.run(loader.load(loader.DatapathConfig(sizes=SIZES, **wanted), pin_dir, state))
+        asyncio.run(loader.load(loader.DatapathConfig(**wanted), pin_dir, state))
         yield pin_dir
     finally:
         shutil.rmtree(pin_dir, ignore_errors=True)

@@ -132,6 +132,19 @@ def test_a_mapping_that_another_took_meanwhile_is_not_shared(node: Routed, at: F
     assert node.dropped_for("from_pod", udp(at.pod, at.outside, port, 53)) == NO_MAPPING
 
 
+def test_who_lost_its_port_to_another_finds_a_new_one_with_its_next_packet(node: Routed, at: Family) -> None:
+    port = node.free_port()
+    lost = node.passes("from_pod", udp(at.pod, at.outside, port, 53))[UDP].sport
+    [(key, _)] = node.maps["nat"].items()
+    node.maps["nat"].set(key, NatEntry(at.neighbour, port).pack())
+    holder = Connection(NEVER, 0, 0, 0, 0, "", "", 0, lost)
+    node.maps["ct_any"].set(key_between((at.neighbour, port), (at.outside, 53), 17).pack(), holder.pack())
+    assert node.dropped_for("from_pod", udp(at.pod, at.outside, port, 53)) == NO_MAPPING
+    found = node.passes("from_pod", udp(at.pod, at.outside, port, 53))[UDP].sport
+    assert found != lost and found in PORTS
+    assert node.passes("from_netdev", udp(at.outside, at.node, 53, found))[at.ip].dst == at.pod
+
+
 def fill(node: Routed, at: Family, expires: int, over: int = 0) -> None:
     """Another pod holds every port towards `at.outside`:53, by connections that end at the tick `expires`, but for
     `over` of every ten, which have ended."""
@@ -158,7 +171,7 @@ def test_the_ports_of_connections_that_are_over_are_used_again(node: Routed, at:
 
 
 def test_one_port_in_ten_that_is_held_keeps_nobody_from_the_others(node: Routed, at: Family) -> None:
-    """Each of the tries may find one whose connection is over, not only the last."""
+    """Each of the last tries may find one whose connection is over, not only the very last."""
     fill(node, at, NEVER, over=9)
     held = {key: entry for key, entry in mappings(node).items() if key.node_port % 10 == 9}
     for client in range(20000, 20300):

@@ -127,6 +127,21 @@ def test_a_datagram_goes_to_no_backend_that_has_left(node: Datapath, at: Family)
     assert node.passes("from_pod", udp(at.pod, at.service, client, 53))[at.ip].dst == at.second
 
 
+def test_datagrams_that_were_answered_go_to_the_service_once_there_is_one(routed: Routed, at: Family) -> None:
+    """A client that never changes its port would else speak to the address for good."""
+    routed.endpoint(at.pod, 256)
+    routed.who(at.remote, 300, at.other_node)
+    routed.who(at.second, 301, at.other_node)
+    routed.maps.raise_epoch()
+    client = routed.free_port()
+    routed.passes("from_pod", udp(at.pod, at.remote, client, 53))
+    routed.passes("from_netdev", udp(at.remote, at.pod, 53, client))
+    routed.service(at.remote, 53, 17, [(at.second, 5353)])
+    routed.maps.raise_epoch()
+    assert routed.passes("from_pod", udp(at.pod, at.remote, client, 53))[at.ip].dst == at.second
+    assert routed.passes("from_netdev", udp(at.second, at.pod, 5353, client))[at.ip].src == at.remote
+
+
 @pytest.mark.parametrize("make", [tcp, udp])
 def test_who_called_before_the_service_was_known_reaches_it_by_calling_again(
     node: Datapath, at: Family, make: Any

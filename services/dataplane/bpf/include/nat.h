@@ -7,6 +7,7 @@
 #define THIS_FILE FILE_NAT
 
 #define NAT_STEP 283 /* a prime, so that tries spread over the range */
+#define NAT_FREE_TRIES (NAT_TRIES / 2) /* before others' connections are looked at: each such try costs the verifier */
 #define NAT_PORTS (NAT_PORT_MAX - NAT_PORT_MIN + 1)
 
 static __always_inline void nat_key_of(struct nat_key *key, const struct address *remote, __be16 remote_port,
@@ -55,8 +56,8 @@ static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *min
 	return entry->pod_port == mine->pod_port && is_same(&entry->pod_address, &mine->pod_address);
 }
 
-/* A port for the connection of this packet: the one that it had, or the first that is free or whose connection is over
- * (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
+/* A port for the connection of this packet: the one that it had, the first that is free or, in the second half of the
+ * tries, whose connection is over (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
 static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, struct connection *c,
                                       struct nat_key *key, struct nat_entry *mine)
 {
@@ -64,7 +65,8 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 	struct nat_entry *entry;
 	__be16 port = p->source_port;
 
-	for (__u32 i = 0; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
+	/* One try for SCTP, the last. Bounded loops: kernel 5.3. */
+	for (__u32 i = p->protocol == IPPROTO_SCTP ? NAT_TRIES - 1 : 0; i < NAT_TRIES; i++) {
 		if (p->protocol != IPPROTO_SCTP)
 			port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
 		nat_key_of(key, &p->destination, p->destination_port, port, p->protocol);
@@ -74,13 +76,12 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 		}
 		entry = nat.lookup(key);
 		/* Its own: also when another CPU has just taken it for the same connection. */
-		if (entry && (is_of(entry, mine) || (is_abandoned(key, entry, p) && nat.update(key, mine) == 0))) {
+		if (entry && (is_of(entry, mine) ||
+		              (i >= NAT_FREE_TRIES && is_abandoned(key, entry, p) && nat.update(key, mine) == 0))) {
 			c->nat_port = port;
 			return true;
 		}
 		count(skb, NOTE_NAT_PORT_TAKEN, EGRESS);
-		if (p->protocol == IPPROTO_SCTP)
-			break;
 	}
 	return REFUSE(p, DROP_NO_NAT_MAPPING);
 }

@@ -135,7 +135,8 @@ struct ends {
 
 /* Egress policy of the pod that began, ingress policy of the pod that was called, whichever of them live here.
  *
- * `protocol` and `port`, the called one's, are the connection's. `origin_identity` 0: look it up. Who is who is left in `who`, for the event. */
+ * `protocol` and `port`, the called one's, are the connection's. `origin_identity` 0: look it up. Who is who is left in
+ * `who`, for the event. */
 static __always_inline bool judge(struct packet *p, struct ends *who, struct endpoint *origin,
                                   const struct address *origin_address, __u32 origin_identity, struct endpoint *called,
                                   const struct address *called_address, __u8 protocol, __be16 port)

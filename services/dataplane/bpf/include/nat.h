@@ -57,7 +57,8 @@ static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *min
 }
 
 /* A port for the connection of this packet: the one that it had, the first that is free or, in the second half of the
- * tries, whose connection is over (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend its checksum for another. */
+ * tries, whose connection is over (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend
+ * its checksum for another. */
 static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, struct connection *c,
                                       struct nat_key *key, struct nat_entry *mine)
 {

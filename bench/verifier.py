@@ -18,6 +18,8 @@ _MAP_CREATE, _PROG_LOAD, _OBJ_GET_INFO = 0, 5, 15
 _ATTR_BYTES = 128
 _LOAD_ADDRESS, _OF_MAP = 0x18, 1  # BPF_LD | BPF_IMM | BPF_DW, of BPF_PSEUDO_MAP_FD
 _SCHED_CLS, _CGROUP_SOCK_ADDR = 3, 18  # enum bpf_prog_type
+_JUMPS = (0x05, 0x06)  # BPF_JMP, BPF_JMP32
+_GOTO, _CALL, _EXIT = 0x00, 0x80, 0x90
 _ARRAYS = frozenset({2, 3, 4, 6})  # the verifier looks at their number of entries
 _ENTRIES_MAX = 4096  # of other maps: the verifier does not care, and memory is taken at once
 _VERIFIED_AT = 216  # verified_insns, since kernel 5.16
@@ -64,6 +66,42 @@ def map_uses(code: bytes) -> Iterator[int]:
         if is_wide and code[at + 1] >> 4 == _OF_MAP:
             yield at
         at += 16 if is_wide else 8
+
+
+def falls_back(code: bytes) -> int | None:
+    """The instruction, not a jump, that has the head of a loop right after it; None: there is none.
+
+    Compilers lay some loops out like that, and kernels before 6.7 refuse it ("back-edge"): only jumps may lead back.
+    Source: kernel kernel/bpf/verifier.c (check_cfg), and commit 10e14e9652bf, which mended it.
+    """
+    met, left = set[int](), set[int]()
+    path = [(0, _next(code, 0))]
+    met.add(0)
+    while path:
+        at, following = path[-1]
+        to, by_jump = next(following, (-1, False))
+        if to < 0:
+            left.add(at)
+            path.pop()
+        elif to not in met:
+            met.add(to)
+            path.append((to, _next(code, to)))
+        elif to not in left and not by_jump:
+            return at
+    return None
+
+
+def _next(code: bytes, at: int) -> Iterator[tuple[int, bool]]:
+    """Where an instruction leads, in the verifier's order: (the number of the next one, whether a jump leads there)."""
+    operation, _, offset, _ = struct.unpack_from("=BBhi", code, at * 8)
+    kind = operation & 0xF0 if operation & 7 in _JUMPS else _CALL
+    if kind == _GOTO:
+        yield at + offset + 1, True
+    elif kind == _CALL:
+        yield at + 1, False
+    elif kind != _EXIT:
+        yield at + 1, True
+        yield at + offset + 1, True
 
 
 def map_kind(fd: int) -> MapKind:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 
 import pytest
 
 from bench.instructions import RECORD, STALE, Change, Count, Counts, as_text, changes, measure, of_text
-from bench.programs import configurations
+from bench.programs import compile_all, configurations
+from bench.verifier import falls_back
 from services.dataplane import loader
 
 
@@ -28,6 +30,26 @@ def test_every_program_in_every_configuration_loads_and_its_size_is_on_record(
             print(f"\n{change}", end="")
     stale = [str(change) for change in found if abs(change.share) > STALE]
     assert not stale, f"bench/instructions.json is out of date; run 'make instructions': {stale}"
+
+
+@pytest.mark.timeout(600)
+def test_no_loop_of_any_program_is_laid_out_as_older_kernels_refuse_it() -> None:
+    refused = {(each.configuration, each.name): falls_back(each.code) for each in compile_all(configurations())}
+    assert not {what: at for what, at in refused.items() if at is not None}
+
+
+def test_a_loop_may_be_jumped_back_into_and_not_fallen_back_into() -> None:
+    load, exit_ = b"\xb7\0\0\0\0\0\0\0", b"\x95\0\0\0\0\0\0\0"  # r0 = 0; exit
+
+    def goto(offset: int, operation: int = 0x05) -> bytes:
+        return struct.pack("=BBhi", operation, 0, offset, 0)
+
+    def unless_zero(offset: int) -> bytes:
+        return goto(offset, 0x55)
+
+    assert falls_back(load + unless_zero(-2) + exit_) is None
+    assert falls_back(load + goto(1) + load + unless_zero(-2) + exit_) == 2
+    assert falls_back(load + unless_zero(1) + load + load + exit_) is None
 
 
 def test_every_family_and_every_switch_of_the_datapath_is_turned_on_every_way_between_nodes() -> None:

@@ -62,12 +62,15 @@ static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *min
 static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, struct connection *c,
                                       struct nat_key *key, struct nat_entry *mine)
 {
+	__u32 first = p->protocol == IPPROTO_SCTP ? NAT_TRIES - 1 : 0; /* one try for SCTP, the last */
 	__u32 start = first_try(p);
 	struct nat_entry *entry;
 	__be16 port = p->source_port;
 
-	/* One try for SCTP, the last. Bounded loops: kernel 5.3. */
-	for (__u32 i = p->protocol == IPPROTO_SCTP ? NAT_TRIES - 1 : 0; i < NAT_TRIES; i++) {
+	for (__u32 i = first; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
+		/* Counted here, not where a try ends: so only jumps lead back, and kernels before 6.7 take it. */
+		if (i > first)
+			count(skb, NOTE_NAT_PORT_TAKEN, EGRESS);
 		if (p->protocol != IPPROTO_SCTP)
 			port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
 		nat_key_of(key, &p->destination, p->destination_port, port, p->protocol);
@@ -82,8 +85,8 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 			c->nat_port = port;
 			return true;
 		}
-		count(skb, NOTE_NAT_PORT_TAKEN, EGRESS);
 	}
+	count(skb, NOTE_NAT_PORT_TAKEN, EGRESS); /* the last of them too */
 	return REFUSE(p, DROP_NO_NAT_MAPPING);
 }
 

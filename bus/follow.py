@@ -17,6 +17,7 @@ log = logger(__name__)
 
 LOOK_SECONDS = 0.5  # how often to look whether the log grew by what is not for us
 BATCH = 1000  # messages taken before their effect is passed on
+HOLD_SECONDS = 0.05  # how long they wait for more
 
 
 class Sink(Protocol):
@@ -89,6 +90,7 @@ async def _read(box: Mailbox, reader: Reader, source: Log, view: View, info: Log
         item = await box.get(min(heard + Reader.SILENCE_SECONDS, looked + LOOK_SECONDS))
         entries: list[Entry] = []
         taken = 0
+        until = now() + HOLD_SECONDS
         while item is not None:
             label, message = item
             if label == Mailbox.RECONNECTED or message is None:
@@ -99,9 +101,10 @@ async def _read(box: Mailbox, reader: Reader, source: Log, view: View, info: Log
             if entry is not None:
                 entries.append(entry)
                 at_end = reader.pending == 0
-            # What the server still has to send is worth waiting for.
+            # What the server still has to send is worth waiting for, but not long: it also counts what was overwritten
+            # before it was sent, and never comes.
             more = taken < BATCH and not (box.empty and at_end)
-            item = await box.get(heard + Reader.SILENCE_SECONDS) if more else None
+            item = await box.get(until) if more else None
         # In one step, without an await between: whoever asks how far the view reaches has its changes too.
         news = [change for entry in entries if (change := view.record(entry))]
         if news:

@@ -8,7 +8,10 @@ import time
 import pytest
 
 from bus import subjects
+from bus.codec import encode
 from bus.interface import Conflict
+from bus.link import open_link
+from bus.log import Log
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import Identity
 from bus.messages.ipam import Block
@@ -115,6 +118,24 @@ async def test_a_node_hears_only_what_it_asked_for_and_its_revision_advances_all
             for watcher in (told, read):
                 await watcher.until_revision({"resources": 3})
                 assert list(watcher.values) == [subjects.POD.of("default", "a")]
+
+
+async def test_what_was_overwritten_before_it_was_sent_holds_nothing_back(server: Server) -> None:
+    """With the last message the server says that one is still to come: one that was gone before its turn."""
+    subject = subjects.ENDPOINT.of("n1", "default", "p")
+    async with (
+        buses(server, "reader") as (reader,),
+        open_link(server.url, name="one") as one,
+        open_link(server.url, name="other") as other,
+    ):
+        logs = [Log(link, "dataplane") for link in (one, other)]
+        await logs[0].settled_info(create=True)
+        async with watching(reader, subjects.ENDPOINT) as told:
+            for number in range(50):
+                bodies = [encode(endpoint("n1", f"{number}-{count}"), subject=subject) for count in range(4)]
+                writing = [log.write(subject, body, expected=None) for body in bodies for log in logs]
+                last = max(await asyncio.gather(*writing))
+                await told.until_revision({"dataplane": last})
 
 
 async def test_the_log_of_many_writers_is_read_by_itself(server: Server) -> None:

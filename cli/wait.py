@@ -175,7 +175,8 @@ async def realised(bus: Bus, seconds: float) -> Realised:
             progress.behind = dict.fromkeys(nodes, "does not answer")
             await nodes_there(bus, progress)
     except TimeoutError:
-        raise Failed(f"not realised within {duration(seconds)}: {progress.problem()}") from None
+        causes = await services_behind(bus, progress.wanted) if progress.wanted else []
+        raise Failed(f"not realised within {duration(seconds)}: {'; '.join([progress.problem(), *causes])}") from None
     revision = seen.revision.get("resources", 0)
     first = min(progress.reached_at.values(), default=0.0)
     sequence, caused_at = committed_at(seen, revision)
@@ -271,6 +272,18 @@ async def one_question(bus: Bus, node: str, progress: Progress) -> None:
     if not progress.heard(node, history(health)) and node in progress.behind:
         bad = [f"{check.name}: {check.detail or 'not ok'}" for check in health.checks if not check.ok]
         progress.behind[node] = ", ".join([progress.behind[node], *bad])
+
+
+async def services_behind(bus: Bus, wanted: Revision) -> list[str]:
+    """The services between the user and the nodes that do not answer, or have not handed on what is wanted."""
+    answers = await healths(bus, [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"])
+    lines = []
+    for (owner, _), answer in answers.items():
+        if isinstance(answer, str):
+            lines.append(f"{owner}: {answer}")
+        elif behind := lag(answer.revision, {root: wanted[root] for root in wanted if root in answer.revision}):
+            lines.append(f"{owner}: {behind}")
+    return lines
 
 
 def history(health: Health) -> list[tuple[Revision, float]]:

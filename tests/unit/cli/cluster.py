@@ -88,7 +88,7 @@ class Cluster:
         self.questions: list[Apply] = []
         self.answer = Applied(outcomes=[Outcome(kind="Pod", namespace="default", name="a", change="created")])
         self.checks: dict[str, list[Check]] = {}  # by node: what its health tells
-        self.revision: dict[str, dict[str, int]] = {}  # by node; others have everything
+        self.revision: dict[str, dict[str, int]] = {}  # by node or service; others have everything
         self.silent: set[str] = set()  # owners and nodes that answer nothing
         self.during: Callable[[MemoryBus], Any] | None = None  # runs beside the command
         self.dumps = DumpRows(node="")
@@ -178,7 +178,7 @@ class Cluster:
 
     def health(self, owner: str, instance: str) -> Health:
         checks = self.checks.get(instance, [])
-        have = self.revision.get(instance, self.roots())
+        have = self.revision.get(instance) or self.revision.get(owner) or self.roots()
         return Health(
             service=owner,
             instance=instance,

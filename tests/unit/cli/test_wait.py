@@ -57,6 +57,17 @@ def test_wait_gives_up_in_time_and_says_who_is_behind(cluster: Cluster) -> None:
     )
 
 
+def test_wait_names_the_service_that_does_not_hand_on_what_the_nodes_wait_for(cluster: Cluster) -> None:
+    at = cluster.roots()["resources"]
+    cluster.revision |= {"node2": {"resources": 1}, "identity": {"resources": 1, "dataplane": 10_000}}
+    cluster.silent.add("lb")
+    result = plexus("wait", "--timeout", "200ms", status=1)
+    behind = f"applied resources 1 of {at}"
+    assert f"node2: {behind}" in result.stderr
+    assert f"; identity: {behind}; lb: no answer: " in result.stderr
+    assert "policy" not in result.stderr
+
+
 def test_wait_says_which_pod_is_not_ready(cluster: Cluster) -> None:
     pod = Pod(namespace="default", name="late", uid="late", manifest={})
     cluster.hub.put(POD.of("default", "late"), pod)

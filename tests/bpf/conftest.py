@@ -18,6 +18,7 @@ from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SIZES, V4, V6, Datapat
 from tests.bpf.spaces import making_namespaces
 
 BPFFS = Path("/sys/fs/bpf")
+CROWDED = 64  # entries of each map of a `crowded` node
 NATIVE_CIDRS = ["198.51.100.0/25", "2001:db8:51::/64"]
 
 
@@ -100,6 +101,20 @@ def tunnelled(tunnel_namespace: Routed) -> Routed:
     tunnel_namespace.clear()
     tunnel_namespace.maps.set_masq_exclude(NATIVE_CIDRS)
     return tunnel_namespace
+
+
+@pytest.fixture(scope="session")
+def crowded_namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
+    few = {f"{name}_MAX": CROWDED for name in ("CT_TCP", "CT_ANY", "NAT", "FRAGMENTS", "CHOICES")}
+    with loaded("crowded", tmp_path_factory.mktemp("state"), sizes=few) as pin_dir, closing(Routed(pin_dir)) as found:
+        yield found
+
+
+@pytest.fixture
+def crowded(crowded_namespace: Routed) -> Routed:
+    """Programs whose maps of what traffic fills have room for very little."""
+    crowded_namespace.clear()
+    return crowded_namespace
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from scapy.layers.l2 import Ether
 
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import EGRESS
-from tests.bpf.conftest import loaded
 from tests.bpf.datapath import V4, V6, Datapath, Family, Routed, echo_message, error, frame, ip
 from tests.bpf.reading import read, whole, with_right_checksums
 
@@ -226,16 +224,8 @@ def test_a_later_fragment_with_options_before_it_is_found(node: Routed) -> None:
     assert node.dropped_for("from_pod", made(2, 0, bytes(8))) == 0
 
 
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
-    """Programs whose maps of what traffic fills have room for very little."""
-    few = {f"{name}_MAX": 64 for name in ("CT_TCP", "CT_ANY", "NAT", "FRAGMENTS", "CHOICES")}
-    with loaded("crowded", tmp_path_factory.mktemp("state"), sizes=few) as pin_dir, closing(Datapath(pin_dir)) as found:
-        yield found
-
-
 def test_in_a_full_map_the_latest_datagrams_pass_and_the_others_of_an_old_one_are_dropped(
-    crowded: Datapath, at: Family
+    crowded: Routed, at: Family
 ) -> None:
     crowded.endpoint(at.pod, 256)
     crowded.endpoint(at.neighbour, 257)

@@ -10,7 +10,7 @@ C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
 .PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock clean
-.PHONY: $(LAYERS:%=test-%) guest-setup test-guest instructions
+.PHONY: $(LAYERS:%=test-%) guest-setup test-guest instructions packets
 
 help: ## what there is to type
 	@if [ -t 1 ]; then bold=$$'\033[1m' plain=$$'\033[0m'; else bold= plain=; fi; \
@@ -66,6 +66,9 @@ bench: setup ## what packets, pod starts and policy changes cost, beside plain L
 
 instructions: setup ## how large each program is and what the verifier goes through, anew into bench/instructions.json
 	@$(BIN)/python -m bench.instructions
+
+packets: setup ## what packets cost beside a program that never changes, anew into bench/packets.json
+	@$(BIN)/python -m bench --only packets --record
 
 docs: setup ## write docs/events.md anew from bus/subjects.py and bus/messages
 	@mkdir -p build

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from bench import cluster, datapath, plain
+from bench import cluster, datapath, plain, recorded
 from bench.machine import this_machine
 from bench.report import as_json, show
 from bench.run import QUICK, Part, Size, run
@@ -30,11 +30,14 @@ def main(
     only: Annotated[list[Part] | None, typer.Option("--only", help="Measure this part; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each traffic figure; the medians are of these.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of one traffic measurement.")] = 1.5,
+    record: Annotated[bool, typer.Option("--record", help="Write what packets cost to bench/packets.json.")] = False,
 ) -> None:
     """Measure what Plexus costs on this machine, and print it beside what was promised.
 
     Exit status 0 when everything was measured, whatever the figures are; 1 when something could not be.
     """
+    if record and Part.PACKETS not in (only or Part):
+        raise typer.BadParameter("packets are not measured; add --only packets", param_hint="--record")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
     plain.remove_leftovers()
@@ -47,10 +50,14 @@ def main(
         progress.print(f"bench: {text}", soft_wrap=True, highlight=False)
 
     found = run(set(only or Part), QUICK if quick else Size(rounds=rounds, seconds=seconds), tell)
+    changed = recorded.since_record(machine, found.figures)
     if output is Output.JSON:
-        print(as_json(machine, found.figures, found.problems))
+        print(as_json(machine, found.figures, changed, found.problems))
     else:
-        show(Console(width=None if sys.stdout.isatty() else WIDTH_CHARACTERS), machine, found.figures, found.problems)
+        console = Console(width=None if sys.stdout.isatty() else WIDTH_CHARACTERS)
+        show(console, machine, found.figures, changed, found.problems)
+    if record and not found.problems:
+        recorded.RECORD.write_text(recorded.as_text(recorded.costs(machine, found.figures)))
     raise typer.Exit(1 if found.problems else 0)
 
 

@@ -14,11 +14,12 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lab import host, state
 from lab.plan import Family
@@ -36,6 +37,7 @@ POD_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000f
 TCP, UDP = 6, 17
 SERVICE_PORT, BACKEND_PORT = 80, 8080
 PODS = {"pod": 256, "neighbour": 257, "remote": 300}  # identities
+T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 
 
@@ -112,15 +114,17 @@ class Datapath:
         """The same packet anew, `times` times, one right after the other."""
         context = bytes(self._context)
         fd = self.programs[program]
-
-        def several() -> list[ProgramRun]:
-            return [bpf_syscall.run_program(fd, packet, repeat=repeat, context=context) for _ in range(times)]
-
-        return self._inside.submit(several).result()
+        return self.inside(
+            lambda: [bpf_syscall.run_program(fd, packet, repeat=repeat, context=context) for _ in range(times)]
+        )
 
     def execute(self, command: list[str]) -> None:
         """Run a command in the namespace. Raises CalledProcessError."""
-        self._inside.submit(subprocess.run, command, check=True, capture_output=True, text=True).result()
+        self.inside(lambda: subprocess.run(command, check=True, capture_output=True, text=True))
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Do `work` where packets run: in the namespace, on the processor that all datapaths of a bench use."""
+        return self._inside.submit(work).result()
 
     def _fill(self, who: Addresses) -> None:
         for name in ("pod", "neighbour"):
@@ -148,7 +152,11 @@ class Datapath:
 
 
 def enter_namespace(families: tuple[Family, ...]) -> None:
-    """Give the calling thread a network namespace with a node's routes; it ends with the thread."""
+    """Give the calling thread a network namespace with a node's routes, which ends with the thread, and one processor.
+
+    Two processors of a shared machine differ in speed from moment to moment.
+    """
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare")
     commands = ["link set lo up", f"link add out index {DEVICE} type veth peer name far", "link set far up"]

@@ -3,7 +3,7 @@
 A packet that its program leaves as it was, but for the hop that routing costs, is run 250 times in a row: what is told
 is the mean, with everything in the CPU's caches. What a program translates cannot go through it twice, so such packets
 are run one by one ("alone" in the name): the first run's caches and the kernel's clock are in those figures, and they
-are to be compared with each other only.
+are to be compared with each other only. The yardstick takes turns with the paths of each mode (bench/recorded.py).
 
 What comes out of a tunnel is not here: the kernel's test run cannot give a packet a tunnel key.
 """
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +30,7 @@ from bench.datapath import (
     datapath,
 )
 from bench.harness import interleave
+from bench.yardstick import yardstick
 from lab import host, namespaces
 from lab.plan import FAMILIES, Family
 from services.dataplane import bpf_syscall, loader
@@ -38,6 +40,8 @@ HOPS = 255  # of a packet when it starts
 REPEAT = HOPS - 5  # every run costs it a hop
 RUNS = 20  # of a packet for one value, its median
 GROUP = "packet"
+ALONE = ", alone"  # in the name of what is run one by one
+YARDSTICK = "the yardstick"  # in the place of a case's name: bench/yardstick.py
 STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6))  # of a node: the programs differ
 
 
@@ -97,14 +101,14 @@ def cases(path: Datapath, mode: str, who: Addresses) -> Iterator[Case]:
     port_at = 14 + (40 if ":" in who.pod else 20)
     nat_port = int.from_bytes(translated[port_at : port_at + 2], "big")
     passes("from_netdev", tcp(who.outside, who.node, (80, nat_port), "SA"))
-    yield Case("masqueraded, out, alone", "from_pod", tcp(who.pod, who.outside, there), 1)
-    yield Case("masqueraded, in, alone", "from_netdev", tcp(who.outside, who.node, (80, nat_port)), 1)
+    yield Case(f"masqueraded, out{ALONE}", "from_pod", tcp(who.pod, who.outside, there), 1)
+    yield Case(f"masqueraded, in{ALONE}", "from_netdev", tcp(who.outside, who.node, (80, nat_port)), 1)
 
     to_service, from_backend = (port, SERVICE_PORT), (BACKEND_PORT, port)
     passes("from_pod", tcp(who.pod, who.service, to_service, "S"))
     passes("from_pod", tcp(who.neighbour, who.pod, from_backend, "SA"))
-    yield Case("to a Service, alone", "from_pod", tcp(who.pod, who.service, to_service), 1)
-    yield Case("a Service's reply, alone", "from_pod", tcp(who.neighbour, who.pod, from_backend), 1)
+    yield Case(f"to a Service{ALONE}", "from_pod", tcp(who.pod, who.service, to_service), 1)
+    yield Case(f"a Service's reply{ALONE}", "from_pod", tcp(who.neighbour, who.pod, from_backend), 1)
 
 
 def measure_packets(modes: Sequence[str], rounds: int, tell: Callable[[str], None]) -> Iterator[Figure]:
@@ -126,6 +130,8 @@ def measure_packets(modes: Sequence[str], rounds: int, tell: Callable[[str], Non
                 for case in cases(path, mode, ADDRESSES[family])
                 if len(families) == 1 or case.repeat > 1
             }
+            beside = stack.enter_context(yardstick())
+            sides[f"{GROUP}, {mode}: {YARDSTICK}"] = partial(paths[STACKS[0]].inside, beside)
             for name, values in interleave(sides, rounds).items():
                 yield Figure(name, "ns", tuple(values))
             if mode == "native":

@@ -1,4 +1,4 @@
-"""What the bench times is what it says: every packet takes its way, and each figure with a bar is measured."""
+"""What the bench times is what it says: every packet takes its way, and what has a bar or is on record is measured."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import pytest
 
 from bench.bars import BARS
 from bench.datapath import ADDRESSES, datapath
+from bench.machine import this_machine
 from bench.packets import GROUP, Case, PacketLost, cases, measure_packets, timing
+from bench.recorded import RECORD, costs, of_text
 from lab.plan import FAMILIES, Family
 
 
-def test_every_figure_with_a_bar_is_measured_and_none_is_zero() -> None:
+def test_every_figure_with_a_bar_or_on_record_is_measured_and_none_is_zero() -> None:
     figures = list(measure_packets(("native", "tunnel"), 1, lambda _: None))
     names = [figure.name for figure in figures]
     assert {name for name in BARS if name.startswith(f"{GROUP}, ")} <= set(names)
     assert len(set(names)) == len(names)
     assert all(20 < value < 100_000 for figure in figures for value in figure.values)
+    assert set(costs(this_machine(), figures).ratios) == set(of_text(RECORD.read_text()).ratios)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -66,23 +66,25 @@ def test_numbers_keep_the_digits_that_mean_something() -> None:
 
 
 def test_the_json_holds_every_value_bar_and_judgement() -> None:
-    document = json.loads(as_json(MACHINE, [STREAM, ADD], ["policy: no lab"]))
+    document = json.loads(as_json(MACHINE, [STREAM, ADD], ["it: 1 -> 2"], ["policy: no lab"]))
     stream, add = document["figures"]
     assert stream["values"] == [13.0, 13.5, 13.6]
     assert (stream["bar"], stream["bar_is"], stream["reached"]) == (0.95, "at least", True)
     assert (add["ratio"], add["plain_median"], add["bar_is"]) == (None, None, "below")
+    assert document["since_record"] == ["it: 1 -> 2"]
     assert document["not_measured"] == ["policy: no lab"]
     assert document["machine"]["cores"] == 2
 
 
 def test_the_tables_show_each_bar_beside_its_figure() -> None:
     out = StringIO()
-    show(Console(file=out, width=140), MACHINE, [STREAM, ADD], [])
+    show(Console(file=out, width=140), MACHINE, [STREAM, ADD], ["it: 1 -> 2"], [])
     text = out.getvalue()
     row = next(line for line in text.splitlines() if "TCP stream" in line)
     assert "≥ 0.95 (0.95)" in row
     assert "yes" in row
     assert "Some CPU" in text.splitlines()[0]
+    assert "since the record: it: 1 -> 2" in text
 
 
 def test_there_is_a_bar_for_each_promise() -> None:

@@ -24,6 +24,7 @@ from services.dataplane.limits import declared_maps
 from services.dataplane.loader import STAMP, TC_PROGRAMS
 from tests.lab.conftest import EXPECTED_DROPS
 from tests.lab.space import Space
+from tests.lab.version1 import WAYS_BACK, turn_back
 
 pytestmark = pytest.mark.timeout(600)  # each start may be waited for PATIENCE times
 
@@ -210,3 +211,19 @@ def test_nothing_is_lost_or_broken_when_maps_get_another_size(own: Lab, entries:
             "nat": entries,
         }
         assert not any(name.endswith("_before") for name in found)
+
+
+def test_nothing_is_lost_or_broken_by_an_upgrade_that_changes_the_layout_of_maps(own: Lab) -> None:
+    taken: dict[str, dict[str, int]] = {}
+
+    def version_1_was_here() -> None:
+        for node in NODES:
+            taken[node] = turn_back(own.record.pins(node) / "maps")
+            (own.record.directory.node(node) / STAMP).write_text(json.dumps({"digest": "of version 1"}))
+
+    own.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: version1\n")
+    own.wait()
+    survive(Space(own, "version1", 4), version_1_was_here)
+    for node in NODES:
+        assert taken[node]["connections"] >= 2 * RATE.streams
+        assert not WAYS_BACK.keys() & sizes(own, node).keys()

@@ -34,6 +34,7 @@ from bus.telemetry import Labels, configure_logs, logger
 log = logger(__name__)
 
 REACHED_KEPT = 256  # how many revisions a service remembers the time of
+CANNOT_START = "service cannot start"  # logged last by one that has to be helped first
 REFUSED = 2  # exit status: the settings are wrong
 FAILED = 1
 
@@ -195,7 +196,7 @@ async def _run(name: str, settings: Settings, body: Callable[[Service], Awaitabl
 def failed(name: str, problem: BaseException) -> None:
     """Say why the process ends: in one line where the text says what to do, else with where it happened."""
     if isinstance(problem, (BadSettings, CannotStart)):
-        log.error("service cannot start", service=name, why=str(problem))
+        log.error(CANNOT_START, service=name, why=str(problem))
     else:
         log.error("service failed; it has to be started again", service=name, why=repr(problem), cause=problem)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from bus import accounts
 from bus.server import configuration
+from bus.service import CANNOT_START
 from lab import cleanup, dialogue, host, names, processes, state, supervisor, topology
 from lab.errors import LabError
 from lab.plan import MOST_NODES, MOST_SUBNETS
@@ -22,6 +23,7 @@ from lab.state import Record
 from services.dataplane.settings import memory_bytes
 
 READY_SECONDS = 60.0
+HELPLESS_SECONDS = 10.0  # who says for so long that it cannot start will not
 POLL_SECONDS = 0.03
 
 Progress = Callable[[str], None]
@@ -125,9 +127,10 @@ def already(lab: Record, wanted: Wanted, progress: Progress) -> Record:
 
 
 def wait_ready(lab: Record, progress: Progress) -> None:
-    """Wait until the supervisor says that all is ready. Raises LabError with what is not."""
+    """Wait until the supervisor says that all is ready. Raises LabError with what is not, as soon as it is hopeless."""
     deadline = time.monotonic() + READY_SECONDS
     waiting: list[str] = []
+    helpless_since = deadline
     while time.monotonic() < deadline:
         try:
             answer = dialogue.ask(lab.directory.socket, {"do": "status"})
@@ -141,6 +144,10 @@ def wait_ready(lab: Record, progress: Progress) -> None:
             waiting = answer["waiting"]
             if all(f": {supervisor.STOPPED}" in line for line in waiting):
                 raise LabError("; ".join(waiting))
+            helpless = [line for line in waiting if CANNOT_START in line]
+            helpless_since = min(helpless_since, time.monotonic()) if helpless else deadline
+            if time.monotonic() - helpless_since > HELPLESS_SECONDS:
+                raise LabError("; ".join(helpless))
             if not any(line.startswith(f"{BUS}:") for line in waiting):
                 progress(f"waiting for {', '.join(line.partition(':')[0] for line in waiting)}")
         time.sleep(POLL_SECONDS)

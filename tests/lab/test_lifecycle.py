@@ -196,3 +196,14 @@ def test_exec_passes_status_output_and_input_through() -> None:
         assert run("lab", "exec", "--name", NAME, "--outside", "--", "true")[0] == 0
         status, said = run("lab", "exec", "--name", NAME, "b", "--", "true")
         assert (status, "default/a" in said) == (1, True)
+
+
+def test_up_ends_as_soon_as_a_node_says_for_a_while_that_it_cannot_start() -> None:
+    probe = ["unshare", "--net", "ip", "link", "add", "probe", "type", "geneve", "external"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+        pytest.skip("this kernel has Geneve devices")
+    status, said = run("lab", "up", "--name", NAME, "--nodes", "1", "--set", "tunnelProtocol=geneve")
+    assert status == 1
+    assert "node1.dataplane: " in said and "service cannot start: " in said and "geneve" in said.lower()
+    assert "not ready after" not in said
+    assert cleanup.left(NAME) == []

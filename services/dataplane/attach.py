@@ -103,6 +103,7 @@ class Changed:
 
     devices: frozenset[int] = frozenset()  # whose filters changed, by index
     routes: bool = False  # a route that we made is gone
+    addresses: bool = False  # the node has others than before
     lost: bool = False  # it had more to tell than there was room for: anything may have changed
 
     def concerns(self, hook: Hook) -> bool:

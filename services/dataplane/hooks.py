@@ -42,10 +42,12 @@ PROBLEMS_SHOWN = 5
 
 
 class Events:
-    """What the kernel tells of filters and routes, in the network namespace of the thread that makes this object."""
+    """What the kernel tells of filters, routes and addresses, in the network namespace of the maker's thread."""
 
-    GROUPS = 1 << 3 | 1 << 6 | 1 << 10  # RTNLGRP_TC, _IPV4_ROUTE, _IPV6_ROUTE, each less one
+    GROUPS = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10
+    """RTNLGRP_TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, each less one."""
     FILTERS = frozenset({36, 37, 44, 45})  # RTM_NEWQDISC, _DELQDISC, _NEWTFILTER, _DELTFILTER
+    ADDRESSES = frozenset({20, 21})  # RTM_NEWADDR, _DELADDR
     ROUTE_GONE = 25  # RTM_DELROUTE
     OURS = (rtnl.POD_ROUTE_PROTOCOL, rtnl.NODE_ROUTE_PROTOCOL)
 
@@ -60,23 +62,24 @@ class Events:
     def take(self) -> Changed:
         """All that came since the last time."""
         devices: set[int] = set()
-        routes = lost = False
+        routes = addresses = lost = False
         while True:
             try:
                 data = self._socket.recv(1 << 16)
             except BlockingIOError:
-                return Changed(frozenset(devices), routes, lost)
+                return Changed(frozenset(devices), routes, addresses, lost)
             except OSError as failure:
                 if failure.errno != errno.ENOBUFS:
                     raise
-                lost = routes = True
+                lost = routes = addresses = True
                 continue
-            while len(data) >= 28:  # nlmsghdr, and the part of tcmsg or rtmsg that is read here
+            while len(data) >= 24:  # nlmsghdr, and the part of tcmsg or rtmsg that is read here
                 size, kind = struct.unpack_from("=IH", data)
                 if kind in self.FILTERS:
                     devices.add(struct.unpack_from("=i", data, 20)[0])
                 elif kind == self.ROUTE_GONE:
                     routes = routes or data[21] in self.OURS
+                addresses = addresses or kind in self.ADDRESSES
                 data = data[max(16, (size + 3) & ~3) :]
 
 
@@ -104,6 +107,7 @@ class Hooks:
         self._problems: dict[str, str] = {}  # by device and direction, or name of a socket program
         self._no_device: set[Hook] = set()  # those of `_problems` whose device is gone
         self._routes_gone = False
+        self._addresses_changed = False
 
     def close(self) -> None:
         """Waits for what runs. What is attached stays so."""
@@ -183,6 +187,12 @@ class Hooks:
         """Whether the kernel told of a route of ours that is gone since this was asked the last time."""
         gone, self._routes_gone = self._routes_gone, False
         return gone
+
+    def take_addresses_changed(self) -> bool:
+        """Whether the kernel told of an address that the node has or has not any more since this was asked the last
+        time."""
+        changed, self._addresses_changed = self._addresses_changed, False
+        return changed
 
     def has(self, hooks: Iterable[Hook]) -> bool:
         """Each has been brought its program, as far as is known without asking the kernel again; or has no device, so
@@ -273,6 +283,7 @@ class Hooks:
         try:
             changed = self._events.take()
             self._routes_gone = self._routes_gone or changed.routes
+            self._addresses_changed = self._addresses_changed or changed.addresses
             for hook in self._applied.keys() - set(wanted):
                 del self._applied[hook]
             self._unpin({hook.pin for hook in wanted})
@@ -287,7 +298,7 @@ class Hooks:
                     self._applied[hook] = mechanism
         except OSError:
             self._applied.clear()  # what was told is lost: the next look is at every hook
-            self._routes_gone = True
+            self._routes_gone = self._addresses_changed = True
             raise
         return wrong
 

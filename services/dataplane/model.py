@@ -129,7 +129,8 @@ class NodeModel:
         self._stale_identities: set[int] = set()
         self._stale_pods: set[str] = set()
         self._restored: set[str] = set()  # pods whose entry in the kernel stays until all has been heard
-        self._own_addresses = own_addresses
+        self._own_addresses = own_addresses  # by which other nodes know it
+        self._more_addresses: frozenset[str] = frozenset()
         self._network_keys: set[bytes] = set()
         self._synced = False
         self._is_network_stale = True
@@ -138,6 +139,15 @@ class NodeModel:
     @property
     def tables(self) -> tuple[Table, ...]:
         return (self.ipcache, self.policy, self.endpoints, self.services.services, self.services.backends)
+
+    def answers_to(self, addresses: Iterable[str]) -> None:
+        """All that the node has now, on whatever device: to its pods it is the host by each (a second network, a
+        resolver that listens on an address of its own)."""
+        served = self.routing.families
+        found = frozenset(each for each in addresses if ipaddress.ip_address(each).version in served)
+        if found != self._more_addresses:
+            self._more_addresses = found
+            self._is_network_stale = True
 
     # What the bus says
 
@@ -390,7 +400,7 @@ class NodeModel:
                 routes[cidr] = hop
             elif self.routing.is_direct:
                 self.unreachable[block.node] = hop
-        for address in {*self._own_addresses, *(own.addresses if own else ())}:
+        for address in {*self._own_addresses, *self._more_addresses, *(own.addresses if own else ())}:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():
             self.ipcache.delete(key)

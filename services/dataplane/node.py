@@ -96,6 +96,7 @@ class Node:
         self._writing = asyncio.Lock()
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
         self._early: list[Change] = []  # heard before all was heard once
+        self._heard: dict[str, int] = {}  # the revision of what was heard last
         self._to_publish: set[str] = set()
         self._publish = asyncio.Event()
 
@@ -136,7 +137,8 @@ class Node:
         await self.write()
         await self._follow_blocks()
         await self._follow_routes()
-        await self._realised(batch.revision)
+        self._heard = batch.revision
+        await self._realised()
 
     def _take_change(self, change: Change) -> None:
         makes_sense = self._take(change.subject, change.message)
@@ -197,6 +199,7 @@ class Node:
 
     async def _take_over(self) -> None:
         """The model is whole: from here on the maps hold what it says, and nothing else."""
+        await self._follow_own_addresses()
         async with self._writing:  # what is read must not be on its way to something else
             self.model.synced()
             self.model.settle()
@@ -261,6 +264,13 @@ class Node:
         self.service.check("addresses", not missing and not problem, problem or missing)
         self.service.ready(not missing)
 
+    async def _follow_own_addresses(self) -> None:
+        """What the node answers to, for the model to settle."""
+        try:
+            self.model.answers_to(await self.links.own_addresses())
+        except LinkError as problem:
+            log.warning("addresses of the node are not known, trying again", why=str(problem))
+
     async def _follow_routes(self) -> None:
         """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`."""
         async with self._routing:
@@ -312,9 +322,12 @@ class Node:
 
     # What is said
 
-    async def _realised(self, revision: dict[str, int]) -> None:
+    async def _realised(self) -> None:
+        """All that was heard is in the kernel, unless something found no room: then it will be told when it did."""
+        if self.maps.no_room:
+            return
         before = self.service.revision
-        self.service.realised(revision)
+        self.service.realised(self._heard)
         if self.service.revision == before:
             return
         applied = messages.AppliedRevision(
@@ -435,12 +448,15 @@ class Node:
         if drifted:
             count("drift", drifted, kind="map")
             log.warning("maps had drifted", entries=drifted)
+        await self._follow_own_addresses()
         await self.write()  # also what found no room the last time
+        if self.is_synced:
+            await self._realised()
         await self.leftovers.remove_all()
         await self._heal_routes()
 
     async def heal_hooks(self) -> None:
-        """Every two seconds, programs; and routes, when the kernel told that one of ours is gone."""
+        """Every two seconds, programs; and routes and addresses, when the kernel told of a change."""
         while True:
             await asyncio.sleep(HEAL_HOOKS_SECONDS)
             await self.heal_hooks_once()
@@ -451,6 +467,9 @@ class Node:
             self.service.check("programs", *self.hooks.state)
             if self.hooks.take_routes_gone() and self._is_whole:
                 await self._heal_routes()
+            if self.hooks.take_addresses_changed() and self._is_whole:
+                await self._follow_own_addresses()
+                await self.write()
         except LinkError as problem:
             self.service.check("programs", False, str(problem))
             log.warning("programs and routes not looked at to the end, trying again", why=str(problem))

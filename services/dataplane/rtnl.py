@@ -242,6 +242,13 @@ def list_addresses(netlink: Netlink, index: int) -> list[tuple[str, bool, int]]:
     ]
 
 
+def list_own_addresses(netlink: Netlink) -> set[str]:
+    """What the node answers to on any device, but for its loopback networks and what only one link knows (fe80::)."""
+    found = netlink.ask("list addresses", kinds.RTM_GETADDR, NLM_F_DUMP, message(ifaddrmsg, family=AF_UNSPEC))
+    addresses = (ip_address(each.get("local") or each.get("address")) for each in found)
+    return {str(each) for each in addresses if not each.is_loopback and not (each.version == 6 and each.is_link_local)}
+
+
 def set_neighbour(netlink: Netlink, index: int, address: str, mac: str) -> None:
     """`address` is at `mac`, for ever."""
     attributes = [("NDA_DST", address), ("NDA_LLADDR", mac)]

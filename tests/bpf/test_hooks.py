@@ -460,6 +460,28 @@ def test_a_pods_route_removed_by_hand_is_told_and_comes_back(
     with_pod(namespaces, pins, program, work)
 
 
+def test_an_address_that_the_node_is_given_or_loses_is_told_and_seen(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+            hooks.take_addresses_changed()
+            before = await place.links.own_addresses()
+            assert not any(each.startswith(("127.", "fe80:", "::1")) for each in before)
+            for address in ("169.254.20.10/32", "fd00:53::a/128"):
+                for command, wanted in (("add", before | {address.partition("/")[0]}), ("delete", before)):
+                    assert inside_here("ip", "address", command, address, "dev", "lo") == 0
+                    await place.heal(hooks)
+                    assert hooks.take_addresses_changed()
+                    assert not hooks.take_addresses_changed()
+                    assert await place.links.own_addresses() == wanted
+
+    with_pod(namespaces, pins, program, work)
+
+
 def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(programs: Path, counter: Counter) -> None:
     group = next(path for path in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if path.is_dir())
     group = group / f"plexus-test-hooks-{os.getpid()}"

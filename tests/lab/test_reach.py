@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from lab import execute, namespaces
+from lab.testing import Done, eventually
 from tests.lab.space import Space, curl, host
 
 EACH_FAMILY = True
@@ -157,3 +160,29 @@ def test_a_packet_with_anothers_source_address_is_dropped_and_counted(space: Spa
         space.exec("liar", "/usr/bin/python3", "-c", SPOOF, space.address("victim"), space.address("target"))
     assert space.lab.drops()["Invalid source ip"] >= before + 5
     assert all(" In " in line for line in wire.lines())  # seen as it left the pod, and nowhere else
+
+
+def test_a_pod_reaches_its_node_by_any_address_that_the_node_has(space: Space) -> None:
+    """As a resolver does that listens on every node, on an address of its own."""
+    address, bits = {4: ("169.254.20.10", 32), 6: ("fd00:53::a", 128)}[space.family]
+    node = execute.node(space.lab.record, "node1")
+    space.apply(space.pod("client"))
+
+    def is_known() -> bool:
+        return any(row["prefix"] == f"{address}/{bits}" for row in space.lab.dump("node1", "ipcache"))
+
+    def answers(from_where: Callable[..., Done]) -> bool:
+        return "Directory listing" in from_where(*curl(address, port=8053, seconds=1)).stdout
+
+    assert not is_known()
+    space.lab.exec_node("node1", "ip", "address", "add", f"{address}/{bits}", "dev", "lo")
+    server = space.lab.start(node, "/usr/bin/python3", "-m", "http.server", "8053", "--bind", address)
+    try:
+        assert eventually(is_known)
+        assert eventually(lambda: answers(partial(space.lab.exec_node, "node1")))
+        assert answers(partial(space.exec, "client"))
+    finally:
+        server.kill()
+        server.communicate()
+        space.lab.exec_node("node1", "ip", "address", "delete", f"{address}/{bits}", "dev", "lo")
+    assert eventually(lambda: not is_known())

@@ -40,6 +40,10 @@ class NoHooks(Hooks):
         """Never: `Node.heal` looks itself, every half a minute."""
         return False
 
+    def take_addresses_changed(self) -> bool:
+        """Never, as above."""
+        return False
+
     @property
     def state(self) -> tuple[bool, str]:
         return True, "none: rules in their place"

@@ -74,6 +74,7 @@ class MemoryLinks(Links):
         self.attached: dict[int, dict[Direction, str]] = {}
         self.pod_routes: dict[str, int] = {}  # address -> index
         self.routers: dict[int, str] = {}  # by family
+        self.addresses: set[str] = set()  # of the node, on any device
         self.broken = ""
         self.stuck: set[str] = set()  # links that do not go
 
@@ -125,6 +126,10 @@ class MemoryLinks(Links):
     def is_quiet(self) -> bool:
         return True
 
+    async def own_addresses(self) -> set[str]:
+        self._work()
+        return set(self.addresses)
+
     async def ensure_router_address(self, address: str) -> None:
         self._work()
         self.routers[ip_address(address).version] = address
@@ -148,6 +153,7 @@ class MemoryHooks(Hooks):
         self._links = links
         self._missing: list[str] = []
         self.routes_gone = False
+        self.addresses_changed = False
 
     def close(self) -> None:
         """Nothing is open."""
@@ -178,6 +184,10 @@ class MemoryHooks(Hooks):
     def take_routes_gone(self) -> bool:
         gone, self.routes_gone = self.routes_gone, False
         return gone
+
+    def take_addresses_changed(self) -> bool:
+        changed, self.addresses_changed = self.addresses_changed, False
+        return changed
 
     @property
     def state(self) -> tuple[bool, str]:

@@ -394,6 +394,28 @@ async def test_a_pods_route_that_the_kernel_says_is_gone_is_put_back_and_counted
         assert counted("drift", kind="route") == before + 1
 
 
+async def test_whatever_the_node_answers_to_is_the_host_to_its_pods(machine: Machine) -> None:
+    def who(address: str) -> int:
+        found = machine.maps.memory["ipcache"].entries.get(IpcacheKey(address).pack())
+        return IpcacheEntry.unpack(found).identity if found else 0
+
+    machine.populate()
+    machine.links.addresses = {"169.254.20.10"}
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        assert who("169.254.20.10") == RESERVED["host"]
+        machine.links.addresses = {"172.17.0.1", "fd00:172::1"}  # one of a family that this node does not serve
+        await node.heal_hooks_once()
+        assert who("172.17.0.1") == 0, "nobody said that there is another"
+        machine.hooks.addresses_changed = True
+        await node.heal_hooks_once()
+        assert (who("172.17.0.1"), who("fd00:172::1"), who("169.254.20.10")) == (RESERVED["host"], 0, 0)
+        machine.links.broken = "no more"
+        machine.hooks.addresses_changed = True
+        await node.heal_hooks_once()
+        assert who("172.17.0.1") == RESERVED["host"], "what is not known is not taken back"
+
+
 async def test_what_found_no_room_is_written_when_there_is_some(machine: Machine) -> None:
     machine.populate()
     machine.maps.memory["services"].room = 1
@@ -402,9 +424,11 @@ async def test_what_found_no_room_is_written_when_there_is_some(machine: Machine
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         assert len(machine.maps.memory["services"].entries) == 1
+        assert not node.service.revision, "what is not there is not said to be applied"
         machine.maps.memory["services"].room = 10
         await node.heal_once()
         assert len(machine.maps.memory["services"].entries) == 2
+        assert node.service.revision
 
 
 async def test_a_route_that_cannot_be_made_is_told_and_tried_again(machine: Machine) -> None:

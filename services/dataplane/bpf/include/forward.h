@@ -38,8 +38,8 @@ static __always_inline bool needs_masquerade(struct packet *p, struct ipcache_en
 }
 
 /* The device that the node's routes send this packet to; 0: none. Asked once a connection, so that what has no route is
- * dropped here with a reason and not later without. "Not forwarded" is no route, a broadcast, or an address of the node
- * that nobody named. */
+ * dropped here with a reason and not later without. "Not forwarded" is no route, a broadcast, or an address that the
+ * node has had for no more than seconds. */
 static __always_inline __u32 device_of_route(struct __sk_buff *skb, struct packet *p)
 {
 	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };

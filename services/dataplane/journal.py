@@ -4,7 +4,8 @@ The file is a stream of MessagePack values, each `[checksum, bytes]`, the bytes 
 the key is gone; the first is a header that names the format. A crash may leave half a record at the end, or blocks of
 zeros: what follows the last whole record is cut off. A record that is damaged with whole ones behind it is no crash's
 work: it is passed over, told, and left where it is (`is_damaged`), and all others count. When most of the file is
-outdated, what is left is written to a new file that takes the old one's place in one step.
+outdated, what is left is written to a new file that takes the old one's place in one step. That something was lost is
+told there too, by a record of its own, until `mended`.
 
 Writes that wait at the same time share one flush (batch.py).
 """
@@ -25,11 +26,12 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 from bus.telemetry import count, logger
-from services.dataplane.batch import Batch
+from services.dataplane.batch import Batch, to_the_end
 
 log = logger(__name__)
 
 FORMAT = "plexus journal 1"
+DAMAGED = "journal damaged"  # a key: the file before this one had lost something
 COMPACT_BYTES = 1 << 20  # below this size outdated records are left alone
 COMPACT_RATIO = 4  # compact when the file is this many times as large as what counts in it
 HEAD = re.compile(  # of a record: an array of two, a number, the length of the bytes that follow
@@ -50,7 +52,7 @@ class Journal:
         self, path: Path, fd: int, values: dict[str, bytes], size: int, *, durable: bool, is_damaged: bool
     ) -> None:
         self.is_damaged = is_damaged
-        """Some of what was durable is not known any more."""
+        """Some of what was durable is not known any more, since `mended` the last time."""
         self._path = path
         self._fd = fd
         self._values = values  # packed; changed only by the writing thread, and only after the write
@@ -89,7 +91,8 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, values, good, durable=durable, is_damaged=damaged > 0)
+        is_damaged = values.pop(DAMAGED, None) is not None or damaged > 0
+        return cls(path, fd, values, good, durable=durable, is_damaged=is_damaged)
 
     def get(self, key: str) -> Any:
         """The value that is on disk; None when there is none."""
@@ -119,6 +122,10 @@ class Journal:
         if changes:
             await self._writes.add(tuple(changes))
 
+    async def mended(self) -> None:
+        """Nothing is missed any more: begin a file without damage."""
+        await to_the_end(asyncio.wrap_future(self._thread.submit(self._mend)))
+
     async def close(self) -> None:
         """Returns when what was asked is on disk."""
         await self._writes.drain()
@@ -126,6 +133,10 @@ class Journal:
         self._thread.shutdown()
 
     # On the thread
+
+    def _mend(self) -> None:
+        self.is_damaged = False
+        self._compact()
 
     def _write(self, rounds: list[tuple[Change, ...]]) -> None:
         changes = [change for changes in rounds for change in changes]
@@ -157,7 +168,8 @@ class Journal:
             fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 _lock(fd, fresh)
-                data = _header() + b"".join(_record(key, packed) for key, packed in self._values.items())
+                records = {DAMAGED: msgpack.packb(True), **self._values} if self.is_damaged else self._values
+                data = _header() + b"".join(_record(key, packed) for key, packed in records.items())
                 _write_all(fd, data)
                 os.fsync(fd)
                 fresh.rename(self._path)

@@ -531,6 +531,8 @@ class Node:
         if names and self.journal.is_damaged:
             log.error("links that the damaged journal does not know are left alone: delete their pods", links=[*names])
             return
+        if self.journal.is_damaged:
+            await self.journal.mended()
         for name in names:
             try:
                 await self.links.delete_pod_link(name)

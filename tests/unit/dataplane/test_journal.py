@@ -123,6 +123,34 @@ async def test_of_a_file_that_is_damaged_anywhere_in_its_middle_all_other_record
     assert (await reopened(path)).keys() == {"key0", "key1", "key3", "later"}
 
 
+async def test_that_something_was_lost_is_known_until_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j"
+    journal = Journal.open(path)
+    for number in range(3):
+        await journal.put(f"key{number}", "some text")
+    await journal.close()
+    path.write_bytes(path.read_bytes().replace(b"key1", b"kex1"))
+    monkeypatch.setattr(module, "COMPACT_BYTES", 0)
+    monkeypatch.setattr(module, "COMPACT_RATIO", 0)
+    for _ in range(2):  # each time in a file of its own
+        before = path.stat().st_ino
+        journal = Journal.open(path)
+        assert journal.is_damaged
+        await journal.put("key2", "another text")
+        await journal.close()
+        assert path.stat().st_ino != before
+    journal = Journal.open(path)
+    await journal.mended()
+    assert not journal.is_damaged
+    await journal.close()
+    journal = Journal.open(path)
+    assert not journal.is_damaged
+    assert journal.items() == {"key0": "some text", "key2": "another text"}
+    await journal.close()
+
+
 async def test_another_format_or_another_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     newer = module._framed(msgpack.packb("plexus journal 2")) + b"something"
     for content in (newer, b"#!/bin/sh\necho not a journal at all\n" * 4):

@@ -268,6 +268,11 @@ async def test_a_damaged_journal_costs_no_pod_its_link(machine: Machine) -> None
         await machine.add("c4", "d")
     async with machine.running() as node:
         assert {each.container_id for each in node.endpoints.all()} == {"c3", "c4"}
+        assert node.journal.is_damaged
+        del machine.links.pods["lxcc1"]  # its pod was deleted, as the log says
+    async with machine.running() as node:
+        assert not node.journal.is_damaged
+        assert set(machine.links.pods) == {"lxcc3", "lxcc4"}
 
 
 async def test_a_start_with_full_maps_goes_on(machine: Machine) -> None:

@@ -13,7 +13,7 @@ messages, a file per owner; `interface.py` is what a service holds: publish, wat
 | `codec.py` | bytes <-> message |
 | `revision.py` | how far knowledge has travelled |
 
-Beneath `client.py`: `link.py` the connection; `log.py` one owner's log in JetStream; `follow.py` reading a log through
-restarts; `outbox.py` the owner's side, which hands its log out in the form that `wire.py` describes; `watch.py` the
-consumer's dance over the pure `view.py`; `lease.py`; `questions.py`.
+Beneath `client.py`: `natspy.py` what is used of nats-py; `link.py` the connection; `log.py` one owner's log in
+JetStream; `follow.py` reading a log through restarts; `outbox.py` the owner's side, which hands its log out in the form
+that `wire.py` describes; `watch.py` the consumer's dance over the pure `view.py`; `lease.py`; `questions.py`.
 """

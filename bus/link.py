@@ -15,12 +15,8 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-
 from bus.interface import BusAway, BusError, Refused
+from bus.natspy import Client, Msg, Subscription, errors
 from bus.subjects import escape
 from bus.telemetry import count, logger
 
@@ -131,7 +127,7 @@ class Link:
         """Send, if there is a connection. Raises: BusAway."""
         try:
             await heeding(self.client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None))
-        except (nats.errors.Error, OSError) as problem:
+        except (errors.Error, OSError) as problem:
             raise BusAway(f"{subject}: {problem}") from problem
 
     async def subscribe(self, subject: str, *, queue: str = "", limit: int = 0) -> Subscription:
@@ -142,7 +138,7 @@ class Link:
     async def unsubscribe(self, subscription: Subscription) -> None:
         try:
             await heeding(subscription.unsubscribe())
-        except (nats.errors.Error, OSError):
+        except (errors.Error, OSError):
             pass  # the connection is gone, and the subscription with it
 
     async def connected(self) -> None:
@@ -173,7 +169,7 @@ class Link:
             call()
 
     async def heard_error(self, problem: Exception) -> None:
-        if isinstance(problem, nats.errors.SlowConsumerError):
+        if isinstance(problem, errors.SlowConsumerError):
             count("bus_dropped_slow_reader")
         elif found := _VIOLATION.search(str(problem)):
             count("bus_refused", kind=found[1])

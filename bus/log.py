@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nats.aio.msg import Msg
-
 from bus.interface import BusAway, BusError, Conflict
 from bus.link import ApiError, Link, NobodyAnswers, parse_api
+from bus.natspy import Msg
 from bus.subjects import JOURNAL, LEASES, OWNERS, log_of, stream_of
 from bus.telemetry import Cause, count, current_cause, logger
 from bus.wire import Entry, Interest

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import msgspec
-from nats.aio.msg import Msg
 
 from bus import wire
 from bus.codec import Undecodable, encode
@@ -25,6 +24,7 @@ from bus.interface import BusAway, Conflict, Unreadable
 from bus.link import Link, Mailbox
 from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log
 from bus.messages import Message
+from bus.natspy import Msg
 from bus.revision import ROOTS, Revision
 from bus.subjects import delta_of, log_of, snapshot_of
 from bus.telemetry import count, current_cause, logger

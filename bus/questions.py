@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from nats.aio.msg import Msg
-
 from bus.codec import TooLarge, Undecodable, decode, encode
 from bus.interface import BusAway, BusError, Unanswered
 from bus.link import Link, Mailbox, NobodyAnswers
 from bus.log import cause_of, entry_headers
 from bus.messages import Message
+from bus.natspy import Msg
 from bus.subjects import Request
 from bus.telemetry import caused_by, count, current_cause, logger
 

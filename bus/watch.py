@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from nats.aio.msg import Msg
-
 from bus import revision, wire
 from bus.codec import Newer, Undecodable, decode
 from bus.follow import follow
@@ -19,6 +17,7 @@ from bus.interface import Batch, BusAway, Change, Family, Unreadable
 from bus.link import Link, Mailbox
 from bus.log import Log
 from bus.messages import Message
+from bus.natspy import Msg
 from bus.subjects import State, delta_of, snapshot_of, state_of
 from bus.telemetry import count, logger
 from bus.view import View

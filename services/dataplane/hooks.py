@@ -1,8 +1,8 @@
 """Keeps programs attached: to devices (by attach.py's plans) and, for socket load balancing, to a cgroup. Effects.
 
 What someone removed by hand is back within `HEAL_SECONDS` and what it takes to look, and counted. The kernel tells of
-filters, clsact and routes that change (rtnetlink); of links it tells nothing, so each pin is opened and asked: 15
-microseconds a link.
+filters, clsact, routes and addresses that change (rtnetlink); of links it tells nothing, so each pin is opened and
+asked: 15 microseconds a link.
 
 Attaching or detaching a tcx link waits 11 ms with the kernel's routing lock held (attach.py says for what), 15 times
 what a clsact filter takes. So a new pod begins with clsact (links.py) and moves to tcx when no pod comes or goes.
@@ -48,7 +48,9 @@ class Events:
     """RTNLGRP_TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, each less one."""
     FILTERS = frozenset({36, 37, 44, 45})  # RTM_NEWQDISC, _DELQDISC, _NEWTFILTER, _DELTFILTER
     ADDRESSES = frozenset({20, 21})  # RTM_NEWADDR, _DELADDR
-    ROUTE_GONE = 25  # RTM_DELROUTE
+    ROUTES = frozenset({24, 25})  # RTM_NEWROUTE, _DELROUTE
+    ROUTE_GONE = 25
+    LOCAL = (255, 2)  # RT_TABLE_LOCAL, RTN_LOCAL: what the node's stack takes in
     OURS = (rtnl.POD_ROUTE_PROTOCOL, rtnl.NODE_ROUTE_PROTOCOL)
 
     def __init__(self) -> None:
@@ -73,13 +75,15 @@ class Events:
                     raise
                 lost = routes = addresses = True
                 continue
-            while len(data) >= 24:  # nlmsghdr, and the part of tcmsg or rtmsg that is read here
+            while len(data) >= 24:  # nlmsghdr, and the part of tcmsg, rtmsg or ifaddrmsg that is read here
                 size, kind = struct.unpack_from("=IH", data)
                 if kind in self.FILTERS:
                     devices.add(struct.unpack_from("=i", data, 20)[0])
-                elif kind == self.ROUTE_GONE:
-                    routes = routes or data[21] in self.OURS
-                addresses = addresses or kind in self.ADDRESSES
+                elif kind in self.ROUTES:
+                    routes = routes or (kind == self.ROUTE_GONE and data[21] in self.OURS)
+                    addresses = addresses or (data[20], data[23]) == self.LOCAL
+                elif kind in self.ADDRESSES:
+                    addresses = True
                 data = data[max(16, (size + 3) & ~3) :]
 
 

@@ -111,7 +111,7 @@ class Prefix:
 
 IpcacheKey = Prefix
 
-IPCACHE_ROUTED = 1
+IPCACHE_ROUTED, IPCACHE_UNTOLD = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +119,18 @@ class IpcacheEntry:
     identity: int
     node: str = NO_ADDRESS  # NO_ADDRESS: this node, or not behind a node
     routed: bool = False  # native routing: `node` is no neighbour, the node's routes lead there
+    untold: bool = False  # this node has the address and no other knows
 
     layout: ClassVar[struct.Struct] = struct.Struct("=II16s")
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.identity, IPCACHE_ROUTED * self.routed, pack_address(self.node))
+        flags = IPCACHE_ROUTED * self.routed | IPCACHE_UNTOLD * self.untold
+        return self.layout.pack(self.identity, flags, pack_address(self.node))
 
     @classmethod
     def unpack(cls, raw: bytes) -> IpcacheEntry:
         identity, flags, node = cls.layout.unpack(raw)
-        return cls(identity, text(node), bool(flags & IPCACHE_ROUTED))
+        return cls(identity, text(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNTOLD))
 
 
 POLICY_STATIC_BITS = 72  # policy, identity, direction; then protocol and port

@@ -225,8 +225,8 @@ class Links:
         """Its programs and routes go with it. Nothing when there is none, or a device of another kind has the name."""
         await self._run(self._delete_tunnel, name)
 
-    async def own_addresses(self) -> set[str]:
-        """What the node answers to on any device, of both families; see rtnl.list_own_addresses."""
+    async def own_addresses(self) -> dict[str, str]:
+        """What the node answers to, of both families: address -> name of its device; see rtnl.list_own_addresses."""
         return await self._run(rtnl.list_own_addresses, self._netlink)
 
     async def ensure_router_address(self, address: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,21 +130,22 @@ class NodeModel:
         self._stale_pods: set[str] = set()
         self._restored: set[str] = set()  # pods whose entry in the kernel stays until all has been heard
         self._own_addresses = own_addresses  # by which other nodes know it
-        self._more_addresses: frozenset[str] = frozenset()
+        self._more_addresses: Mapping[str, str] = {}  # that other nodes need not know: address -> device
         self._network_keys: set[bytes] = set()
         self._synced = False
         self._is_network_stale = True
+        self.contested: dict[str, str] = {}  # addresses that this node has and that are another's: why, in words
         self.problems: dict[str, str] = {}  # what the last `settle` could not bring up to date, and why
 
     @property
     def tables(self) -> tuple[Table, ...]:
         return (self.ipcache, self.policy, self.endpoints, self.services.services, self.services.backends)
 
-    def answers_to(self, addresses: Iterable[str]) -> None:
-        """All that the node has now, on whatever device: to its pods it is the host by each (a second network, a
-        resolver that listens on an address of its own)."""
+    def answers_to(self, addresses: Mapping[str, str]) -> None:
+        """All that the node has now, and on which device: to its pods it is the host by each (a second network, a
+        resolver that listens on an address of its own), unless the bus gives it to another."""
         served = self.routing.families
-        found = frozenset(each for each in addresses if ipaddress.ip_address(each).version in served)
+        found = {each: on for each, on in addresses.items() if ipaddress.ip_address(each).version in served}
         if found != self._more_addresses:
             self._more_addresses = found
             self._is_network_stale = True
@@ -400,7 +401,16 @@ class NodeModel:
                 routes[cidr] = hop
             elif self.routing.is_direct:
                 self.unreachable[block.node] = hop
-        for address in {*self._own_addresses, *self._more_addresses, *(own.addresses if own else ())}:
+        told = {*self._own_addresses, *(own.addresses if own else ())}
+        self.contested = {}
+        for address, device in self._more_addresses.items():
+            whose = "" if address in told else self._whose(address)
+            if whose:
+                self.contested[address] = f"{device} has {address}, which is {whose}: take it away there"
+            else:
+                more = IpcacheEntry(RESERVED["host"], untold=True)
+                wanted.setdefault(IpcacheKey(address).pack(), more.pack())  # routers are there already
+        for address in told:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():
             self.ipcache.delete(key)
@@ -417,6 +427,21 @@ class NodeModel:
             if block.node == self.node and block_of(cidr).version in self.routing.families
         }
         self.wanted_routes = routes
+
+    def _whose(self, address: str) -> str:
+        """Whom the bus gives this address, if that is not this node; "": nobody."""
+        for name, node in self._nodes.items():
+            if name != self.node and address in node.addresses:
+                return f"the node {name}'s"
+        known = self.addresses.get(address)
+        if known is not None and known.node != self.node:
+            return f"{known.pod or 'an address'} of the node {known.node}"
+        version = ipaddress.ip_address(address).version
+        for bits in {block_of(cidr).prefixlen for cidr in self._blocks if block_of(cidr).version == version}:
+            block = self._blocks.get(str(ipaddress.ip_network(f"{address}/{bits}", strict=False)))
+            if block is not None and block.node != self.node:
+                return f"in a block of the node {block.node}"
+        return ""
 
     def _settle_identity(self, address: str) -> None:
         """Follow which identities live here, and in how many pods."""

@@ -13,7 +13,7 @@ stays in force, and everything else goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Set
+from collections.abc import Awaitable, Mapping, Set
 from ipaddress import ip_network
 
 from bus import subjects
@@ -86,6 +86,8 @@ class Node:
         self._recall = recall
         self._is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
+        self._are_addresses_stale = True  # those that the node answers to, as the model has them
+        self._address_problem = ""
         self._routers: set[str] = set()  # addresses that the node answers to
         self._routes: dict[str, NodeRoute] = {}
         self._routing = asyncio.Lock()
@@ -202,9 +204,12 @@ class Node:
         await self._follow_own_addresses()
         async with self._writing:  # what is read must not be on its way to something else
             self.model.synced()
+            held = {table: await self.maps.read(table.name) for table in self.model.tables}
+            if self._are_addresses_stale:  # those of before stay until they are known
+                self.model.answers_to(untold_addresses(held[self.model.ipcache]))
             self.model.settle()
-            for table in self.model.tables:
-                table.adopt(await self.maps.read(table.name))
+            for table, entries in held.items():
+                table.adopt(entries)
         self._routes = await self._routes_from_before()
         self._is_whole = True
         await self.write()
@@ -241,6 +246,10 @@ class Node:
             await self.maps.write(self.model.tables if self._is_whole else (self.model.endpoints,))
             missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
             self.service.check("room", not self.maps.no_room, "; ".join(missing))
+            contested = self._address_problem or "; ".join(self.model.contested.values())
+            self.service.check("own addresses", not contested, contested)
+        if self.is_synced:
+            await self._realised()
         for pod in changed:
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
             if self._wanted_message(subject) != self._published.get(subject):
@@ -265,11 +274,15 @@ class Node:
         self.service.ready(not missing)
 
     async def _follow_own_addresses(self) -> None:
-        """What the node answers to, for the model to settle."""
+        """What the node answers to, for the model to settle. What cannot be asked is asked again by `heal_hooks`."""
         try:
             self.model.answers_to(await self.links.own_addresses())
         except LinkError as problem:
-            log.warning("addresses of the node are not known, trying again", why=str(problem))
+            if str(problem) != self._address_problem:
+                log.warning("addresses of the node are not known, trying again", why=str(problem))
+            self._are_addresses_stale, self._address_problem = True, str(problem)
+        else:
+            self._are_addresses_stale, self._address_problem = False, ""
 
     async def _follow_routes(self) -> None:
         """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`."""
@@ -448,10 +461,7 @@ class Node:
         if drifted:
             count("drift", drifted, kind="map")
             log.warning("maps had drifted", entries=drifted)
-        await self._follow_own_addresses()
         await self.write()  # also what found no room the last time
-        if self.is_synced:
-            await self._realised()
         await self.leftovers.remove_all()
         await self._heal_routes()
 
@@ -465,12 +475,13 @@ class Node:
         try:
             await self.hooks.heal(self._pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)
-            if self.hooks.take_routes_gone() and self._is_whole:
+            self._are_addresses_stale |= self.hooks.take_addresses_changed()
+            if self._is_whole and self.hooks.take_routes_gone():
                 await self._heal_routes()
-            if self.hooks.take_addresses_changed() and self._is_whole:
+            if self._is_whole and self._are_addresses_stale:
                 await self._follow_own_addresses()
                 await self.write()
-        except LinkError as problem:
+        except (LinkError, OSError) as problem:
             self.service.check("programs", False, str(problem))
             log.warning("programs and routes not looked at to the end, trying again", why=str(problem))
 
@@ -588,6 +599,12 @@ class Node:
             return False
         self.model.restore_pod(endpoint.local_pod())
         return True
+
+
+def untold_addresses(ipcache: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Those that the node had and no other knew, as the map has them; on which device is not known any more."""
+    entries = ((IpcacheKey.unpack(key), IpcacheEntry.unpack(value)) for key, value in ipcache.items())
+    return {key.address: "the node" for key, entry in entries if entry.untold and key.is_host}
 
 
 def _not_restored(what: str, problem: object) -> None:

@@ -44,7 +44,8 @@ FILTER_HANDLE = 0x706C78  # not one that the kernel gives to others' filters of 
 
 NEW = NLM_F_CREATE | NLM_F_EXCL
 SET = NLM_F_CREATE | NLM_F_REPLACE
-MAIN_TABLE = 254
+MAIN_TABLE, LOCAL_TABLE = 254, 255
+IPVS_DEVICE = "kube-ipvs0"
 FAMILY = {4: AF_INET, 6: AF_INET6}
 IFA_F_NODAD = 0x02  # linux/if_addr.h: in use at once; who else could have it?
 IFA_F_NOPREFIXROUTE = 0x200
@@ -242,13 +243,6 @@ def list_addresses(netlink: Netlink, index: int) -> list[tuple[str, bool, int]]:
     ]
 
 
-def list_own_addresses(netlink: Netlink) -> set[str]:
-    """What the node answers to on any device, but for its loopback networks and what only one link knows (fe80::)."""
-    found = netlink.ask("list addresses", kinds.RTM_GETADDR, NLM_F_DUMP, message(ifaddrmsg, family=AF_UNSPEC))
-    addresses = (ip_address(each.get("local") or each.get("address")) for each in found)
-    return {str(each) for each in addresses if not each.is_loopback and not (each.version == 6 and each.is_link_local)}
-
-
 def set_neighbour(netlink: Netlink, index: int, address: str, mac: str) -> None:
     """`address` is at `mac`, for ever."""
     attributes = [("NDA_DST", address), ("NDA_LLADDR", mac)]
@@ -331,6 +325,25 @@ def has_route(netlink: Netlink, cidr: str, index: int, gateway: str | None = Non
         (each.get("dst"), each["dst_len"], each.get("oif"), each.get("gateway")) == wanted
         for each in _list_routes(netlink, POD_ROUTE_PROTOCOL, network.version)
     )
+
+
+def list_own_addresses(netlink: Netlink) -> dict[str, str]:
+    """What the node's stack takes in for itself: address -> name of its device.
+
+    Without loopback, what only one link knows (fe80::), and the Services of an IPVS balancer, which are its own affair.
+    An address that the kernel does not answer to yet, or not here, has no such route: a duplicate, one of a VRF.
+    """
+    names = {link.index: link.name for link in list_links(netlink)}
+    found = {}
+    for version, family in FAMILY.items():
+        wanted = message(rtmsg, family=family, table=LOCAL_TABLE, type=kinds.rt_type["local"])
+        for each in netlink.ask(f"list IPv{version} addresses", kinds.RTM_GETROUTE, NLM_F_DUMP, wanted, NO_ROUTES):
+            address = ip_address(each.get("dst") or "::")
+            device = names.get(each.get("oif"), "")
+            is_others = address.is_loopback or (version == 6 and address.is_link_local) or device == IPVS_DEVICE
+            if each["dst_len"] == address.max_prefixlen and not is_others:
+                found[str(address)] = device
+    return found
 
 
 def list_networks(netlink: Netlink, index: int) -> list[str]:

@@ -472,7 +472,7 @@ def test_an_address_that_the_node_is_given_or_loses_is_told_and_seen(
             before = await place.links.own_addresses()
             assert not any(each.startswith(("127.", "fe80:", "::1")) for each in before)
             for address in ("169.254.20.10/32", "fd00:53::a/128"):
-                for command, wanted in (("add", before | {address.partition("/")[0]}), ("delete", before)):
+                for command, wanted in (("add", before | {address.partition("/")[0]: "lo"}), ("delete", before)):
                     assert inside_here("ip", "address", command, address, "dev", "lo") == 0
                     await place.heal(hooks)
                     assert hooks.take_addresses_changed()

@@ -23,7 +23,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 
 from services.dataplane import bpf_syscall
 from services.dataplane.bpf_syscall import TCX_INGRESS
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
+from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, IpcacheEntry, IpcacheKey
 from services.dataplane.policy import INGRESS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import OTHER_NODE, OTHER_NODE6, V4, V6, Family, Routed, error, ip, tcp, udp
@@ -189,6 +189,16 @@ def test_a_reply_is_believed_only_from_where_the_call_went(tunnel: Overlay, at: 
 def test_the_node_itself_is_reached_from_pods_that_are_believed(tunnel: Overlay, at: Family) -> None:
     assert tunnel.arrives(tcp(at.remote, at.node, 1000, 80), 300, tunnel.nodes[0]) == 0
     assert tunnel.arrives(tcp(at.remote, at.node, 1000, 80), 300, tunnel.nodes[1]) == INVALID_SOURCE
+
+
+def test_an_address_of_the_node_that_no_other_was_told_of_is_not_reached_by_a_tunnel(
+    tunnel: Overlay, at: Family
+) -> None:
+    packet = tcp(at.remote, at.second, 1000, 80)
+    for untold, reason in ((False, 0), (True, UNROUTABLE)):
+        entry = IpcacheEntry(1, untold=untold)
+        tunnel.maps["ipcache"].set(IpcacheKey(at.second).pack(), entry.pack())
+        assert tunnel.arrives(packet, 300, tunnel.nodes[0]) == reason
 
 
 def test_a_tunnel_leads_to_nobody_else(tunnel: Overlay, at: Family) -> None:

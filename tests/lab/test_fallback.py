@@ -16,12 +16,18 @@ from services.dataplane.fallback.handover import CHECK, SWITCH
 from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY
+from tests.lab.test_reach import SPOOF
 from tests.lab.test_survival import stream
 
 pytestmark = pytest.mark.timeout(300)  # each goes to rules and back, and may compile
 
 # The second: late packets of connections that are over.
-EXPECTED_DROPS = ("Policy denied", "Unknown connection tracking state", "Forbidden ICMPv6 message")
+EXPECTED_DROPS = (
+    "Policy denied",
+    "Unknown connection tracking state",
+    "Forbidden ICMPv6 message",
+    "Invalid source ip",
+)
 
 CLUSTERS: dict[str, tuple[str, Family, dict[str, object]]] = {
     "tunnel-v4": ("tunnel", 4, {}),
@@ -118,6 +124,20 @@ def test_policy_holds_by_rules_and_a_new_one_ends_a_stream(space: Space) -> None
         space.lab.exec_node("node1", "nft", "flush", "ruleset")
         assert eventually(lambda: "plexus_fallback" in space.lab.exec_node("node1", "nft", "list", "tables").stdout, 10)
         assert not space.get("other", space.address("client"), seconds=1)
+
+
+def test_nobody_else_in_the_lan_is_the_node_itself(space: Space) -> None:
+    """To rules the node is the host, whom no policy refuses; in IPv6 the kernel lets others have its address."""
+    lab = space.lab
+    space.apply(space.pod("server"))
+    server, node = space.address("server"), space.node_address("node1")
+    spoof = ("/usr/bin/python3", "-c", SPOOF, node, server)
+    with fallback(lab, "node1"):
+        assert lab.exec_lan("ip", f"-{space.family}", "route", "replace", server, "via", node).returncode == 0
+        before = lab.drops()["Invalid source ip"]
+        assert lab.exec_lan(*spoof).returncode == 0
+        assert eventually(lambda: lab.drops()["Invalid source ip"] >= before + 5)
+        assert lab.exec_lan("ip", f"-{space.family}", "route", "delete", server).returncode == 0
 
 
 def test_without_the_capabilities_pods_go_on_and_a_new_one_is_refused_with_the_reason(space: Space) -> None:

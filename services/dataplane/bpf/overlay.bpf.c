@@ -70,7 +70,7 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 	if (to)
 		return deliver(skb, p, to);
 	entry = who_is(&p->destination);
-	if (!entry || entry->identity != IDENTITY_HOST)
+	if (!entry || entry->identity != IDENTITY_HOST || entry->flags & IPCACHE_UNTOLD)
 		return DROP(p, DROP_UNROUTABLE);
 	return identify(p, &came) ? TC_ACT_OK : TC_ACT_SHOT;
 }

@@ -161,6 +161,7 @@ class _Node:
         others = [net for net, entry in of_version.items() if entry.node not in {NO_ADDRESS, *self.place.own_addresses}]
         blocks = [net for net, entry in of_version.items() if entry.node in self.place.own_addresses]
         here = [net for net, entry in of_version.items() if entry.identity == RESERVED["host"]]
+        told = [net for net in here if not of_version[net].untold]
         nodes = {entry.node for entry in self.ipcache.values()} - {NO_ADDRESS}
         kept = [net for each in self.place.never_masqueraded if (net := ip_network(each)).version == version]
         if self.place.tunnel:
@@ -175,6 +176,7 @@ class _Node:
             self._networks(f"others{version}", version, others),
             self._networks(f"blocks{version}", version, blocks),
             self._networks(f"here{version}", version, here),
+            self._networks(f"told{version}", version, told),
             self._networks(f"kept{version}", version, kept),
         ]
 
@@ -265,7 +267,9 @@ class _Node:
             f"{_ip(v)} daddr . meta l4proto . th dport @empty{v} {drop['no_backend']}" for v in (4, 6)
         ]  # or the host's stack would answer, or send it to the world
         raw = [*let_guarded, *for_empty, f"iifname {pod} goto from_pod", 'iifname "lo" return']
-        raw += [f"{_ip(v)} saddr @{mine}{v} {drop['invalid_source']}" for mine in ("pods", "blocks") for v in (4, 6)]
+        raw += [
+            f"{_ip(v)} saddr @{mine}{v} {drop['invalid_source']}" for mine in ("pods", "blocks", "here") for v in (4, 6)
+        ]
         if place.tunnel:
             raw += [rule for version in (4, 6) for rule in _tunnel_rules(place, version, drop)]
         from_pod = [f"{NEIGHBOURS} goto from_neighbour", f"{ONE_LINKS} {drop['forbidden']}"]
@@ -322,7 +326,7 @@ def _tunnel_rules(place: Place, version: int, drop: Mapping[str, str]) -> list[s
         f"{outward} {ip} daddr @others{v} {drop['no_encapsulation']}",
         f"{outward} udp dport {place.tunnel_port} {ip} saddr != @nodes{v} {drop['invalid_source']}",
         f"{tunnel} {ip} saddr != @others{v} {drop['invalid_source']}",
-        f"{tunnel} {ip} daddr != @pods{v} {ip} daddr != @here{v} {drop['unroutable']}",
+        f"{tunnel} {ip} daddr != @pods{v} {ip} daddr != @told{v} {drop['unroutable']}",
     ]
 
 

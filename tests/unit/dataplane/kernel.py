@@ -74,7 +74,7 @@ class MemoryLinks(Links):
         self.attached: dict[int, dict[Direction, str]] = {}
         self.pod_routes: dict[str, int] = {}  # address -> index
         self.routers: dict[int, str] = {}  # by family
-        self.addresses: set[str] = set()  # of the node, on any device
+        self.addresses: dict[str, str] = {}  # of the node -> device
         self.broken = ""
         self.stuck: set[str] = set()  # links that do not go
 
@@ -126,9 +126,9 @@ class MemoryLinks(Links):
     def is_quiet(self) -> bool:
         return True
 
-    async def own_addresses(self) -> set[str]:
+    async def own_addresses(self) -> dict[str, str]:
         self._work()
-        return set(self.addresses)
+        return dict(self.addresses)
 
     async def ensure_router_address(self, address: str) -> None:
         self._work()

@@ -394,26 +394,59 @@ async def test_a_pods_route_that_the_kernel_says_is_gone_is_put_back_and_counted
         assert counted("drift", kind="route") == before + 1
 
 
-async def test_whatever_the_node_answers_to_is_the_host_to_its_pods(machine: Machine) -> None:
-    def who(address: str) -> int:
-        found = machine.maps.memory["ipcache"].entries.get(IpcacheKey(address).pack())
-        return IpcacheEntry.unpack(found).identity if found else 0
+def host_at(machine: Machine, address: str) -> bool:
+    found = machine.maps.memory["ipcache"].entries.get(IpcacheKey(address).pack())
+    return found == IpcacheEntry(RESERVED["host"], untold=True).pack()
 
+
+async def test_whatever_the_node_answers_to_is_the_host_to_its_pods(machine: Machine) -> None:
     machine.populate()
-    machine.links.addresses = {"169.254.20.10"}
+    machine.links.addresses = {"169.254.20.10": "resolver"}
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
-        assert who("169.254.20.10") == RESERVED["host"]
-        machine.links.addresses = {"172.17.0.1", "fd00:172::1"}  # one of a family that this node does not serve
+        assert host_at(machine, "169.254.20.10")
+        machine.links.addresses = {"172.17.0.1": "docker0", "fd00:172::1": "docker0"}  # IPv6 is not served here
         await node.heal_hooks_once()
-        assert who("172.17.0.1") == 0, "nobody said that there is another"
+        assert not host_at(machine, "172.17.0.1"), "nobody said that there is another"
         machine.hooks.addresses_changed = True
         await node.heal_hooks_once()
-        assert (who("172.17.0.1"), who("fd00:172::1"), who("169.254.20.10")) == (RESERVED["host"], 0, 0)
-        machine.links.broken = "no more"
+        assert host_at(machine, "172.17.0.1")
+        assert not host_at(machine, "fd00:172::1") and not host_at(machine, "169.254.20.10")
+
+
+async def test_addresses_that_cannot_be_asked_for_stay_as_they_were_and_are_asked_for_again(machine: Machine) -> None:
+    machine.populate()
+    machine.links.addresses = {"172.17.0.1": "docker0"}
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        machine.links.addresses = {"172.18.0.1": "docker0"}
+        machine.links.broken = "busy"
         machine.hooks.addresses_changed = True
         await node.heal_hooks_once()
-        assert who("172.17.0.1") == RESERVED["host"], "what is not known is not taken back"
+        assert host_at(machine, "172.17.0.1")
+    async with machine.running() as node:  # after a restart too
+        await until(lambda: node.is_synced)
+        assert host_at(machine, "172.17.0.1")
+        machine.links.broken = ""
+        await node.heal_hooks_once()  # nobody has to say it again
+        assert host_at(machine, "172.18.0.1") and not host_at(machine, "172.17.0.1")
+
+
+async def test_an_address_that_the_bus_gives_to_another_is_not_the_host(machine: Machine) -> None:
+    machine.populate()
+    machine.links.addresses = {"192.0.2.2": "eth1", "10.0.1.1": "cni0", "10.0.1.99": "cni0", "172.17.0.1": "docker0"}
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        assert host_at(machine, "172.17.0.1")
+        assert not any(host_at(machine, each) for each in ("192.0.2.2", "10.0.1.1", "10.0.1.99"))
+        [check] = [each for each in node.service.health().checks if each.name == "own addresses"]
+        assert not check.ok
+        for told in ("eth1 has 192.0.2.2, which is the node node-2's", "cni0 has 10.0.1.99, which is in a block of"):
+            assert told in check.detail
+        machine.links.addresses = {"172.17.0.1": "docker0"}
+        machine.hooks.addresses_changed = True
+        await node.heal_hooks_once()
+        assert [each.ok for each in node.service.health().checks if each.name == "own addresses"] == [True]
 
 
 async def test_what_found_no_room_is_written_when_there_is_some(machine: Machine) -> None:

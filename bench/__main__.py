@@ -38,6 +38,8 @@ def main(
     """
     if record and Part.PACKETS not in (only or Part):
         raise typer.BadParameter("packets are not measured; add --only packets", param_hint="--record")
+    if record and quick:
+        raise typer.BadParameter("a first look is nothing to go by; leave --quick out", param_hint="--record")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
     plain.remove_leftovers()
@@ -56,8 +58,9 @@ def main(
     else:
         console = Console(width=None if sys.stdout.isatty() else WIDTH_CHARACTERS)
         show(console, machine, found.figures, changed, found.problems)
-    if record and not found.problems:
-        recorded.RECORD.write_text(recorded.as_text(recorded.costs(machine, found.figures)))
+    if record and not found.problems and (why_not := recorded.record(machine, found.figures)):
+        progress.print(f"bench: not recorded: {why_not}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1)
     raise typer.Exit(1 if found.problems else 0)
 
 

@@ -91,12 +91,14 @@ class Figure:
         unit: of the values, for people: "Gb/s", "1/s", "ms", "MB".
         values: with Plexus, in the order in which they were taken.
         plain: without, taken in turns with `values`; empty where there is nothing to compare with.
+        beside: what the yardstick took right after each of `values`, in ns (bench/recorded.py).
     """
 
     name: str
     unit: str
     values: tuple[float, ...]
     plain: tuple[float, ...] = ()
+    beside: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:

@@ -44,9 +44,10 @@ def this_machine() -> Machine:
 
 
 def processor(cpuinfo: str) -> str:
-    """The model's name out of /proc/cpuinfo; the architecture where it names none."""
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.machine()
+    """The model out of /proc/cpuinfo: its name, and its numbers, as a virtual machine's name says little: "Xeon
+    (6-143-8)". The architecture where it names none."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    said = {key.strip(): value.strip() for key, _, value in reversed(list(lines))}
+    numbers = "-".join(said[key] for key in ("cpu family", "model", "stepping") if key in said)
+    name = said.get("model name", platform.machine())
+    return f"{name} ({numbers})" if numbers else name

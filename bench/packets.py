@@ -3,7 +3,7 @@
 A packet that its program leaves as it was, but for the hop that routing costs, is run 250 times in a row: what is told
 is the mean, with everything in the CPU's caches. What a program translates cannot go through it twice, so such packets
 are run one by one ("alone" in the name): the first run's caches and the kernel's clock are in those figures, and they
-are to be compared with each other only. The yardstick takes turns with the paths of each mode (bench/recorded.py).
+are to be compared with each other only. Of the others each value has the yardstick's beside it (bench/recorded.py).
 
 What comes out of a tunnel is not here: the kernel's test run cannot give a packet a tunnel key.
 """
@@ -41,7 +41,7 @@ REPEAT = HOPS - 5  # every run costs it a hop
 RUNS = 20  # of a packet for one value, its median
 GROUP = "packet"
 ALONE = ", alone"  # in the name of what is run one by one
-YARDSTICK = "the yardstick"  # in the place of a case's name: bench/yardstick.py
+BESIDE = ", the yardstick"
 STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6))  # of a node: the programs differ
 
 
@@ -123,17 +123,20 @@ def measure_packets(modes: Sequence[str], rounds: int, tell: Callable[[str], Non
         tell(f"packets, {mode}")
         with ExitStack() as stack:
             paths = {families: stack.enter_context(datapath(mode, families)) for families in STACKS}
-            sides = {
-                f"{GROUP}, {mode}{' dual' * (len(families) > 1)} v{family}: {case.name}": timing(path, case)
-                for families, path in paths.items()
-                for family in families
-                for case in cases(path, mode, ADDRESSES[family])
-                if len(families) == 1 or case.repeat > 1
-            }
-            beside = stack.enter_context(yardstick())
-            sides[f"{GROUP}, {mode}: {YARDSTICK}"] = partial(paths[STACKS[0]].inside, beside)
-            for name, values in interleave(sides, rounds).items():
-                yield Figure(name, "ns", tuple(values))
+            beside = partial(paths[STACKS[0]].inside, stack.enter_context(yardstick()))
+            sides: dict[str, Callable[[], float]] = {}
+            for families, path in paths.items():
+                for family in families:
+                    for case in cases(path, mode, ADDRESSES[family]):
+                        name = f"{GROUP}, {mode}{' dual' * (len(families) > 1)} v{family}: {case.name}"
+                        if case.repeat > 1:
+                            sides |= {name: timing(path, case), name + BESIDE: beside}
+                        elif len(families) == 1:
+                            sides[name] = timing(path, case)
+            found = interleave(sides, rounds)
+            for name, values in found.items():
+                if not name.endswith(BESIDE):
+                    yield Figure(name, "ns", tuple(values), beside=tuple(found.get(name + BESIDE, ())))
             if mode == "native":
                 for family in FAMILIES:
                     tell(f"socket hooks, v{family}")

@@ -20,6 +20,7 @@ _LOAD_ADDRESS, _OF_MAP = 0x18, 1  # BPF_LD | BPF_IMM | BPF_DW, of BPF_PSEUDO_MAP
 _SCHED_CLS, _CGROUP_SOCK_ADDR = 3, 18  # enum bpf_prog_type
 _JUMPS = (0x05, 0x06)  # BPF_JMP, BPF_JMP32
 _GOTO, _CALL, _EXIT = 0x00, 0x80, 0x90
+_FAR_GOTO = 0x06  # BPF_JMP32 | BPF_JA
 _ARRAYS = frozenset({2, 3, 4, 6})  # the verifier looks at their number of entries
 _ENTRIES_MAX = 4096  # of other maps: the verifier does not care, and memory is taken at once
 _VERIFIED_AT = 216  # verified_insns, since kernel 5.16
@@ -73,6 +74,7 @@ def falls_back(code: bytes) -> int | None:
 
     Compilers lay some loops out like that, and kernels before 6.7 refuse it ("back-edge"): only jumps may lead back.
     Source: kernel kernel/bpf/verifier.c (check_cfg), and commit 10e14e9652bf, which mended it.
+    Raises: ValueError: code of a kind that our compiler does not make.
     """
     met, left = set[int](), set[int]()
     path = [(0, _next(code, 0))]
@@ -93,7 +95,9 @@ def falls_back(code: bytes) -> int | None:
 
 def _next(code: bytes, at: int) -> Iterator[tuple[int, bool]]:
     """Where an instruction leads, in the verifier's order: (the number of the next one, whether a jump leads there)."""
-    operation, _, offset, _ = struct.unpack_from("=BBhi", code, at * 8)
+    operation, registers, offset, _ = struct.unpack_from("=BBhi", code, at * 8)
+    if operation == _FAR_GOTO or (operation == _JUMPS[0] | _CALL and registers >> 4):
+        raise ValueError(f"instruction {at} is a far jump or a call of another function")
     kind = operation & 0xF0 if operation & 7 in _JUMPS else _CALL
     if kind == _GOTO:
         yield at + offset + 1, True

@@ -26,6 +26,7 @@ from cli.state import CONTROL, Picture, healths
 if TYPE_CHECKING:
     from bus.interface import Bus
 
+LAST_WORDS_SECONDS = 0.5  # after the time is up, for the services to say how they are
 ASK_AGAIN_SECONDS = 1.0  # the backstop: a node that said nothing is asked this often
 ROOT_FAMILIES = tuple(family for family in STATES if family.owner in ROOTS)
 
@@ -175,7 +176,7 @@ async def realised(bus: Bus, seconds: float) -> Realised:
             progress.behind = dict.fromkeys(nodes, "does not answer")
             await nodes_there(bus, progress)
     except TimeoutError:
-        causes = await services_behind(bus, progress.wanted) if progress.wanted else []
+        causes = await services_behind(bus, progress.wanted or {})
         raise Failed(f"not realised within {duration(seconds)}: {'; '.join([progress.problem(), *causes])}") from None
     revision = seen.revision.get("resources", 0)
     first = min(progress.reached_at.values(), default=0.0)
@@ -275,15 +276,23 @@ async def one_question(bus: Bus, node: str, progress: Progress) -> None:
 
 
 async def services_behind(bus: Bus, wanted: Revision) -> list[str]:
-    """The services between the user and the nodes that do not answer, or have not handed on what is wanted."""
-    answers = await healths(bus, [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"])
-    lines = []
-    for (owner, _), answer in answers.items():
-        if isinstance(answer, str):
-            lines.append(f"{owner}: {answer}")
-        elif behind := lag(answer.revision, {root: wanted[root] for root in wanted if root in answer.revision}):
-            lines.append(f"{owner}: {behind}")
-    return lines
+    """The services between the user and the nodes that do not answer, are not well, or have not handed on what is
+    wanted."""
+    control = [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"]
+    answers = await healths(bus, control, seconds=LAST_WORDS_SECONDS)
+    found = {
+        owner: answer if isinstance(answer, str) else unwell(answer, wanted) for (owner, _), answer in answers.items()
+    }
+    return [f"{owner}: {why}" for owner, why in found.items() if why]
+
+
+def unwell(health: Health, wanted: Revision) -> str:
+    """Why a service may be what others wait for; "" when it is not. What it does not hear says nothing of it."""
+    bad = [f"{check.name}: {check.detail or 'not ok'}" for check in health.checks if not check.ok]
+    if not health.ready or not health.active:
+        bad.append("not ready" if not health.ready else "stands by")
+    heard = {root: wanted[root] for root in wanted if root in health.revision}
+    return ", ".join(filter(None, [lag(health.revision, heard), *bad]))
 
 
 def history(health: Health) -> list[tuple[Revision, float]]:

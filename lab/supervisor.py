@@ -36,6 +36,7 @@ POLL_SECONDS = 0.02
 LONGEST_LINE_BYTES = 1 << 20  # in a log; of a longer one its end is read
 STOPPED = "stopped by hand"
 SILENCE = "it said nothing"
+NOT_READY = "not ready"  # and no word why
 
 
 class Keeper:
@@ -224,7 +225,8 @@ class Supervisor:
             )
         except BusError as error:
             return keeper.unanswered(str(error))
-        return not_ready(keeper.program, health)
+        found = not_ready(keeper.program, health)
+        return keeper.unanswered(found) if found == NOT_READY else found
 
 
 def not_ready(program: Program, health: Health) -> str:
@@ -238,7 +240,7 @@ def not_ready(program: Program, health: Health) -> str:
 def unready(health: Health) -> str:
     """What a service says of itself when it is not ready."""
     return (
-        ", ".join(f"{check.name}: {check.detail or 'not ok'}" for check in health.checks if not check.ok) or "not ready"
+        ", ".join(f"{check.name}: {check.detail or 'not ok'}" for check in health.checks if not check.ok) or NOT_READY
     )
 
 

@@ -7,17 +7,19 @@ import time
 
 import pytest
 
-from bus import subjects
+from bus import log, subjects
 from bus.codec import encode
 from bus.interface import Conflict
 from bus.link import open_link
-from bus.log import Log
+from bus.log import Log, delivered_entry
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import Identity
 from bus.messages.ipam import Block
 from bus.messages.resources import Namespace, Pod
+from bus.natspy import Msg
 from bus.server import Server
 from bus.telemetry import caused_by, counted
+from bus.wire import Entry
 from tests.bus.watcher import buses, watching
 
 
@@ -120,8 +122,26 @@ async def test_a_node_hears_only_what_it_asked_for_and_its_revision_advances_all
                 assert list(watcher.values) == [subjects.POD.of("default", "a")]
 
 
-async def test_what_was_overwritten_before_it_was_sent_holds_nothing_back(server: Server) -> None:
-    """With the last message the server says that one is still to come: one that was gone before its turn."""
+async def test_the_servers_word_that_more_is_to_come_holds_nothing_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts what is overwritten before its turn, and so never comes."""
+
+    def one_more(message: Msg) -> tuple[Entry, int, int] | None:
+        found = delivered_entry(message)
+        return found and (found[0], found[1], found[2] + 1)
+
+    monkeypatch.setattr(log, "delivered_entry", one_more)
+    async with buses(server, "owner", "reader") as (owner, reader):
+        outbox = await owner.own("resources")
+        async with watching(reader, subjects.NAMESPACE, direct=True) as read:
+            for number in range(3):
+                await outbox.say(*namespace(number))
+                await read.until_revision({"resources": number + 1})
+
+
+async def test_values_that_overwrite_each_other_at_once_arrive(server: Server) -> None:
+    """With the last one the server may say that another is still to come: one that was gone before its turn."""
     subject = subjects.ENDPOINT.of("n1", "default", "p")
     async with (
         buses(server, "reader") as (reader,),

@@ -224,6 +224,8 @@ def test_nothing_is_lost_or_broken_by_an_upgrade_that_changes_the_layout_of_maps
     own.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: version1\n")
     own.wait()
     survive(Space(own, "version1", 4), version_1_was_here)
+    assert min(taken["node1"][name] for name in ("nat", "choices")) >= RATE.streams
     for node in NODES:
         assert taken[node]["connections"] >= 2 * RATE.streams
+        assert taken[node]["services"] == taken[node]["backends"] == 2
         assert not WAYS_BACK.keys() & sizes(own, node).keys()

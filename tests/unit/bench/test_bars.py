@@ -94,4 +94,5 @@ def test_there_is_a_bar_for_each_promise() -> None:
 
 def test_the_processor_is_named_where_the_kernel_names_it() -> None:
     assert processor("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\n") == "Some CPU @ 3 GHz"
+    assert processor("cpu family : 6\nmodel : 143\nmodel name : Some CPU\nstepping : 8\n" * 2) == "Some CPU (6-143-8)"
     assert processor("") != ""

@@ -227,5 +227,5 @@ def test_nothing_is_lost_or_broken_by_an_upgrade_that_changes_the_layout_of_maps
     assert min(taken["node1"][name] for name in ("nat", "choices")) >= RATE.streams
     for node in NODES:
         assert taken[node]["connections"] >= 2 * RATE.streams
-        assert taken[node]["services"] == taken[node]["backends"] == 2
+        assert min(taken[node]["services"], taken[node]["backends"]) >= 2
         assert not WAYS_BACK.keys() & sizes(own, node).keys()

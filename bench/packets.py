@@ -40,8 +40,7 @@ HOPS = 255  # of a packet when it starts
 REPEAT = HOPS - 5  # every run costs it a hop
 RUNS = 20  # of a packet for one value, its median
 GROUP = "packet"
-ALONE = ", alone"  # in the name of what is run one by one
-BESIDE = ", the yardstick"
+BESIDE = ", the yardstick"  # behind a figure's name: what was timed right after it
 STACKS: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6))  # of a node: the programs differ
 
 
@@ -101,14 +100,14 @@ def cases(path: Datapath, mode: str, who: Addresses) -> Iterator[Case]:
     port_at = 14 + (40 if ":" in who.pod else 20)
     nat_port = int.from_bytes(translated[port_at : port_at + 2], "big")
     passes("from_netdev", tcp(who.outside, who.node, (80, nat_port), "SA"))
-    yield Case(f"masqueraded, out{ALONE}", "from_pod", tcp(who.pod, who.outside, there), 1)
-    yield Case(f"masqueraded, in{ALONE}", "from_netdev", tcp(who.outside, who.node, (80, nat_port)), 1)
+    yield Case("masqueraded, out, alone", "from_pod", tcp(who.pod, who.outside, there), 1)
+    yield Case("masqueraded, in, alone", "from_netdev", tcp(who.outside, who.node, (80, nat_port)), 1)
 
     to_service, from_backend = (port, SERVICE_PORT), (BACKEND_PORT, port)
     passes("from_pod", tcp(who.pod, who.service, to_service, "S"))
     passes("from_pod", tcp(who.neighbour, who.pod, from_backend, "SA"))
-    yield Case(f"to a Service{ALONE}", "from_pod", tcp(who.pod, who.service, to_service), 1)
-    yield Case(f"a Service's reply{ALONE}", "from_pod", tcp(who.neighbour, who.pod, from_backend), 1)
+    yield Case("to a Service, alone", "from_pod", tcp(who.pod, who.service, to_service), 1)
+    yield Case("a Service's reply, alone", "from_pod", tcp(who.neighbour, who.pod, from_backend), 1)
 
 
 def measure_packets(modes: Sequence[str], rounds: int, tell: Callable[[str], None]) -> Iterator[Figure]:

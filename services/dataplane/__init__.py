@@ -17,7 +17,7 @@ for it, and changes of policy reach this node when it is back.
     migrate, layouts_v1           maps of another size or layout into those that take their place
     recall, statefile             what was heard last, on disk: the node comes up with it while the bus is away
     fallback/ nftables rules where the kernel takes no BPF              notrack  pods' connections, not tracked twice
-    ring, flows                   events out of the kernel, with names
+    ring, flows, flow_events      events out of the kernel, with names, to the bus
     cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
 
 Capabilities: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON (programs, maps, links), CAP_SYS_ADMIN (entering a pod's network

@@ -16,6 +16,7 @@ from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
 from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, Recovered
+from services.dataplane.flow_events import tell_flows
 from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal, JournalError
 from services.dataplane.links import LinkError, Links, TcProgram
@@ -69,7 +70,8 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             if isinstance(by, Fallback):
                 tasks.create_task(by.run(), name="go back to BPF")
             else:
-                tasks.create_task(node.tell_flows(), name="tell flows")
+                telling = tell_flows(service.bus, settings.node, node.maps, node.model)
+                tasks.create_task(telling, name="tell flows")
                 tasks.create_task(end_rules(node), name="end rules")
                 watch_maps(service, settings, node, tasks)
 

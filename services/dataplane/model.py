@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -402,14 +402,10 @@ class NodeModel:
             elif self.routing.is_direct:
                 self.unreachable[block.node] = hop
         told = {*self._own_addresses, *(own.addresses if own else ())}
-        self.contested = {}
-        for address, device in self._more_addresses.items():
-            whose = "" if address in told else self._whose(address)
-            if whose:
-                self.contested[address] = f"{device} has {address}, which is {whose}: take it away there"
-            else:
-                more = IpcacheEntry(RESERVED["host"], untold=True)
-                wanted.setdefault(IpcacheKey(address).pack(), more.pack())  # routers are there already
+        self.contested = self._contested(told)
+        for address in self._more_addresses.keys() - self.contested.keys():
+            more = IpcacheEntry(RESERVED["host"], untold=True)
+            wanted.setdefault(IpcacheKey(address).pack(), more.pack())  # routers are there already
         for address in told:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():
@@ -428,20 +424,30 @@ class NodeModel:
         }
         self.wanted_routes = routes
 
-    def _whose(self, address: str) -> str:
-        """Whom the bus gives this address, if that is not this node; "": nobody."""
-        for name, node in self._nodes.items():
-            if name != self.node and address in node.addresses:
-                return f"the node {name}'s"
-        known = self.addresses.get(address)
-        if known is not None and known.node != self.node:
-            return f"{known.pod or 'an address'} of the node {known.node}"
-        version = ipaddress.ip_address(address).version
-        for bits in {block_of(cidr).prefixlen for cidr in self._blocks if block_of(cidr).version == version}:
-            block = self._blocks.get(str(ipaddress.ip_network(f"{address}/{bits}", strict=False)))
-            if block is not None and block.node != self.node:
-                return f"in a block of the node {block.node}"
-        return ""
+    def _contested(self, told: Set[str]) -> dict[str, str]:
+        """Which of the addresses that this node has, but for those `told`, the bus gives to another: why, in words."""
+        if self._more_addresses.keys() <= told:
+            return {}
+        nodes = {address: name for name, node in self._nodes.items() if name != self.node for address in node.addresses}
+        lengths = {(":" in cidr, cidr.rpartition("/")[2]) for cidr in self._blocks}
+        found = {}
+        for address, device in self._more_addresses.items():
+            known = self.addresses.get(address)
+            around = (
+                self._blocks.get(str(ipaddress.ip_network(f"{address}/{bits}", strict=False)))
+                for is_ip6, bits in lengths
+                if is_ip6 == (":" in address)
+            )
+            whose = ""
+            if address in nodes:
+                whose = f"the node {nodes[address]}'s"
+            elif known is not None and known.node != self.node:
+                whose = f"{known.pod or 'an address'} of the node {known.node}"
+            elif block := next((block for block in around if block and block.node != self.node), None):
+                whose = f"in a block of the node {block.node}"
+            if whose and address not in told:
+                found[address] = f"{device} has {address}, which is {whose}: take it away there"
+        return found
 
     def _settle_identity(self, address: str) -> None:
         """Follow which identities live here, and in how many pods."""

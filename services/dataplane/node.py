@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Mapping, Set
 from ipaddress import ip_network
 
 from bus import subjects
-from bus.codec import TooLarge
 from bus.interface import Batch, BusError, Change
 from bus.messages import Message
 from bus.messages import dataplane as messages
@@ -27,7 +26,6 @@ from services.dataplane.addresses import Addresses, AddressTaken
 from services.dataplane.attach import Hook
 from services.dataplane.effects import Maps
 from services.dataplane.endpoints import Endpoint, Endpoints, record_key
-from services.dataplane.flows import flows, monotonic_offset
 from services.dataplane.hooks import HEAL_SECONDS as HEAL_HOOKS_SECONDS
 from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
@@ -36,7 +34,6 @@ from services.dataplane.leftovers import Leftovers
 from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.model import NodeModel, Routing
 from services.dataplane.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
-from services.dataplane.ring import Ring
 from services.dataplane.rtnl import NodeRoute, SeenLink
 from services.dataplane.settings import NodeSettings
 
@@ -404,37 +401,6 @@ class Node:
         except BusError as problem:
             log.warning("endpoint not told, trying again", subject=subject, why=str(problem))
             asyncio.get_running_loop().call_later(1.0, self._mark, subject)
-
-    async def tell_flows(self) -> None:
-        """The kernel's events, with names, as flow events."""
-        ring = Ring(self.maps["events"])
-        lost_before = self.maps.events_lost()
-        subject = subjects.FLOWS.of(self.settings.node)
-        try:
-            async for batch in ring.batches():
-                lost = self.maps.events_lost()
-                named = flows(batch, self.model, monotonic_offset())
-                for flow in named:
-                    if flow.type == "drop":
-                        count("drop_events", reason=flow.reason)
-                await self._tell_flows(subject, named, lost - lost_before)
-                lost_before = lost
-        finally:
-            ring.close()
-
-    async def _tell_flows(self, subject: str, named: list[messages.Flow], lost: int) -> None:
-        """In as many messages as it takes: pods have as many labels as they like, and cause as many flows."""
-        try:
-            await self.bus.publish_event(subject, messages.FlowBatch(node=self.settings.node, flows=named, lost=lost))
-        except TooLarge:
-            half = len(named) // 2
-            if half:
-                await self._tell_flows(subject, named[:half], lost)
-                await self._tell_flows(subject, named[half:], 0)
-            else:
-                count("flows_lost", len(named))
-        except BusError:
-            count("flows_lost", len(named))
 
     # Drift
 

@@ -24,6 +24,7 @@ from bus.telemetry import counted
 from services.dataplane import cni
 from services.dataplane.addresses import Attachment
 from services.dataplane.endpoints import record_key
+from services.dataplane.flow_events import tell_flows
 from services.dataplane.layouts import EVENT_DROP, Event
 from services.dataplane.links import LinkError
 from services.dataplane.node import BLOCKS_KEY, Node
@@ -160,7 +161,7 @@ async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
         def close(self) -> None:
             """Nothing is open."""
 
-    monkeypatch.setattr("services.dataplane.node.Ring", OneBatch)
+    monkeypatch.setattr("services.dataplane.flow_events.Ring", OneBatch)
     told: list[FlowBatch] = []
     async with machine.running() as node:
         await until(lambda: 1001 in node.model.identities)
@@ -173,7 +174,7 @@ async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
         monkeypatch.setattr(node.bus, "publish_event", listen)
         monkeypatch.setattr(node.maps, "events_lost", iter([0, 7]).__next__)
         before = counted("flows_lost")
-        await node.tell_flows()
+        await tell_flows(node.bus, HERE, node.maps, node.model)
     ports = [flow.source_port for message in told for flow in message.flows]
     assert ports == list(range(flows - lost))
     assert counted("flows_lost") - before == lost

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from bus.link import inbox_of
 from bus.server import User
-from bus.subjects import JOURNAL, LEASES, OWNERS, delta_of, escape, lease_of, log_of, snapshot_of, stream_of
+from bus.subjects import JOURNAL, LEASES, OWNERS, VOUCHED, delta_of, escape, lease_of, log_of, snapshot_of, stream_of
 
 _READ_API = ("STREAM.INFO", "CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE", "STREAM.MSG.GET")
 _TOKENS = {
@@ -54,6 +54,7 @@ def node_user(node: str, password: str) -> User:
     publish = [
         *_reading(),
         f"state.dataplane.*.{own}.>",
+        VOUCHED["dataplane"].of(node),
         f"evt.dataplane.*.{own}",
         f"evt.dataplane.*.{own}.>",
         *(snapshot_of(owner) for owner in OWNERS),

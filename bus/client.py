@@ -75,8 +75,8 @@ class NatsBus:
     def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
         return watch(self.link, families, direct=direct)
 
-    async def own(self, owner: str) -> NatsOutbox:
-        outbox = NatsOutbox(self.link, owner)
+    async def own(self, owner: str, *, vouch: bool = True) -> NatsOutbox:
+        outbox = NatsOutbox(self.link, owner, vouch=vouch)
         await outbox.open(self._start)
         return outbox
 

@@ -2,7 +2,8 @@
 
 The model is pure and never awaits. `run_control` watches its inputs (its own log among them, when the service
 allocates), feeds changes to the model, and, while it holds the owner's lease, carries out the actions that the model
-asks for. Outputs are written only when they differ from what the log holds, so a takeover causes no storm.
+asks for. Outputs are written only when they differ from what the log holds, so a takeover causes no storm. When the log
+is lost, wholly or in part, all of it is written again, what was claimed among it, before anything else is.
 
 What goes wrong with one subject stops no other, and shows in health as a check that is not ok:
 - "inputs": changes that the model could not take. The revision goes on (the owner has heard them); a subject is left
@@ -125,7 +126,7 @@ async def run_control(
     """
     control = Control(bus, model, report)
     async with asyncio.TaskGroup() as tasks:
-        own = tuple(family for family in model.hears if family.owner == model.owner)
+        own = control.own
         others = tuple(family for family in model.hears if family.owner != model.owner)
         if others:
             control.waits_for.add("inputs")
@@ -149,6 +150,8 @@ class Control:
         self._revision: dict[str, int] = {}  # of what the model has heard
         self._cause: Cause | None = None  # of the oldest change that was not acted on
         self._wanted: dict[str, Message | None] = {}  # what we said, to say it again after another has led
+        self.own = tuple(family for family in model.hears if family.owner == model.owner)
+        self._known: dict[str, Message] = {}  # of those families: what the log held when we knew it last
         self._unwritten: dict[str, Action] = {}
         self._given_up: dict[str, tuple[Action, str]] = {}  # what cannot be carried out as it is, and why
         self._tried: dict[str, tuple[Action, str]] = {}  # in this turn and in vain: each subject's last action, and why
@@ -193,9 +196,18 @@ class Control:
             log.error("the model failed on a change; the rest goes on", subject=subject, cause=problem)
             return
         self._unusable.pop(subject, None)
+        self._learn(subject, message)
         given_up = self._given_up.get(subject)
         if given_up and message is not None and isinstance(given_up[0], Claim):
             del self._given_up[subject]  # somebody has it, and the model knows who
+
+    def _learn(self, subject: str, message: Message | None) -> None:
+        """What is claimed and by whom, to be said again should the log lose it."""
+        if any(family.has(subject) for family in self.own):
+            if message is None:
+                self._known.pop(subject, None)
+            else:
+                self._known[subject] = message
 
     # -- acting
 
@@ -204,18 +216,19 @@ class Control:
         while True:
             self._tell()
             async with self._bus.lease(self._model.owner, seconds=lease_seconds) as lease:
-                outbox = await self._bus.own(self._model.owner)
+                outbox = await self._bus.own(self._model.owner, vouch=False)
                 acting = asyncio.create_task(self._act(outbox, lease), name=f"lead {self._model.owner}")
                 losing = asyncio.create_task(lease.lost(), name=f"lease {self._model.owner}")
+                noticing = asyncio.create_task(self._notice(outbox), name=f"log of {self._model.owner}")
                 try:
                     await asyncio.wait([acting, losing], return_when=asyncio.FIRST_COMPLETED)
                     if acting.done():
                         acting.result()
                 finally:
                     self._active = False
-                    for task in (acting, losing):
+                    for task in (acting, losing, noticing):
                         task.cancel()
-                    await asyncio.gather(acting, losing, return_exceptions=True)
+                    await asyncio.gather(acting, losing, noticing, return_exceptions=True)
                     await outbox.close()
 
     async def _act(self, outbox: Outbox, lease: Lease) -> None:
@@ -226,9 +239,17 @@ class Control:
             return  # it ended while the log was loaded
         self._active = True
         self._tell()
+        losses = outbox.losses
+        self._hear_log(outbox)
         await self._begin(outbox)
         while lease.held:
             self._changed.clear()
+            if outbox.losses != losses:
+                losses = outbox.losses
+                count("control_said_again", owner=self._model.owner)
+                log.warning("the log has lost something: saying all of it again", owner=self._model.owner)
+                self._unwritten = {subject: Say(subject, message) for subject, message in self._known.items()}
+                await self._begin(outbox)
             done = await self.turn(outbox)
             self._tell()
             if done:
@@ -244,13 +265,18 @@ class Control:
         except TimeoutError:
             pass
 
-    async def _begin(self, outbox: Outbox) -> None:
-        """The first acts of one who leads: learn what the log holds, say again what is not so, take back strays."""
-        own = tuple(family for family in self._model.hears if family.owner == self._model.owner)
-        held = outbox.items()
-        for subject, message in held.items():
-            if any(family.has(subject) for family in own):
+    async def _notice(self, outbox: Outbox) -> None:
+        while True:
+            await outbox.lost(outbox.losses)
+            self._changed.set()
+
+    def _hear_log(self, outbox: Outbox) -> None:
+        for subject, message in outbox.items().items():
+            if any(family.has(subject) for family in self.own):
                 self._feed(subject, message)
+
+    async def _begin(self, outbox: Outbox) -> None:
+        """The first acts of one who leads, or whose log was lost: say again what is not so, take back strays, vouch."""
         again = {
             subject: Unsay(subject) if message is None else Say(subject, message)
             for subject, message in self._wanted.items()
@@ -271,6 +297,7 @@ class Control:
             count("control_pruned", len(strays), owner=self._model.owner)
             log.info("taking back what nobody says any more", owner=self._model.owner, subjects=len(strays))
         await self._carry_out(outbox, [Unsay(subject) for subject in strays])
+        await outbox.vouch()
 
     async def turn(self, outbox: Outbox) -> bool:
         """Let the model act until it has nothing more to do, then say how far that reaches. False: try again later.
@@ -322,9 +349,11 @@ class Control:
                         case Say(subject, message):
                             await outbox.say(subject, message)
                             self._wanted[subject] = message
+                            self._learn(subject, message)
                         case Unsay(subject):
                             await outbox.unsay(subject)
                             self._wanted.pop(subject, None)
+                            self._learn(subject, None)
                         case Claim(subject, message):
                             winner = await outbox.claim(subject, message)
                             self._feed(subject, winner)

@@ -26,11 +26,20 @@ class Sink(Protocol):
     def __call__(self, news: list[Entry], /) -> None: ...
 
 
-async def follow(link: Link, source: Log, view: View, sink: Sink, *, began: Callable[[], None] = lambda: None) -> None:
+async def follow(
+    link: Link,
+    source: Log,
+    view: View,
+    sink: Sink,
+    *,
+    began: Callable[[], None] = lambda: None,
+    is_whole: Callable[[LogInfo], bool] = lambda _: True,
+) -> None:
     """Read the log into `view` for ever, passing on to `sink` what is news.
 
     Resumes where `view` stands when the log is still the same, else reads everything and finds what is gone. `began` is
-    called before a full reading of another log, or of one that went back.
+    called before a full reading of another log, or of one that went back or lost messages. `is_whole` is what the
+    reader itself knows of that.
     """
     left_at = 0.0  # loop time when we last knew that nothing was missing; the first reading cannot resume by it
     if view.complete:
@@ -39,12 +48,12 @@ async def follow(link: Link, source: Log, view: View, sink: Sink, *, began: Call
         try:
             async with Mailbox(link) as box:
                 info = await source.info()
-                start = _start(view, info, left_at, began)
+                start = await _start(source, view, info, left_at, began, is_whole)
                 inbox = link.client.new_inbox()
                 await box.join(inbox)
-                reader = await source.open_reader(view.interest, inbox, start)
+                reader = await source.open_reader(view.reads, inbox, start)
                 try:
-                    await _read(box, reader, source, view, info, sink)
+                    await _read(box, reader, source, view, info, sink, is_whole)
                 finally:
                     if view.complete:
                         left_at = asyncio.get_running_loop().time()
@@ -61,26 +70,64 @@ async def follow(link: Link, source: Log, view: View, sink: Sink, *, began: Call
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _start(view: View, info: LogInfo, left_at: float, began: Callable[[], None]) -> int:
+async def _start(
+    source: Log,
+    view: View,
+    info: LogInfo,
+    left_at: float,
+    began: Callable[[], None],
+    is_whole: Callable[[LogInfo], bool],
+) -> int:
     """The sequence to read from. Begins a full reading when `view` cannot go on from where it is."""
-    same = view.log == info.log and info.last >= view.position
     recent = asyncio.get_running_loop().time() - left_at < RESUME_SECONDS
+    same = _is_same(view, info) and not view.lost(info.first) and is_whole(info)
+    same = same and await _has_what_we_know(source, view, recent)
     if same and recent and view.complete:
         return view.position + 1
     if not same:
         began()
         if view.log:
             count("bus_log_replaced")
-            log.warning("a log is not the one that was read before: reading it all", log=info.log, last=info.last)
+            log.warning(
+                "a log is not the one that was read before, or has lost messages: what was known holds until it is "
+                "vouched for",
+                owner=source.owner,
+                log=info.log,
+                last=info.last,
+            )
     view.begin(info.log, went_back=not same)
     return 1
 
 
-async def _read(box: Mailbox, reader: Reader, source: Log, view: View, info: LogInfo, sink: Sink) -> None:
+def _is_same(view: View, info: LogInfo) -> bool:
+    return view.log == info.log and info.last >= view.position
+
+
+async def _has_what_we_know(source: Log, view: View, recent: bool) -> bool:
+    """A log that went back and has grown again since looks as if it had only grown: the key that we heard last tells.
+
+    After a long time the server has forgotten deletions, and a key that is not there says nothing.
+    """
+    subject, sequence = view.probe()
+    if sequence <= 0:
+        return True
+    entry = await source.last(subject)
+    return not recent if entry is None else entry.sequence == sequence or entry.sequence > view.position
+
+
+async def _read(
+    box: Mailbox,
+    reader: Reader,
+    source: Log,
+    view: View,
+    info: LogInfo,
+    sink: Sink,
+    is_whole: Callable[[LogInfo], bool] = lambda _: True,
+) -> None:
     """One consumer's life. Raises: Missed, BusAway: it has to be replaced."""
     now = asyncio.get_running_loop().time
     full = not view.complete
-    target = info.last
+    target, first = info.last, info.first
     at_end = reader.pending == 0
     heard = looked = now()
     while True:
@@ -106,16 +153,18 @@ async def _read(box: Mailbox, reader: Reader, source: Log, view: View, info: Log
             more = taken < BATCH and not (box.empty and at_end)
             item = await box.get(until) if more else None
         # In one step, without an await between: whoever asks how far the view reaches has its changes too.
-        news = [change for entry in entries if (change := view.record(entry))]
-        if news:
-            sink(news)
+        if entries:
+            sink([change for entry in entries for change in view.record(entry)])
         if now() - heard >= Reader.SILENCE_SECONDS:
             raise Missed("the consumer is silent")
         if now() - looked >= LOOK_SECONDS:
             looked = now()
-            last = await _look(source, view)
-            if (last > view.position or not at_end) and await reader.caught_up():
-                target, at_end = last, True
+            seen = await _look(source, view)
+            if (seen.first > first and view.lost(seen.first)) or not is_whole(seen):
+                raise Missed("the log has lost messages")
+            first = seen.first
+            if (seen.last > view.position or not at_end) and await reader.caught_up():
+                target, at_end = seen.last, True
 
 
 def _arrive(view: View, target: int, full: bool) -> list[Entry]:
@@ -125,12 +174,12 @@ def _arrive(view: View, target: int, full: bool) -> list[Entry]:
     return []
 
 
-async def _look(source: Log, view: View) -> int:
-    """The last sequence of the log. Raises: BusAway; Missed: it is another log."""
+async def _look(source: Log, view: View) -> LogInfo:
+    """The log as it is now. Raises: BusAway; Missed: it is another log."""
     try:
         info = await source.info()
     except LogAbsent:
         raise Missed("the log is gone") from None
-    if info.log != view.log or info.last < view.position:
+    if not _is_same(view, info):
         raise Missed("the log is another one")
-    return info.last
+    return info

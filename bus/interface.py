@@ -36,11 +36,15 @@ class Batch:
     `synced` turns True with the batch that completes the first full reading of every family, and stays True.
     `revision` is bus/revision.py's merge over all owners watched; empty until synced. A batch without changes says
     that the revision advanced.
+
+    `lost` names owners whose log was found to be another than before, or to have lost something; what was known of it
+    holds until it is vouched for (bus/view.py). Told of logs that are read directly.
     """
 
     changes: list[Change]
     synced: bool
     revision: dict[str, int] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
 
 
 class BusError(Exception):
@@ -136,6 +140,19 @@ class Outbox(Protocol):
         Raises: Unreadable: it has one that cannot be read here; TooLarge, Refused.
         """
 
+    @property
+    def losses(self) -> int:
+        """How often the log was found to be another than before, or to have lost something."""
+
+    async def lost(self, known: int) -> None:
+        """Returns when `losses` is not `known`, and the log as it is now has been read."""
+
+    async def vouch(self) -> None:
+        """All that the owner says is in the log, and nothing else: from here on it is handed out, until the next loss.
+
+        A loss while this runs leaves it unvouched.
+        """
+
     def heard(self, revision: Revision) -> None:
         """All said up to now includes the roots up to `revision`; travels with the next delta."""
 
@@ -152,8 +169,10 @@ class Bus(Protocol):
         `direct` reads the logs themselves and never asks an owner; the log of many writers ("dataplane") always is.
         """
 
-    async def own(self, owner: str) -> Outbox:
-        """Load the owner's log and begin to hand it out."""
+    async def own(self, owner: str, *, vouch: bool = True) -> Outbox:
+        """Load the owner's log and begin to hand it out. `vouch`: the log as it is, whatever it is, is what the owner
+        says; else nothing is handed out before `Outbox.vouch`.
+        """
 
     async def publish_state(self, subject: str, message: Message, *, expected: int | None = None) -> int:
         """Write one key of a log of many writers; returns its sequence.

@@ -32,8 +32,8 @@ class LateBus:
         async for batch in (await self._bus()).watch_state(*families, direct=direct):
             yield batch
 
-    async def own(self, owner: str) -> Outbox:
-        return await (await self._bus()).own(owner)
+    async def own(self, owner: str, *, vouch: bool = True) -> Outbox:
+        return await (await self._bus()).own(owner, vouch=vouch)
 
     async def publish_state(self, subject: str, message: Message, *, expected: int | None = None) -> int:
         return await (await self._bus()).publish_state(subject, message, expected=expected)

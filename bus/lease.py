@@ -129,6 +129,7 @@ class _Claim:
                 await self._write(self._sequence)
                 return
             except (BusAway, NobodyAnswers, ApiError):
+                await make_stream(self._link, leases_config())  # it may have been lost
                 await asyncio.sleep(RETRY_SECONDS)
             except _Taken:
                 try:
@@ -136,7 +137,7 @@ class _Claim:
                 except (BusAway, NobodyAnswers, ApiError):
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                if body != self._body:
+                if current and body != self._body:  # 0: the stream has lost our message, and nobody has taken over
                     self._lease.end()
                 self._sequence = current  # ours: an acknowledgement was lost, the renewal was not
 

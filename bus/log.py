@@ -54,6 +54,8 @@ class LogInfo:
 
     log: str
     last: int
+    first: int = 0  # the lowest sequence that is there
+    messages: int = 0
 
 
 def entry_headers(cause: Cause) -> dict[str, str]:
@@ -90,7 +92,8 @@ class Log:
             raise BusAway(str(problem)) from problem
         except NobodyAnswers as problem:
             raise BusAway("JetStream is not up") from problem
-        return LogInfo(str(answer["created"]), int(answer["state"]["last_seq"]))
+        state = answer["state"]
+        return LogInfo(str(answer["created"]), int(state["last_seq"]), int(state["first_seq"]), int(state["messages"]))
 
     async def settled_info(self, *, create: bool = True) -> LogInfo:
         """`info`, as soon as the server answers and the stream is there; makes it when it is missing."""

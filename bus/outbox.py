@@ -2,6 +2,9 @@
 
 What is handed out comes from reading the log, not from what we wrote, so a key that somebody else wrote (two replicas,
 for a moment, or a claim) travels like any other, and everything travels in the log's order.
+
+A log that was lost, wholly or in part, is handed out to nobody until its owner has said everything again and vouched
+for it (`vouch`). That something is missing is noticed by the number of messages, at the latest within a second.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from bus.codec import Undecodable, encode
 from bus.follow import follow
 from bus.interface import BusAway, Conflict, Unreadable
 from bus.link import Link, Mailbox
-from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log
+from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log, LogInfo
 from bus.messages import Message
+from bus.messages.log import Vouched
 from bus.natspy import Msg
 from bus.revision import ROOTS, Revision
-from bus.subjects import delta_of, log_of, snapshot_of
+from bus.subjects import VOUCHED, delta_of, is_vouch, log_of, snapshot_of
 from bus.telemetry import count, current_cause, logger
 from bus.view import View
 from bus.watch import read_entry, unreadable
@@ -59,6 +63,10 @@ class Table:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.floor = 0  # up to here deletions may have been forgotten: whoever stands before it needs everything
+
+    def least_messages(self, recent: float) -> int:
+        """How many messages the log has at the least: a value each, and the deletions stored after `recent`."""
+        return sum(entry.body is not None or entry.stored_at > recent for entry in self.entries.values())
 
     def put(self, entry: Entry) -> None:
         """Take an entry unless a later one of its key is known."""
@@ -97,11 +105,15 @@ class Table:
 class NatsOutbox:
     """`interface.Outbox` over JetStream and core NATS."""
 
-    def __init__(self, link: Link, owner: str) -> None:
+    def __init__(self, link: Link, owner: str, *, vouch: bool = True) -> None:
         self._link = link
         self._owner = owner
         self._log = Log(link, owner)
-        self._view = View(Interest([log_of(owner)]))
+        self._view = View(Interest([log_of(owner)]), believes=True)
+        self._vouches_at_once = vouch
+        self._is_vouched = False
+        self._losses = 0
+        self._lost = asyncio.Event()  # set, and replaced, at each loss
         self._table = Table()
         self._epoch = ""  # told apart from the log's own name after it went back under us
         self._sent = 0  # position up to which deltas have gone out
@@ -127,9 +139,12 @@ class NatsOutbox:
     async def open(self, start: Starter) -> None:
         """Load the log, then hand it out until `close`. `start` runs a task that is not to fail."""
         await self._log.settled_info()
-        reading = follow(self._link, self._log, self._view, self._take, began=self._forget)
+        reading = follow(self._link, self._log, self._view, self._take, began=self._forget, is_whole=self._is_whole)
         self._tasks.append(start(reading, f"follow {self._owner}"))
         await self._loaded.wait()
+        if self._vouches_at_once:
+            await self.vouch()
+            self._tasks.append(start(self._vouch_again(), f"vouch for {self._owner}"))
         self._tasks.append(start(self._hand_out(), f"deltas of {self._owner}"))
         self._tasks.append(start(self._answer_snapshots(), f"snapshots of {self._owner}"))
 
@@ -147,17 +162,19 @@ class NatsOutbox:
         return change.message if change else None
 
     def items(self) -> Mapping[str, Message]:
-        changes = (read_entry(entry) for entry in self._table.entries.values() if entry.body is not None)
+        changes = (read_entry(self._table.entries[subject]) for subject in self.subjects())
         return {change.subject: change.message for change in changes if change and change.message is not None}
 
     def subjects(self) -> list[str]:
-        return [subject for subject, entry in self._table.entries.items() if entry.body is not None]
+        entries = self._table.entries.items()
+        return [subject for subject, entry in entries if entry.body is not None and not is_vouch(subject)]
 
     def unreadable(self, subject: str) -> Unreadable | None:
         return unreadable(self._table.entries.get(subject))
 
     async def say(self, subject: str, message: Message) -> bool:
         body = encode(message, subject=subject)
+        await self._loaded.wait()
         async with self._locks.hold(subject):
             if self._table.body(subject) == body:
                 return False
@@ -165,6 +182,7 @@ class NatsOutbox:
             return True
 
     async def unsay(self, subject: str) -> bool:
+        await self._loaded.wait()
         async with self._locks.hold(subject):
             if self._table.body(subject) is None:
                 return False
@@ -173,6 +191,7 @@ class NatsOutbox:
 
     async def claim(self, subject: str, message: Message) -> Message:
         body = encode(message, subject=subject)
+        await self._loaded.wait()
         async with self._locks.hold(subject):
             while True:
                 if (winner := self.get(subject)) is not None:
@@ -184,6 +203,35 @@ class NatsOutbox:
                     return message
                 except Conflict:
                     continue  # the table has the winner now, unless it has let go again
+
+    @property
+    def losses(self) -> int:
+        return self._losses
+
+    async def lost(self, known: int) -> None:
+        while self._losses == known:
+            await self._lost.wait()
+        await self._loaded.wait()
+
+    async def vouch(self) -> None:
+        losses = self._losses
+        subject = VOUCHED[self._owner].of(self._owner)
+        while not (self._is_vouched or self._losses != losses):
+            known = self.get(subject)
+            before = known.number if isinstance(known, Vouched) else 0
+            try:
+                await self.say(subject, Vouched(writer=self._owner, number=max(time.time_ns(), before + 1)))
+            except Conflict:
+                continue  # another replica's, which we know now: ours has to be higher
+            self._is_vouched = self._losses == losses
+        self._dirty.set()
+
+    async def _vouch_again(self) -> None:
+        """For an owner who says what the log says, whatever that is."""
+        while True:
+            known = self._losses
+            await self.lost(known)
+            await self.vouch()
 
     def heard(self, revision: Revision) -> None:
         latest = self._heard[-1][1] if self._heard else self._revision
@@ -225,6 +273,10 @@ class NatsOutbox:
         self._heard.clear()
         self._written = 0
         self._loaded.clear()
+        self._is_vouched = False
+        self._losses += self._view.log != ""
+        self._lost.set()
+        self._lost = asyncio.Event()
 
     def _take(self, news: list[Entry]) -> None:
         for entry in news:
@@ -236,6 +288,14 @@ class NatsOutbox:
             self._sent = self._view.position
             self._loaded.set()
         self._dirty.set()
+
+    def _is_whole(self, info: LogInfo) -> bool:
+        """Whether the log has as many messages as we know of."""
+        if not self._loaded.is_set() or info.last < self._view.position:
+            return True
+        if info.messages >= len(self._table.entries):
+            return True
+        return info.messages >= self._table.least_messages(time.time() - RESUME_SECONDS)
 
     def _log_name(self) -> str:
         return self._view.log + self._epoch
@@ -259,7 +319,7 @@ class NatsOutbox:
             except TimeoutError:
                 pass
             self._dirty.clear()
-            if self._view.complete and self._loaded.is_set():
+            if self._view.complete and self._loaded.is_set() and self._is_vouched:
                 await self._send()
             if now() - swept > 60:
                 swept = now()
@@ -298,7 +358,7 @@ class NatsOutbox:
             count("bus_undecodable", family=message.subject)
             log.warning("question dropped: it does not decode", subject=problem.subject, why=problem.why)
             return
-        if not self._view.complete:
+        if not self._view.complete or not self._is_vouched:
             return
         same = question.log == self._log_name() and question.since <= self._view.position
         since, chunks = await self._snapshot(question.since if same else 0, question.patterns)

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from urllib.parse import unquote
 
 from bus.messages import Message, dataplane, identity, ipam, lb, policy, resources
+from bus.messages import log as log_messages
 
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 A_co = TypeVar("A_co", bound=Message, covariant=True)
@@ -136,11 +137,20 @@ HEALTH = {
 
 STATES: tuple[State[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, State))
 OWNERS = tuple(dict.fromkeys(state.owner for state in STATES))
+MANY_WRITERS = frozenset({"dataplane"})  # logs without one owner: each node writes its own keys
+
+# Not a thing but a word on the log itself; whoever reads a log hears of it without asking (bus/view.py)
+VOUCHED = {owner: State(f"state.{owner}.vouched", ("writer",), log_messages.Vouched) for owner in OWNERS}
 
 
 def state_of(subject: str) -> State[Message] | None:
     """The family that `subject` belongs to; None when nobody declared it."""
-    return next((state for state in STATES if state.has(subject)), None)
+    return next((state for state in (*STATES, *VOUCHED.values()) if state.has(subject)), None)
+
+
+def is_vouch(subject: str) -> bool:
+    """It is a word on the log itself."""
+    return subject.split(".", 3)[2:3] == ["vouched"]
 
 
 def check_subject(subject: str, message: Message) -> None:

@@ -17,13 +17,14 @@ from bus.interface import Batch, Conflict, Family, Lease, Outbox, Unanswered, Un
 from bus.link import NobodyAnswers
 from bus.log import entry_headers
 from bus.messages import Message
+from bus.messages.log import Vouched
 from bus.questions import LIMIT_BYTES as QUESTION_BYTES
 from bus.questions import answer_bytes
 from bus.revision import ROOTS, Revision
-from bus.subjects import Request, stream_of
+from bus.subjects import VOUCHED, Request, is_vouch, stream_of
 from bus.telemetry import count, current_cause, logger
 from bus.view import View
-from bus.watch import Merged, interests, read_entry, unreadable
+from bus.watch import Merged, interests, new_view, read_entry, unreadable
 from bus.wire import Entry, Interest
 
 log = logger(__name__)
@@ -89,7 +90,8 @@ class Hub:
 
     def states(self, owner: str) -> dict[str, Message]:
         """Every value that `owner` says now."""
-        changes = (read_entry(entry) for entry in self.log(owner).entries.values() if entry.body is not None)
+        held = self.log(owner).entries.values()
+        changes = (read_entry(entry) for entry in held if entry.body is not None and not is_vouch(entry.subject))
         return {change.subject: change.message for change in changes if change and change.message is not None}
 
 
@@ -114,10 +116,11 @@ class MemoryOutbox:
         return change.message if change else None
 
     def items(self) -> Mapping[str, Message]:
-        return {subject: value for subject in self._log.entries if (value := self.get(subject)) is not None}
+        return {subject: value for subject in self.subjects() if (value := self.get(subject)) is not None}
 
     def subjects(self) -> list[str]:
-        return [subject for subject, entry in self._log.entries.items() if entry.body is not None]
+        entries = self._log.entries.items()
+        return [subject for subject, entry in entries if entry.body is not None and not is_vouch(subject)]
 
     def unreadable(self, subject: str) -> Unreadable | None:
         return unreadable(self._log.entries.get(subject))
@@ -147,6 +150,19 @@ class MemoryOutbox:
             raise problem
         self._log.write(subject, encode(message, subject=subject), None)
         return message
+
+    @property
+    def losses(self) -> int:
+        return 0
+
+    async def lost(self, known: int) -> None:
+        await asyncio.Event().wait()
+
+    async def vouch(self) -> None:
+        subject = VOUCHED[self._owner].of(self._owner)
+        known = self.get(subject)
+        number = known.number + 1 if isinstance(known, Vouched) else 1
+        self._log.write(subject, encode(Vouched(writer=self._owner, number=number), subject=subject), None)
 
     def heard(self, revision: Revision) -> None:
         if self._owner not in ROOTS:
@@ -182,7 +198,7 @@ class MemoryBus:
         self._name = name
 
     async def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
-        views = {owner: View(interest) for owner, interest in interests(families).items()}
+        views = {owner: new_view(owner, interest, direct=True) for owner, interest in interests(families).items()}
         merged = Merged(views)
         readers = {owner: self._reader(owner, view, merged) for owner, view in views.items()}
         try:
@@ -190,7 +206,7 @@ class MemoryBus:
                 held = self._hub.log(owner)
                 views[owner].begin(stream_of(owner))
                 reader(sorted(held.entries.values(), key=lambda entry: entry.sequence))
-                views[owner].finish(held.last)
+                merged.add(views[owner].finish(held.last))
                 held.readers.add(reader)
             merged.news.set()
             while True:
@@ -204,15 +220,18 @@ class MemoryBus:
 
     def _reader(self, owner: str, view: View, merged: Merged) -> Callable[[list[Entry]], None]:
         def read(entries: list[Entry]) -> None:
-            news = [change for entry in entries if (change := view.record(entry))]
+            news = [change for entry in entries for change in view.record(entry)]
             view.position = max(view.position, self._hub.log(owner).last)
             view.revision = self._hub.log(owner).revision
             merged.add(news)
 
         return read
 
-    async def own(self, owner: str) -> Outbox:
-        return MemoryOutbox(self._hub, owner)
+    async def own(self, owner: str, *, vouch: bool = True) -> Outbox:
+        outbox = MemoryOutbox(self._hub, owner)
+        if vouch:
+            await outbox.vouch()
+        return outbox
 
     async def publish_state(self, subject: str, message: Message, *, expected: int | None = None) -> int:
         await asyncio.sleep(0)

@@ -2,31 +2,78 @@
 
 The reader holds no values, only each key's sequence. That is enough to tell a put from a repetition, to find what a
 full reading no longer holds, and to notice a gap.
+
+"There is none" and "nobody told me" are two things. A log that is another than the one that was read, or that went
+back, or lost messages, may hold too little or what is long outdated. Nothing of it is told, and nothing is taken for
+gone, until whoever writes it has vouched for it anew (bus/messages/log.py); until then the reader keeps what it knew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from bus.codec import Undecodable, decode
+from bus.messages.log import Vouched
+from bus.subjects import is_vouch
 from bus.wire import Delta, Entry, Interest
 
 
 class View:
-    """Position in one log, and the sequence of every key that the reader has been told of."""
+    """Position in one log, and the sequence of every key that the reader has been told of.
 
-    def __init__(self, interest: Interest) -> None:
+    Args:
+        interest: the keys to be told of.
+        vouches: patterns of the words by which the log is vouched for (bus/subjects.py: VOUCHED).
+        by_node: the log has many writers, each of whom vouches for its own keys; else one owner vouches for all.
+        patient: the first reading, too, waits until the log is vouched for. False: what it finds is told as it is.
+        believes: it is the owner's own view: a loss is told as it is, for the owner to mend.
+    """
+
+    def __init__(
+        self,
+        interest: Interest,
+        vouches: Iterable[str] = (),
+        *,
+        by_node: bool = False,
+        patient: bool = False,
+        believes: bool = False,
+    ) -> None:
         self.interest = interest
+        self.reads = Interest([*interest.patterns, *vouches])  # what it has to be given
         self.log = ""  # which log `position` counts in; "" before the first reading
         self.position = 0  # everything up to this sequence has been heard
-        self.complete = False  # a full reading has been finished at least once
         self.revision: dict[str, int] = {}  # what the owner said that its log includes; empty: never said
+        self._by_node = by_node
+        self._patient = patient
+        self._believes = believes
         self._sequences: dict[str, int] = {}
         self._behind = 0
-        self._unseen: set[str] | None = None  # keys that the full reading under way has not shown yet
+        self._is_read = False  # a full reading has come to its end
+        self._held: dict[str, dict[str, Entry]] = {}  # by writer: what was read and is not told yet
+        self._vouched: dict[str, int] = {}  # by writer: the highest number seen
+        self._owed: dict[str, int] = {}  # by writer whose word is waited for: the number that it has to exceed
+
+    @property
+    def complete(self) -> bool:
+        """A full reading has been finished, and what it found was told."""
+        return self._is_read and (self._by_node or not self._owed)
+
+    @property
+    def waits(self) -> bool:
+        """A full reading has been finished, and nobody has vouched for what it found."""
+        return self._is_read and bool(self._owed)
 
     def since(self, log: str) -> int:
         """From where a reader of `log` may ask for the rest; 0: it needs everything."""
         return self.position if self.complete and log == self.log else 0
+
+    def lost(self, first: int) -> bool:
+        """Whether a log that begins at sequence `first` has lost a key that the reader was told of."""
+        return any(0 <= sequence < first for sequence in self._sequences.values())
+
+    def probe(self) -> tuple[str, int]:
+        """The key that was heard last, and its sequence: what the log must have, or something later. ("", 0): none."""
+        return max(self._sequences.items(), key=lambda item: item[1], default=("", 0))
 
     # -- from the owner
 
@@ -47,15 +94,20 @@ class View:
     def snapshot(
         self, log: str, since: int, last: int, revision: dict[str, int], entries: Iterable[Entry]
     ) -> list[Entry] | None:
-        """What the owner's snapshot changes. None: it lies behind what we have heard; only the log itself can tell."""
+        """What the owner's snapshot changes; an owner hands out only what it vouches for.
+
+        None: it lies behind what we have heard; only the log itself can tell.
+        """
         if log == self.log and last < self.position:
             return None
         if since:
             news = self._after(self.position, entries)
         else:
             self.begin(log)
-            news = [change for entry in entries if (change := self.record(entry))]
-            news += self.finish(last)
+            self._owed.clear()
+            for entry in entries:
+                self.record(entry)
+            news = self.finish(last)
         self.position = last
         self._behind = 0
         self.revision = revision or self.revision
@@ -65,57 +117,91 @@ class View:
 
     def begin(self, log: str, *, went_back: bool = False) -> None:
         """A full reading of `log` begins. In another log, or one that went back, old sequences mean nothing."""
-        if log != self.log or went_back:
+        if self.log and (log != self.log or went_back):
+            writers = {self._writer(subject) for subject in self._sequences} if self._by_node else {""}
+            if not self._believes:
+                self._owed |= {writer: self._vouched.get(writer, 0) for writer in writers}
             self._sequences = dict.fromkeys(self._sequences, -1)
-            self.position = 0
             self.revision = {}
+        elif not self.log and self._patient:
+            self._owed = {"": 0}
+        if log != self.log or went_back:
+            self.position = 0
         self.log = log
-        self.complete = False
-        self._unseen = set(self._sequences)
+        self._is_read = False
+        self._held = {}
 
-    def record(self, entry: Entry) -> Entry | None:
-        """One message of the log, in order. Returns it when it is news to the reader."""
-        if self._unseen is not None and entry.body is not None:
-            self._unseen.discard(entry.subject)
-        news = self._news(entry)
+    def record(self, entry: Entry) -> list[Entry]:
+        """One message of the log, in order. Returns what is news to the reader."""
         self.position = max(self.position, entry.sequence)
-        return news
+        writer = self._writer(entry.subject)
+        if is_vouch(entry.subject) and not self._believes:
+            self._hear_vouch(writer, entry)
+            return self._tell([writer]) if self._is_read and writer in self._held else []
+        if not self.interest.has(entry.subject):
+            return []
+        held = self._held.get(writer) if self._is_read else self._held.setdefault(writer, {})
+        if held is None:
+            return self._news(entry)
+        held.pop(entry.subject, None)
+        if entry.body is not None:
+            held[entry.subject] = entry
+        return []
 
     def finish(self, position: int) -> list[Entry]:
-        """The full reading is done up to `position`: what it did not show is gone."""
-        gone = [Entry(position, subject, None) for subject in sorted(self._unseen or ())]
-        for entry in gone:
-            self._sequences.pop(entry.subject, None)
-        self._unseen = None
-        self.complete = True
+        """The full reading is done up to `position`: what it did not show is gone, once the log is vouched for."""
+        self._is_read = True
         self.position = max(self.position, position)
-        return gone
+        for subject in self._sequences:
+            self._held.setdefault(self._writer(subject), {})
+        for writer in self._owed:
+            self._held.setdefault(writer, {})
+        return self._tell(list(self._held))
+
+    def _tell(self, writers: Iterable[str]) -> list[Entry]:
+        """What the full reading found of those who have vouched, and what it did not find."""
+        found = {writer: self._held.pop(writer) for writer in writers if writer not in self._owed}
+        news = [change for held in found.values() for entry in held.values() for change in self._news(entry)]
+        gone = [
+            subject
+            for subject in self._sequences
+            if (held := found.get(self._writer(subject))) is not None and subject not in held
+        ]
+        for subject in gone:
+            del self._sequences[subject]
+        news.sort(key=lambda entry: entry.sequence)
+        return news + [Entry(self.position, subject, None) for subject in sorted(gone)]
+
+    def _hear_vouch(self, writer: str, entry: Entry) -> None:
+        try:
+            number = decode(entry.subject, entry.body, Vouched).number if entry.body is not None else 0
+        except Undecodable:
+            return
+        self._vouched[writer] = max(number, self._vouched.get(writer, 0))
+        if number > self._owed.get(writer, number):
+            del self._owed[writer]
+
+    def _writer(self, subject: str) -> str:
+        """Who vouches for it."""
+        return subject.split(".", 4)[3] if self._by_node else ""
 
     def _after(self, position: int, entries: Iterable[Entry]) -> list[Entry]:
         """The news among what came after `position`; a repetition of older entries could revive a deleted key."""
-        return [change for entry in entries if entry.sequence > position and (change := self._news(entry))]
+        return [change for entry in entries if entry.sequence > position for change in self._news(entry)]
 
-    def _news(self, entry: Entry) -> Entry | None:
+    def _news(self, entry: Entry) -> list[Entry]:
+        if is_vouch(entry.subject) and not self._believes:
+            self._hear_vouch(self._writer(entry.subject), entry)
+            return []
         if not self.interest.has(entry.subject):
-            return None
+            return []
         known = self._sequences.get(entry.subject)
         if known is not None and entry.sequence <= known:
-            return None
+            return []
         if entry.body is not None:
             self._sequences[entry.subject] = entry.sequence
-            return entry
+            return [entry]
         if known is None:
-            return None
+            return []
         del self._sequences[entry.subject]
-        if self._unseen is not None:
-            self._unseen.discard(entry.subject)
-        return entry
-
-
-def latest(entries: Sequence[Entry]) -> dict[str, Entry]:
-    """Per key the last of `entries`, in the order of those."""
-    kept: dict[str, Entry] = {}
-    for entry in entries:
-        kept.pop(entry.subject, None)
-        kept[entry.subject] = entry
-    return kept
+        return [entry]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from bus import revision, wire
 from bus.codec import Newer, Undecodable, decode
@@ -18,14 +19,13 @@ from bus.link import Link, Mailbox
 from bus.log import Log
 from bus.messages import Message
 from bus.natspy import Msg
-from bus.subjects import State, delta_of, snapshot_of, state_of
+from bus.subjects import MANY_WRITERS, VOUCHED, State, delta_of, snapshot_of, state_of
 from bus.telemetry import count, logger
 from bus.view import View
 from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
 
 log = logger(__name__)
 
-MANY_WRITERS = frozenset({"dataplane"})  # logs without one owner who could hand them out
 ANSWER_SECONDS = 0.5  # an owner that has not begun to answer by then is away
 CHUNK_SECONDS = 2.0  # between the pieces of one snapshot
 SILENCE_SECONDS = 2.5  # an owner says something every second; after this long it is asked
@@ -40,6 +40,16 @@ def interests(families: Sequence[Family]) -> dict[str, Interest]:
     if not patterns:
         raise ValueError("watch_state needs at least one family")
     return {owner: Interest(wanted) for owner, wanted in patterns.items()}
+
+
+def new_view(owner: str, interest: Interest, *, direct: bool = False) -> View:
+    """What a reader starts with. `direct`: it is to know the log as it is, before anyone vouches for it, too."""
+    many = owner in MANY_WRITERS
+    whole = VOUCHED[owner].all()
+    tokens = [pattern.split(".") for pattern in interest.patterns]
+    if many and all(len(each) > 4 for each in tokens):  # of some nodes only: their words are enough
+        return View(interest, {f"state.{owner}.vouched.{each[3]}" for each in tokens}, by_node=True)
+    return View(interest, [whole], by_node=many, patient=not direct and not many)
 
 
 def read_entry(entry: Entry, families: Iterable[State[Message]] | None = None) -> Change | None:
@@ -81,6 +91,7 @@ class Merged:
     changes: dict[str, Change] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     synced: bool = False
+    lost: set[str] = field(default_factory=set)  # owners whose logs were
     _told: dict[str, int] = field(default_factory=dict)
 
     def add(self, entries: list[Entry]) -> None:
@@ -93,16 +104,22 @@ class Merged:
         if entries or not self.synced or self.revision() != self._told:
             self.news.set()
 
+    def lose(self, owner: str) -> None:
+        """A log is another than before, or has lost something."""
+        self.lost.add(owner)
+        self.news.set()
+
     def take(self) -> Batch | None:
         """Everything since the last call; None when that is nothing."""
         self.news.clear()
         first = not self.synced and all(view.complete for view in self.views.values())
         self.synced = self.synced or first
         now = self.revision()
-        if not self.changes and not first and now == self._told:
+        if not self.changes and not first and not self.lost and now == self._told:
             return None
-        batch = Batch(list(self.changes.values()), self.synced, dict(now))
+        batch = Batch(list(self.changes.values()), self.synced, dict(now), frozenset(self.lost))
         self.changes = {}
+        self.lost = set()
         self._told = now
         return batch
 
@@ -121,7 +138,7 @@ def _revision_of(owner: str, view: View) -> revision.Revision:
 
 async def watch(link: Link, families: Sequence[Family], *, direct: bool) -> AsyncIterator[Batch]:
     """Bus.watch_state over NATS."""
-    views = {owner: View(interest) for owner, interest in interests(families).items()}
+    views = {owner: new_view(owner, interest, direct=direct) for owner, interest in interests(families).items()}
     merged = Merged(views)
     tasks = [
         asyncio.create_task(_watch_owner(link, owner, view, merged, direct), name=f"watch {owner}")
@@ -146,7 +163,7 @@ async def watch(link: Link, families: Sequence[Family], *, direct: bool) -> Asyn
 
 async def _watch_owner(link: Link, owner: str, view: View, merged: Merged, direct: bool) -> None:
     if direct or owner in MANY_WRITERS:
-        await follow(link, Log(link, owner), view, merged.add)
+        await follow(link, Log(link, owner), view, merged.add, began=partial(merged.lose, owner))
     else:
         await OwnerWatch(link, owner, view, merged).run()
 
@@ -174,7 +191,7 @@ class OwnerWatch:
     async def _ask(self, box: Mailbox) -> bool:
         """Bring the view up to date with the owner's snapshot. False: the owner is away, or behind what we know."""
         view = self._view
-        question = SnapshotQuestion(wire.SCHEMA, view.log, view.since(view.log), view.interest.patterns)
+        question = SnapshotQuestion(wire.SCHEMA, view.log, view.since(view.log), view.reads.patterns)
         inbox = self._link.client.new_inbox()
         async with Mailbox(self._link) as answers:
             try:

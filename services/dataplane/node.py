@@ -13,6 +13,7 @@ stays in force, and everything else goes on.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping, Set
 from ipaddress import ip_network
 
@@ -20,6 +21,7 @@ from bus import subjects
 from bus.interface import Batch, BusError, Change
 from bus.messages import Message
 from bus.messages import dataplane as messages
+from bus.messages.log import Vouched
 from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.addresses import Addresses, AddressTaken
@@ -39,6 +41,7 @@ from services.dataplane.settings import NodeSettings
 
 log = logger(__name__)
 
+ENDPOINTS_OWNER = subjects.ENDPOINT.owner
 HEAL_SECONDS = 30.0  # how often what the kernel holds is compared with what it should hold
 IDENTITY_HOST = 1
 PROBLEMS_SHOWN = 5  # subjects that the check "changes" names
@@ -97,6 +100,7 @@ class Node:
         self._early: list[Change] = []  # heard before all was heard once
         self._heard: dict[str, int] = {}  # the revision of what was heard last
         self._to_publish: set[str] = set()
+        self._owes_word = True  # that the bus holds all of this node's endpoints, and no others
         self._publish = asyncio.Event()
 
     @property
@@ -113,6 +117,8 @@ class Node:
             await self.hear_batch(batch)
 
     async def hear_batch(self, batch: Batch) -> None:
+        if ENDPOINTS_OWNER in batch.lost and self.is_synced:
+            await self._say_again()
         if not self.is_synced:
             self._early.extend(batch.changes)
             if not batch.synced:
@@ -195,6 +201,7 @@ class Node:
         self._synced.set()
         for subject in self._published.keys() | {self._subject(each) for each in self.endpoints.all()}:
             self._mark(subject)
+        self._publish.set()  # without any there is a word to say, too
 
     async def _take_over(self) -> None:
         """The model is whole: from here on the maps hold what it says, and nothing else."""
@@ -386,6 +393,38 @@ class Node:
             self._publish.clear()
             subjects_now, self._to_publish = self._to_publish, set()
             await asyncio.gather(*map(self._publish_one, subjects_now))
+            if self._owes_word and not self._to_publish:
+                await self._vouch()
+
+    async def _say_again(self) -> None:
+        """The log of endpoints has lost something, or is an older one: it gets what is so, and then our word for it.
+        Whoever hears it goes on with what was said before, until then."""
+        log.warning("the log of endpoints has lost something: saying this node's again")
+        self._published = {}
+        mine = (subjects.ENDPOINT, (self.settings.node,))
+        async for batch in self.bus.watch_state(mine):
+            for change in batch.changes:
+                self._heard_of_myself(change.subject, change.message)
+            if batch.synced:
+                break
+        for endpoint in self.endpoints.all():
+            self._mark(self._subject(endpoint))
+        self._owes_word = True
+        self._publish.set()
+
+    async def _vouch(self) -> None:
+        """The bus holds all of this node's endpoints, and no others."""
+        unsaid = [each for each in self.endpoints.all() if self._subject(each) not in self._published]
+        if unsaid:
+            return  # those that failed are tried again
+        word = Vouched(writer=self.settings.node, number=time.time_ns())
+        self._owes_word = False
+        try:
+            await self.bus.publish_state(subjects.VOUCHED[ENDPOINTS_OWNER].of(self.settings.node), word)
+        except BusError as problem:
+            self._owes_word = True
+            log.warning("endpoints are not vouched for, trying again", why=str(problem))
+            asyncio.get_running_loop().call_later(1.0, self._publish.set)
 
     async def _publish_one(self, subject: str) -> None:
         wanted = self._wanted_message(subject)

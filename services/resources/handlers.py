@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
-from bus.control import Action, Claim, Report, Say
+from bus.control import Action, Claim, Report, Say, Unsay
 from bus.interface import Bus, Conflict, Lease, Outbox, Unreadable
 from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Document, PodStatus, Refusal
 from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, POD_STATUS
@@ -56,6 +56,7 @@ class Handlers:
         self._new_uid = new_uid
         self._store = Store()
         self._is_current = False  # the store holds what the log does
+        self._losses = outbox.losses  # of the log, that the store has made good
         self._seen = 0  # the log's position at the last look
         self._written = 0  # its sequence counted from our own writes: each is at least one more
         self._one_at_a_time = asyncio.Lock()
@@ -63,6 +64,8 @@ class Handlers:
     async def catch_up(self) -> None:
         """Read the log if it may differ from the store, and tidy it: before the first answer, after a write of which we
         do not know how it ended, and after the log went back."""
+        if self._losses != self._outbox.losses:
+            await self._say_again()
         if self._is_current and self._outbox.position >= self._seen:
             self._seen = self._outbox.position
             return
@@ -70,6 +73,26 @@ class Handlers:
         self._seen = self._written = self._outbox.position
         self._is_current = True
         await self._do(lambda: plan_tidy(self._store))
+
+    async def mend(self) -> None:
+        """When the log is lost, wholly or in part, say at once all that the store knows."""
+        while True:
+            await self._outbox.lost(self._losses)
+            async with self._turn():
+                pass
+
+    async def _say_again(self) -> None:
+        """The store is what the user wants; the log has lost some of it, or gone back. Until it is vouched for, whoever
+        hears it goes on with what was said before."""
+        losses = self._outbox.losses
+        log.warning("the log has lost something: saying all of it again", resources=len(list(self._store.items())))
+        said = dict(self._store.items())
+        steps: list[Action] = [Say(subject, message) for subject, message in said.items()]
+        steps += [Unsay(subject) for subject in self._outbox.subjects() if subject not in said]
+        if await self._carry_out(steps, set()) and losses == self._outbox.losses:
+            self._losses = losses
+            self._seen = self._written = self._outbox.position
+            await self._outbox.vouch()
 
     @property
     def revision(self) -> int:
@@ -191,7 +214,7 @@ class Handlers:
 
 async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> None:
     """Answer while the lease is held. Returns when it is lost; a standby answers nothing."""
-    outbox = await bus.own("resources")
+    outbox = await bus.own("resources", vouch=False)
     try:
 
         def realised(revision: int) -> None:
@@ -199,11 +222,13 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> N
 
         handlers = Handlers(outbox, settings, realised=realised)
         await handlers.catch_up()
+        await outbox.vouch()
         realised(handlers.revision)
         async with asyncio.TaskGroup() as tasks:
             answering = [
                 tasks.create_task(bus.answer(APPLY, handler=handlers.apply), name="answer apply"),
                 tasks.create_task(bus.answer(BIND, handler=handlers.bind), name="answer bind"),
+                tasks.create_task(handlers.mend(), name="mend the log"),
                 tasks.create_task(bus.answer(POD_STATUS, handler=handlers.pod_status), name="answer podstatus"),
             ]
             log.info("active", revision=handlers.revision)

@@ -101,8 +101,8 @@ async def test_an_output_that_cannot_be_written_holds_the_revision_back_until_an
             await asyncio.sleep(0.1)
             assert told.last["revision"] == {} and watcher.revision.get("resources", 0) == 0
             await box.unsay(subjects.NAMESPACE.of("big"))
-            await watcher.until_revision({"resources": 4})
-            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 4})
+            await watcher.until_revision({"resources": 5})
+            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 5})
 
 
 async def test_a_model_that_is_told_of_it_says_a_smaller_form_in_the_same_turn(opened: Open) -> None:
@@ -110,10 +110,10 @@ async def test_a_model_that_is_told_of_it_says_a_smaller_form_in_the_same_turn(o
         box, told, model = await resources.own("resources"), Told(), Warned()
         await box.say(subjects.NAMESPACE.of("big"), Namespace(name="big"))
         async with control(bus, model, told), watching(node, subjects.ADDRESS) as watcher:
-            await watcher.until_revision({"resources": 1})
+            await watcher.until_revision({"resources": 2})
             assert addresses(watcher) == {"big": 0}
             assert list(model.small) == [BIG] and "limit" in model.small[BIG]
-            await told.until(lambda told: told.last["revision"] == {"resources": 1})
+            await told.until(lambda told: told.last["revision"] == {"resources": 2})
             assert not told.checks
 
 
@@ -131,7 +131,7 @@ async def test_a_model_that_insists_on_it_is_asked_again_only_when_something_cha
             await asyncio.sleep(0.2)
             assert model.acts == acts and told.last["revision"] == {}
             await box.unsay(subjects.NAMESPACE.of("big"))
-            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 3})
+            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 4})
         assert counted("control_errors", owner="identity", step="write") - before < 10
 
 
@@ -145,7 +145,7 @@ async def test_what_a_newer_version_holds_is_neither_claimed_nor_taken_back(open
         garbled_at = await node.publish_state(garbage, Garbled(number="x"))
         async with control(bus, model, told), watching(node, subjects.ADDRESS) as watcher:
             await watcher.until(lambda watcher: addresses(watcher) == {"a": 257})
-            await watcher.until_revision({"resources": 1})
+            await watcher.until_revision({"resources": 2})
             assert model.told_taken == [newer] and not told.checks
             with pytest.raises(Conflict):
                 await node.publish_state(garbage, labelled("x", 300), expected=garbled_at)  # it was collected
@@ -165,7 +165,7 @@ async def test_a_claim_that_meets_what_it_cannot_read_is_not_taken_for_done(open
             assert told.last["revision"] == {}
             await node.publish_state(subject, labelled("b", 256))
             await watcher.until(lambda watcher: addresses(watcher) == {"a": 257})
-            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 1})
+            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 2})
 
 
 async def test_a_number_whose_holder_makes_no_sense_to_the_model_is_taken(opened: Open) -> None:
@@ -188,7 +188,7 @@ async def test_changes_that_the_model_cannot_take_are_shown_until_they_are_repla
         for subject in (poison, cured):
             await box.say(subject, Namespace(name="poison"))
         async with control(bus, Numbers(), told):
-            await told.until(lambda told: told.last.get("revision") == {"resources": 2})  # heard, though not used
+            await told.until(lambda told: told.last.get("revision") == {"resources": 3})  # heard, though not used
             assert poison in told.checks["inputs"] and cured in told.checks["inputs"]
             assert "this one cannot be taken" in told.checks["inputs"] and "outputs" not in told.checks
             await box.say(cured, Namespace(name="cured"))
@@ -214,7 +214,7 @@ async def test_a_model_that_cannot_act_says_so(opened: Open) -> None:
             await told.until(lambda told: "nothing to divide by" in told.checks.get("outputs", ""))
             assert told.last["revision"] == {}
             model.broken = False
-            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 1})
+            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 2})
 
 
 async def test_a_service_shows_in_health_what_its_model_could_not_take() -> None:

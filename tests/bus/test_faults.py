@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+from contextlib import AsyncExitStack
 
 from bus import subjects, wire
 from bus.client import NatsBus
@@ -75,9 +76,10 @@ async def test_a_server_killed_under_writes_leaves_every_reader_with_what_the_lo
 
 
 async def test_readers_go_on_with_the_log_while_its_owner_is_away_and_back_to_it_afterwards(server: Server) -> None:
-    async with buses(server, "reader", "second") as (reader, second), watching(reader, subjects.NAMESPACE) as told:
+    async with buses(server, "reader", "second") as (reader, second), AsyncExitStack() as stack:
         async with buses(server, "owner") as (owner,):
             first = await owner.own("resources")
+            told = await stack.enter_async_context(watching(reader, subjects.NAMESPACE))
             await first.say(subject(1), Namespace(name="first"))
             await told.until_values([subject(1)])
         direct = counted("bus_direct", owner="resources")
@@ -88,7 +90,7 @@ async def test_readers_go_on_with_the_log_while_its_owner_is_away_and_back_to_it
         snapshots = counted("bus_snapshots", owner="resources")
         await again.say(subject(3), Namespace(name="second"))
         await told.until_values([subject(1), subject(2), subject(3)])
-        await told.until_revision({"resources": 3})
+        await told.until_revision({"resources": again.position})
         async with asyncio.timeout(5):
             while counted("bus_snapshots", owner="resources") == snapshots:
                 await asyncio.sleep(0.05)
@@ -168,7 +170,7 @@ async def test_a_log_that_was_lost_and_made_anew_replaces_what_readers_hold(serv
             await outbox.say(subject(7), Namespace(name="n7"))
             for watcher in (told, read):
                 await watcher.until_values([subject(7)])
-                await watcher.until_revision({"resources": 1})
+                await watcher.until_revision({"resources": outbox.position})
 
 
 async def test_a_log_that_went_back_is_read_anew(server: Server) -> None:
@@ -211,10 +213,23 @@ async def test_a_watcher_away_for_longer_than_deletions_are_kept_drops_what_is_g
             await told.until_values([subject(2)])
 
 
-async def test_nobody_waits_for_an_owner_that_never_came(server: Server) -> None:
+async def test_that_nobody_has_told_is_not_taken_for_there_is_none(server: Server) -> None:
+    """Whoever hears of an owner for the first time waits for it; who looks at the log itself sees what is there."""
     families = (subjects.NAMESPACE, subjects.IDENTITY, subjects.BLOCK)
-    async with buses(server, "reader") as (reader,), asyncio.timeout(2), watching(reader, *families) as told:
-        assert told.values == {}
+    async with buses(server, "reader", "owner") as (reader, owner):
+        waiting = Watcher()
+        reading = asyncio.create_task(waiting.read(reader.watch_state(*families)))
+        try:
+            async with asyncio.timeout(5), watching(reader, *families, direct=True) as direct:
+                assert direct.values == {}
+            for name in ("resources", "identity", "ipam"):
+                assert not waiting.synced.is_set()
+                await owner.own(name)
+            async with asyncio.timeout(5):
+                await waiting.synced.wait()
+            assert waiting.values == {}
+        finally:
+            reading.cancel()
 
 
 async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> None:
@@ -228,9 +243,9 @@ async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> No
                     await asyncio.sleep(0.02)
 
         await outbox.say(subject(1), Namespace(name="one"))
-        await journal_holds(1)
+        await journal_holds(2)  # with the owner's vouching
         await outbox.say(subject(1), Namespace(name="two"))
-        await journal_holds(2)
-        await outbox.unsay(subject(1))
         await journal_holds(3)
-        assert (await owner.link.api(f"STREAM.INFO.{stream_of('resources')}"))["state"]["messages"] == 1
+        await outbox.unsay(subject(1))
+        await journal_holds(4)
+        assert (await owner.link.api(f"STREAM.INFO.{stream_of('resources')}"))["state"]["messages"] == 2

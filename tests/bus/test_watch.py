@@ -46,7 +46,7 @@ async def test_a_late_listener_learns_every_value(server: Server) -> None:
         ):
             assert told.values == read.values == outbox.items()
             assert len(told.values) == 99
-            assert told.revision == read.revision == {"resources": 101}
+            assert told.revision == read.revision == {"resources": outbox.position} == {"resources": 102}
 
 
 async def test_ipv6_addresses_and_blocks_are_keys_like_any_other(server: Server) -> None:
@@ -114,11 +114,11 @@ async def test_a_node_hears_only_what_it_asked_for_and_its_revision_advances_all
             await resources.say(subjects.POD.of("other", "a"), Pod(namespace="other", name="a", uid=""))
             await resources.say(*namespace(1))
             for watcher in (told, read):
-                await watcher.until_revision({"resources": 2})
+                await watcher.until_revision({"resources": 3})
                 assert not watcher.values
             await resources.say(subjects.POD.of("default", "a"), Pod(namespace="default", name="a", uid=""))
             for watcher in (told, read):
-                await watcher.until_revision({"resources": 3})
+                await watcher.until_revision({"resources": 4})
                 assert list(watcher.values) == [subjects.POD.of("default", "a")]
 
 
@@ -137,7 +137,7 @@ async def test_the_servers_word_that_more_is_to_come_holds_nothing_back(
         async with watching(reader, subjects.NAMESPACE, direct=True) as read:
             for number in range(3):
                 await outbox.say(*namespace(number))
-                await read.until_revision({"resources": number + 1})
+                await read.until_revision({"resources": outbox.position})
 
 
 async def test_values_that_overwrite_each_other_at_once_arrive(server: Server) -> None:
@@ -224,7 +224,7 @@ async def test_a_change_carries_its_time_and_trace_to_the_reader(server: Server)
             for watcher in (told, read):
                 await watcher.until(lambda told: len(told.values) == 1)
                 (change,) = watcher.batches[-1].changes
-                assert (change.caused_at, change.trace, change.sequence) == (1234.5, trace, 1)
+                assert (change.caused_at, change.trace, change.sequence) == (1234.5, trace, outbox.position)
         async with watching(reader, subjects.NAMESPACE) as late:
             (change,) = [change for batch in late.batches for change in batch.changes]
             assert (change.caused_at, change.trace) == (1234.5, trace)

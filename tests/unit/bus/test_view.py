@@ -5,6 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.codec import encode
+from bus.messages.log import Vouched
 from bus.view import View
 from bus.wire import SCHEMA, Delta, Entry, Interest
 
@@ -25,7 +27,8 @@ def delta(previous: int, last: int, *entries: Entry, log: str = "log") -> Delta:
 
 def view(*entries: Entry, last: int = 0) -> View:
     made = View(ALL)
-    assert made.snapshot("log", 0, last, {}, entries) == [entry for entry in entries if entry.body]
+    news = made.snapshot("log", 0, last, {}, entries)
+    assert news == [entry for entry in entries if entry.body and ".vouched." not in entry.subject]
     return made
 
 
@@ -85,8 +88,8 @@ def test_the_rest_is_asked_for_only_in_the_log_that_was_read_to_the_end() -> Non
 def test_a_key_that_changes_while_a_full_reading_runs_is_not_taken_for_gone() -> None:
     told = view(put(1, "a"), last=1)
     told.begin("log")
-    assert told.record(put(2, "a")) == put(2, "a")
-    assert told.finish(2) == []
+    assert told.record(put(2, "a")) == []
+    assert told.finish(2) == [put(2, "a")]
 
 
 def test_interest_is_whole_subjects_and_their_beginnings() -> None:
@@ -133,3 +136,65 @@ def test_whatever_is_lost_or_repeated_the_reader_holds_the_log_in_the_end(
     if not take(told.delta(delta(len(writes), len(writes)))):
         ask(len(writes))
     assert held == {entry.subject: entry.body for entry in log.values() if entry.body is not None}
+
+
+def is_waiting(told: View) -> bool:
+    return told.waits and not told.complete
+
+
+def vouch(sequence: int, number: int, writer: str = "s") -> Entry:
+    return Entry(sequence, f"s.o.vouched.{writer}", encode(Vouched(writer=writer, number=number)))
+
+
+def read(told: View, *entries: Entry, log: str, went_back: bool = False) -> list[Entry]:
+    """A full reading of the log itself."""
+    told.begin(log, went_back=went_back)
+    last = max((entry.sequence for entry in entries), default=0)
+    return [*(news for entry in entries for news in told.record(entry)), *told.finish(last)]
+
+
+def test_a_log_that_began_anew_takes_nothing_away_until_it_is_vouched_for() -> None:
+    told = view(put(1, "a"), put(2, "b"), vouch(3, 10), last=3)
+    assert read(told, put(1, "a"), log="new") == []
+    assert is_waiting(told)
+    assert told.record(put(2, "c")) == []
+    assert told.record(vouch(3, 11)) == [put(1, "a"), put(2, "c"), gone(3, "b")]
+    assert told.complete and told.record(put(4, "d")) == [put(4, "d")]
+
+
+def test_an_older_copy_is_not_believed_though_it_was_vouched_for_once() -> None:
+    told = view(put(1, "a"), vouch(2, 10), put(3, "b"), last=3)
+    assert told.delta(delta(3, 5, put(4, "a"), vouch(5, 20))) == [put(4, "a")]
+    assert read(told, put(1, "a"), vouch(2, 10), log="log", went_back=True) == []
+    assert read(told, put(1, "a"), vouch(2, 10), log="log") == []  # nor when it is read again
+    assert told.record(put(6, "a")) == []
+    assert told.record(vouch(7, 21)) == [put(6, "a"), gone(7, "b")]
+
+
+def test_who_reads_for_the_first_time_waits_where_it_has_to_and_only_there() -> None:
+    patient = View(ALL, patient=True)
+    assert read(patient, put(1, "a"), log="log") == []
+    assert is_waiting(patient)
+    assert patient.record(vouch(2, 1)) == [put(1, "a")]
+    assert not is_waiting(patient)
+    direct = View(ALL)
+    assert read(direct, put(1, "a"), log="log") == [put(1, "a")] and direct.complete
+
+
+def test_each_writer_of_a_log_of_many_vouches_for_its_own_keys_alone() -> None:
+    one, two = (Entry(number, f"s.o.endpoint.n{number}.a", b"") for number in (1, 2))
+    told = View(ALL, by_node=True)
+    assert read(told, one, two, log="log") == [one, two]
+    assert read(told, log="new") == [] and told.complete
+    assert told.record(vouch(1, 5, "n1")) == [Entry(1, one.subject, None)]
+    again = Entry(2, two.subject, b"x")
+    assert told.record(again) == []
+    assert told.record(vouch(3, 6, "n2")) == [again]
+    new = Entry(4, "s.o.endpoint.n3.a", b"")
+    assert told.record(new) == [new]
+
+
+def test_a_log_that_was_purged_has_lost_what_the_reader_knows() -> None:
+    told = view(put(3, "a"), put(5, "b"), last=5)
+    assert not told.lost(3) and told.lost(4)
+    assert told.probe() == ("s.b", 5)

@@ -41,6 +41,7 @@ FIXED: Mapping[str, int] = {
     "ENDPOINTS_MAX": 65_536,
     "IPCACHE_MAX": 512_000,
     "POLICY_MAX": FULL_POLICIES * POLICY_ENTRIES,
+    "NAMED_PORTS_MAX": 65_536,
     "SERVICES_MAX": 65_536,
     "BACKENDS_MAX": 262_144,
     "MASQ_EXCLUDE_MAX": 16_384,
@@ -55,7 +56,14 @@ SECONDS: Mapping[str, int] = {
 }
 """How long a connection is kept after its last packet."""
 
-OURS = ("CHOICES", "ENDPOINTS", "IPCACHE", "POLICY", "MASQ_EXCLUDE")  # maps for which the chart has no key
+OURS = (
+    "CHOICES",
+    "ENDPOINTS",
+    "IPCACHE",
+    "POLICY",
+    "NAMED_PORTS",
+    "MASQ_EXCLUDE",
+)  # maps for which the chart has no key
 
 HELM: Mapping[str, str] = {
     "CT_TCP_MAX": "bpf.ctTcpMax",

@@ -189,6 +189,7 @@ class Datapath:
             "sock_reverse",
             "ipcache",
             "policy",
+            "named_ports",
             *layouts.CT_MAPS,
             "fragments",
             "choices",
@@ -215,10 +216,13 @@ class Datapath:
     def policy(self, policy: int, entries: Iterable[tuple[PolicyKey, PolicyEntry]]) -> None:
         for key, entry in entries:
             raw = layouts.PolicyMapKey(policy, key.identity, key.direction, key.protocol, key.port, key.l4_bits).pack()
-            value = layouts.PolicyMapEntry(
-                entry.precedence, entry.cookie, entry.proxy_port, int(entry.deny), key.l4_bits
-            )
+            value = layouts.PolicyMapEntry(entry.precedence, entry.cookie, entry.proxy_port, entry.flags, key.l4_bits)
             self.maps["policy"].set(raw, value.pack())
+
+    def called(self, policy: int, cookie: int, address: str, protocol: int, port: int) -> None:
+        """A named entry of the policy holds at this address and port."""
+        key = layouts.NamedPortKey(policy, cookie, address, port, protocol)
+        self.maps["named_ports"].set(key.pack(), b"\x01")
 
     def allow(
         self, policy: int, identity: int, direction: int, protocol: int = 0, port: int = 0, bits: int = 0

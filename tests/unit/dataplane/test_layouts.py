@@ -27,6 +27,7 @@ from services.dataplane.layouts import (
     EventRate,
     IpcacheEntry,
     MapShape,
+    NamedPortKey,
     NatEntry,
     NatKey,
     PolicyMapEntry,
@@ -45,7 +46,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "ipcache_entry": (IpcacheEntry.layout, "identity flags node"),
     "masq_exclude_key": (Prefix.layout, "prefix_bits address"),
     "policy_key": (PolicyMapKey.layout, "prefix_bits policy identity direction protocol port"),
-    "policy_entry": (PolicyMapEntry.layout, "precedence cookie proxy_port deny l4_bits"),
+    "policy_entry": (PolicyMapEntry.layout, "precedence cookie proxy_port flags l4_bits"),
+    "named_port": (NamedPortKey.layout, "policy cookie address port protocol"),
     "connection_key": (ConnectionKey.layout, "low_address high_address low_port high_port protocol"),
     "connection": (
         Connection.layout,
@@ -92,6 +94,8 @@ MAP_STRUCTS = {
 CONSTANTS = {
     "ENDPOINT_ENFORCE_INGRESS": layouts.FLAG_ENFORCE_INGRESS,
     "ENDPOINT_ENFORCE_EGRESS": layouts.FLAG_ENFORCE_EGRESS,
+    "POLICY_DENIES": layouts.POLICY_DENIES,
+    "POLICY_NAMED": layouts.POLICY_NAMED,
     "INGRESS": policy.INGRESS,
     "EGRESS": policy.EGRESS,
     "EVENT_DROP": layouts.EVENT_DROP,

@@ -38,6 +38,9 @@
 #ifndef POLICY_MAX
 #define POLICY_MAX 1048576 /* over all pods of the node; policy.py keeps it to 16384 an identity */
 #endif
+#ifndef NAMED_PORTS_MAX
+#define NAMED_PORTS_MAX 65536 /* addresses that have a port which a policy of this node names */
+#endif
 #ifndef SERVICES_MAX
 #define SERVICES_MAX 65536
 #endif

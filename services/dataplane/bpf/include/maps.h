@@ -15,6 +15,8 @@ BPF_TABLE_PINNED("lpm_trie", struct ipcache_key, struct ipcache_entry, ipcache, 
                  BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_entry, policy, POLICY_MAX, PINNED("policy"),
                  BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct named_port, __u8, named_ports, NAMED_PORTS_MAX, PINNED("named_ports"),
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct connection_key, struct connection, ct_tcp, CT_TCP_MAX, PINNED("ct_tcp"));
 BPF_TABLE_PINNED("lru_hash", struct connection_key, struct connection, ct_any, CT_ANY_MAX, PINNED("ct_any"));
 BPF_TABLE_PINNED("lru_hash", struct nat_key, struct nat_entry, nat, NAT_MAX, PINNED("nat_v2"));

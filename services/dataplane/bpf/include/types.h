@@ -63,12 +63,26 @@ struct policy_key {
 	__be16 port; /* destination port; for ICMP the type + 1 */
 };
 
+#define POLICY_DENIES 1u
+#define POLICY_NAMED 2u /* only where the pod that is called gives the port a name: see named_ports */
+
 struct policy_entry {
 	__u32 precedence; /* higher wins over longer */
 	__u32 cookie;     /* names the policies that this entry comes from */
 	__be16 proxy_port;
-	__u8 deny;
+	__u8 flags;   /* POLICY_* */
 	__u8 l4_bits; /* prefix_bits - 72 */
+};
+
+/* named_ports: where an entry of policy that is POLICY_NAMED holds. Pods of one identity may give a name to different
+ * numbers; a name is the port of that pod. */
+struct named_port {
+	__u32 policy; /* as in the entry's key */
+	__u32 cookie; /* of the entry: it stands for the names as well */
+	struct address address; /* of the pod that is called */
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
 };
 
 /* ct_tcp, ct_any: one entry for both directions of a connection. Low and high are the two ends ordered by address, then

@@ -126,7 +126,6 @@ class Choice:
     """The backend to which a client's packets to a service go, and since which epoch it is known to serve it."""
 
     backend: End
-    slot: int
     epoch: int
 
 
@@ -448,7 +447,7 @@ class _Passage:
         at = (client, called, packet.protocol)
         choice = node.choices.get(at)
         if choice and choice.epoch != node.epoch and (packet.protocol != TCP or packet.begins):
-            if backends[choice.slot : choice.slot + 1] == (choice.backend,):
+            if choice.backend in backends:
                 choice = node.choices[at] = replace(choice, epoch=node.epoch)
             else:
                 choice = None
@@ -463,7 +462,7 @@ class _Passage:
                     raise Refused(why)
         if not taken or self.unreachable(taken[0], packet):
             raise Disagreement(f"{self.seen} for one of {possible}")
-        return choice or Choice(taken[0], backends.index(taken[0]), node.epoch)
+        return choice or Choice(taken[0], node.epoch)
 
     @staticmethod
     def unreachable(backend: End, packet: Packet) -> Drop | None:

@@ -375,15 +375,28 @@ class Choice:
 
     address: str
     port: int
-    slot: int
     epoch: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s2xII")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s6xI")
 
     @classmethod
     def unpack(cls, raw: bytes) -> Choice:
-        address, port, slot, epoch = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"), slot, epoch)
+        address, port, epoch = cls.layout.unpack(raw)
+        return cls(text(address), int.from_bytes(port, "big"), epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class LivingKey:
+    """Key of `living`: a backend that a service has, in whatever slot."""
+
+    service: int
+    address: str
+    port: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=I2s2x16s")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.service, self.port.to_bytes(2, "big"), pack_address(self.address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,6 +513,8 @@ MAPS: dict[str, MapShape] = {
     "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
     "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
+    "living": MapShape(LivingKey.layout.size, 1),
+    "sock_choices": MapShape(32, Choice.layout.size),
     "sock_reverse": MapShape(32, 20),
     "node_state": MapShape(4, 8),
     "counters": MapShape(4, Counter.layout.size),

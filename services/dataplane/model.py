@@ -142,8 +142,7 @@ class NodeModel:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        services = self.services
-        return (self.ipcache, self.policy, self.named.table, self.endpoints, services.services, services.backends)
+        return (self.ipcache, self.policy, self.named.table, self.endpoints, *self.services.tables)
 
     def answers_to(self, addresses: Mapping[str, str]) -> None:
         """All that the node has now, and on which device: to its pods it is the host by each (a second network, a

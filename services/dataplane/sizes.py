@@ -37,6 +37,7 @@ SIZED: Mapping[str, Sized] = {
 }
 FIXED: Mapping[str, int] = {
     "CHOICES_MAX": 65_536,
+    "SOCK_CHOICES_MAX": 65_536,
     "FRAGMENTS_MAX": 8_192,
     "ENDPOINTS_MAX": 65_536,
     "IPCACHE_MAX": 512_000,
@@ -58,6 +59,7 @@ SECONDS: Mapping[str, int] = {
 
 OURS = (
     "CHOICES",
+    "SOCK_CHOICES",
     "ENDPOINTS",
     "IPCACHE",
     "POLICY",

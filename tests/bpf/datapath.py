@@ -187,6 +187,8 @@ class Datapath:
         for name in (
             "endpoints",
             "sock_reverse",
+            "sock_choices",
+            "living",
             "ipcache",
             "policy",
             "named_ports",
@@ -234,6 +236,10 @@ class Datapath:
         for slot, (backend, backend_port) in enumerate(backends):
             entry = layouts.BackendEntry(backend, backend_port)
             self.maps["backends"].set(layouts.BackendKey(number, slot).pack(), entry.pack())
+        living = {layouts.LivingKey(number, *backend).pack() for backend in backends}
+        old = [key for key, _ in self.maps["living"].items() if key[:4] == number.to_bytes(4, "little")]
+        self.maps["living"].remove_many([key for key in old if key not in living])
+        self.maps["living"].set_many((key, b"\x01") for key in living)
         value = layouts.ServiceEntry(number, len(backends)).pack()
         self.maps["services"].set(layouts.ServiceKey(address, port, protocol).pack(), value)
 

@@ -464,7 +464,7 @@ class Twins:
                 for address, port in ((client, client_port), (service, service_port))
             ]
             kept = layouts.Choice.unpack(value)
-            found[ends[0], ends[1], protocol] = Choice(End(kept.address, kept.port), kept.slot, kept.epoch)
+            found[ends[0], ends[1], protocol] = Choice(End(kept.address, kept.port), kept.epoch)
         return found
 
 

@@ -127,6 +127,18 @@ def test_a_datagram_goes_to_no_backend_that_has_left(node: Datapath, at: Family)
     assert node.passes("from_pod", udp(at.pod, at.service, client, 53))[at.ip].dst == at.second
 
 
+def test_a_datagram_stays_with_its_backend_whatever_slot_that_has(node: Datapath, at: Family) -> None:
+    """Backends are sorted: one that comes before moves all others by a slot."""
+    node.service(at.service, 53, 17, [(at.second, 5353)])
+    clients = [node.free_port() for _ in range(8)]
+    for client in clients:
+        assert node.passes("from_pod", udp(at.pod, at.service, client, 53))[at.ip].dst == at.second
+    node.service(at.service, 53, 17, [(at.remote, 5353), (at.second, 5353)])
+    node.maps.raise_epoch()
+    for client in clients:
+        assert node.passes("from_pod", udp(at.pod, at.service, client, 53))[at.ip].dst == at.second
+
+
 def test_datagrams_that_were_answered_go_to_the_service_once_there_is_one(routed: Routed, at: Family) -> None:
     """A client that never changes its port would else speak to the address for good."""
     routed.endpoint(at.pod, 256)

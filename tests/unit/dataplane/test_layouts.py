@@ -26,6 +26,7 @@ from services.dataplane.layouts import (
     Event,
     EventRate,
     IpcacheEntry,
+    LivingKey,
     MapShape,
     NamedPortKey,
     NatEntry,
@@ -62,7 +63,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "counter": (Counter.layout, "packets bytes"),
     "event_rate": (EventRate.layout, "window woken lost sent"),
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
-    "choice": (Choice.layout, "address port slot epoch"),
+    "choice": (Choice.layout, "address port epoch"),
+    "living_key": (LivingKey.layout, "service port address"),
     "event": (
         Event.layout,
         """at source_identity destination_identity source destination source_port destination_port protocol type reason
@@ -90,6 +92,7 @@ MAP_STRUCTS = {
     "backends": ("backend_key", "backend"),
     "sock_reverse": ("sock_reverse_key", "sock_reverse"),
     "choices": ("choice_key", "choice"),
+    "sock_choices": ("sock_reverse_key", "choice"),
 }
 CONSTANTS = {
     "ENDPOINT_ENFORCE_INGRESS": layouts.FLAG_ENFORCE_INGRESS,

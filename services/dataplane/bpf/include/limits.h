@@ -26,6 +26,9 @@
 #ifndef CHOICES_MAX
 #define CHOICES_MAX 65536 /* connections to services that the socket hooks did not see; the oldest is evicted */
 #endif
+#ifndef SOCK_CHOICES_MAX
+#define SOCK_CHOICES_MAX 65536 /* pairs of an unconnected UDP socket and a service; the oldest is evicted */
+#endif
 #ifndef FRAGMENTS_MAX
 #define FRAGMENTS_MAX 8192 /* datagrams in fragments at a time */
 #endif

@@ -28,6 +28,9 @@ BPF_TABLE_PINNED("hash", struct service_key, struct service, services, SERVICES_
                  BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct backend_key, struct backend, backends, BACKENDS_MAX, PINNED("backends_v2"),
                  BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct living_key, __u8, living, BACKENDS_MAX, PINNED("living"), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lru_hash", struct sock_reverse_key, struct choice, sock_choices, SOCK_CHOICES_MAX,
+                 PINNED("sock_choices"));
 BPF_TABLE_PINNED("lru_hash", struct sock_reverse_key, struct sock_reverse, sock_reverse, SOCK_REVERSE_MAX,
                  PINNED("sock_reverse_v2"));
 BPF_TABLE_PINNED("array", __u32, struct node_state, node_state, 1, PINNED("node_state"));

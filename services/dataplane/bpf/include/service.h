@@ -15,17 +15,15 @@ struct translation {
 	struct choice choice;
 };
 
-/* The backend that this client has, if it may keep it. Since the last change a UDP client, or a new TCP connection on
- * the same ports, goes elsewhere when another backend or none has its slot; a TCP connection stays where it is. */
+/* The backend that this client has, if it may keep it. A UDP client, or a new TCP connection on the same ports, goes
+ * elsewhere when the service has it no more; a TCP connection stays where it is. */
 static __always_inline bool keeps(struct packet *p, struct choice *kept, struct service *service)
 {
-	struct backend_key key = { .service = service->number, .slot = kept->slot };
-	struct backend *backend;
+	struct living_key key = { .service = service->number, .port = kept->port, .address = kept->address };
 
 	if (kept->epoch == p->epoch || (p->protocol == IPPROTO_TCP && !begins(p)))
 		return true;
-	backend = kept->slot < service->backends ? backends.lookup(&key) : NULL;
-	if (!backend || backend->port != kept->port || !is_same(&backend->address, &kept->address))
+	if (!living.lookup(&key))
 		return false;
 	kept->epoch = p->epoch;
 	return true;
@@ -44,7 +42,6 @@ static __always_inline bool choose(struct packet *p, struct service *service, st
 		return REFUSE(p, DROP_NO_BACKEND);
 	choice->address = backend->address;
 	choice->port = backend->port;
-	choice->slot = key.slot;
 	choice->epoch = p->epoch;
 	return true;
 }

@@ -185,8 +185,8 @@ struct choice {
 	struct address address; /* of the backend */
 	__be16 port;
 	__u16 pad;
-	__u32 slot;
-	__u32 epoch; /* as of this epoch the slot held that backend */
+	__u32 pad2;
+	__u32 epoch; /* as of this epoch the service had that backend */
 };
 
 struct backend_key {
@@ -200,7 +200,16 @@ struct backend {
 	__u16 pad;
 };
 
-/* sock_reverse: what a socket believes to be talking to. */
+/* living: the backends that a service has now, in whatever slot. Who was sent to one may stay while it is here. */
+struct living_key {
+	__u32 service;
+	__be16 port;
+	__u16 pad;
+	struct address address;
+};
+
+/* sock_reverse: what a socket believes to be talking to. sock_choices: which backend the datagrams of a socket that is not
+ * connected go to; its key holds the service instead, its value is a choice. */
 struct sock_reverse_key {
 	__u64 cookie;
 	struct address address; /* backend */

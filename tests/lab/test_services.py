@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from subprocess import Popen
 from typing import Any
 
-from tests.lab.space import Space
+from lab import execute, namespaces
+from tests.lab.space import Space, curl, host
+from tests.lab.test_policy import DENY
 
 PORT = 7
 NAMED_ECHO = """
@@ -124,3 +127,36 @@ def test_sockets_of_one_pod_are_spread_over_backends(space: Space) -> None:
         finally:
             for each in sockets:
                 each.close()
+
+
+def past_hooks(space: Space, pod: str, *command: str) -> str:
+    """What a program in the pod's namespace says whose sockets no hook sees: its packets bear the Service's address."""
+    place = execute.pod(space.lab.record, f"{space.name}/{pod}")
+    entered = namespaces.command(place.netns, None, list(command))
+    return subprocess.run(entered, capture_output=True, text=True, timeout=20, check=False).stdout
+
+
+ASK_ONCE = """
+import socket, sys
+asking = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+asking.settimeout(2)
+asking.sendto(b"who", (sys.argv[1], 7))
+answer, peer = asking.recvfrom(2048)
+print(answer.decode(), peer[0])
+"""
+
+
+def test_per_packet_too_a_pod_reaches_itself_by_its_service(space: Space) -> None:
+    """Though its policy lets nobody in or out: nobody is kept from himself."""
+    space.apply(
+        space.pod("client"),
+        space.service("self", "client"),
+        space.service("again", "client", PORT, "UDP"),
+        DENY.format(namespace=space.name, app="client", direction="Ingress, Egress"),
+    )
+    answer = past_hooks(space, "client", *curl(space.cluster_address("self")))
+    assert "Hostname: client" in answer
+    address = space.cluster_address("again")
+    assert f"RemoteAddr: {host(space.cluster_address('self'))}:" in answer
+    with echoes(space, "client"):
+        assert past_hooks(space, "client", "/usr/bin/python3", "-c", ASK_ONCE, address) == f"client {address}\n"

@@ -11,6 +11,7 @@ struct translation {
 	struct address address; /* the service's */
 	__be16 port; /* 0: it goes to none */
 	bool is_new; /* `choice` is to be kept once the packet is admitted */
+	bool to_itself; /* the service has led the pod to itself */
 	struct choice_key key;
 	struct choice choice;
 };
@@ -76,13 +77,21 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 			return false;
 		t->is_new = true;
 	}
-	if (is_same(&t->choice.address,
-	            &p->source)) /* its own backend: a packet from itself would be a martian to it */
-		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
+	t->to_itself = is_same(&t->choice.address, &p->source);
 	if (!rewrite_destination(skb, p, &t->choice.address, t->choice.port))
+		return false;
+	/* Its own backend: from itself the packet would be a martian to it, so the service seems to call, and is answered. */
+	if (t->to_itself && !rewrite_source(skb, p, &t->address, p->source_port))
 		return false;
 	find(f, p);
 	return true;
+}
+
+/* The pod answers what it sent to itself, by way of a service: that is who seemed to call. */
+static __always_inline bool answers_itself(struct packet *p, struct flow *f)
+{
+	return f->connection && !f->from_origin && f->connection->flags & CT_TRANSLATED &&
+	       is_same(&f->connection->service_address, &p->destination);
 }
 
 /* The packet is admitted: keep the choice, and let replies on its connection bear what the client called. */

@@ -29,7 +29,6 @@ class Drop(Enum):
     INVALID_SOURCE = 132
     POLICY = 133
     INVALID = 134
-    UNKNOWN_TARGET = 150
     UNROUTABLE = 151
     NO_BACKEND = 158
     UNKNOWN_CONNECTION = 163
@@ -126,7 +125,6 @@ class Choice:
     """The backend to which a client's packets to a service go, and since which epoch it is known to serve it."""
 
     backend: End
-    slot: int
     epoch: int
 
 
@@ -221,6 +219,7 @@ class _Passage:
         if packet.is_error:
             return self.pod_complains(packet)
         connection = self.find(packet)
+        client = packet.ends[0]
         called: End | None = None
         choice: Choice | None = None
         if connection is None or self.is_unsettled(connection, packet):
@@ -228,16 +227,26 @@ class _Passage:
             if balanced:
                 called, choice = packet.ends[1], balanced
                 packet = packet.with_destination(balanced.backend)
+                if balanced.backend.address == client.address:  # as if the service had called
+                    packet = packet.with_source(End(called.address, client.port))
                 connection = self.find(packet)
-        connection = self.admit(packet, connection)
+        if connection and connection.service and not self.is_from_origin(connection, packet):
+            is_to_itself = connection.service.address == packet.destination
+        else:
+            is_to_itself = called is not None and called.address == packet.source
+        connection = self.admit(packet, connection, is_to_itself=is_to_itself)
         is_from_origin = self.is_from_origin(connection, packet)
         sent = packet
         if is_from_origin:
             if called and choice:
-                node.choices[packet.ends[0], called, packet.protocol] = choice
+                node.choices[client, called, packet.protocol] = choice
             connection.service = called
         elif connection.service:
             sent = packet.with_source(connection.service)
+            if is_to_itself:
+                sent = sent.with_destination(End(packet.source, packet.dport))
+        if is_to_itself:
+            return Fate(Goes.REDIRECTED, bare(sent))
         # Where it goes is asked of the connection first, and of maps once.
         way = connection.origin_way if is_from_origin else connection.reply_way
         if way == "unknown":
@@ -361,7 +370,13 @@ class _Passage:
         else:
             connection.origin_way = way
 
-    def admit(self, packet: Packet, connection: Connection | None, is_from_stack: bool = False) -> Connection:
+    def admit(
+        self,
+        packet: Packet,
+        connection: Connection | None,
+        is_from_stack: bool = False,
+        is_to_itself: bool = False,
+    ) -> Connection:
         """Judge a connection when it is new and when something has changed. The kept connection; or refused."""
         node = self.node
         if connection and connection.epoch == node.epoch:
@@ -370,7 +385,8 @@ class _Passage:
         origin, called = (connection.origin, connection.called) if connection else packet.ends
         unhooked = packet.source if is_from_stack else ""  # no pod of this node, whatever address it bears
         # Denied, it stays as it is: or the other end's next packet would begin a connection of its own.
-        self.judge(packet, origin.address, called, unhooked, connection)
+        if not is_to_itself:
+            self.judge(packet, origin.address, called, unhooked, connection)
         if connection is None:
             other = node.connection_of(packet.protocol, *packet.ends)
             if other and other.is_settled and not self.is_from_origin(other, packet):
@@ -448,7 +464,7 @@ class _Passage:
         at = (client, called, packet.protocol)
         choice = node.choices.get(at)
         if choice and choice.epoch != node.epoch and (packet.protocol != TCP or packet.begins):
-            if backends[choice.slot : choice.slot + 1] == (choice.backend,):
+            if choice.backend in backends:
                 choice = node.choices[at] = replace(choice, epoch=node.epoch)
             else:
                 choice = None
@@ -463,13 +479,11 @@ class _Passage:
                     raise Refused(why)
         if not taken or self.unreachable(taken[0], packet):
             raise Disagreement(f"{self.seen} for one of {possible}")
-        return choice or Choice(taken[0], backends.index(taken[0]), node.epoch)
+        return choice or Choice(taken[0], node.epoch)
 
     @staticmethod
     def unreachable(backend: End, packet: Packet) -> Drop | None:
-        """Nobody gets its own packet back; SCTP keeps its ports."""
-        if backend.address == packet.source:
-            return Drop.UNKNOWN_TARGET
+        """SCTP keeps its ports."""
         is_kept = packet.protocol != SCTP or backend.port == packet.dport
         return None if is_kept else Drop.NOT_MASQUERADABLE
 

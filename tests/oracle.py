@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from bus.messages.resources import LabelSelector, Peer, Policy, PortRange
 
 Ports = Mapping[tuple[str, str], set[int]]
-"""Named container ports of a pod's label set: (name, "TCP") -> numbers."""
+"""Named container ports of one pod: (name, "TCP") -> numbers."""
 
 SPOKEN = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}
 WORLD = (2, 9, 10)  # either family, IPv4, IPv6

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bus import labels
 from bus.messages.resources import (
@@ -61,13 +62,11 @@ class World:
     def labels_of(self, pod: Pod) -> dict[str, str]:
         return labels.canonical_labels(pod, self.namespace_of(pod))
 
-    def named_ports(self, found: dict[str, str]) -> dict[tuple[str, str], set[int]]:
-        """The named ports of all pods that have these labels."""
+    def named_ports(self, pod: Pod | int) -> dict[tuple[str, str], set[int]]:
+        """The pod's own: another of the same labels may call other ports so. Whatever is no pod has none."""
         ports: dict[tuple[str, str], set[int]] = {}
-        for pod in self.pods:
-            if self.labels_of(pod) == found:
-                for port in pod.ports:
-                    ports.setdefault((port.name, port.protocol), set()).add(port.port)
+        for port in [] if isinstance(pod, int) else pod.ports:
+            ports.setdefault((port.name, port.protocol), set()).add(port.port)
         return ports
 
     def questions(self) -> Iterator[tuple[Pod, Pod | int, Packet]]:
@@ -199,6 +198,9 @@ def worlds(draw: st.DrawFn, named: bool = True) -> World:
     teams = st.dictionaries(st.just("team"), st.sampled_from(VALUES), max_size=1)
     written = [draw(policies(f"policy-{number}", named)) for number in range(draw(st.integers(1, 4)))]
     living = [draw(pods(f"pod-{number}")) for number in range(draw(st.integers(1, 4)))]
+    for at, pod in enumerate(living[1:], 1):
+        if draw(st.booleans()):  # of one label set, with ports of its own: what a rolling update makes
+            living[at] = replace(pod, namespace=living[0].namespace, labels=living[0].labels)
     return World(
         namespaces=[Namespace(name=name, labels=draw(teams)) for name in NAMESPACES],
         pods=living,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bus.messages import Message
+from bus.messages.resources import ContainerPort
 
 
 class Identity(Message, frozen=True, kw_only=True):
@@ -23,3 +24,4 @@ class AddressIdentity(Message, frozen=True, kw_only=True):
     node: str  # where it lives
     node_address: str  # tunnel endpoint and next hop, of the same family if the node has one: "192.0.2.1"
     pod: str = ""  # "namespace/name", "" for a node's own address
+    ports: list[ContainerPort] = []  # those of the pod that have a name; a policy that names one is judged by them

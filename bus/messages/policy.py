@@ -15,7 +15,7 @@ class SelectorRule(Part, frozen=True, kw_only=True):
     selectors: list[str] = []  # ids of Selector
     entities: list[str] = []
     any_peer: bool = False
-    ports: list[PortRange] = []  # none: every port; named ports are already numbers
+    ports: list[PortRange] = []  # none: every port. With a name and a number: that number, of pods that call it so
     subject: str = ""  # id of a Selector: the rule is for those governed that are members of it. "": for all governed
 
 
@@ -45,8 +45,9 @@ class NamedPort(Part, frozen=True, kw_only=True):
 class Selector(Message, frozen=True, kw_only=True):
     """The identities that a selector selects now. Subject: state.policy.selector.<id>
 
-    With `having`: of those, the ones whose pods have this container port. So a rule for a named port says the number,
-    and refers to whoever gives it the name: its subjects (ingress) or its peers (egress).
+    With `having`: of those, the ones with a pod that has this container port. So a rule for a named port says the
+    number, and refers to whoever gives it the name: its subjects (ingress) or its peers (egress). Another pod of the
+    same identity may give it none: the rule says the name too, and the node opens it by the address that is called.
     """
 
     id: str  # the first 16 hex digits of SHA-256 over the canonical form

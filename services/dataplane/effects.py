@@ -23,9 +23,9 @@ from services.dataplane.tables import Table
 
 log = logger(__name__)
 
-WRITE_ORDER = ("ipcache", "policy", "backends", "services", "endpoints")
+WRITE_ORDER = ("ipcache", "named_ports", "policy", "backends", "living", "services", "endpoints")
 """A pod's entry comes last: what it refers to is there before it opens anything."""
-DELETE_ORDER = ("endpoints", "services", "backends", "policy", "ipcache")
+DELETE_ORDER = ("endpoints", "services", "living", "backends", "policy", "named_ports", "ipcache")
 NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # full as a hash says it, as a trie does; no memory
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
 

@@ -133,6 +133,7 @@ class IpcacheEntry:
         return cls(identity, text(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNTOLD))
 
 
+POLICY_DENIES, POLICY_NAMED = 1, 2
 POLICY_STATIC_BITS = 72  # policy, identity, direction; then protocol and port
 
 
@@ -168,20 +169,43 @@ class PolicyMapEntry:
     precedence: int
     cookie: int
     proxy_port: int
-    deny: int
+    flags: int  # POLICY_*
     l4_bits: int
 
     layout: ClassVar[struct.Struct] = struct.Struct("=II2sBB")
 
     def pack(self) -> bytes:
         return self.layout.pack(
-            self.precedence, self.cookie, self.proxy_port.to_bytes(2, "big"), self.deny, self.l4_bits
+            self.precedence, self.cookie, self.proxy_port.to_bytes(2, "big"), self.flags, self.l4_bits
         )
 
     @classmethod
     def unpack(cls, raw: bytes) -> PolicyMapEntry:
-        precedence, cookie, proxy_port, deny, bits = cls.layout.unpack(raw)
-        return cls(precedence, cookie, int.from_bytes(proxy_port, "big"), deny, bits)
+        precedence, cookie, proxy_port, flags, bits = cls.layout.unpack(raw)
+        return cls(precedence, cookie, int.from_bytes(proxy_port, "big"), flags, bits)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPortKey:
+    """Key of `named_ports`: an entry of `policy` for a named port holds at this address and port."""
+
+    policy: int
+    cookie: int
+    address: str
+    port: int
+    protocol: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=II16s2sBx")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            self.policy, self.cookie, pack_address(self.address), self.port.to_bytes(2, "big"), self.protocol
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> NamedPortKey:
+        policy, cookie, address, port, protocol = cls.layout.unpack(raw)
+        return cls(policy, cookie, text(address), int.from_bytes(port, "big"), protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,15 +375,28 @@ class Choice:
 
     address: str
     port: int
-    slot: int
     epoch: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s2xII")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s6xI")
 
     @classmethod
     def unpack(cls, raw: bytes) -> Choice:
-        address, port, slot, epoch = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"), slot, epoch)
+        address, port, epoch = cls.layout.unpack(raw)
+        return cls(text(address), int.from_bytes(port, "big"), epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class LivingKey:
+    """Key of `living`: a backend that a service has, in whatever slot."""
+
+    service: int
+    address: str
+    port: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=I2s2x16s")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.service, self.port.to_bytes(2, "big"), pack_address(self.address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +504,7 @@ MAPS: dict[str, MapShape] = {
     "endpoints": MapShape(ADDRESS_BYTES, EndpointEntry.layout.size),
     "ipcache": MapShape(IpcacheKey.layout.size, IpcacheEntry.layout.size),
     "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size),
+    "named_ports": MapShape(NamedPortKey.layout.size, 1),
     "ct_tcp": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "ct_any": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
@@ -475,6 +513,8 @@ MAPS: dict[str, MapShape] = {
     "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
     "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
+    "living": MapShape(LivingKey.layout.size, 1),
+    "sock_choices": MapShape(32, Choice.layout.size),
     "sock_reverse": MapShape(32, 20),
     "node_state": MapShape(4, 8),
     "counters": MapShape(4, Counter.layout.size),

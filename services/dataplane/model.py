@@ -35,6 +35,7 @@ from services.dataplane.layouts import (
     PolicyMapKey,
     pack_address,
 )
+from services.dataplane.named_ports import NamedPorts, names_in
 from services.dataplane.policy import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
 from services.dataplane.services import ServiceTables
 from services.dataplane.tables import Table
@@ -111,6 +112,7 @@ class NodeModel:
         self.ipcache = Table("ipcache")
         self.policy = Table("policy")
         self.policies = PolicyStore()
+        self.named = NamedPorts()
         self.pods: dict[str, LocalPod] = {}  # by each of its addresses
         self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
         self.unreachable: dict[str, str] = {}  # other nodes that should be next hops, and are on no network of ours
@@ -127,6 +129,7 @@ class NodeModel:
         self._living: Counter[int] = Counter()  # pods here, by identity
         self._expanded: dict[int, EndpointPolicy] = {}  # by local identity: what the policy table holds
         self._stale_identities: set[int] = set()
+        self._stale_named: set[int] = set()  # local identities whose rows of `named_ports` may be others now
         self._stale_pods: set[str] = set()
         self._restored: set[str] = set()  # pods whose entry in the kernel stays until all has been heard
         self._own_addresses = own_addresses  # by which other nodes know it
@@ -139,7 +142,7 @@ class NodeModel:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        return (self.ipcache, self.policy, self.endpoints, self.services.services, self.services.backends)
+        return (self.ipcache, self.policy, self.named.table, self.endpoints, *self.services.tables)
 
     def answers_to(self, addresses: Mapping[str, str]) -> None:
         """All that the node has now, and on which device: to its pods it is the host by each (a second network, a
@@ -181,6 +184,7 @@ class NodeModel:
                 self.addresses[message.address] = message
                 self._addresses_of[message.node].add(message.address)
                 self._put_address(message)
+                self._call(message.address)
             case Block():
                 block_of(message.cidr)
                 self._blocks[message.cidr] = message
@@ -274,6 +278,10 @@ class NodeModel:
         for identity in identities:
             if not self._settled(f"identity {identity}", self._expand, identity):
                 self._stale_identities.add(identity)
+        names, self._stale_named = self._stale_named, set()
+        for identity in names:
+            if not self._settled(f"named ports of {identity}", self._settle_named, identity):
+                self._stale_named.add(identity)
         pods, self._stale_pods = pods | self._stale_pods, set()
         failed |= {each for each in pods if not self._settled(f"pod {each}", self._settle_entry, each)}
         self._stale_pods = failed
@@ -326,7 +334,7 @@ class NodeModel:
             del self._resources[key]
         else:
             self._resources[key] = pod
-            if before is not None and (before.labels, before.uid) == (pod.labels, pod.uid):
+            if before is not None and (before.labels, before.uid, before.ports) == (pod.labels, pod.uid, pod.ports):
                 return
         self._touch_pods(pod.namespace)
 
@@ -343,6 +351,7 @@ class NodeModel:
         gone = self.addresses.pop(address, None)
         if gone is not None:
             self._addresses_of[gone.node].discard(address)
+            self._call(address)
         return gone is not None
 
     def _put_address(self, entry: AddressIdentity) -> None:
@@ -458,6 +467,7 @@ class NodeModel:
         before = self._identity.pop(address, 0)
         if after:
             self._identity[address] = after
+        self._call(address)
         if before == after:
             return
         if after:
@@ -467,6 +477,20 @@ class NodeModel:
             if not self._living[before]:
                 del self._living[before]
                 self._stale_identities |= self.policies.remove_identity(before)
+
+    def _call(self, address: str) -> None:
+        """Take anew what the pod at `address` calls its ports. Of its own pods the node knows it without the bus."""
+        pod, known = self.pods.get(address), self.addresses.get(address)
+        if pod is not None:
+            identity = self._identity.get(address, 0)
+            ports = self._resources[pod.namespace, pod.name].ports if identity else []
+        else:
+            identity, ports = (known.identity, known.ports) if known else (0, [])
+        if self.named.put(address, identity, names_in(ports)):
+            self._stale_named |= self.named.concerned
+
+    def _settle_named(self, identity: int) -> None:
+        self.named.settle(identity, self._expanded.get(identity), self.pods.keys())
 
     def _number_of(self, pod: LocalPod) -> int:
         resource = self._resources.get((pod.namespace, pod.name))
@@ -478,6 +502,7 @@ class NodeModel:
     def _expand(self, identity: int) -> None:
         before = self._expanded.get(identity)
         after = self.policies.policy_of(identity) if identity in self.policies.identities else None
+        self._stale_named.add(identity)
         upserts, gone = diff(before.entries if before else {}, after.entries if after else {})
         for key, entry in upserts.items():
             self.policy.put(_map_key(identity, key), _map_entry(key, entry))
@@ -530,4 +555,4 @@ def _map_key(identity: int, key: PolicyKey) -> bytes:
 
 
 def _map_entry(key: PolicyKey, entry: PolicyEntry) -> bytes:
-    return PolicyMapEntry(entry.precedence, entry.cookie, entry.proxy_port, int(entry.deny), key.l4_bits).pack()
+    return PolicyMapEntry(entry.precedence, entry.cookie, entry.proxy_port, entry.flags, key.l4_bits).pack()

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, selects
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import PortRange
+from services.dataplane.layouts import POLICY_DENIES, POLICY_NAMED
 
 INGRESS = 0
 EGRESS = 1
@@ -83,6 +84,11 @@ class PolicyEntry(NamedTuple):
     cookie: int  # names the policies, see EndpointPolicy.cookies; 0: no policy, the node's own right
     deny: bool = False
     proxy_port: int = 0
+    named: bool = False  # only where the called pod gives the port one of EndpointPolicy.port_names
+
+    @property
+    def flags(self) -> int:
+        return POLICY_DENIES * self.deny | POLICY_NAMED * self.named
 
 
 ALLOW = precedence("allow")
@@ -97,6 +103,7 @@ class EndpointPolicy:
     egress_enforced: bool
     entries: Mapping[PolicyKey, PolicyEntry] = field(default_factory=dict)
     cookies: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # "CiliumNetworkPolicy/default/rule1"
+    port_names: Mapping[int, frozenset[str]] = field(default_factory=dict)  # of entries that are named, by cookie
     ingress_deciders: tuple[str, ...] = ()  # the policies that make ingress default to deny
     egress_deciders: tuple[str, ...] = ()
     full: tuple[str, ...] = ()  # directions denied because their entries are too many
@@ -159,6 +166,16 @@ def l4_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, int]]:
     return frozenset(parts)
 
 
+def named_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, str]]:
+    """(protocol, port, name): this number, of the pods that call it so. A name without a number allows nothing yet."""
+    return frozenset(
+        (protocol, each.port, each.name)
+        for each in ports
+        if each.name and 0 < each.port <= 65535 and each.end_port in (0, each.port)
+        for protocol in PROTOCOLS[each.protocol]
+    )
+
+
 def governs(
     policy: PolicyRules, identity: int, selectors: Mapping[str, Selector], labels: Mapping[str, str] | None = None
 ) -> bool:
@@ -190,12 +207,15 @@ def entries_for(
         labels: those of `identity`, see `governs`. Peers are members always: whom nobody has heard of may not call.
         limit: entries at most; over it the larger direction is denied, and if need be the other as well.
     Returns: entries by key. Where two keys overlap, the longer one's cookie also names the policies of the shorter,
-        so whichever the look-up finds names all that allow the packet by the same peer.
+        so whichever the look-up finds names all that allow the packet by the same peer. A named port of a peer that
+        may have the number anyhow has no entry: where it does not hold, nothing shorter would be asked.
     """
     mine = sorted((each for each in policies if governs(each, identity, selectors, labels)), key=name_of)
     missing: set[str] = set()
     deciders: list[list[str]] = [[], []]
     sources: list[dict[PolicyKey, set[str]]] = [{}, {}]
+    named: dict[PolicyKey, dict[str, set[str]]] = {}  # -> name of a port -> policies
+    port_names: dict[PolicyKey, frozenset[str]] = {}
     for policy in mine:
         name = name_of(policy)
         if policy.deny_ingress_by_default:
@@ -210,13 +230,20 @@ def entries_for(
             if rule.subject and not (rule.subject in selectors and _has(selectors[rule.subject].members, identity)):
                 continue
             direction = DIRECTIONS.index(rule.direction)
-            parts = l4_parts(rule.ports)
+            parts, by_name = l4_parts(rule.ports), named_parts(rule.ports)
             for peer in _peers(rule, selectors):
                 for protocol, port, bits in parts:
                     sources[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
+                for protocol, port, port_name in by_name:
+                    key = PolicyKey(peer, direction, protocol, port, FULL_BITS)
+                    named.setdefault(key, {}).setdefault(port_name, set()).add(name)
     enforced = [bool(names) for names in deciders]
+    for key, by in named.items():
+        if not _is_covered(key, sources[key.direction]):
+            sources[key.direction][key] = set().union(*by.values())
+            port_names[key] = frozenset(by)
     full = _drop_what_is_too_much(sources, enforced, limit)
-    entries, cookies = _named([part for part, on in zip(sources, enforced, strict=True) if on])
+    entries, cookies, names_of = _entries([part for part, on in zip(sources, enforced, strict=True) if on], port_names)
     if enforced[INGRESS]:
         entries.setdefault(PolicyKey(HOST, INGRESS, 0, 0, 0), PolicyEntry(ALLOW, 0))
     return EndpointPolicy(
@@ -225,6 +252,7 @@ def entries_for(
         egress_enforced=enforced[EGRESS],
         entries=entries,
         cookies=cookies,
+        port_names=names_of,
         ingress_deciders=tuple(deciders[INGRESS]),
         egress_deciders=tuple(deciders[EGRESS]),
         full=tuple(DIRECTIONS[direction] for direction in sorted(full)),
@@ -238,12 +266,15 @@ def denied(identity: int) -> EndpointPolicy:
     return EndpointPolicy(identity=identity, ingress_enforced=True, egress_enforced=True, entries=host)
 
 
-def verdict(policy: EndpointPolicy, peer: int, direction: int, protocol: int, port: int) -> Verdict:
+def verdict(
+    policy: EndpointPolicy, peer: int, direction: int, protocol: int, port: int, called: frozenset[str] = frozenset()
+) -> Verdict:
     """What the BPF program answers for the first packet of a connection.
 
     Args:
         peer: the identity at the other end.
         protocol, port: IANA number; destination port, for ICMP the type + 1.
+        called: the names that the pod which is called gives to this port.
     Source: bpf/include/policy.h
     """
     if not policy.enforced(direction):
@@ -252,6 +283,7 @@ def verdict(policy: EndpointPolicy, peer: int, direction: int, protocol: int, po
         match
         for identity in (peer, aggregate(peer))  # on a tie the first, so the specific one, stays
         if (match := _longest(policy.entries, identity, direction, protocol, port)) is not None
+        and (not match[1].named or policy.port_names.get(match[1].cookie, frozenset()) & called)
     ]
     if not found:
         return Verdict(allowed=False, reason=POLICY_DENIED)
@@ -430,13 +462,21 @@ def _drop_what_is_too_much(sources: list[dict[PolicyKey, set[str]]], enforced: l
     return emptied
 
 
-def _named(
-    sources: Iterable[Mapping[PolicyKey, set[str]]],
-) -> tuple[dict[PolicyKey, PolicyEntry], dict[int, tuple[str, ...]]]:
-    """Entries with their cookies, each of which names the policies of its own key and of all keys that cover it."""
+def _is_covered(key: PolicyKey, by: Mapping[PolicyKey, set[str]]) -> bool:
+    """A key of the same peer, this one or a shorter one, holds for all that this one is about."""
+    lengths = (0, *range(PROTOCOL_BITS, key.l4_bits + 1))
+    return any(_cut(key.identity, key.direction, key.protocol, key.port, bits) in by for bits in lengths)
+
+
+def _entries(
+    sources: Iterable[Mapping[PolicyKey, set[str]]], port_names: Mapping[PolicyKey, frozenset[str]]
+) -> tuple[dict[PolicyKey, PolicyEntry], dict[int, tuple[str, ...]], dict[int, frozenset[str]]]:
+    """Entries with their cookies, each of which names the policies of its own key and of all keys that cover it, but
+    for those that hold only where a port has a name; and what ports are called, by the cookies of those."""
     entries: dict[PolicyKey, PolicyEntry] = {}
     cookies: dict[int, tuple[str, ...]] = {}
-    known: dict[frozenset[str], int] = {}
+    names_of: dict[int, frozenset[str]] = {}
+    known: dict[tuple[frozenset[str], frozenset[str]], int] = {}
     for part in sources:
         lengths = sorted({key.l4_bits for key in part}, reverse=True)
         for key, own in part.items():
@@ -444,12 +484,16 @@ def _named(
             for identity in _covering(key.identity):
                 for bits in lengths:
                     if bits <= key.l4_bits:
-                        names |= part.get(_cut(identity, key.direction, key.protocol, key.port, bits), set())
-            together = frozenset(names)
+                        covering = _cut(identity, key.direction, key.protocol, key.port, bits)
+                        if covering not in port_names:
+                            names |= part.get(covering, set())
+            together = frozenset(names), port_names.get(key, frozenset())
             if together not in known:
-                known[together] = _cookie(tuple(sorted(together)), cookies)
-            entries[key] = PolicyEntry(ALLOW, known[together])
-    return entries, cookies
+                known[together] = _cookie(sorted(names), sorted(together[1]), cookies)
+                if together[1]:
+                    names_of[known[together]] = together[1]
+            entries[key] = PolicyEntry(ALLOW, known[together], named=key in port_names)
+    return entries, cookies, names_of
 
 
 def _covering(identity: int) -> tuple[int, ...]:
@@ -457,11 +501,13 @@ def _covering(identity: int) -> tuple[int, ...]:
     return (identity,) if identity in AGGREGATES else (identity, aggregate(identity))
 
 
-def _cookie(names: tuple[str, ...], cookies: dict[int, tuple[str, ...]]) -> int:
-    """A number for a set of policies, the same after a restart; 1 to 2^32 - 1."""
-    number = int.from_bytes(sha256("\n".join(names).encode()).digest()[:4], "big") or 1
-    while cookies.setdefault(number, names) != names:
+def _cookie(policies: Sequence[str], port_names: Sequence[str], cookies: dict[int, tuple[str, ...]]) -> int:
+    """A number of its own for these policies and names of ports, the same after a restart; 1 to 2^32 - 1."""
+    said = "\n".join([*policies, *(f"port {name}" for name in port_names)])
+    number = int.from_bytes(sha256(said.encode()).digest()[:4], "big") or 1
+    while number in cookies:
         number = number % 0xFFFFFFFF + 1
+    cookies[number] = tuple(policies)
     return number
 
 

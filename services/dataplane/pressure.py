@@ -26,7 +26,12 @@ log = logger(__name__)
 
 WATCH_SECONDS = 15.0
 HIGH = 0.9  # where the check begins to complain
-SETTINGS = {"policy": "bpf.policyMapMax", "services": "bpf.lbMapMax", "backends": "bpf.lbMapMax"}
+SETTINGS = {
+    "policy": "bpf.policyMapMax",
+    "services": "bpf.lbMapMax",
+    "backends": "bpf.lbMapMax",
+    "living": "bpf.lbMapMax",
+}
 """What makes a map larger, where it is not the number's own setting."""
 
 

@@ -6,14 +6,15 @@ map holds after a restart is kept, so nothing is rewritten and nothing points at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bus.messages.lb import Backend, LoadBalancedService
 from services.dataplane.addresses import plain
-from services.dataplane.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
+from services.dataplane.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
 from services.dataplane.tables import Table
 
+LIVES = b"\x01"
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 ServiceName = tuple[str, str]  # namespace, name
@@ -22,12 +23,12 @@ ServiceName = tuple[str, str]  # namespace, name
 @dataclass(frozen=True, slots=True)
 class _Frontend:
     number: int
-    slots: int
+    backends: tuple[Backend, ...]  # by slot
     owner: ServiceName
 
 
 class ServiceTables:
-    """The maps `services` and `backends`. Write new backends first, then services, then remove old backends.
+    """The maps `services`, `backends` and `living`. Write new backends first, then services, then remove old backends.
 
     An address that two services claim belongs to the one that said so last; the other's end does not touch it.
     """
@@ -35,10 +36,15 @@ class ServiceTables:
     def __init__(self) -> None:
         self.services = Table("services")
         self.backends = Table("backends")
+        self.living = Table("living")
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
         self._next = 1
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return (self.services, self.backends, self.living)
 
     def adopt(self, seen: Mapping[bytes, bytes]) -> None:
         """Keep the numbers of the map as it was found. Call before the first `put`."""
@@ -81,10 +87,15 @@ class ServiceTables:
         number = before.number if before else self._number(key)
         for slot, backend in enumerate(backends):
             self.backends.put(BackendKey(number, slot).pack(), BackendEntry(backend.address, backend.port).pack())
-        for slot in range(len(backends), before.slots if before else 0):
+        for slot in range(len(backends), len(before.backends) if before else 0):
             self.backends.delete(BackendKey(number, slot).pack())
+        living = _living(number, backends)
+        for gone in (_living(number, before.backends) if before else set[bytes]()) - living:
+            self.living.delete(gone)
+        for each in living:
+            self.living.put(each, LIVES)
         self.services.put(key.pack(), ServiceEntry(number, len(backends)).pack())
-        self._frontends[key] = _Frontend(number, len(backends), owner)
+        self._frontends[key] = _Frontend(number, tuple(backends), owner)
 
     def _number(self, key: ServiceKey) -> int:
         kept = self._kept.pop(key, None)
@@ -99,8 +110,14 @@ class ServiceTables:
             return
         del self._frontends[key]
         self.services.delete(key.pack())
-        for slot in range(known.slots):
+        for slot in range(len(known.backends)):
             self.backends.delete(BackendKey(known.number, slot).pack())
+        for each in _living(known.number, known.backends):
+            self.living.delete(each)
+
+
+def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:
+    return {LivingKey(number, each.address, each.port).pack() for each in backends}
 
 
 def _check(address: str, port: int) -> None:

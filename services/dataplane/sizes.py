@@ -37,10 +37,12 @@ SIZED: Mapping[str, Sized] = {
 }
 FIXED: Mapping[str, int] = {
     "CHOICES_MAX": 65_536,
+    "SOCK_CHOICES_MAX": 65_536,
     "FRAGMENTS_MAX": 8_192,
     "ENDPOINTS_MAX": 65_536,
     "IPCACHE_MAX": 512_000,
     "POLICY_MAX": FULL_POLICIES * POLICY_ENTRIES,
+    "NAMED_PORTS_MAX": 65_536,
     "SERVICES_MAX": 65_536,
     "BACKENDS_MAX": 262_144,
     "MASQ_EXCLUDE_MAX": 16_384,
@@ -55,7 +57,15 @@ SECONDS: Mapping[str, int] = {
 }
 """How long a connection is kept after its last packet."""
 
-OURS = ("CHOICES", "ENDPOINTS", "IPCACHE", "POLICY", "MASQ_EXCLUDE")  # maps for which the chart has no key
+OURS = (
+    "CHOICES",
+    "SOCK_CHOICES",
+    "ENDPOINTS",
+    "IPCACHE",
+    "POLICY",
+    "NAMED_PORTS",
+    "MASQ_EXCLUDE",
+)  # maps for which the chart has no key
 
 HELM: Mapping[str, str] = {
     "CT_TCP_MAX": "bpf.ctTcpMax",

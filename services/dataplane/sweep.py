@@ -26,7 +26,7 @@ from services.dataplane.layouts import TICK_NS
 
 log = logger(__name__)
 
-UNSWEPT = ("fragments", "sock_reverse")
+UNSWEPT = ("fragments", "sock_reverse", "sock_choices")
 FIRST_SECONDS = 300.0  # after the start
 LEAST_SECONDS, MOST_SECONDS = 10.0, 12 * 3600.0  # between two sweeps
 MANY, FEW = 0.25, 0.05  # of a map's room: more is found, sweep sooner; less, later

@@ -222,12 +222,14 @@ class IdentityModel:
         node = self._places.node(key[0])
         if node is None or not node.addresses:
             return None
+        identity, pod = self._identity_of(self._places.endpoint(key)), self._pods.get(key[1:])
         return AddressIdentity(
             address=address,
-            identity=self._identity_of(self._places.endpoint(key)),
+            identity=identity,
             node=node.name,
             node_address=_way_to(node, address),
             pod=f"{key[1]}/{key[2]}",
+            ports=[port for port in pod.ports if port.name] if pod is not None and identity != INIT else [],
         )
 
     def _identity_of(self, endpoint: Endpoint) -> int:

@@ -332,8 +332,9 @@ class PolicyModel:
 
 
 def _numbers(selector: Selector) -> list[PortRange]:
-    """The number of the named port that makes `selector`."""
-    return [] if selector.having is None else [PortRange(protocol=selector.having.protocol, port=selector.having.port)]
+    """The number of the named port that makes `selector`, with its name: not every pod of a member calls it so."""
+    port = selector.having
+    return [] if port is None else [PortRange(protocol=port.protocol, port=port.port, name=port.name)]
 
 
 def _reaches_every_pod(rule: Rule) -> bool:

@@ -187,8 +187,11 @@ class Datapath:
         for name in (
             "endpoints",
             "sock_reverse",
+            "sock_choices",
+            "living",
             "ipcache",
             "policy",
+            "named_ports",
             *layouts.CT_MAPS,
             "fragments",
             "choices",
@@ -215,10 +218,13 @@ class Datapath:
     def policy(self, policy: int, entries: Iterable[tuple[PolicyKey, PolicyEntry]]) -> None:
         for key, entry in entries:
             raw = layouts.PolicyMapKey(policy, key.identity, key.direction, key.protocol, key.port, key.l4_bits).pack()
-            value = layouts.PolicyMapEntry(
-                entry.precedence, entry.cookie, entry.proxy_port, int(entry.deny), key.l4_bits
-            )
+            value = layouts.PolicyMapEntry(entry.precedence, entry.cookie, entry.proxy_port, entry.flags, key.l4_bits)
             self.maps["policy"].set(raw, value.pack())
+
+    def called(self, policy: int, cookie: int, address: str, protocol: int, port: int) -> None:
+        """A named entry of the policy holds at this address and port."""
+        key = layouts.NamedPortKey(policy, cookie, address, port, protocol)
+        self.maps["named_ports"].set(key.pack(), b"\x01")
 
     def allow(
         self, policy: int, identity: int, direction: int, protocol: int = 0, port: int = 0, bits: int = 0
@@ -230,6 +236,10 @@ class Datapath:
         for slot, (backend, backend_port) in enumerate(backends):
             entry = layouts.BackendEntry(backend, backend_port)
             self.maps["backends"].set(layouts.BackendKey(number, slot).pack(), entry.pack())
+        living = {layouts.LivingKey(number, *backend).pack() for backend in backends}
+        old = [key for key, _ in self.maps["living"].items() if key[:4] == number.to_bytes(4, "little")]
+        self.maps["living"].remove_many([key for key in old if key not in living])
+        self.maps["living"].set_many((key, b"\x01") for key in living)
         value = layouts.ServiceEntry(number, len(backends)).pack()
         self.maps["services"].set(layouts.ServiceKey(address, port, protocol).pack(), value)
 

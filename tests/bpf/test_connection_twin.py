@@ -66,7 +66,7 @@ SEQUENCES = 300
 MET = (
     {goes.name for goes in Goes} - {Goes.NOWHERE.name}
     | {why.name for why in Drop}
-    | {"error passed", "later fragment passed"}
+    | {"error passed", "later fragment passed", "to itself"}
 )
 MARGIN_NS = 20_000_000  # a step takes a few ms: one that began sooner before the next tick waits for it
 GOES = {
@@ -368,6 +368,8 @@ class Twins:
             self.fates["error passed"] += 1
         if fate.packet and packet.fragment == "later":
             self.fates["later fragment passed"] += 1
+        if fate.packet and fate.packet.destination == packet.source:
+            self.fates["to itself"] += 1
 
     def reason_of_drop(self) -> int:
         """Why the only packet dropped since the last time was."""
@@ -464,7 +466,7 @@ class Twins:
                 for address, port in ((client, client_port), (service, service_port))
             ]
             kept = layouts.Choice.unpack(value)
-            found[ends[0], ends[1], protocol] = Choice(End(kept.address, kept.port), kept.slot, kept.epoch)
+            found[ends[0], ends[1], protocol] = Choice(End(kept.address, kept.port), kept.epoch)
         return found
 
 

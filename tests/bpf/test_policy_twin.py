@@ -8,6 +8,7 @@ from scapy.layers.l2 import Ether
 
 from bus import labels
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
+from services.dataplane.named_ports import Named, NamedPorts, names_in
 from services.dataplane.policy import EndpointPolicy, entries_for
 from tests.bpf.datapath import OTHER_NODE, TC_ACT_SHOT, Datapath
 from tests.oracle import allowed_by_rules
@@ -32,11 +33,20 @@ def frame(packet: Packet, source_port: int) -> bytes | None:
     return None
 
 
-def install(datapath: Datapath, identity: int, policy: EndpointPolicy, peer: int) -> None:
+def install(
+    datapath: Datapath, identity: int, policy: EndpointPolicy, peer: int, ports: dict[str, frozenset[Named]]
+) -> None:
     flags = FLAG_ENFORCE_INGRESS * policy.ingress_enforced | FLAG_ENFORCE_EGRESS * policy.egress_enforced
     datapath.endpoint(POD, identity, policy=identity, flags=flags)
     # Behind another node, so that only this pod's policy is asked, and the way of an allowed packet needs no route.
     datapath.who(PEER, peer, OTHER_NODE)
+    named = NamedPorts()
+    named.put(POD, identity, ports[POD])
+    named.put(PEER, peer, ports[PEER])
+    named.settle(identity, policy, {POD})
+    table = datapath.maps["named_ports"]
+    table.remove_many([key for key, _ in table.items() if key not in named.table.wanted])
+    table.set_many(named.table.wanted.items())
     datapath.maps.raise_epoch()
 
 
@@ -59,6 +69,7 @@ def ask_world(datapath: Datapath, world: World) -> int:
             own_number,
             expanded[own_number],
             other if isinstance(other, int) else numbers[labels.labels_text(other)],
+            {POD: names_in(subject.ports), PEER: frozenset() if isinstance(peer, int) else names_in(peer.ports)},
         )
         expected = allowed_by_rules(
             own,
@@ -67,8 +78,8 @@ def ask_world(datapath: Datapath, world: World) -> int:
             packet.direction,
             packet.protocol,
             packet.port,
-            subject_ports=world.named_ports(own),
-            peer_ports={} if isinstance(other, int) else world.named_ports(other),
+            subject_ports=world.named_ports(subject),
+            peer_ports=world.named_ports(peer),
         )
         program = "from_pod" if packet.direction == "egress" else "to_pod"
         result = datapath.run(program, packet_bytes).result

@@ -6,13 +6,27 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, ServiceKey
+from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, ServiceKey
 from services.dataplane.policy import EGRESS
-from tests.bpf.datapath import POD, REMOTE, SERVICE, TC_ACT_OK, V4, V6, Datapath, Family, Routed, tcp, udp
+from tests.bpf.datapath import (
+    POD,
+    REMOTE,
+    SERVICE,
+    TC_ACT_OK,
+    TC_ACT_REDIRECT,
+    V4,
+    V6,
+    Datapath,
+    Family,
+    Routed,
+    tcp,
+    udp,
+)
 from tests.bpf.reading import with_right_checksums
 
-POLICY_DENIED, UNKNOWN_TARGET, UNROUTABLE, NO_BACKEND = 133, 150, 151, 158
+POLICY_DENIED, UNROUTABLE, NO_BACKEND = 133, 151, 158
 
 
 @pytest.fixture
@@ -127,6 +141,18 @@ def test_a_datagram_goes_to_no_backend_that_has_left(node: Datapath, at: Family)
     assert node.passes("from_pod", udp(at.pod, at.service, client, 53))[at.ip].dst == at.second
 
 
+def test_a_datagram_stays_with_its_backend_whatever_slot_that_has(node: Datapath, at: Family) -> None:
+    """Backends are sorted: one that comes before moves all others by a slot."""
+    node.service(at.service, 53, 17, [(at.second, 5353)])
+    clients = [node.free_port() for _ in range(8)]
+    for client in clients:
+        assert node.passes("from_pod", udp(at.pod, at.service, client, 53))[at.ip].dst == at.second
+    node.service(at.service, 53, 17, [(at.remote, 5353), (at.second, 5353)])
+    node.maps.raise_epoch()
+    for client in clients:
+        assert node.passes("from_pod", udp(at.pod, at.service, client, 53))[at.ip].dst == at.second
+
+
 def test_datagrams_that_were_answered_go_to_the_service_once_there_is_one(routed: Routed, at: Family) -> None:
     """A client that never changes its port would else speak to the address for good."""
     routed.endpoint(at.pod, 256)
@@ -197,10 +223,29 @@ def test_a_backend_that_is_the_node_itself_answers_as_the_service(node: Datapath
     assert with_right_checksums(bytes(back)) == bytes(back)
 
 
-def test_a_pod_does_not_get_its_own_packet_back_as_a_martian(node: Datapath, at: Family) -> None:
-    """The socket hooks see to it that a pod reaches itself; per packet it would seem to come from itself."""
-    node.service(at.service, 80, 6, [(at.pod, 8080)])
-    assert node.dropped_for("from_pod", tcp(at.pod, at.service, node.free_port(), 80)) == UNKNOWN_TARGET
+@pytest.mark.parametrize("make", [tcp, udp])
+def test_a_pod_whose_service_leads_to_itself_is_called_by_the_service(node: Datapath, at: Family, make: Any) -> None:
+    """And answers to that; policy has no say, as a pod that speaks to itself leaves nobody's network."""
+    number, layer = (6, TCP) if make is tcp else (17, UDP)
+    node.service(at.service, 80, number, [(at.pod, 8080)])
+    node.endpoint(at.pod, 256, policy=9, flags=FLAG_ENFORCE_INGRESS | FLAG_ENFORCE_EGRESS)
+    client = node.free_port()
+    for _ in range(2):
+        node.maps.raise_epoch()  # and what was let through once is let through again
+        there = node.run("from_pod", make(at.pod, at.service, client, 80))
+        assert there.result == TC_ACT_REDIRECT
+        seen = Ether(there.packet)
+        assert (seen[at.ip].src, seen[layer].sport) == (at.service, client)
+        assert (seen[at.ip].dst, seen[layer].dport) == (at.pod, 8080)
+        assert with_right_checksums(there.packet) == there.packet
+        node.maps.raise_epoch()
+        answer = make(at.pod, at.service, 8080, client, *(["SA"] if make is tcp else []))
+        back = node.run("from_pod", answer)
+        assert back.result == TC_ACT_REDIRECT
+        seen = Ether(back.packet)
+        assert (seen[at.ip].src, seen[layer].sport) == (at.service, 80)
+        assert (seen[at.ip].dst, seen[layer].dport) == (at.pod, client)
+        assert with_right_checksums(back.packet) == back.packet
 
 
 def test_when_the_service_is_gone_its_address_is_one_like_any_other(routed: Routed, at: Family) -> None:

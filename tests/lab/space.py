@@ -38,6 +38,20 @@ spec:
     - containerPort: {port}
 """
 
+    def two_numbers(self, name: str, node: str, app: str, web: int, other: int) -> str:
+        """A Pod that serves two ports, and calls one of them `web`."""
+        container = """
+  - {{name: c{port}, image: traefik/whoami, args: ["--port", "{port}"], ports: [{{containerPort: {port}{name}}}]}}"""
+        named = container.format(port=web, name=", name: web") + container.format(port=other, name="")
+        return f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {self.name}, labels: {{app: {app}}}}}
+spec:
+  nodeName: {node}
+  containers:{named}
+"""
+
     def service(self, name: str, app: str, port: int = 80, protocol: str = "TCP") -> str:
         return f"""
 apiVersion: v1
@@ -89,9 +103,11 @@ spec:
     def exec(self, pod: str, *command: str) -> Done:
         return self.lab.exec(f"{self.name}/{pod}", *command)
 
-    def get(self, pod: str, address: str, *options: str, path: str = "/", seconds: float = 2.0) -> str:
+    def get(
+        self, pod: str, address: str, *options: str, path: str = "/", seconds: float = 2.0, port: int | None = None
+    ) -> str:
         """The body of an HTTP answer as a pod gets it; "" when there is none in time."""
-        return self.exec(pod, *curl(address, *options, path=path, seconds=seconds)).stdout
+        return self.exec(pod, *curl(address, *options, path=path, seconds=seconds, port=port)).stdout
 
 
 def curl(address: str, *options: str, path: str = "/", seconds: float = 2.0, port: int | None = None) -> list[str]:

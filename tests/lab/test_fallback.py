@@ -15,7 +15,7 @@ from lab.testing import Lab, eventually
 from services.dataplane.fallback.handover import CHECK, SWITCH
 from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
-from tests.lab.test_policy import DENY
+from tests.lab.test_policy import DENY, opened, web_only
 from tests.lab.test_reach import SPOOF
 from tests.lab.test_survival import stream
 
@@ -124,6 +124,17 @@ def test_policy_holds_by_rules_and_a_new_one_ends_a_stream(space: Space) -> None
         space.lab.exec_node("node1", "nft", "flush", "ruleset")
         assert eventually(lambda: "plexus_fallback" in space.lab.exec_node("node1", "nft", "list", "tables").stdout, 10)
         assert not space.get("other", space.address("client"), seconds=1)
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_by_rules_too_a_named_port_is_the_port_of_each_pod(space: Space, direction: str) -> None:
+    r1, r2 = (
+        space.two_numbers("r1", "node1", "server", 8001, 8002),
+        space.two_numbers("r2", "node1", "server", 8002, 8001),
+    )
+    space.apply(space.pod("client"), r1, r2, web_only(space, direction))
+    with fallback(space.lab, "node1"):
+        assert opened(space, "client", "r1", "r2") == {("r1", 8001), ("r2", 8002)}
 
 
 def test_nobody_else_in_the_lan_is_the_node_itself(space: Space) -> None:

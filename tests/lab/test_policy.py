@@ -236,6 +236,50 @@ spec:
     assert space.exec("client", *ping).returncode != 0
 
 
+CNP_OF_WEB = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: web-of-{subject}, namespace: {namespace}}}
+spec:
+  endpointSelector: {{matchLabels: {{app: {subject}}}}}
+  {direction}:
+  - {peers}: [{{matchLabels: {{app: {peer}}}}}]
+    toPorts: [{{ports: [{{port: web, protocol: TCP}}]}}]
+"""
+
+
+def web_only(space: Space, direction: str) -> str:
+    """The client may call `web` of the servers: as their policy says, or as its own."""
+    if direction == "ingress":
+        subject, peer, peers = "server", "client", "fromEndpoints"
+    else:
+        subject, peer, peers = "client", "server", "toEndpoints"
+    return CNP_OF_WEB.format(subject=subject, namespace=space.name, direction=direction, peers=peers, peer=peer)
+
+
+def opened(space: Space, client: str, *pods: str) -> set[tuple[str, int]]:
+    """Which of the ports 8001 and 8002 of these pods answer the client."""
+    return {
+        (pod, port)
+        for pod in pods
+        for port in (8001, 8002)
+        if space.get(client, space.address(pod), port=port, seconds=1)
+    }
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_a_named_port_is_the_port_of_each_pod_though_two_of_one_identity_differ(space: Space, direction: str) -> None:
+    """As in every rolling update that changes the number."""
+    ours = (
+        space.two_numbers("r1", "node1", "server", 8001, 8002),
+        space.two_numbers("r2", "node2", "server", 8002, 8001),
+    )
+    space.apply(space.pod("client"), *ours)
+    assert opened(space, "client", "r1", "r2") == {("r1", 8001), ("r1", 8002), ("r2", 8001), ("r2", 8002)}
+    space.apply(web_only(space, direction))
+    assert opened(space, "client", "r1", "r2") == {("r1", 8001), ("r2", 8002)}
+
+
 def test_a_udp_rule_does_not_open_tcp(space: Space) -> None:
     policy = f"""
 apiVersion: networking.k8s.io/v1

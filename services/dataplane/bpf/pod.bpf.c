@@ -118,6 +118,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	struct translation t = {};
 	struct flow f = {};
 	struct way way = {};
+	bool to_itself;
 
 	if (skb->vlan_present) /* the tag would leave with the packet */
 		return DROP(p, DROP_VLAN);
@@ -140,11 +141,14 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	find(&f, p);
 	if ((!f.connection || is_unsettled(&f, p)) && !balance(skb, p, &f, &t))
 		return TC_ACT_SHOT;
-	if (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL)
+	to_itself = t.to_itself || answers_itself(p, &f);
+	if (!to_itself &&
+	    (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL))
 		to = endpoint_at(&p->destination);
 	if (!f.connection && is_unroutable(&p->destination)) /* before an entry is made for it */
 		return DROP(p, DROP_UNKNOWN_L3_TARGET);
-	if (!admit(p, &f, from, to, from->identity))
+	/* What a pod sends to itself never meets its policy, as where the socket hooks see it. */
+	if (!admit(p, &f, to_itself ? NULL : from, to, from->identity))
 		return TC_ACT_SHOT;
 	c = f.connection;
 	if (!c) /* admitted, so there is one: the verifier wants to hear it */
@@ -152,9 +156,14 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	if (f.from_origin) {
 		if (!translated(p, c, &t))
 			return TC_ACT_SHOT;
-	} else if (!LEGACY_ROUTING && !from_service(skb, p, c)) {
-		return TC_ACT_SHOT;
+	} else {
+		if (to_itself && !rewrite_destination(skb, p, &p->source, p->destination_port))
+			return TC_ACT_SHOT;
+		if ((!LEGACY_ROUTING || to_itself) && !from_service(skb, p, c))
+			return TC_ACT_SHOT;
 	}
+	if (to_itself)
+		return into_pod(skb, p, from);
 	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
 	if (!LEGACY_ROUTING && (MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin &&

@@ -2,6 +2,10 @@
 /* Service addresses at the socket: connect() to a service is connect() to a backend, and no packet ever bears the
  * service's address. Attached to the node's cgroup, so it holds for pods and for the node's own programs.
  *
+ * Replies are known by the backend alone, so of all that one socket has addressed at one backend (the backend itself, or
+ * services that lead to it) they bear what it addressed last. A flow's first packet looks for a backend that is not so
+ * shared; where there is none, who needs to tell replies apart takes a socket for each, as the DNS resolver does.
+ *
  * A socket of IPv6 that speaks to ::ffff:a.b.c.d speaks IPv4, and says so in the very form of our maps. */
 #include "plexus.h"
 
@@ -42,11 +46,28 @@ static __always_inline int refuse(void)
 	return CALL_IS_REFUSED;
 }
 
-/* Point the call at a backend if it goes to a service. */
+/* Replies of this backend bear the service's address. Writes only what changes. */
+static __always_inline void answer_as(struct sock_reverse_key *from, const struct service_key *at)
+{
+	struct sock_reverse *known = sock_reverse.lookup(from);
+	struct sock_reverse as = { .address = at->address, .port = at->port };
+
+	if (!known || known->port != at->port || !is_same(&known->address, &at->address))
+		sock_reverse.update(from, &as);
+}
+
+static __always_inline struct backend *backend_in(struct service *service, __u32 slot, const struct service_key *at)
+{
+	struct backend_key key = { .service = service->number, .slot = slot };
+	struct backend *backend = backends.lookup(&key);
+
+	return backend && is_ip4(&backend->address) == is_ip4(&at->address) ? backend : NULL;
+}
+
+/* connect(): point the call at a backend if it goes to a service. */
 static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 {
 	struct service_key key = {};
-	struct backend_key slot = {};
 	struct sock_reverse_key reverse_key = {};
 	struct sock_reverse reverse = {};
 	struct service *service;
@@ -60,10 +81,8 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 		return CALL_GOES_ON;
 	if (!service->backends)
 		return refuse();
-	slot.service = service->number;
-	slot.slot = bpf_get_prandom_u32() % service->backends;
-	backend = backends.lookup(&slot);
-	if (!backend || is_ip4(&backend->address) != is_ip4(&key.address))
+	backend = backend_in(service, bpf_get_prandom_u32() % service->backends, &key);
+	if (!backend)
 		return refuse();
 	reverse_key.cookie = bpf_get_socket_cookie(ctx);
 	reverse_key.address = backend->address;
@@ -73,6 +92,104 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 	sock_reverse.update(&reverse_key, &reverse);
 	write_address(ctx, &backend->address, is_ip6);
 	ctx->user_port = backend->port;
+	return CALL_GOES_ON;
+}
+
+#define NO_BACKEND 0
+#define SHARED 1 /* this socket speaks to it for another service */
+#define FREE 2
+
+/* Take the backend of a slot: `from` is left at it. */
+static __always_inline int take(struct service *service, __u32 slot, const struct service_key *at,
+                                struct sock_reverse_key *from)
+{
+	struct backend *backend = backend_in(service, slot, at);
+	struct sock_reverse *known;
+
+	if (!backend)
+		return NO_BACKEND;
+	from->address = backend->address;
+	from->port = backend->port;
+	known = sock_reverse.lookup(from);
+	return known && (known->port != at->port || !is_same(&known->address, &at->address)) ? SHARED : FREE;
+}
+
+/* A backend for a new flow of a socket, by which its replies are known: one by chance, or, where this socket speaks to it
+ * for another service already, one of the next two. Written out: kernels before 6.7 see no end of a loop here. */
+static __always_inline bool pick(struct service *service, const struct service_key *at, struct sock_reverse_key *from)
+{
+	__u32 slot = bpf_get_prandom_u32() % service->backends;
+	int found = take(service, slot, at, from);
+
+	if (found == SHARED)
+		found = take(service, (slot + 1) % service->backends, at, from);
+	if (found == SHARED)
+		found = take(service, (slot + 2) % service->backends, at, from);
+	return found != NO_BACKEND;
+}
+
+/* The backend that this flow has, if its service still has it. */
+static __always_inline bool keeps(struct choice *kept, struct service *service)
+{
+	struct living_key key = {};
+	struct node_state *state;
+	__u32 index = 0;
+
+	state = node_state.lookup(&index);
+	if (!kept || !state)
+		return false;
+	if (kept->epoch == state->epoch)
+		return true;
+	key.service = service->number;
+	key.address = kept->address;
+	key.port = kept->port;
+	if (!living.lookup(&key))
+		return false;
+	kept->epoch = state->epoch;
+	return true;
+}
+
+/* sendmsg() with an address. A socket and the service that it sends to are one flow: it stays with its backend while that
+ * is the service's. A backend that is spoken to itself, past every service, answers as itself from then on. */
+static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
+{
+	struct sock_reverse_key flow = {}, from = {};
+	struct service_key key = {};
+	struct choice fresh = {};
+	struct service *service;
+	struct choice *kept;
+
+	read_address(ctx, &key.address, is_ip6);
+	key.port = ctx->user_port;
+	key.protocol = ctx->protocol;
+	from.cookie = bpf_get_socket_cookie(ctx);
+	service = services.lookup(&key);
+	if (!service) {
+		from.address = key.address;
+		from.port = key.port;
+		if (sock_reverse.lookup(&from))
+			sock_reverse.delete(&from);
+		return CALL_GOES_ON;
+	}
+	if (!service->backends)
+		return refuse();
+	flow.cookie = from.cookie;
+	flow.address = key.address;
+	flow.port = key.port;
+	kept = sock_choices.lookup(&flow);
+	if (keeps(kept, service)) {
+		from.address = kept->address;
+		from.port = kept->port;
+	} else {
+		if (!pick(service, &key, &from))
+			return refuse();
+		fresh.address = from.address;
+		fresh.port = from.port;
+		sock_choices.update(&flow, &fresh);
+	}
+	answer_as(&from, &key);
+	write_address(ctx, &from.address, is_ip6);
+	ctx->user_port = from.port;
 	return CALL_GOES_ON;
 }
 
@@ -100,7 +217,7 @@ int connect4(struct bpf_sock_addr *ctx)
 
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return to_backend(ctx, false);
+	return send_to_backend(ctx, false);
 }
 
 int recvmsg4(struct bpf_sock_addr *ctx)
@@ -120,7 +237,7 @@ int connect6(struct bpf_sock_addr *ctx)
 
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return to_backend(ctx, true);
+	return send_to_backend(ctx, true);
 }
 
 int recvmsg6(struct bpf_sock_addr *ctx)

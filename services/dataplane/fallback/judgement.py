@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from services.dataplane.layouts import PolicyMapEntry, PolicyMapKey
+from services.dataplane.layouts import POLICY_DENIES, POLICY_NAMED, NamedPortKey, PolicyMapEntry, PolicyMapKey
 from services.dataplane.policy import AGGREGATES, EndpointPolicy, PolicyEntry, PolicyKey, aggregate, verdict
 
 PROTOCOL_BITS = 8
@@ -23,21 +23,31 @@ class Allowed:
 
     ports: tuple[tuple[int, Ranges], ...] = ()  # by IANA number
     others: bool = False
+    named: tuple[tuple[int, int, tuple[str, ...]], ...] = ()  # protocol, port and who is called there: named ports
 
 
 class Judge:
     """The policy table, asked for whole peers instead of packets."""
 
-    def __init__(self, table: Mapping[bytes, bytes]) -> None:
+    def __init__(self, table: Mapping[bytes, bytes], named_ports: Iterable[bytes] = ()) -> None:
         found: dict[int, dict[PolicyKey, PolicyEntry]] = defaultdict(dict)
         for raw_key, raw_entry in table.items():
             key, entry = PolicyMapKey.unpack(raw_key), PolicyMapEntry.unpack(raw_entry)
             known = PolicyKey(key.identity, key.direction, key.protocol, key.port, key.l4_bits)
-            found[key.policy][known] = PolicyEntry(entry.precedence, entry.cookie, bool(entry.deny), entry.proxy_port)
+            found[key.policy][known] = PolicyEntry(
+                entry.precedence,
+                entry.cookie,
+                bool(entry.flags & POLICY_DENIES),
+                entry.proxy_port,
+                bool(entry.flags & POLICY_NAMED),
+            )
         self._policies = {
             number: EndpointPolicy(identity=number, ingress_enforced=True, egress_enforced=True, entries=entries)
             for number, entries in found.items()
         }
+        self._called: dict[tuple[int, int, int, int], list[str]] = defaultdict(list)
+        for each in sorted(map(NamedPortKey.unpack, named_ports), key=lambda row: row.pack()):
+            self._called[each.policy, each.cookie, each.protocol, each.port].append(each.address)
         self._nothing = EndpointPolicy(identity=0, ingress_enforced=True, egress_enforced=True)
 
     def named(self, policy: int, direction: int) -> set[int]:
@@ -58,15 +68,28 @@ class Judge:
             identity=policy, ingress_enforced=True, egress_enforced=True, entries={key: held[key] for key in mine}
         )
 
-        def passes(protocol: int, port: int) -> bool:
-            return verdict(narrowed, peer, direction, protocol, port).allowed
+        def passes(protocol: int, port: int, at: str = "") -> bool:
+            """Whether it is allowed at `at`; "": at an address whose pod gives the port no name."""
+            names = {
+                cookie: frozenset({at}) for cookie in cookies if at in self._called[policy, cookie, protocol, port]
+            }
+            asked = replace(narrowed, port_names=names) if at else narrowed
+            return verdict(asked, peer, direction, protocol, port, frozenset({at})).allowed
 
+        by_name = [key for key in mine if held[key].named]
+        cookies = {held[key].cookie for key in by_name}
         protocols = sorted({key.protocol for key in mine if key.l4_bits >= PROTOCOL_BITS})
         ports = tuple(
             (protocol, _ranges(((first, passes(protocol, first)) for first in _edges(mine, protocol)), PORT_MAX))
             for protocol in protocols
         )
-        return Allowed(ports, passes(NO_PROTOCOL, 0))
+        named = tuple(
+            (protocol, port, tuple(at for at in sorted(set(called)) if passes(protocol, port, at)))
+            for protocol, port in sorted({(key.protocol, key.port) for key in by_name})
+            if not passes(protocol, port)
+            and (called := [at for cookie in cookies for at in self._called[policy, cookie, protocol, port]])
+        )
+        return Allowed(ports, passes(NO_PROTOCOL, 0), named)
 
 
 def _edges(keys: Iterable[PolicyKey], protocol: int) -> list[int]:

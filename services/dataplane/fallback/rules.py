@@ -80,7 +80,7 @@ def render(tables: Tables, place: Place, counted: Mapping[str, tuple[int, int]],
     """The whole of our nftables, replacing what was there.
 
     Args:
-        tables: `endpoints`, `ipcache`, `policy`, `services`, `backends` as their maps would hold them.
+        tables: `endpoints`, `ipcache`, `policy`, `named_ports`, `services`, `backends` as their maps would hold them.
         counted: packets and bytes, by counter, to go on from.
         mark: names an empty chain, by which one sees that these rules are the ones in force.
     """
@@ -148,7 +148,7 @@ class _Node:
         self.pods = {text(key): EndpointEntry.unpack(value) for key, value in sorted(tables["endpoints"].items())}
         entries = [(IpcacheKey.unpack(k), IpcacheEntry.unpack(v)) for k, v in sorted(tables["ipcache"].items())]
         self.ipcache: dict[Network, IpcacheEntry] = {ip_network(f"{k.address}/{k.bits}"): v for k, v in entries}
-        self.judge = Judge(tables["policy"])
+        self.judge = Judge(tables["policy"], tables.get("named_ports", ()))
         self.frontends = [(ServiceKey.unpack(k), ServiceEntry.unpack(v)) for k, v in sorted(tables["services"].items())]
         self.backends = {BackendKey.unpack(k): BackendEntry.unpack(v) for k, v in tables["backends"].items()}
         self._verdicts: dict[Allowed, str] = {}  # chains, by what they allow
@@ -333,6 +333,12 @@ def _tunnel_rules(place: Place, version: int, drop: Mapping[str, str]) -> list[s
 def _verdict_rules(allowed: Allowed) -> Sequence[str]:
     """`return` is to go on: the other end's policy has its say as well."""
     rules = [rule for protocol, ranges in allowed.ports for rule in _port_rules(protocol, ranges)]
+    rules += [
+        f"meta l4proto {protocol} ct reply {_ip(version)} saddr {{ {here} }} ct reply proto-src {port} return"
+        for protocol, port, called in allowed.named
+        for version in (4, 6)
+        if (here := ", ".join(each for each in called if _version(each) == version))
+    ]
     if allowed.others:
         named = ", ".join(str(protocol) for protocol, _ in allowed.ports)
         rules.append(f"meta l4proto != {{ {named} }} return" if named else "return")

@@ -18,6 +18,7 @@ from services.dataplane.layouts import (
     EndpointEntry,
     IpcacheEntry,
     IpcacheKey,
+    NamedPortKey,
     PolicyMapEntry,
     PolicyMapKey,
     ServiceEntry,
@@ -74,7 +75,7 @@ def test_ports_written_out_are_those_that_the_policy_map_allows(
     port = data.draw(st.sampled_from(edges) | st.integers(0, PORT_MAX))
     table = {
         PolicyMapKey(9, k.identity, k.direction, k.protocol, k.port, k.l4_bits).pack(): PolicyMapEntry(
-            e.precedence, e.cookie, 0, int(e.deny), k.l4_bits
+            e.precedence, e.cookie, 0, e.flags, k.l4_bits
         ).pack()
         for k, e in held.items()
     }
@@ -83,6 +84,41 @@ def test_ports_written_out_are_those_that_the_policy_map_allows(
     passes = any(a <= port <= b for a, b in ports[protocol]) if protocol in ports else allowed.others
     policy = EndpointPolicy(identity=9, ingress_enforced=True, egress_enforced=True, entries=held)
     assert passes == verdict(policy, peer, 0, protocol, port).allowed
+
+
+@given(entries(), st.sampled_from([300, 301, 302, 2, 6]), st.data())
+def test_a_named_entry_is_written_out_for_the_addresses_where_the_map_says_that_it_holds(
+    held: dict[PolicyKey, PolicyEntry], peer: int, data: st.DataObject
+) -> None:
+    """`verdict` is told by name what the map `named_ports` says by address."""
+    places = {"10.0.0.1": frozenset({"web"}), "10.0.0.2": frozenset({"dns"}), "10.0.0.3": frozenset[str]()}
+    ports = st.sampled_from([80, 81])
+    for number in range(data.draw(st.integers(1, 4))):
+        identity = data.draw(st.sampled_from([300, 301, *AGGREGATES]))
+        named = PolicyEntry(precedence("allow"), number + 1, named=True)
+        held[PolicyKey(identity, 0, 6, data.draw(ports), 24)] = named
+    names = {number: data.draw(st.frozensets(st.sampled_from(["web", "dns"]))) for number in range(1, 5)}
+    table = {
+        PolicyMapKey(9, k.identity, k.direction, k.protocol, k.port, k.l4_bits).pack(): PolicyMapEntry(
+            e.precedence, e.cookie, 0, e.flags, k.l4_bits
+        ).pack()
+        for k, e in held.items()
+    }
+    rows = [
+        NamedPortKey(9, cookie, address, port, 6).pack()
+        for cookie, wanted in names.items()
+        for address, called in places.items()
+        for port in (80, 81)
+        if wanted & called
+    ]
+    allowed = Judge(table, rows).allowed(9, 0, peer)
+    policy = EndpointPolicy(identity=9, ingress_enforced=True, egress_enforced=True, entries=held, port_names=names)
+    spoken = dict(allowed.ports)
+    for address, called in places.items():
+        for port in (79, 80, 81, 82):
+            everywhere = any(a <= port <= b for a, b in spoken[6]) if 6 in spoken else allowed.others
+            here = any((6, port) == each[:2] and address in each[2] for each in allowed.named)
+            assert (everywhere or here) == verdict(policy, peer, 0, 6, port, called).allowed
 
 
 def tables(*, policy: int = 0, flags: int = 3) -> Tables:

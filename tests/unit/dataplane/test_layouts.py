@@ -26,7 +26,9 @@ from services.dataplane.layouts import (
     Event,
     EventRate,
     IpcacheEntry,
+    LivingKey,
     MapShape,
+    NamedPortKey,
     NatEntry,
     NatKey,
     PolicyMapEntry,
@@ -45,7 +47,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "ipcache_entry": (IpcacheEntry.layout, "identity flags node"),
     "masq_exclude_key": (Prefix.layout, "prefix_bits address"),
     "policy_key": (PolicyMapKey.layout, "prefix_bits policy identity direction protocol port"),
-    "policy_entry": (PolicyMapEntry.layout, "precedence cookie proxy_port deny l4_bits"),
+    "policy_entry": (PolicyMapEntry.layout, "precedence cookie proxy_port flags l4_bits"),
+    "named_port": (NamedPortKey.layout, "policy cookie address port protocol"),
     "connection_key": (ConnectionKey.layout, "low_address high_address low_port high_port protocol"),
     "connection": (
         Connection.layout,
@@ -60,7 +63,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "counter": (Counter.layout, "packets bytes"),
     "event_rate": (EventRate.layout, "window woken lost sent"),
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
-    "choice": (Choice.layout, "address port slot epoch"),
+    "choice": (Choice.layout, "address port epoch"),
+    "living_key": (LivingKey.layout, "service port address"),
     "event": (
         Event.layout,
         """at source_identity destination_identity source destination source_port destination_port protocol type reason
@@ -88,10 +92,13 @@ MAP_STRUCTS = {
     "backends": ("backend_key", "backend"),
     "sock_reverse": ("sock_reverse_key", "sock_reverse"),
     "choices": ("choice_key", "choice"),
+    "sock_choices": ("sock_reverse_key", "choice"),
 }
 CONSTANTS = {
     "ENDPOINT_ENFORCE_INGRESS": layouts.FLAG_ENFORCE_INGRESS,
     "ENDPOINT_ENFORCE_EGRESS": layouts.FLAG_ENFORCE_EGRESS,
+    "POLICY_DENIES": layouts.POLICY_DENIES,
+    "POLICY_NAMED": layouts.POLICY_NAMED,
     "INGRESS": policy.INGRESS,
     "EGRESS": policy.EGRESS,
     "EVENT_DROP": layouts.EVENT_DROP,

@@ -148,7 +148,7 @@ def expanded(number: int, *messages: PolicyRules | Selector) -> dict[PolicyMapKe
         store.put_rules(message) if isinstance(message, PolicyRules) else store.put_selector(message)
     return {
         PolicyMapKey(number, *key): PolicyMapEntry(
-            each.precedence, each.cookie, each.proxy_port, int(each.deny), key.l4_bits
+            each.precedence, each.cookie, each.proxy_port, each.flags, key.l4_bits
         )
         for key, each in store.policy_of(number).entries.items()
     }

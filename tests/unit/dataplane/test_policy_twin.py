@@ -11,11 +11,13 @@ from bus.control import Say
 from bus.messages import Message
 from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector
+from bus.messages.resources import Pod
 from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY
+from services.dataplane.named_ports import names_in
 from services.dataplane.policy import EGRESS, INGRESS, PolicyStore, entries_for, name_of, verdict
 from services.policy.model import PolicyModel
 from tests.oracle import allowed_by_rules
-from tests.strategies import World, worlds
+from tests.strategies import Packet, World, worlds
 
 ASKED = 10_000  # pairs of rules and packet at least, over all examples
 asked = 0
@@ -48,6 +50,12 @@ def compile_world(
     return rules, {message.id: message for message in said.values() if isinstance(message, Selector)}, numbers
 
 
+def names_at(called: Pod | int, packet: Packet) -> frozenset[str]:
+    """What the pod that is called calls the packet's port."""
+    ports = [] if isinstance(called, int) else called.ports
+    return frozenset(name for name, *port in names_in(ports) if port == [packet.protocol, packet.port])
+
+
 def stages(model: PolicyModel) -> dict[str, Message]:
     """All that the model has to say now."""
     said: dict[str, Message] = {}
@@ -75,7 +83,6 @@ def check_one_world(world: World) -> None:
         assert store.policy_of(number) == policy
         assert not policy.missing
     found = {pod.name: world.labels_of(pod) for pod in world.pods}
-    named = {name: world.named_ports(own) for name, own in found.items()}
     for subject, peer, packet in world.questions():
         own = found[subject.name]
         other = peer if isinstance(peer, int) else found[peer.name]
@@ -86,8 +93,8 @@ def check_one_world(world: World) -> None:
             packet.direction,
             packet.protocol,
             packet.port,
-            subject_ports=named[subject.name],
-            peer_ports={} if isinstance(peer, int) else named[peer.name],
+            subject_ports=world.named_ports(subject),
+            peer_ports=world.named_ports(peer),
         )
         answer = verdict(
             expanded[numbers[labels.labels_text(own)]],
@@ -95,6 +102,7 @@ def check_one_world(world: World) -> None:
             INGRESS if packet.direction == "ingress" else EGRESS,
             packet.protocol,
             packet.port,
+            names_at(subject if packet.direction == "ingress" else peer, packet),
         )
         assert answer.allowed == expected, (subject, peer, packet)
         asked += 1

@@ -12,7 +12,7 @@ from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
-from bus.messages.resources import Namespace, Node, Pod
+from bus.messages.resources import ContainerPort, Namespace, Node, Pod
 from bus.subjects import ADDRESS, BLOCK, ENDPOINT, IDENTITY, NAMESPACE, NODE, POD
 from services.identity.model import (
     BOUND_ELSEWHERE,
@@ -281,6 +281,19 @@ def test_a_pod_in_the_hosts_network_has_no_identity_of_its_own() -> None:
 
 
 # addresses
+
+
+def test_an_address_says_what_its_pod_calls_its_ports_and_nothing_of_another_pod_of_that_name() -> None:
+    running = cluster()
+    ports = [ContainerPort(name="web", port=8001), ContainerPort(port=9)]
+    running.hear(msgspec.structs.replace(pod(app="web"), ports=ports), endpoint("10.0.1.7"))
+    running.settle()
+    found = running.address("10.0.1.7")
+    assert found is not None and found.ports == ports[:1]
+    running.hear(msgspec.structs.replace(pod(app="web", uid="2"), ports=ports))
+    running.settle()
+    found = running.address("10.0.1.7")
+    assert found is not None and (found.identity, found.ports) == (INIT, [])
 
 
 def test_an_address_is_its_pods_identity_node_and_way() -> None:

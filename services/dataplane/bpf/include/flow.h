@@ -144,7 +144,7 @@ static __always_inline bool judge(struct packet *p, struct ends *who, struct end
 	who->origin = origin_identity;
 	if (origin && origin->flags & ENDPOINT_ENFORCE_EGRESS) {
 		who->called = identity_of(called_address, called);
-		if (!policy_allows(p, origin->policy, EGRESS, who->called, protocol, port))
+		if (!policy_allows(p, origin->policy, EGRESS, who->called, called_address, protocol, port))
 			return false;
 	}
 	if (called && called->flags & ENDPOINT_ENFORCE_INGRESS) {
@@ -153,7 +153,7 @@ static __always_inline bool judge(struct packet *p, struct ends *who, struct end
 		who->origin = origin_identity;
 		/* The node itself may always reach its pods: it is who starts, probes and stops them. */
 		if (origin_identity != IDENTITY_HOST &&
-		    !policy_allows(p, called->policy, INGRESS, origin_identity, protocol, port))
+		    !policy_allows(p, called->policy, INGRESS, origin_identity, called_address, protocol, port))
 			return false;
 	}
 	return true;

@@ -26,6 +26,9 @@
 #ifndef CHOICES_MAX
 #define CHOICES_MAX 65536 /* connections to services that the socket hooks did not see; the oldest is evicted */
 #endif
+#ifndef SOCK_CHOICES_MAX
+#define SOCK_CHOICES_MAX 65536 /* pairs of an unconnected UDP socket and a service; the oldest is evicted */
+#endif
 #ifndef FRAGMENTS_MAX
 #define FRAGMENTS_MAX 8192 /* datagrams in fragments at a time */
 #endif
@@ -37,6 +40,9 @@
 #endif
 #ifndef POLICY_MAX
 #define POLICY_MAX 1048576 /* over all pods of the node; policy.py keeps it to 16384 an identity */
+#endif
+#ifndef NAMED_PORTS_MAX
+#define NAMED_PORTS_MAX 65536 /* addresses that have a port which a policy of this node names */
 #endif
 #ifndef SERVICES_MAX
 #define SERVICES_MAX 65536

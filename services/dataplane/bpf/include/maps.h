@@ -15,6 +15,8 @@ BPF_TABLE_PINNED("lpm_trie", struct ipcache_key, struct ipcache_entry, ipcache, 
                  BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_entry, policy, POLICY_MAX, PINNED("policy"),
                  BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct named_port, __u8, named_ports, NAMED_PORTS_MAX, PINNED("named_ports"),
+                 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct connection_key, struct connection, ct_tcp, CT_TCP_MAX, PINNED("ct_tcp"));
 BPF_TABLE_PINNED("lru_hash", struct connection_key, struct connection, ct_any, CT_ANY_MAX, PINNED("ct_any"));
 BPF_TABLE_PINNED("lru_hash", struct nat_key, struct nat_entry, nat, NAT_MAX, PINNED("nat_v2"));
@@ -26,6 +28,9 @@ BPF_TABLE_PINNED("hash", struct service_key, struct service, services, SERVICES_
                  BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct backend_key, struct backend, backends, BACKENDS_MAX, PINNED("backends_v2"),
                  BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct living_key, __u8, living, BACKENDS_MAX, PINNED("living"), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lru_hash", struct sock_reverse_key, struct choice, sock_choices, SOCK_CHOICES_MAX,
+                 PINNED("sock_choices"));
 BPF_TABLE_PINNED("lru_hash", struct sock_reverse_key, struct sock_reverse, sock_reverse, SOCK_REVERSE_MAX,
                  PINNED("sock_reverse_v2"));
 BPF_TABLE_PINNED("array", __u32, struct node_state, node_state, 1, PINNED("node_state"));

@@ -68,9 +68,25 @@ static __always_inline struct policy_entry *better(struct policy_entry *specific
 	return specific;
 }
 
-/* One direction of one pod's policy. `port` is the destination port of the connection's first packet. */
-static __always_inline bool policy_allows(struct packet *p, __u32 pod_policy, __u8 direction, __u32 peer, __u8 protocol,
-                                          __be16 port)
+/* The entry, if it holds for the pod that is called. One for a named port is as good as absent at all others. */
+static __always_inline struct policy_entry *holding(struct policy_entry *entry, const struct policy_key *key,
+                                                    const struct address *called)
+{
+	struct named_port named = {};
+
+	if (!entry || !(entry->flags & POLICY_NAMED))
+		return entry;
+	named.policy = key->policy;
+	named.cookie = entry->cookie;
+	named.address = *called;
+	named.port = key->port;
+	named.protocol = key->protocol;
+	return named_ports.lookup(&named) ? entry : NULL;
+}
+
+/* One direction of one pod's policy. `called` and `port` are the destination of the connection's first packet. */
+static __always_inline bool policy_allows(struct packet *p, __u32 pod_policy, __u8 direction, __u32 peer,
+                                          const struct address *called, __u8 protocol, __be16 port)
 {
 	struct policy_key key = {
 		.prefix_bits = POLICY_KEY_BITS,
@@ -82,16 +98,16 @@ static __always_inline bool policy_allows(struct packet *p, __u32 pod_policy, __
 	};
 	struct policy_entry *specific, *entry;
 
-	specific = policy.lookup(&key);
+	specific = holding(policy.lookup(&key), &key, called);
 	key.identity = aggregate(peer);
-	entry = better(specific, policy.lookup(&key));
+	entry = better(specific, holding(policy.lookup(&key), &key, called));
 	p->direction = direction;
 	p->policy = pod_policy;
 	p->cookie = 0;
 	if (!entry)
 		return REFUSE(p, DROP_POLICY);
 	p->cookie = entry->cookie;
-	if (entry->deny)
+	if (entry->flags & POLICY_DENIES)
 		return REFUSE(p, DROP_POLICY_DENY);
 	return true;
 }

@@ -11,21 +11,20 @@ struct translation {
 	struct address address; /* the service's */
 	__be16 port; /* 0: it goes to none */
 	bool is_new; /* `choice` is to be kept once the packet is admitted */
+	bool to_itself; /* the service has led the pod to itself */
 	struct choice_key key;
 	struct choice choice;
 };
 
-/* The backend that this client has, if it may keep it. Since the last change a UDP client, or a new TCP connection on
- * the same ports, goes elsewhere when another backend or none has its slot; a TCP connection stays where it is. */
+/* The backend that this client has, if it may keep it. A UDP client, or a new TCP connection on the same ports, goes
+ * elsewhere when the service has it no more; a TCP connection stays where it is. */
 static __always_inline bool keeps(struct packet *p, struct choice *kept, struct service *service)
 {
-	struct backend_key key = { .service = service->number, .slot = kept->slot };
-	struct backend *backend;
+	struct living_key key = { .service = service->number, .port = kept->port, .address = kept->address };
 
 	if (kept->epoch == p->epoch || (p->protocol == IPPROTO_TCP && !begins(p)))
 		return true;
-	backend = kept->slot < service->backends ? backends.lookup(&key) : NULL;
-	if (!backend || backend->port != kept->port || !is_same(&backend->address, &kept->address))
+	if (!living.lookup(&key))
 		return false;
 	kept->epoch = p->epoch;
 	return true;
@@ -44,7 +43,6 @@ static __always_inline bool choose(struct packet *p, struct service *service, st
 		return REFUSE(p, DROP_NO_BACKEND);
 	choice->address = backend->address;
 	choice->port = backend->port;
-	choice->slot = key.slot;
 	choice->epoch = p->epoch;
 	return true;
 }
@@ -79,13 +77,21 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 			return false;
 		t->is_new = true;
 	}
-	if (is_same(&t->choice.address,
-	            &p->source)) /* its own backend: a packet from itself would be a martian to it */
-		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
+	t->to_itself = is_same(&t->choice.address, &p->source);
 	if (!rewrite_destination(skb, p, &t->choice.address, t->choice.port))
+		return false;
+	/* Its own backend: from itself the packet would be a martian to it, so the service seems to call, and is answered. */
+	if (t->to_itself && !rewrite_source(skb, p, &t->address, p->source_port))
 		return false;
 	find(f, p);
 	return true;
+}
+
+/* The pod answers what it sent to itself, by way of a service: that is who seemed to call. */
+static __always_inline bool answers_itself(struct packet *p, struct flow *f)
+{
+	return f->connection && !f->from_origin && f->connection->flags & CT_TRANSLATED &&
+	       is_same(&f->connection->service_address, &p->destination);
 }
 
 /* The packet is admitted: keep the choice, and let replies on its connection bear what the client called. */

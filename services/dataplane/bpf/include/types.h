@@ -63,12 +63,26 @@ struct policy_key {
 	__be16 port; /* destination port; for ICMP the type + 1 */
 };
 
+#define POLICY_DENIES 1u
+#define POLICY_NAMED 2u /* only where the pod that is called gives the port a name: see named_ports */
+
 struct policy_entry {
 	__u32 precedence; /* higher wins over longer */
 	__u32 cookie;     /* names the policies that this entry comes from */
 	__be16 proxy_port;
-	__u8 deny;
+	__u8 flags;   /* POLICY_* */
 	__u8 l4_bits; /* prefix_bits - 72 */
+};
+
+/* named_ports: where an entry of policy that is POLICY_NAMED holds. Pods of one identity may give a name to different
+ * numbers; a name is the port of that pod. */
+struct named_port {
+	__u32 policy; /* as in the entry's key */
+	__u32 cookie; /* of the entry: it stands for the names as well */
+	struct address address; /* of the pod that is called */
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
 };
 
 /* ct_tcp, ct_any: one entry for both directions of a connection. Low and high are the two ends ordered by address, then
@@ -171,8 +185,8 @@ struct choice {
 	struct address address; /* of the backend */
 	__be16 port;
 	__u16 pad;
-	__u32 slot;
-	__u32 epoch; /* as of this epoch the slot held that backend */
+	__u32 pad2;
+	__u32 epoch; /* as of this epoch the service had that backend */
 };
 
 struct backend_key {
@@ -186,7 +200,16 @@ struct backend {
 	__u16 pad;
 };
 
-/* sock_reverse: what a socket believes to be talking to. */
+/* living: the backends that a service has now, in whatever slot. Who was sent to one may stay while it is here. */
+struct living_key {
+	__u32 service;
+	__be16 port;
+	__u16 pad;
+	struct address address;
+};
+
+/* sock_reverse: what a socket believes to be talking to. sock_choices: which backend the datagrams of a socket that is not
+ * connected go to; its key holds the service instead, its value is a choice. */
 struct sock_reverse_key {
 	__u64 cookie;
 	struct address address; /* backend */

@@ -1,0 +1,162 @@
+"""Services on real sockets: what a client's datagrams reach, and whose answers they get."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from subprocess import Popen
+from typing import Any
+
+from lab import execute, namespaces
+from tests.lab.space import Space, curl, host
+from tests.lab.test_policy import DENY
+
+PORT = 7
+NAMED_ECHO = """
+import socket, sys
+listener = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+listener.bind(("::", 7))
+print("listening", flush=True)
+while True:
+    _, peer = listener.recvfrom(2048)
+    listener.sendto(sys.argv[1].encode(), peer)
+"""
+ONE_SOCKET = """
+import json, socket, sys
+asking = socket.socket({4: socket.AF_INET, 6: socket.AF_INET6}[int(sys.argv[1])], socket.SOCK_DGRAM)
+asking.settimeout(2)
+for line in sys.stdin:
+    address, times = json.loads(line)
+    found = []
+    for _ in range(times):
+        asking.sendto(b"who", (address, 7))
+        try:
+            answer, peer = asking.recvfrom(2048)
+            found.append([answer.decode(), peer[0]])
+        except (OSError, TimeoutError) as problem:
+            found.append([repr(problem), ""])
+    print(json.dumps(found), flush=True)
+"""
+
+
+@contextmanager
+def echoes(space: Space, *pods: str) -> Iterator[None]:
+    """Each answers datagrams with its name."""
+    started = []
+    try:
+        for pod in pods:
+            started.append(space.lab.start_in(f"{space.name}/{pod}", "/usr/bin/python3", "-c", NAMED_ECHO, pod))
+            assert read(started[-1]) == "listening\n"
+        yield
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+
+
+def read(process: Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+class Socket:
+    """One unconnected UDP socket of a pod."""
+
+    def __init__(self, space: Space, pod: str) -> None:
+        command = ("/usr/bin/python3", "-c", ONE_SOCKET, str(space.family))
+        self.process = space.lab.start_in(f"{space.name}/{pod}", *command)
+
+    def ask(self, address: str, times: int = 1) -> set[tuple[str, str]]:
+        """Who answers, and by what address."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([address, times]) + "\n")
+        self.process.stdin.flush()
+        answers: list[list[Any]] = json.loads(read(self.process))
+        return {(name, peer) for name, peer in answers}
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def web(space: Space, name: str, node: str) -> str:
+    return space.pod(name, node, label="web", image="sleeper")
+
+
+def test_datagrams_of_one_socket_stay_with_one_backend_and_answers_bear_what_was_called(space: Space) -> None:
+    names = ("b1", "b2", "b3", "b4")
+    pods = [web(space, name, node) for name, node in zip(names, ("node2", "node1", "node3", "node2"), strict=True)]
+    services = [space.service(name, "web", PORT, "UDP") for name in ("one", "two")]
+    space.apply(space.pod("client"), *pods[:3], *services)
+    one, two = (space.cluster_address(name) for name in ("one", "two"))
+    with echoes(space, *names[:3]):
+        asking = Socket(space, "client")
+        try:
+            ((first, peer),) = asking.ask(one, 60)
+            assert first in names and peer == one
+            ((second, peer),) = asking.ask(two, 20)
+            assert second != first and peer == two, "one socket asks two services at two backends, if there are two"
+            for _ in range(5):
+                assert asking.ask(one) == {(first, one)}
+                assert asking.ask(two) == {(second, two)}
+            direct = space.address(first)
+            assert asking.ask(direct, 3) == {(first, direct)}
+            assert asking.ask(one, 3) == {(first, one)}
+            space.apply(pods[3])
+            with echoes(space, "b4"):
+                assert asking.ask(one, 20) == {(first, one)}
+                space.delete(pods[names.index(first)])
+                ((third, peer),) = asking.ask(one, 20)
+                assert third not in ("", first) and peer == one
+        finally:
+            asking.close()
+
+
+def test_sockets_of_one_pod_are_spread_over_backends(space: Space) -> None:
+    names = ("b1", "b2")
+    pods = [web(space, name, node) for name, node in zip(names, ("node1", "node2"), strict=True)]
+    space.apply(space.pod("client"), *pods, space.service("one", "web", PORT, "UDP"))
+    one = space.cluster_address("one")
+    with echoes(space, *names):
+        sockets = [Socket(space, "client") for _ in range(16)]
+        try:
+            assert {answer for each in sockets for answer in each.ask(one, 3)} == {(name, one) for name in names}
+        finally:
+            for each in sockets:
+                each.close()
+
+
+def past_hooks(space: Space, pod: str, *command: str) -> str:
+    """What a program in the pod's namespace says whose sockets no hook sees: its packets bear the Service's address."""
+    place = execute.pod(space.lab.record, f"{space.name}/{pod}")
+    entered = namespaces.command(place.netns, None, list(command))
+    return subprocess.run(entered, capture_output=True, text=True, timeout=20, check=False).stdout
+
+
+ASK_ONCE = """
+import socket, sys
+asking = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+asking.settimeout(2)
+asking.sendto(b"who", (sys.argv[1], 7))
+answer, peer = asking.recvfrom(2048)
+print(answer.decode(), peer[0])
+"""
+
+
+def test_per_packet_too_a_pod_reaches_itself_by_its_service(space: Space) -> None:
+    """Though its policy lets nobody in or out: nobody is kept from himself."""
+    space.apply(
+        space.pod("client"),
+        space.service("self", "client"),
+        space.service("again", "client", PORT, "UDP"),
+        DENY.format(namespace=space.name, app="client", direction="Ingress, Egress"),
+    )
+    answer = past_hooks(space, "client", *curl(space.cluster_address("self")))
+    assert "Hostname: client" in answer
+    address = space.cluster_address("again")
+    assert f"RemoteAddr: {host(space.cluster_address('self'))}:" in answer
+    with echoes(space, "client"):
+        assert past_hooks(space, "client", "/usr/bin/python3", "-c", ASK_ONCE, address) == f"client {address}\n"

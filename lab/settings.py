@@ -18,6 +18,7 @@ from bus.service import BadSettings
 from lab.errors import LabError
 from lab.plan import FAMILIES, Family, Plan
 from services.dataplane import sizes
+from services.dataplane.masquerade import ports_of
 from services.dataplane.settings import NodeSettings
 from services.dataplane.sizes import HELM, SECONDS
 
@@ -110,6 +111,14 @@ def length_of_time(value: Any) -> str:
     return str(value)
 
 
+def port_range(value: Any) -> str:
+    """Of masqueraded connections, like "40000-65535". Raises Unusable."""
+    try:
+        return str(ports_of(str(value)))
+    except ValueError as error:
+        raise Unusable(str(error)) from None
+
+
 def network(family: Family) -> Callable[[Any], str]:
     """A prefix of one family without host bits."""
 
@@ -160,6 +169,7 @@ KEYS: Mapping[str, Key] = {
     "ipMasqAgent.config.nonMasqueradeCIDRs": Key(list_of(any_network)),  # default: NEVER_OUTSIDE
     "ipMasqAgent.config.masqLinkLocal": Key(boolean, False),
     "ipMasqAgent.config.masqLinkLocalIPv6": Key(boolean, False),
+    "extraConfig.plexus-masquerade-ports": Key(port_range),  # default: as many as the node's own use permits
     "installNoConntrackIptablesRules": Key(boolean, False),
     "bpf.masquerade": Key(boolean, True),
     "bpf.enableTCX": Key(boolean, True),
@@ -239,6 +249,7 @@ _PASSED_ON = {
     "installNoConntrackIptablesRules": "PLEXUS_NO_CONNTRACK_RULES",
     "tunnelPort": "PLEXUS_TUNNEL_PORT",
     "underlayProtocol": "PLEXUS_UNDERLAY_PROTOCOL",
+    "extraConfig.plexus-masquerade-ports": "PLEXUS_MASQUERADE_PORTS",
 }
 
 _KEY_OF = {variable: key for key, variable in _PASSED_ON.items()} | {

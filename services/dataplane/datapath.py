@@ -6,26 +6,22 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from bus.service import BadSettings
 from bus.telemetry import logger
-from services.dataplane import loader
+from services.dataplane import loader, masquerade
 from services.dataplane.attach import Hook
 from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
-from services.dataplane.limits import limit
 from services.dataplane.links import DeviceInfo, Links, TcProgram
 from services.dataplane.loader import DatapathConfig
 from services.dataplane.migrate import Migration
 from services.dataplane.recall import Recall
 from services.dataplane.rtnl import Protocol
-from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes, nat_port_min
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 
 log = logger(__name__)
-
-LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,8 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
     if settings.endpoint_routes:
         log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
     await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
+    is_masquerading = settings.masquerade or settings.masquerade6
+    ports = masquerade.settle(settings.masquerade_ports) if is_masquerading else masquerade.Ports(masquerade.LEAST)
     config = DatapathConfig(
         node_address=device.address if settings.ipv4_enabled or underlay == 4 else "",
         node_address6=device.address6 if settings.ipv6_enabled or underlay == 6 else "",
@@ -82,7 +80,8 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         legacy_routing=settings.host_legacy_routing,
         masquerade=settings.masquerade,
         masquerade6=settings.masquerade6,
-        nat_port_min=masquerade_ports(),
+        nat_port_min=ports.first,
+        nat_port_max=ports.last,
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )
@@ -150,19 +149,3 @@ def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: in
                 f"the device {device.name} has no global IPv{version} address, by which other nodes reach pods here: "
                 f"give it one, name another device, or set ipv{version}.enabled=false"
             )
-
-
-def masquerade_ports() -> int:
-    """The first port of masqueraded connections, which must not share ports with the node's own (docs/adr/0006)."""
-    last = int(LOCAL_PORTS.read_text().split()[1])  # it holds for both families
-    first = nat_port_min(last)
-    if first is not None:
-        return first
-    default = limit("NAT_PORT_MIN")
-    log.error(
-        "the node's own connections may take ports of masqueraded ones: "
-        "lower the second number of net.ipv4.ip_local_port_range",
-        last_local_port=last,
-        first_masquerade_port=default,
-    )
-    return default

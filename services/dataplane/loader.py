@@ -69,7 +69,8 @@ class DatapathConfig:
     legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0017)
     masquerade: bool = True
     masquerade6: bool = True
-    nat_port_min: int = 61_000
+    nat_port_min: int = 36_864
+    nat_port_max: int = 65_535
     sizes: Mapping[str, int] = field(default_factory=dict)  # of maps, by their names in bpf/include/limits.h
     seconds: Mapping[str, int] = field(default_factory=dict)  # lifetimes of connections, the same
 
@@ -86,6 +87,7 @@ class DatapathConfig:
             "MASQUERADE4": int(self.masquerade and self.ipv4 and bool(self.node_address)),
             "MASQUERADE6": int(self.masquerade6 and self.ipv6 and bool(self.node_address6)),
             "NAT_PORT_MIN": self.nat_port_min,
+            "NAT_PORT_MAX": self.nat_port_max,
             **self.sizes,
             **self.seconds,
         }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bus.durations import seconds_of
 from bus.service import BadSettings
-from services.dataplane import sizes
+from services.dataplane import masquerade, sizes
 from services.dataplane.sweep import LEAST_SECONDS
 
 TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}  # UDP; what Linux took before RFC 7348 gave 4789, and RFC 8926
@@ -19,21 +19,9 @@ TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}
 TUNNEL_OVERHEAD_BYTES = {4: 50, 6: 70}  # inner Ethernet 14, VXLAN or Geneve 8, UDP 8, outer IPv4 20 or IPv6 40
 MTU_MIN, MTU_MAX = 576, 65535  # bytes; RFC 791: every host takes 576
 MTU_MIN6 = 1280  # RFC 8200, section 5: a link below it has no IPv6
-NAT_PORTS_LEAST = 1024  # fewer run out too soon: the node's own ports are to be made fewer instead
-NODE_PORTS_END = 32768  # below it are the ports of Kubernetes' node ports, 30000 to 32767
 CT_SECONDS_MAX = 1 << 31  # a connection's time is kept in 32 bits
 GC_SECONDS = int(LEAST_SECONDS), 7 * 86_400  # from one sweep to the next; more often tells no more and costs a CPU
 Seconds = float  # read with or without units
-
-
-def nat_port_min(last_local_port: int) -> int | None:
-    """The first port of masqueraded connections: above the node's own (docs/adr/0006); None: too few are left there.
-
-    Args:
-        last_local_port: the second number of net.ipv4.ip_local_port_range.
-    """
-    first = max(last_local_port + 1, NODE_PORTS_END)
-    return first if 65_536 - first >= NAT_PORTS_LEAST else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +47,7 @@ class NodeSettings:
     masquerade: bool = True
     enable_tcx: bool = True  # false: clsact even where the kernel has tcx (6.6)
     masquerade6: bool = True
+    masquerade_ports: str = ""  # "40000-65535"; "": as many as the node's own use permits (docs/adr/0006)
     native_routing_cidr: str = ""  # destinations that see pods' own addresses, never masqueraded
     native_routing_cidr6: str = ""
     masq_exclude: str = ""  # more of them, in any mode: CIDRs of both families, with commas between
@@ -153,6 +142,8 @@ class NodeSettings:
         _one_of("PLEXUS_TUNNEL_PROTOCOL", settings.tunnel_protocol, *TUNNEL_PORTS)
         if not settings.families:
             raise BadSettings("PLEXUS_IPV4_ENABLED and PLEXUS_IPV6_ENABLED are both false: set one of them to true")
+        if settings.masquerade_ports:
+            _ports("PLEXUS_MASQUERADE_PORTS", settings.masquerade_ports)
         if settings.native_routing_cidr:
             _cidr("PLEXUS_NATIVE_ROUTING_CIDR", settings.native_routing_cidr, ipaddress.IPv4Network, "10.0.0.0/8")
         if settings.native_routing_cidr6:
@@ -211,6 +202,13 @@ def _cidr(variable: str, text: str, form: Callable[[str], object], example: str)
         form(text)
     except ValueError as problem:
         raise BadSettings(f'{variable} is a network like "{example}": {problem}') from problem
+
+
+def _ports(variable: str, text: str) -> None:
+    try:
+        masquerade.ports_of(text)
+    except ValueError as problem:
+        raise BadSettings(f"{variable} {problem}") from problem
 
 
 def _number(variable: str, text: str) -> int:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 
 from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import EGRESS
-from tests.bpf.datapath import V4, V6, Datapath, Family, Routed, echo_message, error, frame, ip
-from tests.bpf.reading import read, whole, with_right_checksums
+from tests.bpf.datapath import TC_ACT_UNSPEC, V4, V6, Datapath, Family, Routed, echo_message, error, frame, ip
+from tests.bpf.fragmented import cut, datagram, transport
+from tests.bpf.reading import whole, with_right_checksums
 
 POLICY_DENIED, INVALID, NOT_FOUND = 133, 134, 175
-IDENTIFICATIONS = itertools.count(1000)
-NEXT = {UDP: 17, TCP: 6}
 
 
 @pytest.fixture
@@ -31,42 +28,6 @@ def node(routed: Routed) -> Routed:
         routed.who(at.node, 1)
     routed.maps.raise_epoch()
     return routed
-
-
-def transport(packet: bytes) -> tuple[bytes, int]:
-    """The transport header with all that follows, its checksum right, and its protocol."""
-    found = read(packet)
-    return packet[found.l4 : found.end], found.protocol
-
-
-def cut(packet: bytes, at: Family, sizes: Iterable[int] = (16, 16), identification: int = 0) -> list[bytes]:
-    """The packet's fragments; all but the last have these sizes (bytes, multiples of 8)."""
-    found = read(packet)
-    scapy = Ether(packet)[at.ip]
-    payload, protocol = transport(packet)
-    identification = identification or next(IDENTIFICATIONS)
-    frames, offset, parts = [], 0, []
-    for size in sizes:
-        parts.append(payload[offset : offset + size])
-        offset += size
-    parts.append(payload[offset:])
-    offset = 0
-    for number, part in enumerate(parts):
-        more = int(number < len(parts) - 1)
-        if at is V4:
-            header: Any = IP(src=scapy.src, dst=scapy.dst, id=identification, flags=more, frag=offset // 8)
-            header.proto = protocol
-        else:
-            header = IPv6(src=scapy.src, dst=scapy.dst)
-            header /= IPv6ExtHdrFragment(nh=protocol, offset=offset // 8, m=more, id=identification)
-        frames.append(frame(header / part))
-        offset += len(part)
-    assert found.version == at.version
-    return frames
-
-
-def datagram(source: str, destination: str, sport: int, dport: int) -> bytes:
-    return frame(ip(source, destination) / UDP(sport=sport, dport=dport) / bytes(range(40)))
 
 
 def passed(node: Datapath, program: str, frames: list[bytes]) -> bytes:
@@ -202,6 +163,17 @@ def test_fragments_to_a_service_are_right_when_put_together(node: Routed, at: Fa
         assert with_right_checksums(packet) == packet
     assert (Ether(there)[at.ip].dst, Ether(there)[UDP].dport) == (at.remote, 5353)
     assert (Ether(back)[at.ip].src, Ether(back)[UDP].sport) == (at.service, 53)
+
+
+def test_what_an_earlier_datagram_said_does_not_take_the_nodes_own_elsewhere(node: Routed, at: Family) -> None:
+    """Identifications repeat: what a pod got under this one is long over."""
+    port = node.free_port()
+    mapped = node.passes("from_pod", datagram(at.pod, at.outside, port, 53))[UDP].sport
+    for each in cut(datagram(at.outside, at.node, 53, mapped), at, identification=9):
+        assert node.passes("from_netdev", each)[at.ip].dst == at.pod
+    for each in cut(datagram(at.outside, at.node, 53, 999), at, identification=9):
+        run = node.run("from_netdev", each)
+        assert (run.result, run.packet) == (TC_ACT_UNSPEC, each)
 
 
 def test_a_later_fragment_may_be_of_any_length(node: Routed, at: Family) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+
 import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.layers.l2 import Ether
@@ -13,6 +17,7 @@ from tests.bpf.datapath import (
     TC_ACT_UNSPEC,
     V4,
     V6,
+    Datapath,
     Family,
     Routed,
     echo,
@@ -23,8 +28,9 @@ from tests.bpf.datapath import (
 from tests.bpf.reading import with_right_checksums
 
 NO_MAPPING = 167
-PORTS = range(61000, 65536)  # bpf/include/limits.h
+PORTS = range(61000, 65536)  # conftest.py
 NEVER = (1 << 32) - 1
+REPLY_FIN, RESET, FINISHED = 0x08, 0x10, 0x0C  # bpf/include/types.h
 
 
 @pytest.fixture
@@ -145,14 +151,21 @@ def test_who_lost_its_port_to_another_finds_a_new_one_with_its_next_packet(node:
     assert node.passes("from_netdev", udp(at.outside, at.node, 53, found))[at.ip].dst == at.pod
 
 
-def fill(node: Routed, at: Family, expires: int, over: int = 0) -> None:
+def fill(node: Routed, at: Family, expires: int, over: int = 0, *, protocol: int = 17, flags: int = 0) -> None:
     """Another pod holds every port towards `at.outside`:53, by connections that end at the tick `expires`, but for
     `over` of every ten, which have ended."""
     other = at.neighbour
+    connections = node.maps["ct_tcp" if protocol == 6 else "ct_any"]
     for port in PORTS:  # each is held by a connection of its own, from the same port of the pod
-        node.maps["nat"].set(NatKey(at.outside, at.node, 53, port, 17).pack(), NatEntry(other, port).pack())
-        held = Connection(0 if port % 10 < over else expires, 0, 0, 0, 0, "", "", 0, port)
-        node.maps["ct_any"].set(key_between((other, port), (at.outside, 53), 17).pack(), held.pack())
+        node.maps["nat"].set(NatKey(at.outside, at.node, 53, port, protocol).pack(), NatEntry(other, port).pack())
+        held = Connection(0 if port % 10 < over else expires, 0, flags, 0, 0, "", "", 0, port)
+        connections.set(key_between((other, port), (at.outside, 53), protocol).pack(), held.pack())
+
+
+def empty(node: Routed, at: Family, ports: Sequence[int], protocol: int) -> None:
+    """Nobody holds these any more."""
+    for port in ports:
+        node.maps["nat"].remove_many([NatKey(at.outside, at.node, 53, port, protocol).pack()])
 
 
 def test_when_every_port_is_held_the_connection_is_dropped_with_that_reason(node: Routed, at: Family) -> None:
@@ -162,7 +175,8 @@ def test_when_every_port_is_held_the_connection_is_dropped_with_that_reason(node
 
 
 def test_the_ports_of_connections_that_are_over_are_used_again(node: Routed, at: Family) -> None:
-    """Nothing else removes a mapping: without this a node could speak to one address 4536 times and then no more."""
+    """Nothing else removes a mapping: without this a node could speak to one address as often as it has ports, and then
+    no more."""
     fill(node, at, 0)
     port = node.free_port()
     out = node.passes("from_pod", udp(at.pod, at.outside, port, 53))
@@ -178,3 +192,58 @@ def test_one_port_in_ten_that_is_held_keeps_nobody_from_the_others(node: Routed,
         assert node.dropped_for("from_pod", udp(at.pod, at.outside, client, 53)) == 0, client
     assert held.items() <= mappings(node).items()
     assert sum(entry.pod == at.pod for entry in mappings(node).values()) == 300
+
+
+@pytest.mark.parametrize("flags", [FINISHED, RESET])
+def test_a_port_whose_connection_has_finished_is_to_be_had_at_once(node: Routed, at: Family, flags: int) -> None:
+    """Not after the seconds in which its last packets may be repeated."""
+    fill(node, at, NEVER, protocol=6, flags=flags)
+    for _ in range(50):
+        assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == 0
+    fill(node, at, NEVER, protocol=6, flags=FINISHED & ~REPLY_FIN)  # one end goes on
+    assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == NO_MAPPING
+
+
+def test_a_repeated_packet_looks_for_its_port_elsewhere(node: Routed, at: Family) -> None:
+    fill(node, at, NEVER)
+    empty(node, at, [port for port in PORTS if port % 40 == 0], 17)
+    for client in range(20000, 20030):
+        packet = udp(at.pod, at.outside, client, 53)
+        assert 0 in {node.dropped_for("from_pod", packet) for _ in range(100)}, client
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind"),
+    [(6, "listens"), (6, "listens anywhere"), (17, "listens"), (17, "listens anywhere"), (17, "is connected")],
+)
+def test_a_port_of_a_socket_of_the_nodes_own_is_not_taken(node: Routed, at: Family, protocol: int, kind: str) -> None:
+    """Of a program that asked for it by number, or was there before."""
+    fill(node, at, NEVER, protocol=protocol)
+    own = [port for port in PORTS if port % 90 == 0]
+    empty(node, at, own, protocol)
+    make = tcp if protocol == 6 else udp
+    client = node.free_port()
+
+    def tries() -> set[int]:
+        return {node.dropped_for("from_pod", make(at.pod, at.outside, client, 53)) for _ in range(200)}
+
+    with ExitStack() as sockets:
+
+        def open_all(_: Datapath) -> None:
+            for port in own:
+                sockets.enter_context(own_socket(at, protocol, port, kind))
+
+        node.inside(open_all)
+        assert tries() == {NO_MAPPING}
+    assert 0 in tries()
+
+
+def own_socket(at: Family, protocol: int, port: int, kind: str) -> socket.socket:
+    family = socket.AF_INET if at is V4 else socket.AF_INET6
+    made = socket.socket(family, socket.SOCK_STREAM if protocol == 6 else socket.SOCK_DGRAM)
+    made.bind(("" if kind == "listens anywhere" else at.node, port))
+    if protocol == 6:
+        made.listen()
+    if kind == "is connected":
+        made.connect((at.outside, 53))
+    return made

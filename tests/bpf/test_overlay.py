@@ -27,8 +27,10 @@ from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from services.dataplane.policy import INGRESS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import OTHER_NODE, OTHER_NODE6, V4, V6, Family, Routed, error, ip, tcp, udp
+from tests.bpf.fragmented import cut, datagram
 
 INVALID_SOURCE, POLICY_DENIED, INVALID, UNSUPPORTED_L3, UNROUTABLE, VLAN, TTL = 132, 133, 134, 139, 151, 182, 196
+FRAGMENT_NOT_FOUND = 175
 SET_TUNNEL_KEY = 21  # enum bpf_func_id
 THIRD, THIRD6 = "192.0.2.3", "2001:db8::3"
 LOCAL_CIDR = (1 << 24) + 1
@@ -189,6 +191,21 @@ def test_a_reply_is_believed_only_from_where_the_call_went(tunnel: Overlay, at: 
 def test_the_node_itself_is_reached_from_pods_that_are_believed(tunnel: Overlay, at: Family) -> None:
     assert tunnel.arrives(tcp(at.remote, at.node, 1000, 80), 300, tunnel.nodes[0]) == 0
     assert tunnel.arrives(tcp(at.remote, at.node, 1000, 80), 300, tunnel.nodes[1]) == INVALID_SOURCE
+
+
+def test_fragments_to_the_node_itself_arrive_all(tunnel: Overlay, at: Family) -> None:
+    """Nothing there is decided by ports: its own stack puts them together, in whatever order they come."""
+    for order in (lambda frames: frames, reversed):
+        for each in order(cut(datagram(at.remote, at.node, 1000, 53), at)):
+            assert tunnel.arrives(each, 300, tunnel.nodes[0]) == 0
+            assert tunnel.arrives(each, 300, tunnel.nodes[1]) == INVALID_SOURCE
+    assert not list(tunnel.maps["fragments"].items())
+
+
+def test_fragments_to_a_pod_arrive_after_their_first(tunnel: Overlay, at: Family) -> None:
+    first, second, third = cut(datagram(at.remote, at.pod, 1000, 53), at)
+    assert tunnel.arrives(second, 300, tunnel.nodes[0]) == FRAGMENT_NOT_FOUND
+    assert [tunnel.arrives(each, 300, tunnel.nodes[0]) for each in (first, third, second)] == [0, 0, 0]
 
 
 def test_an_address_of_the_node_that_no_other_was_told_of_is_not_reached_by_a_tunnel(

@@ -33,7 +33,7 @@ from tests.bpf.datapath import (
     tcp,
     udp,
 )
-from tests.bpf.test_fragments import cut, datagram
+from tests.bpf.fragmented import cut, datagram
 
 BPF = Path(layouts.__file__).parent / "bpf"
 NUMBERS = {

@@ -145,6 +145,25 @@ def test_a_large_ping_is_answered(space: Space) -> None:
         assert done.returncode == 0, done.stdout
 
 
+def test_what_is_cut_into_fragments_reaches_a_nodes_own_addresses_too(space: Space) -> None:
+    """Answers of another node's pod to the node, whichever of its addresses it called from; and of a node to a pod."""
+    space.apply(space.pod("here"), space.pod("there", "node2"))
+    large = ("ping", "-c", "2", "-i", "0.2", "-W", "2", "-s", "3000")
+    for target in (space.address("here"), space.address("there")):
+        done = space.lab.exec_node("node1", *large, target)
+        assert done.returncode == 0 and " 0% packet loss" in done.stdout, done.stdout
+    for target in (space.node_address("node1"), space.node_address("node2"), router(space, "node2")):
+        done = space.exec("here", *large, target)
+        assert done.returncode == 0 and " 0% packet loss" in done.stdout, done.stdout
+
+
+def router(space: Space, node: str) -> str:
+    """The address of the node among its pods': what it sends to pods from."""
+    said = space.lab.exec_node(node, "ip", "-o", "address", "show", "dev", "lo", "scope", "global").stdout
+    [address] = re.findall(r"inet (\S+)/" if space.family == 4 else r"inet6 (\S+)/", said)
+    return str(address)
+
+
 def test_a_full_segment_passes_across_nodes(space: Space) -> None:
     """The pods' MTU leaves room for the tunnel: 200 kB arrive, and no packet was too long."""
     space.apply(space.pod("a"), space.pod("b", "node2"))

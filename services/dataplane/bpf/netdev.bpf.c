@@ -47,12 +47,18 @@ static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p
 	struct endpoint *to;
 
 	/* What does not parse is the node's own affair: its stack takes it, or not. */
-	if (!(MASQUERADE4 || MASQUERADE6) || !parse_transport(skb, p))
+	if (!(MASQUERADE4 || MASQUERADE6))
 		return TC_ACT_UNSPEC;
+	if (!parse_transport(skb, p)) {
+		forget(p);
+		return TC_ACT_UNSPEC;
+	}
 	if (p->icmp_kind == ICMP_IS_ERROR ? !unmasquerade_error(skb, p) : !unmasquerade(skb, p))
 		return TC_ACT_SHOT;
-	if (is_node(&p->destination))
+	if (is_node(&p->destination)) {
+		forget(p);
 		return TC_ACT_UNSPEC;
+	}
 	to = endpoint_at(&p->destination);
 	return to ? deliver(skb, p, to) : DROP(p, DROP_UNROUTABLE);
 }

@@ -62,13 +62,14 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 		return DROP(p, DROP_VLAN);
 	if (!is_ip(skb))
 		return DROP(p, DROP_UNSUPPORTED_L3);
-	if (!read_tunnel_key(skb, p) || !parse(skb, p))
+	if (!read_tunnel_key(skb, p) || !parse_network(skb, p))
 		return TC_ACT_SHOT;
 	/* The frame's addresses meant the other node's veth: without this the stack takes it for someone else's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
 	to = endpoint_at(&p->destination);
 	if (to)
-		return deliver(skb, p, to);
+		return parse_transport(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
+	/* For the node itself: no port decides, so its stack gets fragments as they come, and puts them together. */
 	entry = who_is(&p->destination);
 	if (!entry || entry->identity != IDENTITY_HOST || entry->flags & IPCACHE_UNTOLD)
 		return DROP(p, DROP_UNROUTABLE);

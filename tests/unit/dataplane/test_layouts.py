@@ -107,6 +107,7 @@ CONSTANTS = {
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},
     "NAT_PORT_MIN": limits.limit("NAT_PORT_MIN"),
+    "NAT_PORT_MAX": limits.limit("NAT_PORT_MAX"),
     "EVENTS_BYTES": limits.limit("EVENTS_BYTES"),
     "COUNTERS_MAX": limits.limit("COUNTERS_MAX"),
     "DROP_POLICY": reasons.POLICY_DENIED,

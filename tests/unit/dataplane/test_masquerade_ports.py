@@ -6,34 +6,88 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import datapath
+from bus.service import BadSettings
+from services.dataplane import masquerade
 from services.dataplane.limits import limit
-from services.dataplane.settings import nat_port_min
+from services.dataplane.loader import DatapathConfig
+from services.dataplane.masquerade import Ports, ports_beside, settle
+from services.dataplane.settings import NodeSettings
+
+LINUX = Ports(32_768, 60_999)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its settings, as Linux has them by default."""
+    (tmp_path / "ip_local_port_range").write_text("32768\t60999\n")
+    (tmp_path / "ip_local_reserved_ports").write_text("\n")
+    monkeypatch.setattr(masquerade, "SYSCTLS", tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("last_local_port", "first"),
+    ("own", "first"),
     [
-        (60_999, 61_000),  # Linux's default is the default of limits.h
-        (50_000, 50_001),
-        (64_511, 64_512),  # 1024 are left
-        (64_512, None),
-        (65_535, None),
-        (20_000, 32_768),  # not into Kubernetes' node ports
+        (LINUX, 36_864),
+        (Ports(40_000, 60_999), 44_096),
+        (Ports(40_000, 40_099), 40_100),  # all that are above
+        (Ports(1024, 65_535), 32_768),  # not into Kubernetes' node ports
+        (Ports(10_000, 20_000), 32_768),
+        (Ports(60_416, 65_535), 64_512),  # 1024 are left
+        (Ports(60_417, 65_535), None),
+        (Ports(60_417, 64_511), 64_512),
     ],
 )
-def test_masqueraded_connections_begin_above_the_nodes_own(last_local_port: int, first: int | None) -> None:
-    assert nat_port_min(last_local_port) == first
+def test_the_nodes_own_keep_some_and_masqueraded_connections_have_the_others(own: Ports, first: int | None) -> None:
+    assert ports_beside(own) == (None if first is None else Ports(first))
 
 
-def test_a_node_that_leaves_too_few_ports_is_told_and_gets_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_with_linuxs_defaults_there_are_28000_and_they_are_those_of_the_programs() -> None:
+    found = ports_beside(LINUX)
+    assert found is not None and found.last - found.first + 1 >= 28_000
+    assert found == Ports(limit("NAT_PORT_MIN"), limit("NAT_PORT_MAX"))
+    config = DatapathConfig(device_index=1)
+    assert found == Ports(config.nat_port_min, config.nat_port_max)
+
+
+def test_what_is_taken_is_kept_from_the_nodes_own_once_and_beside_what_was(kernel: Path) -> None:
+    reserved = kernel / "ip_local_reserved_ports"
+    reserved.write_text("8080,9000-9010\n")
+    for _ in range(2):
+        assert settle("") == Ports(36_864)
+        assert reserved.read_text() == "8080,9000-9010,36864-65535"
+
+
+def test_a_range_above_the_nodes_own_needs_no_reservation(kernel: Path) -> None:
+    assert settle("61000-65535") == Ports(61_000)
+    assert (kernel / "ip_local_reserved_ports").read_text() == "\n"
+
+
+def test_the_range_that_was_asked_for_is_taken_and_reserved(kernel: Path) -> None:
+    assert settle("40000-49999") == Ports(40_000, 49_999)
+    assert (kernel / "ip_local_reserved_ports").read_text() == "40000-49999"
+
+
+def test_where_nothing_can_be_reserved_only_the_ports_above_are_taken(
+    kernel: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ports = tmp_path / "ip_local_port_range"
-    monkeypatch.setattr(datapath, "LOCAL_PORTS", ports)
-    ports.write_text("32768\t50000\n")
-    assert datapath.masquerade_ports() == 50_001
-    assert not caplog.records
-    ports.write_text("1024\t65535\n")
-    assert datapath.masquerade_ports() == limit("NAT_PORT_MIN") == nat_port_min(60_999)
+    (kernel / "ip_local_reserved_ports").unlink()
+    (kernel / "ip_local_reserved_ports").mkdir()
+    assert settle("") == Ports(61_000)
+    assert "mount /proc/sys writable" in caplog.text
+
+
+def test_a_node_that_leaves_too_few_ports_is_told_and_some_are_taken(
+    kernel: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (kernel / "ip_local_port_range").write_text("62000\t65535\n")
+    assert settle("") == Ports(64_512)
     assert "ip_local_port_range" in caplog.text
+
+
+@pytest.mark.parametrize("asked", ["40000", "40000-41000", "30000-40000", "50000-40000", "40000-70000", "a-b", "-"])
+def test_a_range_that_cannot_be_is_refused_by_name(asked: str) -> None:
+    with pytest.raises(BadSettings, match="PLEXUS_MASQUERADE_PORTS is"):
+        NodeSettings.of({"PLEXUS_NODE": "n", "PLEXUS_MASQUERADE_PORTS": asked})
+    found = NodeSettings.of({"PLEXUS_NODE": "n", "PLEXUS_MASQUERADE_PORTS": "40000-65535"})
+    assert found.masquerade_ports == "40000-65535"

@@ -41,6 +41,7 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_MASQUERADE": "False",
         "PLEXUS_ENABLE_TCX": "false",
         "PLEXUS_MASQUERADE6": "false",
+        "PLEXUS_MASQUERADE_PORTS": "40000-49999",
         "PLEXUS_NATIVE_ROUTING_CIDR": "10.0.0.0/8",
         "PLEXUS_NATIVE_ROUTING_CIDR6": "fd00::/8",
         "PLEXUS_MASQ_EXCLUDE": "192.168.0.0/16,fc00::/8",

@@ -13,25 +13,22 @@
 static __always_inline bool key_of(struct connection_key *key, const struct address *source, __be16 source_port,
                                    const struct address *destination, __be16 destination_port, __u8 protocol)
 {
-	int order = compare(source, destination);
-	bool source_is_low = order < 0 || (order == 0 && source_port <= destination_port);
+	__u64 swap = is_before(destination, destination_port, source, source_port);
 
 	key->protocol = protocol;
 	key->pad[0] = 0;
 	key->pad[1] = 0;
 	key->pad[2] = 0;
-	if (source_is_low) {
-		key->low_address = *source;
-		key->low_port = source_port;
-		key->high_address = *destination;
-		key->high_port = destination_port;
-	} else {
-		key->low_address = *destination;
-		key->low_port = destination_port;
-		key->high_address = *source;
-		key->high_port = source_port;
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		__u32 differ = (source->word[i] ^ destination->word[i]) & swap;
+
+		key->low_address.word[i] = source->word[i] ^ differ;
+		key->high_address.word[i] = destination->word[i] ^ differ;
 	}
-	return source_is_low;
+	key->low_port = source_port ^ ((source_port ^ destination_port) & swap);
+	key->high_port = destination_port ^ ((source_port ^ destination_port) & swap);
+	return !swap;
 }
 
 static __always_inline struct connection *connection_at(struct connection_key *key)
@@ -65,6 +62,12 @@ static __always_inline bool begins(struct packet *p)
 static __always_inline bool is_settled(struct connection *c)
 {
 	return (c->flags & (CT_REPLIED | CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN)) == CT_REPLIED;
+}
+
+/* Both ends have finished, or one was reset: what may still come repeats that. */
+static __always_inline bool is_finished(struct connection *c)
+{
+	return c->flags & CT_RESET || (c->flags & (CT_ORIGIN_FIN | CT_REPLY_FIN)) == (CT_ORIGIN_FIN | CT_REPLY_FIN);
 }
 
 static __always_inline void find(struct flow *f, struct packet *p)

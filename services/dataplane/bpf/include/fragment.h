@@ -60,4 +60,16 @@ static __always_inline void remember(struct packet *p)
 	fragments.update(&key, &first); /* without room the others are dropped: "not found" */
 }
 
+/* A first fragment whose datagram is not ours: identifications repeat, and what an earlier one with the same said must
+ * not take the others of this one elsewhere. */
+static __always_inline void forget(struct packet *p)
+{
+	struct fragment_key key = {};
+
+	if (p->fragment != FRAGMENT_FIRST)
+		return;
+	fragment_key_of(&key, p);
+	fragments.delete(&key);
+}
+
 #endif

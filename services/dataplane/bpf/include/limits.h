@@ -93,13 +93,15 @@
 #define MASQUERADE6 1
 #endif
 
-/* Masqueraded connections take their port here: above what Linux gives to the node's own connections (32768-60999 unless
- * told otherwise), so the two never meet and packets of the node itself need no look-up. */
+/* Masqueraded connections take their port here, where Linux gives none to the node's own connections, so the two do not
+ * meet (docs/adr/0006); the dataplane says what the range is. */
 #ifndef NAT_PORT_MIN
-#define NAT_PORT_MIN 61000
+#define NAT_PORT_MIN 36864
 #endif
+#ifndef NAT_PORT_MAX
 #define NAT_PORT_MAX 65535
-#define NAT_TRIES 16 /* free ports looked for before a connection is dropped; each costs a map update */
+#endif
+#define NAT_TRIES 16 /* ports that are tried before a connection is dropped; each costs the verifier, too */
 
 /* Time is counted in ticks of 2^30 ns (1.07 s): a shift instead of a division for every packet. */
 #define TICK_SHIFT 30

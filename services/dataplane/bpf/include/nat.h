@@ -6,8 +6,7 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_NAT
 
-#define NAT_STEP 283 /* a prime, so that tries spread over the range */
-#define NAT_FREE_TRIES (NAT_TRIES / 2) /* before others' connections are looked at: each such try costs the verifier */
+#define NAT_FREE_TRIES 4 /* before the ports of connections are taken that have finished and may still say so again */
 #define NAT_PORTS (NAT_PORT_MAX - NAT_PORT_MIN + 1)
 
 static __always_inline void nat_key_of(struct nat_key *key, const struct address *remote, __be16 remote_port,
@@ -23,21 +22,59 @@ static __always_inline void nat_key_of(struct nat_key *key, const struct address
 	key->pad[2] = 0;
 }
 
-/* The connection that held this mapping is over: nothing else takes mappings away. */
-static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *entry, struct packet *p)
+/* The connection that held this mapping is over, or, with `or_finished`, as good as: nothing else takes mappings away. */
+static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *entry, struct packet *p,
+                                         bool or_finished)
 {
-	struct connection_key of = {};
 	struct connection *c;
 	__be16 remote_port = is_icmp(key->protocol) ? answering_port(entry->pod_port) : key->remote_port;
 
-	key_of(&of, &entry->pod_address, entry->pod_port, &key->remote_address, remote_port, key->protocol);
-	c = connection_at(&of);
+	key_of(&p->holder, &entry->pod_address, entry->pod_port, &key->remote_address, remote_port, key->protocol);
+	c = connection_at(&p->holder);
 	/* Without a port it is just about to take one, maybe this. */
-	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port);
+	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port) ||
+	       (or_finished && is_finished(c));
 }
 
-/* Where the search for a port begins: for the same two ends always at the same, so that a connection whose entry was
- * evicted finds the port that it had. */
+/* What a packet to this mapping's port would look like to the node's own sockets. */
+static __always_inline void ask_for(struct bpf_sock_tuple *asked, struct nat_key *key, bool is_ip6)
+{
+	if (is_ip6) {
+		__builtin_memcpy(asked->ipv6.saddr, key->remote_address.word, 16);
+		__builtin_memcpy(asked->ipv6.daddr, key->node_address.word, 16);
+		asked->ipv6.sport = key->remote_port;
+		asked->ipv6.dport = key->node_port;
+	} else {
+		asked->ipv4.saddr = key->remote_address.word[3];
+		asked->ipv4.daddr = key->node_address.word[3];
+		asked->ipv4.sport = key->remote_port;
+		asked->ipv4.dport = key->node_port;
+	}
+}
+
+/* Does a socket of the node's own listen there, or hold this connection itself? Most do not: the node's own are kept off
+ * the range (docs/adr/0006), but for what was there before and for who asks for one of its ports by number. */
+static __always_inline bool is_nodes_own(struct __sk_buff *skb, struct packet *p, struct nat_key *key)
+{
+	bool is_ip6 = IPV6_ENABLED && (!IPV4_ENABLED || p->is_ip6);
+	__u32 bytes = is_ip6 ? sizeof(p->asked.ipv6) : sizeof(p->asked.ipv4);
+	struct bpf_sock *found;
+
+	ask_for(&p->asked, key, is_ip6);
+	if (key->protocol == IPPROTO_TCP)
+		found = bpf_skc_lookup_tcp(skb, &p->asked, bytes, BPF_F_CURRENT_NETNS, 0);
+	else if (key->protocol == IPPROTO_UDP)
+		found = bpf_sk_lookup_udp(skb, &p->asked, bytes, BPF_F_CURRENT_NETNS, 0);
+	else
+		return false;
+	if (!found)
+		return false;
+	bpf_sk_release(found);
+	return true;
+}
+
+/* The first port that is tried: for the same two ends always the same, so that a connection whose entry was evicted
+ * mostly finds the port that it had. */
 static __always_inline __u32 first_try(struct packet *p)
 {
 	__u32 hash = p->seed;
@@ -51,43 +88,63 @@ static __always_inline __u32 first_try(struct packet *p)
 	return hash ^ hash >> 16;
 }
 
+/* Without a jump for each word: the search asks it many times. */
 static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *mine)
 {
-	return entry->pod_port == mine->pod_port && is_same(&entry->pod_address, &mine->pod_address);
+	__u32 differ = entry->pod_port ^ mine->pod_port;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		differ |= entry->pod_address.word[i] ^ mine->pod_address.word[i];
+	return !differ;
 }
 
-/* A port for the connection of this packet: the one that it had, the first that is free or, in the second half of the
- * tries, whose connection is over (mappings stay until somebody needs their port). SCTP keeps its own: nobody can mend
- * its checksum for another. */
+/* A port for the connection of this packet: the one that it had, or any that is free or whose connection is over
+ * (mappings stay until somebody needs their port). After the first, ports are tried at random: whoever repeats a packet
+ * that found none looks elsewhere. SCTP keeps its own: nobody can mend its checksum for another. */
 static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, struct connection *c,
-                                      struct nat_key *key, struct nat_entry *mine)
+                                      struct nat_entry *mine)
 {
-	__u32 first = p->protocol == IPPROTO_SCTP ? NAT_TRIES - 1 : 0; /* one try for SCTP, the last */
-	__u32 start = first_try(p);
+	struct nat_key *key = &p->mapping;
 	struct nat_entry *entry;
-	__be16 port = p->source_port;
+	__u32 place = first_try(p);
 
-	for (__u32 i = first; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
-		/* Counted here, not where a try ends: so only jumps lead back, and kernels before 6.7 take it. */
-		if (i > first)
-			count(skb, NOTE_NAT_PORT_TAKEN, EGRESS);
-		if (p->protocol != IPPROTO_SCTP)
-			port = bpf_htons(NAT_PORT_MIN + (start + i * NAT_STEP) % NAT_PORTS);
-		nat_key_of(key, &p->destination, p->destination_port, port, p->protocol);
+	nat_key_of(key, &p->destination, p->destination_port, p->source_port, p->protocol);
+	p->nat_first = p->protocol == IPPROTO_SCTP ? bpf_ntohs(p->source_port) : NAT_PORT_MIN;
+	p->nat_ports = p->protocol == IPPROTO_SCTP ? 1 : NAT_PORTS;
+	p->nat_taken = 0;
+	for (__u32 i = 0; i < NAT_TRIES; i++) { /* bounded loops: kernel 5.3 */
+		if (i) { /* here, not where a try ends: so only jumps lead back, and kernels before 6.7 take it */
+			place = bpf_get_prandom_u32();
+			p->nat_taken++;
+		}
+		key->node_port = bpf_htons(p->nat_first + place % p->nat_ports);
+		if (is_nodes_own(skb, p, key))
+			continue;
 		if (nat.insert(key, mine) == 0) {
-			c->nat_port = port;
+			c->nat_port = key->node_port;
 			return true;
 		}
 		entry = nat.lookup(key);
 		/* Its own: also when another CPU has just taken it for the same connection. */
 		if (entry && (is_of(entry, mine) ||
-		              (i >= NAT_FREE_TRIES && is_abandoned(key, entry, p) && nat.update(key, mine) == 0))) {
-			c->nat_port = port;
+		              (is_abandoned(key, entry, p, i >= NAT_FREE_TRIES) && nat.update(key, mine) == 0))) {
+			c->nat_port = key->node_port;
 			return true;
 		}
 	}
-	count(skb, NOTE_NAT_PORT_TAKEN, EGRESS); /* the last of them too */
+	p->nat_taken = p->nat_ports == 1 ? 1 : NAT_TRIES;
 	return REFUSE(p, DROP_NO_NAT_MAPPING);
+}
+
+/* How many ports were found taken. */
+static __always_inline void count_taken(struct packet *p)
+{
+	__u32 index = NOTE_NAT_PORT_TAKEN * 2 + EGRESS;
+	struct counter *counter = p->nat_taken ? counters.lookup(&index) : NULL;
+
+	if (counter)
+		counter->packets += p->nat_taken;
 }
 
 /* Rewrite the source of a packet that leaves, with the port that its connection holds, or a free one. */
@@ -101,7 +158,10 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_ECHO)
 		return REFUSE(p, DROP_NAT_PROTOCOL);
 	if (!c->nat_port) {
-		if (!take_port(skb, p, c, &key, &mine))
+		bool taken = take_port(skb, p, c, &mine);
+
+		count_taken(p);
+		if (!taken)
 			return false;
 	} else {
 		nat_key_of(&key, &p->destination, p->destination_port, c->nat_port, p->protocol);
@@ -133,7 +193,7 @@ static __always_inline bool masquerade_error(struct __sk_buff *skb, struct packe
 static __always_inline struct nat_entry *mapping_of(struct nat_key *key, const struct address *remote,
                                                     __be16 remote_port, __be16 node_port, __u8 protocol)
 {
-	if (bpf_ntohs(node_port) < NAT_PORT_MIN && protocol != IPPROTO_SCTP)
+	if ((bpf_ntohs(node_port) < NAT_PORT_MIN || bpf_ntohs(node_port) > NAT_PORT_MAX) && protocol != IPPROTO_SCTP)
 		return NULL;
 	nat_key_of(key, remote, remote_port, node_port, protocol);
 	return nat.lookup(key);
@@ -148,7 +208,7 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
 		return true;
 	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
-	if (!entry || is_abandoned(&key, entry, p)) /* the node's own, or a stranger's whom its stack answers */
+	if (!entry || is_abandoned(&key, entry, p, false)) /* the node's own, or a stranger's whom its stack answers */
 		return true;
 	/* A SYN in the midst would begin a connection, from outside, and what the pod answers would then not be masqueraded.
 	 * Costs TCP's simultaneous open. */
@@ -168,7 +228,7 @@ static __always_inline bool unmasquerade_error(struct __sk_buff *skb, struct pac
 	if (!parse_quoted(skb, p, &q) || !is_same(&q.source, &p->destination))
 		return true; /* the node's own stack judges what it gets */
 	entry = mapping_of(&key, &q.destination, q.destination_port, q.source_port, q.protocol);
-	if (!entry || is_abandoned(&key, entry, p))
+	if (!entry || is_abandoned(&key, entry, p, false))
 		return true;
 	return rewrite_quoted(skb, p, &q, true, &entry->pod_address, entry->pod_port) &&
 	       rewrite_destination(skb, p, &entry->pod_address, p->destination_port);

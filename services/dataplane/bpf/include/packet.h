@@ -46,6 +46,14 @@ struct packet {
 	__u32 destination_identity;
 	__u32 tunnel_identity; /* from the tunnel, which the overlay program fills */
 	struct address tunnel_from; /* the node that sent it */
+	/* What a search for a masquerade port has in hand (nat.h): here for the verifier, as all of this. Not cleared for
+	 * each packet. */
+	struct nat_key mapping;
+	struct connection_key holder;
+	struct bpf_sock_tuple asked;
+	__u32 nat_first; /* the range */
+	__u32 nat_ports;
+	__u32 nat_taken; /* ports that others were found to hold */
 };
 
 /* Refuse the packet: the reason, and where it was decided, go into the counter and the event. */

@@ -104,6 +104,11 @@ class Service:
         """One thing that is well or is not; health shows the latest of each name."""
         self._checks[name] = Check(name=name, ok=ok, detail=detail)
 
+    def failing(self, *names: str) -> str:
+        """What is not well of the checks of these names, in words; "" when all are."""
+        found = (self._checks.get(name) for name in names)
+        return "; ".join(f"{each.name}: {each.detail}" for each in found if each is not None and not each.ok)
+
     def realised(self, revision: Revision, at: float | None = None) -> None:
         """Everything up to `revision` is done since `at` (seconds since the epoch; default now)."""
         if revision and not includes(self.revision, revision):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bus.messages.dataplane import AppliedRevision, Endpoint, Health, HealthQuestion
+from bus.messages.dataplane import CONTAINERS, AppliedRevision, Endpoint, Health, HealthQuestion
 from bus.messages.resources import Deployment, Pod
 from bus.revision import ROOTS, Revision, includes
 from bus.subjects import APPLIED, DEPLOYMENT, ENDPOINT, HEALTH, NODE, POD, STATES
@@ -160,6 +160,8 @@ def unready(
             missing.append(f"pod {namespace}/{name}: {why}")
     for node, namespace, name in endpoints:
         owner_of = pods.get((namespace, name))
+        if namespace == CONTAINERS and owner_of is None:
+            continue  # nobody applied it, so nobody waits for it
         if node in nodes and (owner_of is None or owner_of.node != node):
             missing.append(f"pod {namespace}/{name}: it is gone, and its endpoint on {node} is still there")
     return missing

@@ -7,7 +7,8 @@
  *            with the first byte, as SCM_RIGHTS: CNI_NETNS, opened, when it can be opened
  *   answer   u32 length of the rest | u8 exit status | JSON for standard output
  *
- * VERSION is answered here. An error found here is a CNI error on standard output and exit status 1.
+ * VERSION is answered here. An error found here is a CNI error on standard output and exit status 1. Every wait has an
+ * end: a runtime that asks for STATUS has its answer within two seconds.
  * Source: CNI specification 1.1.0, "Section 2: Execution Protocol" and "Section 5: Result Types".
  */
 #define _GNU_SOURCE
@@ -24,7 +25,10 @@
 #include <unistd.h>
 
 #define DEFAULT_SOCKET "/run/plexus/cni.sock"
-#define ANSWER_SECONDS 60          /* a runtime gives up later than this, so it sees our error and not its own */
+#define ANSWER_MILLISECONDS 60000  /* a runtime gives up later than this, so it sees our error and not its own */
+#define STATUS_MILLISECONDS 1500   /* all of STATUS: who is not ready by then is not available */
+#define INPUT_MILLISECONDS 10000   /* for standard input; a runtime writes it at once, a terminal never ends it */
+#define VERSION_MILLISECONDS 1000  /* the same for VERSION, which can be told without it */
 #define MAX_VARIABLES (64u << 10)  /* bytes of CNI_* variables; the dataplane refuses more */
 #define MAX_CONFIGURATION (1u << 20) /* bytes of standard input; the dataplane refuses more */
 #define MAX_ANSWER (4u << 20)      /* bytes; far more than any result */
@@ -37,20 +41,63 @@ enum code { /* of the specification */
             CODE_NOT_AVAILABLE = 50, /* STATUS only */
 };
 
+#define NEWEST "1.1.0"
+#define VERSIONS 4
+
 extern char **environ;
+
+static const char *const supported[VERSIONS] = { "0.3.1", "0.4.0", "1.0.0", NEWEST };
+
+static char asked_version[16]; /* of standard input; "" when it says none */
+
+/* Bytes of the character that begins here; 0: this is no UTF-8 (RFC 3629). */
+static int character_bytes(const unsigned char *at)
+{
+	int bytes = *at < 0x80                  ? 1
+	            : *at >= 0xc2 && *at < 0xe0 ? 2
+	            : *at >= 0xe0 && *at < 0xf0 ? 3
+	            : *at >= 0xf0 && *at < 0xf5 ? 4
+	                                        : 0;
+
+	for (int next = 1; next < bytes; next++)
+		if ((at[next] & 0xc0) != 0x80) /* so is the end of the text */
+			return 0;
+	if ((*at == 0xe0 && at[1] < 0xa0) || (*at == 0xed && at[1] >= 0xa0) || (*at == 0xf0 && at[1] < 0x90) ||
+	    (*at == 0xf4 && at[1] >= 0x90)) /* written longer than it need be, half a pair, past the last */
+		return 0;
+	return bytes;
+}
 
 static void print_quoted(const char *text)
 {
+	const unsigned char *at = (const unsigned char *)text;
+
 	putchar('"');
-	for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
-		if (*at == '"' || *at == '\\')
-			printf("\\%c", *at);
-		else if (*at < 0x20 || *at >= 0x7f) /* any byte may stand in a path; JSON wants UTF-8 */
-			printf("\\u%04x", *at);
-		else
-			putchar(*at);
+	while (*at) {
+		int bytes = character_bytes(at);
+
+		if (!bytes) { /* any byte may stand in a path; JSON is UTF-8 */
+			printf("\\ufffd");
+			at++;
+		} else if (*at == '"' || *at == '\\') {
+			printf("\\%c", *at++);
+		} else if (*at < 0x20) {
+			printf("\\u%04x", *at++);
+		} else {
+			while (bytes--)
+				putchar(*at++);
+		}
 	}
 	putchar('"');
+}
+
+/* The version that an error is told in: the asked one if it is ours. */
+static const char *version_in_use(void)
+{
+	for (int place = 0; place < VERSIONS; place++)
+		if (strcmp(supported[place], asked_version) == 0)
+			return asked_version;
+	return "1.0.0";
 }
 
 /* A CNI error on standard output; the process ends. `number` is an errno or 0. */
@@ -59,7 +106,7 @@ static void __attribute__((noreturn)) fail(enum code code, const char *message, 
 	char details[4608];
 
 	snprintf(details, sizeof(details), "%s%s%s", subject, number ? ": " : "", number ? strerror(number) : "");
-	printf("{\"cniVersion\":\"1.0.0\",\"code\":%d,\"msg\":", code);
+	printf("{\"cniVersion\":\"%s\",\"code\":%d,\"msg\":", version_in_use(), code);
 	print_quoted(message);
 	printf(",\"details\":");
 	print_quoted(details);
@@ -75,12 +122,24 @@ static const char *variable(const char *name, const char *otherwise)
 	return value && *value ? value : otherwise;
 }
 
+static int command_is(const char *command)
+{
+	return strcmp(variable("CNI_COMMAND", ""), command) == 0;
+}
+
 /* The node is not there or went away: the runtime is to ask again. STATUS has a code of its own for that. */
 static void __attribute__((noreturn)) fail_unavailable(const char *message, const char *subject, int number)
 {
-	int asked_for_status = strcmp(variable("CNI_COMMAND", ""), "STATUS") == 0;
+	fail(command_is("STATUS") ? CODE_NOT_AVAILABLE : CODE_TRY_AGAIN, message, subject, number);
+}
 
-	fail(asked_for_status ? CODE_NOT_AVAILABLE : CODE_TRY_AGAIN, message, subject, number);
+/* Whoever is there is not the node. */
+static void __attribute__((noreturn)) fail_garbled(void)
+{
+	fail(command_is("STATUS") ? CODE_NOT_AVAILABLE : CODE_IO,
+	     "the Plexus dataplane of this node answered with what is no answer: is PLEXUS_CNI_SOCKET another program's "
+	     "socket?",
+	     variable("PLEXUS_CNI_SOCKET", DEFAULT_SOCKET), 0);
 }
 
 struct buffer {
@@ -133,25 +192,112 @@ static void add_variables(struct buffer *request)
 	request->used++;
 }
 
-static void add_standard_input(struct buffer *request)
+static struct timespec after(long milliseconds)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	at.tv_sec += milliseconds / 1000;
+	at.tv_nsec += milliseconds % 1000 * 1000000;
+	if (at.tv_nsec >= 1000000000) {
+		at.tv_sec++;
+		at.tv_nsec -= 1000000000;
+	}
+	return at;
+}
+
+/* Milliseconds until `deadline`, at least 0. */
+static int left(const struct timespec *deadline)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	long milliseconds = (deadline->tv_sec - now.tv_sec) * 1000 + (deadline->tv_nsec - now.tv_nsec) / 1000000;
+	return milliseconds > 0 ? (int)milliseconds : 0;
+}
+
+/* Returns 1 when there is something to read or write, 0 when it is too late. */
+static int is_ready(int descriptor, short events, const struct timespec *deadline)
+{
+	struct pollfd waiting = { .fd = descriptor, .events = events };
+	int ready;
+
+	do
+		ready = poll(&waiting, 1, left(deadline));
+	while (ready < 0 && errno == EINTR);
+	if (ready < 0)
+		fail(CODE_IO, "cannot wait", "poll", errno);
+	return ready;
+}
+
+/* Until its end. `is_optional`: what cannot be read, or not in time, is as good as nothing. */
+static void add_standard_input(struct buffer *request, const struct timespec *deadline, int is_optional)
 {
 	size_t total = 0;
 
 	for (;;) {
+		if (!is_ready(STDIN_FILENO, POLLIN, deadline)) {
+			if (is_optional)
+				return;
+			fail(CODE_IO, "standard input has not ended in time: close it after the network configuration",
+			     "standard input", ETIMEDOUT);
+		}
 		ssize_t got = read(STDIN_FILENO, reserve(request, 65536), 65536);
 
 		if (got < 0 && errno == EINTR)
 			continue;
-		if (got < 0)
+		if (got < 0 && !is_optional)
 			fail(CODE_IO, "cannot read the network configuration from standard input", "standard input",
 			     errno);
-		if (got == 0)
+		if (got <= 0)
 			return;
 		request->used += (size_t)got;
 		total += (size_t)got;
 		if (total > MAX_CONFIGURATION)
 			fail(CODE_CONFIGURATION, "the network configuration is too long: 1 MiB at most",
 			     "standard input", E2BIG);
+	}
+}
+
+static const char *after_space(const char *at, const char *end)
+{
+	while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r'))
+		at++;
+	return at;
+}
+
+/* Remember the outermost `cniVersion` of a JSON text, if it is one: digits and dots. Whether the rest is JSON is for
+ * the dataplane to say. */
+static void find_version(const char *at, const char *end)
+{
+	static const char name[] = "cniVersion";
+	int depth = 0;
+
+	for (; at < end; at++) {
+		const char *text = at + 1;
+
+		depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
+		if (*at != '"')
+			continue;
+		for (at = text; at < end && *at != '"'; at++)
+			at += *at == '\\';
+		if (at >= end)
+			return;
+		if (depth != 1 || (size_t)(at - text) != strlen(name) || memcmp(text, name, strlen(name)) != 0)
+			continue;
+		const char *colon = after_space(at + 1, end);
+		const char *value = colon < end && *colon == ':' ? after_space(colon + 1, end) : end;
+
+		if (value >= end || *value != '"')
+			continue;
+		size_t length = 0;
+
+		for (value++; value + length < end && strchr("0123456789.", value[length]) && value[length]; length++)
+			;
+		if (length < sizeof(asked_version) && value + length < end && value[length] == '"') {
+			memcpy(asked_version, value, length);
+			asked_version[length] = '\0';
+		}
 	}
 }
 
@@ -173,30 +319,12 @@ static int connect_to(const char *path)
 	return node;
 }
 
-/* Milliseconds until `deadline`, at least 0. */
-static int left(const struct timespec *deadline)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	long milliseconds = (deadline->tv_sec - now.tv_sec) * 1000 + (deadline->tv_nsec - now.tv_nsec) / 1000000;
-	return milliseconds > 0 ? (int)milliseconds : 0;
-}
-
 static void wait_for(int node, short events, const struct timespec *deadline)
 {
-	struct pollfd waiting = { .fd = node, .events = events };
-	int ready;
-
-	do
-		ready = poll(&waiting, 1, left(deadline));
-	while (ready < 0 && errno == EINTR);
-	if (ready == 0)
+	if (!is_ready(node, events, deadline))
 		fail_unavailable(
 			"the Plexus dataplane of this node did not answer in time: see its log, then try again",
-			"no answer within 60 s", ETIMEDOUT);
-	if (ready < 0)
-		fail(CODE_IO, "cannot wait for the Plexus dataplane", "poll", errno);
+			command_is("STATUS") ? "no answer within 1.5 s" : "no answer within 60 s", ETIMEDOUT);
 }
 
 /* `namespace` is -1, or goes along with the first byte. */
@@ -269,29 +397,41 @@ static void print_all(const char *bytes, size_t length)
 	}
 }
 
+static int tell_version(const struct buffer *input)
+{
+	find_version(input->bytes, input->bytes + input->used);
+	printf("{\"cniVersion\":\"%s\",\"supportedVersions\":[", *asked_version ? asked_version : NEWEST);
+	for (int place = 0; place < VERSIONS; place++)
+		printf("%s\"%s\"", place ? "," : "", supported[place]);
+	puts("]}");
+	return fflush(stdout) ? 1 : 0;
+}
+
 int main(void)
 {
-	if (strcmp(variable("CNI_COMMAND", ""), "VERSION") == 0) {
-		puts("{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}");
-		return fflush(stdout) ? 1 : 0;
-	}
+	struct buffer input = { 0 }, request = { 0 };
+	struct timespec deadline = after(STATUS_MILLISECONDS);
+	struct timespec input_deadline = after(command_is("VERSION") ? VERSION_MILLISECONDS : INPUT_MILLISECONDS);
 
-	struct buffer request = { 0 };
-
+	reserve(&input, 1);
+	add_standard_input(&input, command_is("STATUS") ? &deadline : &input_deadline, command_is("VERSION"));
+	if (command_is("VERSION"))
+		return tell_version(&input);
+	find_version(input.bytes, input.bytes + input.used);
 	reserve(&request, 4);
 	request.used = 4;
 	add_variables(&request);
-	add_standard_input(&request);
+	memcpy(reserve(&request, input.used), input.bytes, input.used);
+	request.used += input.used;
 	put_u32(request.bytes, request.used - 4);
 
 	const char *path = variable("CNI_NETNS", NULL);
 	/* Gone is fine: DEL must work without. ADD is refused by the dataplane, which knows what it needs. */
 	int namespace = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	int node = connect_to(variable("PLEXUS_CNI_SOCKET", DEFAULT_SOCKET));
-	struct timespec deadline;
 
-	clock_gettime(CLOCK_MONOTONIC, &deadline);
-	deadline.tv_sec += ANSWER_SECONDS;
+	if (!command_is("STATUS"))
+		deadline = after(ANSWER_MILLISECONDS);
 	send_request(node, &request, namespace, &deadline);
 
 	unsigned char head[5];
@@ -299,14 +439,13 @@ int main(void)
 	receive(node, head, sizeof(head), &deadline);
 	uint32_t length = get_u32(head);
 	if (length < 1 || length > MAX_ANSWER)
-		fail(CODE_IO,
-		     "the Plexus dataplane of this node answered with a frame of impossible length: is "
-		     "PLEXUS_CNI_SOCKET another program's socket?",
-		     variable("PLEXUS_CNI_SOCKET", DEFAULT_SOCKET), 0);
+		fail_garbled();
 
 	struct buffer answer = { 0 };
 
 	receive(node, reserve(&answer, length), length - 1, &deadline);
+	if (length > 1 && *answer.bytes != '{')
+		fail_garbled();
 	print_all(answer.bytes, length - 1);
 	return head[4];
 }

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from bus.messages import Message, Part
 
+CONTAINERS = "containers"
+"""The namespace of an endpoint whose runtime named no Kubernetes pod; its name is the container's id."""
+
 
 class Endpoint(Message, frozen=True, kw_only=True):
     """A pod's place in the network. Subject: state.dataplane.endpoint.<node>.<namespace>.<pod>"""

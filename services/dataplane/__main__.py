@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, closing
 from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
 from bus.service import BadSettings, CannotStart, Service, run_service
-from services.dataplane import cni, datapath, loader, notrack
+from services.dataplane import cni_server, datapath, loader, notrack
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
 from services.dataplane.effects import Maps
@@ -59,7 +59,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             except DoesNotFit as problem:
                 raise CannotStart(str(problem)) from problem
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(cni.Server(settings.cni_socket, NodePods(node)).run(), name="serve cni")
+            tasks.create_task(cni_server.Server(settings.cni_socket, NodePods(node)).run(), name="serve cni")
             tasks.create_task(node.hear(), name="hear the bus")
             tasks.create_task(node.recall(), name="recall what was heard")
             tasks.create_task(node.keep(), name="keep what is heard")

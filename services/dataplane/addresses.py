@@ -68,6 +68,13 @@ class Addresses:
         return f"the node has no block of {' and '.join(without)} pod addresses yet" if without else ""
 
     @property
+    def exhausted(self) -> str:
+        """Which family has no address left for another pod; "" when all have."""
+        full = [f"IPv{family}" for family in self.families if not self._pools[family].free]
+        blocks = ", ".join(self.blocks) or "none yet"
+        return f"no free {' and '.join(full)} address on this node: its blocks are {blocks}" if full else ""
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         return tuple(cidr for pool in self._pools.values() for cidr in pool.blocks)
 

@@ -1,8 +1,8 @@
 """The endpoints of this node: which sandbox has which link and address. Pure.
 
-An endpoint lives from CNI ADD to CNI DEL, or until the runtime makes a newer sandbox for the same pod. Its identity
-and its policy are not kept here: they follow from what the bus says (model.py), so a restart cannot remember them
-wrongly.
+An endpoint lives from CNI ADD to CNI DEL. A pod may have several for a time, as when its sandbox is made anew before
+the old one is gone; the newest speaks for it on the bus. Its identity and its policy are not kept here: they follow
+from what the bus says (model.py), so a restart cannot remember them wrongly.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     container_id: str
     ifname: str  # in the pod: "eth0"
+    network: str = ""  # the name of the network configuration that made it; "" when its record is older than this field
     namespace: str
     pod: str
     uid: str = ""  # "" when the runtime did not say
@@ -84,7 +85,7 @@ class Endpoints:
 
     def __init__(self) -> None:
         self._by_container: dict[str, Endpoint] = {}
-        self._by_pod: dict[tuple[str, str], str] = {}  # namespace, pod -> container id
+        self._by_pod: dict[tuple[str, str], set[str]] = {}  # namespace, pod -> container ids
         self._created = 0
 
     def __len__(self) -> int:
@@ -94,8 +95,13 @@ class Endpoints:
         return self._by_container.get(container_id)
 
     def of_pod(self, namespace: str, pod: str) -> Endpoint | None:
-        container_id = self._by_pod.get((namespace, pod))
-        return None if container_id is None else self._by_container.get(container_id)
+        """The newest."""
+        return next(iter(self.all_of_pod(namespace, pod)), None)
+
+    def all_of_pod(self, namespace: str, pod: str) -> list[Endpoint]:
+        """The newest first."""
+        found = (self._by_container[each] for each in self._by_pod.get((namespace, pod), ()))
+        return sorted(found, key=lambda each: each.created, reverse=True)
 
     def all(self) -> list[Endpoint]:
         """In order of creation."""
@@ -105,25 +111,24 @@ class Endpoints:
         self._created += 1
         return self._created
 
-    def restore(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-        """What was durable before a restart. Of two sandboxes of one pod the newer stays; returns those that do not."""
-        older = [self.add(each) for each in sorted(endpoints, key=lambda each: each.created)]
+    def restore(self, endpoints: Iterable[Endpoint]) -> None:
+        """What was durable before a restart."""
+        for each in endpoints:
+            self.add(each)
         self._created = max((each.created for each in self._by_container.values()), default=0)
-        return [each for each in older if each is not None]
 
-    def add(self, endpoint: Endpoint) -> Endpoint | None:
-        """Take it in. Returns the older sandbox of the same pod, which is dead whether or not its DEL still comes."""
+    def add(self, endpoint: Endpoint) -> None:
+        """Take it in, in the place of what was known of the sandbox."""
         self.remove(endpoint.container_id)  # it may have been another pod's
-        older = self.of_pod(endpoint.namespace, endpoint.pod)
-        if older is not None:
-            del self._by_container[older.container_id]
         self._by_container[endpoint.container_id] = endpoint
-        self._by_pod[endpoint.namespace, endpoint.pod] = endpoint.container_id
-        return older
+        self._by_pod.setdefault((endpoint.namespace, endpoint.pod), set()).add(endpoint.container_id)
 
     def remove(self, container_id: str) -> Endpoint | None:
         """Forget it. Returns it; None when it is not known."""
         endpoint = self._by_container.pop(container_id, None)
-        if endpoint is not None and self._by_pod.get((endpoint.namespace, endpoint.pod)) == container_id:
-            del self._by_pod[endpoint.namespace, endpoint.pod]
+        if endpoint is not None:
+            of_pod = self._by_pod[endpoint.namespace, endpoint.pod]
+            of_pod.remove(container_id)
+            if not of_pod:
+                del self._by_pod[endpoint.namespace, endpoint.pod]
         return endpoint

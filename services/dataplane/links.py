@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,6 +100,12 @@ def link_mac(container_id: str, ifname: str, side: str) -> str:
     octets = bytearray.fromhex(_digest(container_id, ifname, side)[:12])
     octets[0] = octets[0] & 0xFC | 0x02
     return octets.hex(":")
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 address that the kernel would make of a MAC address for its own link (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]))
 
 
 def _digest(*parts: str) -> str:
@@ -282,7 +288,7 @@ class Links:
                 for ip in ipv6:
                     rtnl.set_neighbour(self._netlink, host.index, ip.address, pod_mac)
                 _disable_reverse_path_filter(name)
-                _bring_up(pod, host.peer_index, ips, host_mac)
+                _bring_up(pod, host.peer_index, ips, host_mac, link_local(pod_mac) if ipv6 else "")
             except BaseException:
                 if is_new:  # or else a pod has it, and may go on with it
                     rtnl.delete_link(self._netlink, name)
@@ -347,11 +353,16 @@ class Links:
             inside, problems = _check_inside(pod, ifname, ips)
         if inside is None:
             return tuple(problems)
+        pod_mac, host_mac = (link_mac(container_id, ifname, side) for side in ("pod", "host"))
+        if inside.mac != pod_mac:
+            problems.append(f"{ifname} in the pod has the MAC address {inside.mac}, not {pod_mac}")
         host = rtnl.find_link(self._netlink, name)
         if host is None:
             return (*problems, f"the host side {name} is gone")
         if host.peer_index != inside.index:
             problems.append(f"the host side {name} belongs to another interface than {ifname}")
+        if host.mac != host_mac:
+            problems.append(f"the host side {name} has the MAC address {host.mac}, not {host_mac}")
         if not host.up:
             problems.append(f"the host side {name} is down")
         for address, _ in ips:
@@ -444,7 +455,7 @@ def _forward_ipv6() -> None:
 
 
 def _quiet_ipv6() -> None:
-    """In a pod's namespace, before it has its interface: that gets IPv6, our addresses only, and hears no router."""
+    """In a pod's namespace, before it has its interface: that gets IPv6, only what we give it, and hears no router."""
     for scope in ("all", "default"):
         _write(f"ipv6/conf/{scope}/disable_ipv6", "0")
     for name, value in (("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", str(rtnl.ADDR_GEN_MODE_NONE))):
@@ -454,9 +465,12 @@ def _quiet_ipv6() -> None:
 def _nothing() -> None: ...
 
 
-def _bring_up(pod: Netlink, index: int, ips: tuple[PodIp, ...], gateway_mac: str) -> None:
+def _bring_up(pod: Netlink, index: int, ips: tuple[PodIp, ...], gateway_mac: str, local: str) -> None:
+    """`local`: its link-local address, which every IPv6 interface has (RFC 4291, 2.8); "": without IPv6."""
     rtnl.set_up(pod, rtnl.LOOPBACK_INDEX)
     rtnl.set_up(pod, index)
+    if local:
+        rtnl.add_link_local_address(pod, index, local)
     for address, gateway in ips:
         rtnl.add_address(pod, index, address)
         rtnl.set_neighbour(pod, index, gateway, gateway_mac)

@@ -530,7 +530,7 @@ class Node:
             _not_restored(BLOCKS_KEY, problem)
         seen = {link.name: link for link in await self.links.list_pod_links()}
         alive, dead = self._records(seen)
-        dead += [record_key(each.container_id) for each in self.endpoints.restore(alive)]
+        self.endpoints.restore(alive)
         dead += [record_key(each.container_id) for each in self.endpoints.all() if not self._restore(each)]
         await self._forget_records(dead)
         known = {each.interface for each in self.endpoints.all()}

@@ -27,6 +27,7 @@ class NodePods:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._disowned: set[Attachment] = set()  # endpoints whose DEL came under the name of another network
 
     async def add(self, request: cni.Add) -> PodInterface:
         node = self._node
@@ -37,6 +38,7 @@ class NodePods:
         elif node.addresses.missing:
             raise CniError(cni.TRY_AGAIN, f"{node.addresses.missing}; ask again in a moment")
         try:
+            await self._end_dead(request)
             await node.leftovers.take_back(owner)
             ips = existing.ips if existing else node.addresses.lease(owner)
         except PoolExhausted as problem:
@@ -57,59 +59,81 @@ class NodePods:
             if isinstance(problem, LinkError):
                 raise CniError(cni.FAILED, str(problem)) from problem
             raise
-        older = node.endpoints.add(endpoint)
+        node.endpoints.add(endpoint)
         node.model.add_pod(endpoint.local_pod())
-        if older is not None:
-            self._retire(older)
         await node.write()
-        if older is not None:
-            await self._remove_or_leave(older.attachment)
-        return PodInterface(
-            host_name=link.host_name,
-            host_mac=link.host_mac,
-            pod_mac=link.pod_mac,
-            ips=ips,
-            mtu_bytes=node.mtu_bytes,
-        )
+        return _interface(endpoint)
 
     async def delete(self, request: cni.Delete) -> None:
-        endpoint = self._node.endpoints.get(request.attachment.container_id)
-        if endpoint is not None and endpoint.attachment == request.attachment:
-            self._node.endpoints.remove(endpoint.container_id)
+        node, owner = self._node, request.attachment
+        endpoint = node.endpoints.get(owner.container_id)
+        if endpoint is not None and endpoint.attachment == owner:
+            if endpoint.network not in ("", request.network):
+                # What follows an ADD that was refused here. Were it a new name of its own network, its link goes soon.
+                log.warning("not deleted: another network made it", network=endpoint.network, container=owner[0])
+                self._disowned.add(owner)
+                return
             self._retire(endpoint)
-        if request.attachment in self._node.leftovers:
-            await self._node.write()
-            await self._node.leftovers.remove(request.attachment)
+        if owner in node.leftovers:
+            await node.write()
+            await node.leftovers.remove(owner)
 
     async def check(self, request: cni.Check) -> tuple[str, ...]:
         endpoint = self._node.endpoints.get(request.attachment.container_id)
         if endpoint is None or endpoint.ifname != request.attachment.ifname:
             return (f"this node has no endpoint for sandbox {request.attachment.container_id}",)
+        if endpoint.network not in ("", request.network):
+            return (f"the sandbox is attached to the network {endpoint.network}, not to {request.network}",)
         wrong = await self._node.links.check_pod_link(
             request.netns_fd, endpoint.container_id, endpoint.ifname, endpoint.ips
         )
-        if request.addresses and not set(endpoint.addresses) <= set(request.addresses):
-            believed, given = ", ".join(request.addresses), ", ".join(endpoint.addresses)
-            wrong += (f"the runtime believes in {believed}, the node gave {given}",)
-        return wrong
+        return wrong + cni.unlike(request, _interface(endpoint))
 
     async def collect(self, request: cni.Collect) -> None:
-        gone = [each for each in self._node.endpoints.all() if each.attachment not in request.valid]
+        """What no record says the network of is left to its DEL."""
+        node = self._node
+        of_network = [each for each in node.endpoints.all() if each.network == request.network]
+        gone = [each for each in of_network if each.attachment not in request.valid]
         for endpoint in gone:
-            self._node.endpoints.remove(endpoint.container_id)
             self._retire(endpoint)
-        await self._node.write()
-        await asyncio.gather(*(self._node.leftovers.remove(each.attachment) for each in gone))
-        log.info("sandboxes collected", count=len(gone))
+        await node.write()
+        removing = (node.leftovers.remove(each.attachment) for each in gone)
+        left = [each for each in await asyncio.gather(*removing, return_exceptions=True) if each is not None]
+        log.info("sandboxes collected", network=request.network, count=len(gone), left=len(left))
+        if left:
+            raise CniError(cni.FAILED, f"{len(left)} of {len(gone)} are not removed yet, trying again", str(left[0]))
 
-    async def status(self) -> str:
-        return self._node.addresses.missing
+    async def status(self) -> None:
+        why = self._node.addresses.missing or self._node.addresses.exhausted
+        if why:
+            limits = self._node.service.failing("programs", "room", "routes")
+            raise CniError(cni.LIMITED if limits else cni.NOT_AVAILABLE, why, limits)
 
     def _retire(self, endpoint: Endpoint) -> None:
         """`endpoints` does not list it any more: its entry goes with the next write, the rest is left to remove."""
+        self._node.endpoints.remove(endpoint.container_id)
+        self._disowned.discard(endpoint.attachment)
         self._node.model.remove_pod(endpoint.address)
         self._node.leftovers.add(endpoint.attachment, endpoint.interface)
         self._node.forget(endpoint)
+
+    async def _end_dead(self, request: cni.Add) -> None:
+        """Endpoints whose DEL may never come end here, if their link is gone, and so their namespace: other sandboxes
+        of the same pod, and those that were disowned."""
+        node = self._node
+        doubtful = [*node.endpoints.all_of_pod(request.namespace, request.pod)]
+        doubtful += [each for each in node.endpoints.all() if each.attachment in self._disowned]
+        doubtful = [each for each in doubtful if each.container_id != request.attachment.container_id]
+        if not doubtful:
+            return
+        there = {(link.name, link.index) for link in await node.links.list_pod_links()}
+        gone = [each for each in doubtful if (each.interface, each.interface_index) not in there]
+        gone = [each for each in dict.fromkeys(gone) if node.endpoints.get(each.container_id) is each]  # still
+        for endpoint in gone:
+            self._retire(endpoint)
+        await node.write()
+        for endpoint in gone:
+            await self._remove_or_leave(endpoint.attachment)
 
     async def _undo(self, owner: Attachment, making: asyncio.Future[PodLink]) -> None:
         """Nothing stays of an ADD that failed or was cut off. A record that is still on its way to the disk comes
@@ -130,6 +154,10 @@ def _check_same(existing: Endpoint, request: cni.Add) -> None:
     """Raises: CniError: the sandbox is known as something else."""
     if existing.ifname != request.attachment.ifname:
         raise CniError(cni.FAILED, f"CNI_IFNAME: the sandbox has {existing.ifname}; one interface is all it gets")
+    if existing.network not in ("", request.network):
+        raise CniError(
+            cni.FAILED, f"name: the network {existing.network} has made {existing.ifname}; DEL it there first"
+        )
     if (existing.namespace, existing.pod) != (request.namespace, request.pod):
         raise CniError(
             cni.FAILED, f"CNI_ARGS: the sandbox is that of {existing.namespace}/{existing.pod}; DEL it first"
@@ -143,6 +171,7 @@ def _endpoint(
     return Endpoint(
         container_id=request.attachment.container_id,
         ifname=request.attachment.ifname,
+        network=request.network,
         namespace=request.namespace,
         pod=request.pod,
         uid=request.uid,
@@ -155,4 +184,14 @@ def _endpoint(
         interface_mac=link.host_mac,
         mtu_bytes=mtu_bytes,
         created=existing.created if existing else node.endpoints.next_created(),
+    )
+
+
+def _interface(endpoint: Endpoint) -> PodInterface:
+    return PodInterface(
+        host_name=endpoint.interface,
+        host_mac=endpoint.interface_mac,
+        pod_mac=endpoint.mac,
+        ips=endpoint.ips,
+        mtu_bytes=endpoint.mtu_bytes,
     )

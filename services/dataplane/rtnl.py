@@ -221,6 +221,13 @@ def add_address(netlink: Netlink, index: int, address: str, protocol: int = 0) -
     netlink.ask(says, kinds.RTM_NEWADDR, NEW, _address(index, address, *maker, *flags), (errno.EEXIST,))
 
 
+def add_link_local_address(netlink: Netlink, index: int, address: str) -> None:
+    """With the route to all such addresses. In use at once: the two ends of a link are all that there is on it."""
+    attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address), ("IFA_FLAGS", IFA_F_NODAD)]
+    wanted = message(ifaddrmsg, attributes, index=index, family=AF_INET6, prefixlen=64, scope=RT_SCOPE_LINK)
+    netlink.ask(f"add {address} to link {index}", kinds.RTM_NEWADDR, NEW, wanted, (errno.EEXIST,))
+
+
 def delete_address(netlink: Netlink, index: int, address: str) -> None:
     gone = (errno.EADDRNOTAVAIL, errno.ENODEV)
     netlink.ask(f"remove {address} from link {index}", kinds.RTM_DELADDR, 0, _address(index, address), gone)

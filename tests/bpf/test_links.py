@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from services.dataplane import bpf_syscall, cni, netlink, rtnl
+from services.dataplane import bpf_syscall, cni, cni_server, netlink, rtnl
 from services.dataplane.attach import Direction
 from services.dataplane.links import DeviceInfo, LinkError, Links, NodeRoute, TcProgram, host_link_name, link_mac
 from tests.bpf.spaces import GATEWAY, NAMESPACES, in_namespace, inside, ips, links, opened, program, reaches
@@ -353,8 +353,7 @@ class NodePods:
             if link.name not in {host_link_name(*valid) for valid in request.valid}:
                 await self._links.delete_pod_link(link.name)
 
-    async def status(self) -> str:
-        return ""
+    async def status(self) -> None: ...
 
 
 async def run_cni(path: Path, verb: str, container: str, namespace: str, **more: Any) -> tuple[int, Any]:
@@ -391,7 +390,7 @@ def test_the_executable_adds_checks_collects_and_removes(namespaces: Callable[[s
         with links() as made:
             await made.ensure_sysctls()
             await made.ensure_router_address(GATEWAY)
-            server = asyncio.create_task(cni.Server(path, NodePods(made)).run())
+            server = asyncio.create_task(cni_server.Server(path, NodePods(made)).run())
             await asyncio.sleep(0.05)
             added = await run_cni(path, "ADD", "c1", one)
             assert added[0] == 0
@@ -400,8 +399,13 @@ def test_the_executable_adds_checks_collects_and_removes(namespaces: Callable[[s
             assert (await run_cni(path, "ADD", "c2", other))[0] == 0
             assert reaches(one, "10.9.0.3")
             assert await run_cni(path, "CHECK", "c1", one, prevResult=added[1]) == (0, None)
+            inside(one, "ip", "link", "set", "eth0", "address", "02:00:00:00:00:77")
+            _, told = await run_cni(path, "CHECK", "c1", one, prevResult=added[1])
+            assert "eth0 in the pod has the MAC address 02:00:00:00:00:77" in told["msg"]
+            inside(one, "ip", "link", "set", "eth0", "address", link_mac("c1", "eth0", "pod"))
+            assert await run_cni(path, "CHECK", "c1", one, prevResult=added[1]) == (0, None)
             inside(one, "ip", "link", "set", "eth0", "down")
-            status, told = await run_cni(path, "CHECK", "c1", one)
+            status, told = await run_cni(path, "CHECK", "c1", one, prevResult=added[1])
             assert (status, told["code"], "down" in told["msg"]) == (1, cni.CHECK_FAILED, True)
             assert await run_cni(path, "STATUS", "", "") == (0, None)
             valid = [{"containerID": "c2", "ifname": "eth0"}]
@@ -431,12 +435,13 @@ def test_twenty_pods_at_once_are_added_whole(namespaces: Callable[[str], str], t
 
     async def main() -> DeviceInfo:
         with links() as made:
-            server = asyncio.create_task(cni.Server(path, NodePods(made)).run())
+            server = asyncio.create_task(cni_server.Server(path, NodePods(made)).run())
             await asyncio.sleep(0.05)
             answers = await asyncio.gather(*(run_cni(path, "ADD", f"c{place}", pod) for place, pod in enumerate(pods)))
             assert [status for status, _ in answers] == [0] * 20
             assert len({answer["ips"][0]["address"] for _, answer in answers}) == 20
-            checks = await asyncio.gather(*(run_cni(path, "CHECK", f"c{place}", pod) for place, pod in enumerate(pods)))
+            asked = ((f"c{place}", pod, answers[place][1]) for place, pod in enumerate(pods))
+            checks = await asyncio.gather(*(run_cni(path, "CHECK", *names, prevResult=told) for *names, told in asked))
             assert checks == [(0, None)] * 20
             server.cancel()
             await asyncio.wait([server])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.dataplane import rtnl
-from services.dataplane.links import LinkError, NodeRoute, host_link_name, link_mac
+from services.dataplane.links import LinkError, NodeRoute, host_link_name, link_local, link_mac
 from tests.bpf.spaces import GATEWAY, GATEWAY6, in_namespace, inside, ip, ips, links, opened, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
@@ -43,7 +43,16 @@ def test_a_pod_has_every_address_with_routes_and_neighbours_and_nothing_that_nob
 
     in_namespace(node, main)
     found = json.loads(inside(pod, "ip", "-j", "address", "show", "eth0").stdout)[0]["addr_info"]
-    assert [each["local"] for each in found] == list(addresses)
+    local = link_local(link_mac("c1", "eth0", "pod"))
+    assert [(each["local"], each["scope"], each["prefixlen"]) for each in found if ":" not in each["local"]] == [
+        (each, "global", 32) for each in addresses if ":" not in each
+    ]
+    assert {(each["local"], each["scope"], each["prefixlen"]) for each in found if ":" in each["local"]} == {
+        (BOTH[1], "global", 128),
+        (local, "link", 64),
+    }
+    assert "fe80::/64" in inside(pod, "ip", "-6", "route", "show", "dev", "eth0").stdout
+    assert reaches(pod, f"{local}%eth0")
     assert not any(each.get("tentative") for each in found)
     assert f"{GATEWAY6} lladdr {link_mac('c1', 'eth0', 'host')} PERMANENT" in inside(
         pod, "ip", "-6", "neigh", "show", "dev", "eth0"

@@ -155,7 +155,7 @@ def test_a_pod_reaches_its_node_and_the_node_the_pod_in_every_family(
                 while not (node.service.is_ready and len(node._routers) == len(families)):
                     await asyncio.sleep(0.01)
             with opened(pod) as fd:
-                ask = cni.Add(Attachment("c1", "eth0"), "default", "web", "u", "/x", fd, "1.1.0")
+                ask = cni.Add(Attachment("c1", "eth0"), "plexus", "default", "web", "u", "/x", fd, "1.1.0")
                 made = await NodePods(node).add(ask)
             assert [each.gateway for each in made.ips] == [ROUTERS[version] for version in families]
             for version, each in zip(families, made.ips, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bus.messages.dataplane import Endpoint, Health, ReachedRevision
+from bus.messages.dataplane import CONTAINERS, Endpoint, Health, ReachedRevision
 from bus.messages.resources import Deployment, LabelSelector, Pod
 from bus.subjects import NODE, POD
 from cli.state import Picture
@@ -59,6 +59,10 @@ def test_an_endpoint_whose_pod_is_gone_is_not_settled() -> None:
     assert unready({}, left_over, {}, NODES) == gone
     elsewhere: dict[tuple[str, ...], Pod] = {("default", "web"): pod(node="node2", host_network=True)}
     assert unready(elsewhere, left_over, {}, NODES) == gone
+
+
+def test_nobody_waits_for_the_container_of_another_runtime() -> None:
+    assert unready({}, {("node1", CONTAINERS, "4f5e"): endpoint("4f5e", namespace=CONTAINERS)}, {}, NODES) == []
 
 
 def test_a_node_that_is_gone_is_not_waited_for() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.dataplane import cni
+from services.dataplane import cni, cni_server
 from services.dataplane.addresses import Attachment, PodIp
 
 CONFIGURATION = {"cniVersion": "1.0.0", "name": "plexus", "type": "plexus-cni"}
@@ -54,7 +54,7 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[object] = []
         self.problems: tuple[str, ...] = ()
-        self.reason = ""
+        self.unready: Exception | None = None
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.at_once = 0
@@ -79,13 +79,14 @@ class Recorder:
     async def collect(self, request: cni.Collect) -> None:
         self.calls.append(request)
 
-    async def status(self) -> str:
-        return self.reason
+    async def status(self) -> None:
+        if self.unready is not None:
+            raise self.unready
 
 
 @asynccontextmanager
 async def serving(path: Path, pods: Recorder) -> AsyncIterator[Path]:
-    task = asyncio.create_task(cni.Server(path, pods).run())
+    task = asyncio.create_task(cni_server.Server(path, pods).run())
     while not path.exists():
         await asyncio.sleep(0.001)
         if task.done():
@@ -119,6 +120,7 @@ async def ask(path: Path, data: bytes, *, close: bool = False, fds: list[int] | 
     return answer[4], json.loads(answer[5:]) if answer[5:] else None
 
 
+ALL_MISSING = "CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME: missing"
 BAD_REQUESTS: list[tuple[str, bytes, int, str]] = [
     ("no verb", request(COMMAND=None), 4, "CNI_COMMAND: missing"),
     ("an unknown verb", request(COMMAND="EXPLODE"), 4, "CNI_COMMAND"),
@@ -133,7 +135,17 @@ BAD_REQUESTS: list[tuple[str, bytes, int, str]] = [
     ("no namespace", request(NETNS=None), 4, "CNI_NETNS: missing"),
     ("a namespace that could not be opened", request(), 4, "CNI_NETNS"),
     ("no pod name", request(ARGS="K8S_POD_NAMESPACE=default"), 4, "K8S_POD_NAME is missing"),
-    ("no arguments", request(ARGS=None), 4, "K8S_POD_NAMESPACE is missing"),
+    ("nothing that ADD needs", request(CONTAINERID=None, NETNS=None, IFNAME=None), 4, ALL_MISSING),
+    ("a network name that no file can have", request({"name": "-bad/"}), 7, "name"),
+    ("a network name that is too long", request({"name": "n" * 254}), 7, "name"),
+    ("CHECK without what ADD answered", request(COMMAND="CHECK"), 7, "prevResult: missing"),
+    ("CHECK with a list for a result", request({"prevResult": []}, COMMAND="CHECK"), 7, "$.prevResult"),
+    (
+        "CHECK with a number for an address",
+        request({"prevResult": {"ips": [{"address": 1}]}}, COMMAND="CHECK"),
+        7,
+        "ips",
+    ),
     ("arguments without =", request(ARGS="K8S_POD_NAMESPACE"), 4, "CNI_ARGS"),
     ("a pod name in capitals", request(ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=Web"), 4, "K8S_POD_NAME"),
     ("a namespace with a dot", request(ARGS="K8S_POD_NAMESPACE=a.b;K8S_POD_NAME=web"), 4, "K8S_POD_NAMESPACE"),
@@ -151,7 +163,6 @@ BAD_REQUESTS: list[tuple[str, bytes, int, str]] = [
     ("a version that is a number", request({"cniVersion": 1.0}), 7, "$.cniVersion"),
     ("CHECK before it existed", request({"cniVersion": "0.3.1"}, COMMAND="CHECK"), 1, "CHECK exists since 0.4.0"),
     ("STATUS before it existed", request(COMMAND="STATUS"), 1, "STATUS exists since 1.1.0"),
-    ("GC without its list", request({"cniVersion": "1.1.0"}, COMMAND="GC"), 7, "cni.dev/valid-attachments"),
     (
         "GC with a damaged list",
         request({"cniVersion": "1.1.0", "cni.dev/valid-attachments": [{"containerID": 1}]}, COMMAND="GC"),
@@ -193,7 +204,7 @@ async def test_a_frame_that_ends_early_is_refused_wherever_it_ends(tmp_path: Pat
 async def test_a_frame_that_never_comes_whole_is_refused_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cni, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(cni_server, "READ_SECONDS", 0.05)
     async with serving(tmp_path / "cni.sock", Recorder()) as path:
         status, answer = await ask(path, b"\x10\0")
         assert (status, answer["code"]) == (1, 5)
@@ -254,24 +265,74 @@ async def test_removal_works_without_a_namespace_and_without_a_pod_name(tmp_path
     pods = Recorder()
     async with serving(tmp_path / "cni.sock", pods) as path:
         assert await ask(path, request(COMMAND="DEL", NETNS=None, ARGS=None)) == (0, None)
-    assert pods.calls == [cni.Delete(Attachment("c1", "eth0"))]
+    assert pods.calls == [cni.Delete(Attachment("c1", "eth0"), "plexus")]
 
 
-async def test_garbage_collection_passes_on_what_is_to_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"prevResult": "none"},
+        {"prevResult": {"ips": 7, "interfaces": "eth0"}},
+        {"dns": None},
+        {"dns": "8.8.8.8"},
+        {"cni.dev/valid-attachments": 1},
+        {"cniVersion": "9.9.9"},
+    ],
+    ids=["a result that is text", "a result of other forms", "null for DNS", "text for DNS", "a list that is none",
+         "a version to come"],
+)  # fmt: skip
+async def test_removal_is_done_whatever_else_the_configuration_says(tmp_path: Path, strange: dict[str, Any]) -> None:
     pods = Recorder()
-    listed = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]}
     async with serving(tmp_path / "cni.sock", pods) as path:
-        assert await ask(path, request(listed, COMMAND="GC")) == (0, None)
-    assert pods.calls == [cni.Collect(frozenset({Attachment("c1", "eth0")}))]
+        assert await ask(path, request(strange, COMMAND="DEL")) == (0, None)
+    assert pods.calls == [cni.Delete(Attachment("c1", "eth0"), "plexus")]
+
+
+VALID = [{"containerID": "c1", "ifname": "eth0"}]
+
+
+@pytest.mark.parametrize(
+    ("listed", "valid"),
+    [
+        ({"cni.dev/valid-attachments": VALID}, {Attachment("c1", "eth0")}),
+        ({"cni.dev/attachments": VALID}, {Attachment("c1", "eth0")}),
+        ({"cni.dev/valid-attachments": []}, set()),
+        ({"cni.dev/valid-attachments": None}, set()),
+        ({}, set()),
+    ],
+    ids=["a list", "a list under its first name", "an empty list", "null", "no list"],
+)
+async def test_garbage_collection_passes_on_what_is_to_stay_of_which_network(
+    tmp_path: Path, listed: dict[str, Any], valid: set[Attachment]
+) -> None:
+    pods = Recorder()
+    async with serving(tmp_path / "cni.sock", pods) as path:
+        assert await ask(path, request({"cniVersion": "1.1.0", "name": "net7", **listed}, COMMAND="GC")) == (0, None)
+    assert pods.calls == [cni.Collect("net7", frozenset(valid))]
 
 
 async def test_status_tells_why_the_node_is_not_ready(tmp_path: Path) -> None:
     pods = Recorder()
     async with serving(tmp_path / "cni.sock", pods) as path:
         assert await ask(path, request({"cniVersion": "1.1.0"}, COMMAND="STATUS")) == (0, None)
-        pods.reason = "no block of addresses yet"
+        pods.unready = cni.CniError(51, "no block of addresses yet", "routes: none")
         status, answer = await ask(path, request({"cniVersion": "1.1.0"}, COMMAND="STATUS"))
-        assert (status, answer) == (1, {"cniVersion": "1.1.0", "code": 50, "msg": "no block of addresses yet"})
+        said = {"code": 51, "msg": "no block of addresses yet", "details": "routes: none"}
+        assert (status, answer) == (1, {"cniVersion": "1.1.0", **said})
+        pods.unready = RuntimeError("oops")
+        status, answer = await ask(path, request({"cniVersion": "1.1.0"}, COMMAND="STATUS"))
+        assert (status, answer["code"]) == (1, 50)
+
+
+async def test_text_in_an_error_is_as_it_was_given(tmp_path: Path) -> None:
+    async with serving(tmp_path / "cni.sock", Recorder()) as path:
+        for changes, given in (({"CONTAINERID": 'né\\"\n'}, 'né\\"\n'), ({"IFNAME": "a/é"}, "a/é")):
+            _, answer = await ask(path, request(**changes))
+            assert answer["details"] == given
+        _, answer = await ask(path, request({"name": "ñ/"}))
+        assert answer["details"] == "ñ/"
+        _, answer = await ask(path, request(ARGS="é\\"))
+        assert '"é\\"' in answer["msg"]
 
 
 async def test_a_failure_of_ours_is_told_and_the_next_request_is_served(tmp_path: Path) -> None:
@@ -286,7 +347,7 @@ async def test_a_failure_of_ours_is_told_and_the_next_request_is_served(tmp_path
 
 
 async def test_work_that_takes_too_long_is_to_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cni, "WORK_SECONDS", 0.05)
+    monkeypatch.setattr(cni_server, "WORK_SECONDS", 0.05)
     pods = Recorder()
     pods.gate = asyncio.Event()
     async with serving(tmp_path / "cni.sock", pods) as path:
@@ -311,9 +372,9 @@ async def test_requests_about_one_container_take_turns_and_others_do_not_wait(tm
 async def test_idle_connections_do_not_keep_a_request_out_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cni, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(cni_server, "READ_SECONDS", 0.1)
     async with serving(tmp_path / "cni.sock", Recorder()) as path:
-        idle = [socket.socket(socket.AF_UNIX) for _ in range(cni.MAX_CONNECTIONS + 10)]
+        idle = [socket.socket(socket.AF_UNIX) for _ in range(cni_server.MAX_CONNECTIONS + 10)]
         for connection in idle:
             connection.connect(str(path))
         assert await ask(path, request(COMMAND="DEL")) == (0, None)
@@ -325,7 +386,7 @@ async def test_the_socket_is_for_root_alone_replaces_a_stale_one_and_goes_in_the
     path = tmp_path / "run" / "cni.sock"
     path.parent.mkdir()
     path.touch()
-    server = asyncio.create_task(cni.Server(path, Recorder()).run())
+    server = asyncio.create_task(cni_server.Server(path, Recorder()).run())
     await asyncio.sleep(0.05)
     assert path.is_socket() and path.stat().st_mode & 0o777 == 0o600
     assert await ask(path, request(COMMAND="DEL")) == (0, None)
@@ -336,7 +397,7 @@ async def test_the_socket_is_for_root_alone_replaces_a_stale_one_and_goes_in_the
 
 @pytest.mark.parametrize("version", cni.VERSIONS)
 def test_the_result_of_add_is_of_the_version_that_was_asked_for(version: str) -> None:
-    asked = cni.Add(Attachment("c1", "eth0"), "default", "web", "", "/run/netns/web", 3, version)
+    asked = cni.Add(Attachment("c1", "eth0"), "plexus", "default", "web", "", "/run/netns/web", 3, version)
     ips = (PodIp("10.0.1.2", "10.0.1.1"), PodIp("fd00::2", "fd00::1"))
     made = cni.PodInterface("lxc1", "02:00:00:00:00:01", "02:00:00:00:00:02", ips, 1450)
     frame = cni.added(asked, made, {"nameservers": ["10.96.0.10"]}).frame()
@@ -356,10 +417,63 @@ def test_the_result_of_add_is_of_the_version_that_was_asked_for(version: str) ->
     assert result["dns"] == {"nameservers": ["10.96.0.10"]}
 
 
-def test_check_reads_what_the_runtime_believes_in_whatever_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "arguments", [None, "", "IgnoreUnknown=1;K8S_POD_NAME=happy_turing", "K8S_POD_NAMESPACE=;K8S_POD_NAME="]
+)
+def test_a_container_of_no_pod_is_known_by_its_id(monkeypatch: pytest.MonkeyPatch, arguments: str | None) -> None:
     monkeypatch.setattr(cni, "_namespace", lambda *_: 3)
-    believed = {"ips": [{"address": "10.0.1.2/32"}, {"address": "FD00:0::2/128"}, {"address": "x"}]}
-    text = json.dumps(CONFIGURATION | {"prevResult": believed}).encode()
-    asked, _, _ = cni.parse(VARIABLES | {"CNI_COMMAND": "CHECK"}, text, 3)
+    variables = VARIABLES | {"CNI_ARGS": arguments or ""}
+    asked, _ = cni.parse(variables, json.dumps(CONFIGURATION).encode(), 3)
+    assert isinstance(asked, cni.Add)
+    assert (asked.namespace, asked.pod, asked.uid, asked.network) == ("containers", "c1", "", "plexus")
+
+
+MADE = cni.PodInterface(
+    "lxc1",
+    "02:00:00:00:00:01",
+    "02:00:00:00:00:0a",
+    (PodIp("10.0.1.2", "10.0.1.1"), PodIp("fd00::2", "fd00::1")),
+    1450,
+)
+HOST = {"name": "lxc1", "mac": "02:00:00:00:00:01"}
+POD = {"name": "eth0", "mac": "02:00:00:00:00:0A", "sandbox": "/x"}
+BOTH = [{"address": "10.0.1.2/32", "interface": 1}, {"address": "FD00:0::2/128", "interface": 1}]
+
+
+def believed(monkeypatch: pytest.MonkeyPatch, previous: dict[str, Any]) -> tuple[str, ...]:
+    monkeypatch.setattr(cni, "_namespace", lambda *_: 3)
+    text = json.dumps(CONFIGURATION | {"prevResult": previous}).encode()
+    asked, _ = cni.parse(VARIABLES | {"CNI_COMMAND": "CHECK"}, text, 3)
     assert isinstance(asked, cni.Check)
-    assert asked.addresses == ("10.0.1.2", "fd00::2", "x")
+    return cni.unlike(asked, MADE)
+
+
+def test_check_believes_what_is_so_in_whatever_spelling_and_leaves_others_things_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert believed(monkeypatch, {"interfaces": [HOST, POD], "ips": BOTH}) == ()
+    ifb, theirs = {"name": "ifb0", "mac": "02:00:00:00:00:99"}, {"address": "192.0.2.1/24", "interface": 2}
+    assert believed(monkeypatch, {"interfaces": [HOST, POD, ifb], "ips": [*BOTH, theirs]}) == ()
+
+
+@pytest.mark.parametrize(
+    ("previous", "says"),
+    [
+        ({}, "no interface eth0"),
+        ({"interfaces": None, "ips": None}, "no interface eth0"),
+        ({"interfaces": [HOST], "ips": BOTH}, "no interface eth0"),
+        ({"interfaces": [HOST, {**POD, "sandbox": ""}], "ips": BOTH}, "no interface eth0"),
+        ({"interfaces": [{**HOST, "name": "lxc2"}, POD], "ips": BOTH}, "no host side lxc1"),
+        ({"interfaces": [HOST, {**POD, "mac": "02:00:00:00:00:0b"}], "ips": BOTH}, "02:00:00:00:00:0b"),
+        ({"interfaces": [{**HOST, "mac": ""}, POD], "ips": BOTH}, "no MAC address for the host side"),
+        ({"interfaces": [HOST, POD]}, "no address"),
+        ({"interfaces": [HOST, POD], "ips": BOTH[:1]}, "fd00::2/128"),
+        ({"interfaces": [HOST, POD], "ips": [*BOTH, {"address": "10.0.1.9/32", "interface": 1}]}, "10.0.1.9/32"),
+        ({"interfaces": [HOST, POD], "ips": [{"address": "10.0.1.2/24"}, BOTH[1]]}, "10.0.1.2/24"),
+        ({"interfaces": [HOST, POD], "ips": [{"address": "x"}, BOTH[1]]}, "x"),
+    ],
+)
+def test_check_names_what_the_runtime_believes_and_is_not_so(
+    monkeypatch: pytest.MonkeyPatch, previous: dict[str, Any], says: str
+) -> None:
+    assert any(says in each for each in believed(monkeypatch, previous))

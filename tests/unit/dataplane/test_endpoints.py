@@ -29,7 +29,7 @@ def sandbox(container_id: str = "c1", pod: str = "web", *, created: int = 1) -> 
 
 def test_an_endpoint_is_found_by_its_sandbox_and_by_its_pod() -> None:
     endpoints = Endpoints()
-    assert endpoints.add(sandbox()) is None
+    endpoints.add(sandbox())
     assert endpoints.get("c1") == endpoints.of_pod("default", "web") == sandbox()
     assert endpoints.get("c2") is None
     assert endpoints.of_pod("other", "web") is None
@@ -40,18 +40,20 @@ def test_added_again_it_is_the_same_one() -> None:
     endpoints = Endpoints()
     endpoints.add(sandbox())
     changed = msgspec.structs.replace(sandbox(), uid="u")
-    assert endpoints.add(changed) is None
+    endpoints.add(changed)
     assert endpoints.all() == [changed]
 
 
-def test_a_newer_sandbox_of_the_pod_takes_its_place() -> None:
+def test_the_newest_sandbox_speaks_for_the_pod_as_long_as_it_is_there() -> None:
     endpoints = Endpoints()
+    for name, created in (("c2", 2), ("c1", 1), ("c3", 3)):
+        endpoints.add(sandbox(name, created=created))
+    assert [each.container_id for each in endpoints.all_of_pod("default", "web")] == ["c3", "c2", "c1"]
     endpoints.add(sandbox("c1", created=1))
-    assert endpoints.add(sandbox("c2", created=2)) == sandbox("c1", created=1)
-    assert endpoints.get("c1") is None
+    assert endpoints.of_pod("default", "web") == sandbox("c3", created=3)
+    endpoints.remove("c3")
     assert endpoints.of_pod("default", "web") == sandbox("c2", created=2)
-    assert endpoints.remove("c1") is None, "its DEL may come late"
-    assert endpoints.of_pod("default", "web") == sandbox("c2", created=2)
+    assert endpoints.get("c1") is not None
 
 
 def test_what_is_removed_is_forgotten() -> None:
@@ -68,16 +70,9 @@ def test_a_restart_goes_on_where_it_was() -> None:
     for name in ("a", "b", "c"):
         before.add(sandbox(name, name, created=before.next_created()))
     after = Endpoints()
-    assert after.restore(Endpoint.from_record(each.to_record()) for each in reversed(before.all())) == []
+    after.restore(Endpoint.from_record(each.to_record()) for each in reversed(before.all()))
     assert after.all() == before.all()
     assert after.next_created() == 4
-
-
-def test_of_two_restored_sandboxes_of_one_pod_the_newer_stays() -> None:
-    older, newer = sandbox("c1", created=1), sandbox("c2", created=2)
-    endpoints = Endpoints()
-    assert endpoints.restore([newer, older]) == [older]
-    assert endpoints.all() == [newer]
 
 
 @pytest.mark.parametrize(
@@ -103,25 +98,20 @@ STEPS = st.lists(st.tuples(st.booleans(), st.sampled_from("abc"), st.integers(1,
 
 
 @given(STEPS)
-def test_a_pod_has_one_endpoint_and_every_endpoint_has_its_pod(steps: list[tuple[bool, str, int]]) -> None:
+def test_every_endpoint_has_its_pod_and_a_pod_its_newest_endpoint(steps: list[tuple[bool, str, int]]) -> None:
     endpoints = Endpoints()
-    held: dict[str, str] = {}  # pod -> sandbox
+    held: dict[str, Endpoint] = {}  # by sandbox
     for add, pod, number in steps:
         container_id = f"{pod}{number}"
         if add:
-            older = endpoints.add(sandbox(container_id, pod, created=endpoints.next_created()))
-            before = held.get(pod)
-            assert (older.container_id if older else None) == (before if before != container_id else None)
-            held[pod] = container_id
+            held[container_id] = sandbox(container_id, pod, created=endpoints.next_created())
+            endpoints.add(held[container_id])
         else:
-            removed = endpoints.remove(container_id)
-            assert (removed is not None) == (held.get(pod) == container_id)
-            if removed:
-                del held[pod]
-        assert {each.pod: each.container_id for each in endpoints.all()} == held
+            assert endpoints.remove(container_id) == held.pop(container_id, None)
+        assert endpoints.all() == sorted(held.values(), key=lambda each: each.created)
         for each in "abc":
-            found = endpoints.of_pod("default", each)
-            assert (found.container_id if found else None) == held.get(each)
+            of_pod = [one for one in held.values() if one.pod == each]
+            assert endpoints.of_pod("default", each) == max(of_pod, key=lambda one: one.created, default=None)
 
 
 def test_a_sandbox_that_is_another_pods_now_is_not_found_by_the_first() -> None:

@@ -40,11 +40,15 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def ask(container_id: str = "c1") -> cni.Add:
-    return cni.Add(Attachment(container_id, "eth0"), "default", "web", "", "/x", 0, "1.1.0")
+    return cni.Add(Attachment(container_id, "eth0"), "plexus", "default", "web", "", "/x", 0, "1.1.0")
 
 
 def check(*addresses: str) -> cni.Check:
-    return cni.Check(Attachment("c1", "eth0"), 0, addresses)
+    believed = cni.Previous(
+        [cni.Interface("lxcc1", "02:00:00:00:00:02"), cni.Interface("eth0", "02:00:00:00:00:01", "/x")],
+        [cni.Address(each) for each in addresses],
+    )
+    return cni.Check(Attachment("c1", "eth0"), "plexus", 0, believed)
 
 
 async def test_a_pod_has_both_addresses_and_the_bus_the_runtime_and_a_restart_know_them(machine: Machine) -> None:
@@ -56,9 +60,8 @@ async def test_a_pod_has_both_addresses_and_the_bus_the_runtime_and_a_restart_kn
         await until(lambda: (said := machine.said()) and said.state == "ready")
         said = machine.said()
         assert said is not None and (said.address, said.addresses) == ("10.0.0.2", ["10.0.0.2", "fd00:10::2"])
-        assert await machine.pods.check(check("10.0.0.2", "fd00:10::2")) == ()
-        assert await machine.pods.check(check()) == (), "the runtime does not say"
-        assert "fd00:10::2" in (await machine.pods.check(check("10.0.0.2")))[0]
+        assert await machine.pods.check(check("10.0.0.2/32", "fd00:10::2/128")) == ()
+        assert "fd00:10::2" in (await machine.pods.check(check("10.0.0.2/32")))[0]
         assert machine.links.routers == {4: "10.0.0.1", 6: "fd00:10::1"}
     async with machine.running() as node:
         assert node.addresses.leases == {Attachment("c1", "eth0"): ("10.0.0.2", "fd00:10::2")}

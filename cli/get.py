@@ -139,6 +139,11 @@ def assemble(kind: Kind, message: Any, known: Known) -> dict[str, Any]:
     whole["metadata"] = metadata
     for section, values in kind.describe(message, known).items():
         whole[section] = {**(whole.get(section) or {}), **values}
+    if message.warnings:
+        whole["plexus"] = {**whole.get("plexus", {}), "warnings": message.warnings}
+        condition = {"type": "Warned", "status": "True", "message": "; ".join(message.warnings)}
+        status = whole.get("status") or {}
+        whole["status"] = {**status, "conditions": [*(status.get("conditions") or []), condition]}
     return whole
 
 
@@ -197,6 +202,9 @@ def of_service(service: Service, known: Known) -> dict[str, Any]:
         }
         for each in (made.frontends if made else [])
     ]
+    if service.type == "ExternalName":
+        named = {"type": service.type, "externalName": service.external_name}
+        return {"spec": named, "status": {"loadBalancer": {}}, "plexus": {"frontends": frontends}}
     spec: dict[str, Any] = {"type": service.type, "clusterIP": next(iter(service.cluster_addresses), "None")}
     spec["clusterIPs"] = service.cluster_addresses or ["None"]
     spec["ipFamilies"] = service.ip_families or ["IPv4"]
@@ -317,7 +325,7 @@ KINDS = (
         (
             NAME,
             Column("TYPE", at("spec.type")),
-            Column("ADDRESS", at("spec.clusterIPs")),
+            Column("ADDRESS", lambda row: at("spec.clusterIPs")(row) or at("spec.externalName")(row)),
             Column("PORTS", ports_of),
             Column("BACKENDS", backends_of),
         ),

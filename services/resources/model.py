@@ -26,6 +26,7 @@ from bus.messages.resources import (
     Family,
     Namespace,
     Node,
+    Notice,
     Outcome,
     Pod,
     PodStatus,
@@ -46,6 +47,7 @@ from bus.subjects import (
 from services.resources import addresses
 from services.resources.manifests import Key, Resource, words
 from services.resources.manifests.core import HEADLESS, NAMESPACE_NAME_LABEL
+from services.resources.manifests.meta import notice, refusal
 from services.resources.store import Store
 
 ALWAYS_THERE = ("default", "kube-system")
@@ -79,6 +81,7 @@ class Plan:
     steps: tuple[Action, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    warnings: tuple[Notice, ...] = ()
 
 
 def stages(steps: Iterable[Action]) -> list[list[Action]]:
@@ -98,6 +101,7 @@ class _Draft:
     claims: dict[str, ClusterAddress] = field(default_factory=dict)  # address -> its holder after this call
     released: list[str] = field(default_factory=list)  # addresses that Services give back
     refusals: list[Refusal] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
     def holder_of(self, address: str) -> ClusterAddress | None:
         return self.claims.get(address) or self.store.holder_of(address)
@@ -135,7 +139,7 @@ def plan_apply(
         steps += [(ORDER.index(each.key.kind), action) for action in actions]
     steps += [(len(ORDER), Unsay(CLUSTER_ADDRESS.of(address))) for address in draft.released]
     steps.sort(key=lambda step: step[0])  # stable: within a kind as the user wrote them
-    return Plan(tuple(action for _, action in steps), tuple(outcomes))
+    return Plan(tuple(action for _, action in steps), tuple(outcomes), warnings=tuple(draft.warnings))
 
 
 def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
@@ -145,7 +149,7 @@ def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
     for key, source in {each.key: each.source for each in resources}.items():
         if key.kind == "Namespace" and key.name in ALWAYS_THERE:
             problem = "is always there; delete what is in it instead"
-            refusals.append(Refusal(source=source, kind=key.kind, name=key.name, path="metadata.name", problem=problem))
+            refusals.append(refusal(source, key.kind, key.name, "metadata.name", problem))
             continue
         subjects = _subjects(store, key)
         change: Literal["deleted", "absent"] = "deleted" if subjects else "absent"
@@ -160,9 +164,9 @@ def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
 
 def plan_bind(store: Store, bind: Bind) -> Plan:
     """The scheduler chose a node. Repeating it changes nothing; a bound pod does not move."""
-    pod, refusal = _living(store, "bind", bind.namespace, bind.name, bind.uid)
+    pod, no_such_pod = _living(store, "bind", bind.namespace, bind.name, bind.uid)
     if pod is None:
-        return refusal
+        return no_such_pod
     if not store.has_node(bind.node):
         return _refused("bind", pod, "node", _no_node(bind.node, store))
     if pod.node and pod.node != bind.node:
@@ -172,9 +176,9 @@ def plan_bind(store: Store, bind: Bind) -> Plan:
 
 def plan_status(store: Store, status: PodStatus) -> Plan:
     """The kubelet reports how the pod is."""
-    pod, refusal = _living(store, "podstatus", status.namespace, status.name, status.uid)
+    pod, no_such_pod = _living(store, "podstatus", status.namespace, status.name, status.uid)
     if pod is None:
-        return refusal
+        return no_such_pod
     reported = all_of(status)
     for at, text in enumerate(reported):
         wrong = words.address(text)
@@ -240,6 +244,10 @@ def _wanted(draft: _Draft, resource: Resource) -> list[tuple[str, Message]]:
     def refuse(path: str, problem: str) -> None:
         draft.refusals.append(_refusal(resource, path, problem))
 
+    draft.warnings += [
+        notice(resource.source, key.kind, key.name, problem.path, problem.text) for problem in resource.warnings
+    ]
+
     if key.namespace and key.namespace not in draft.namespaces and not draft.store.has_namespace(key.namespace):
         refuse("metadata.namespace", f'there is no namespace "{key.namespace}"; apply a Namespace of this name first')
     wanted = [(subject, _filled(draft, resource, subject, message, refuse)) for subject, message in resource.messages]
@@ -285,7 +293,8 @@ def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: R
             refuse("metadata.ownerReferences[0]", f'there is no Deployment "{name}" in {namespace}')
     if old is None:
         if pod.node and pod.node not in draft.nodes and not draft.store.has_node(pod.node):
-            refuse("spec.nodeName", _no_node(pod.node, draft.store))
+            text = f"{_no_node(pod.node, draft.store)}; the pod waits for it"
+            draft.warnings.append(notice(resource.source, "Pod", resource.key.name, "spec.nodeName", text))
         return replace(pod, uid=draft.new_uid())
     if resource.uid and resource.uid != old.uid:
         refuse("metadata.uid", f"the pod of this name has the uid {old.uid}; remove the field, or delete the pod first")
@@ -310,6 +319,11 @@ def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: R
 def _addressed(draft: _Draft, resource: Resource, service: Service, old: Service | None, refuse: Refuse) -> Service:
     """The Service with its families and, unless it is headless, an address of each: the one that it has, the one that
     it asks for, or the first free one by hash. Its first address never changes; a second one may come and go."""
+    if service.type == "ExternalName":
+        draft.released += draft.store.addresses_of(service.namespace, service.name)
+        return service
+    if old is not None and old.type == "ExternalName":
+        old = None  # it had no address, so it is free to choose
     asked = resource.asked_addresses
     families = _families(draft.networks, service, asked, old, refuse)
     if families is None:
@@ -456,7 +470,7 @@ def _living(store: Store, source: str, namespace: str, name: str, uid: str) -> t
     problem = "there is no such pod; it was deleted"
     if isinstance(pod, Pod):
         problem = f"the pod of this name has the uid {pod.uid}, not {uid}; it was deleted and made again"
-    return None, Plan(refusals=(Refusal(source=source, kind="Pod", name=f"{namespace}/{name}", problem=problem),))
+    return None, Plan(refusals=(refusal(source, "Pod", f"{namespace}/{name}", "", problem),))
 
 
 def _pod_plan(old: Pod, new: Pod) -> Plan:
@@ -467,12 +481,12 @@ def _pod_plan(old: Pod, new: Pod) -> Plan:
 
 def _refused(source: str, pod: Pod, path: str, problem: str) -> Plan:
     name = f"{pod.namespace}/{pod.name}"
-    return Plan(refusals=(Refusal(source=source, kind="Pod", name=name, path=path, problem=problem),))
+    return Plan(refusals=(refusal(source, "Pod", name, path, problem),))
 
 
 def _refusal(resource: Resource, path: str, problem: str) -> Refusal:
     key = resource.key
-    return Refusal(source=resource.source, kind=key.kind, name=key.name, path=path, problem=problem)
+    return refusal(resource.source, key.kind, key.name, path, problem)
 
 
 def _no_node(name: str, store: Store) -> str:

@@ -12,6 +12,7 @@ from bus.labels import selects
 from bus.messages.resources import ContainerPort, Deployment, Pod
 from bus.subjects import DEPLOYMENT, POD
 from services.resources.manifests import words
+from services.resources.manifests.annotations import check_annotations
 from services.resources.manifests.meta import (
     Key,
     Manifest,
@@ -24,7 +25,6 @@ from services.resources.manifests.strict import Problems, Schema, joined, names,
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 RESTART_POLICIES = ("Always", "OnFailure", "Never")
-LATER_ANNOTATIONS = ("kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth")
 
 
 class PortSpec(Schema, frozen=True, kw_only=True):
@@ -87,7 +87,6 @@ def read_pod(manifest: PodManifest, raw: dict[str, Any], key: Key, source: str, 
     """The pod as it is before anything ran it: `uid`, and what the kubelet reports, are the model's to fill."""
     spec = manifest.spec
     _check_pod_spec(spec, "spec", problems)
-    _check_annotations(manifest.metadata, "metadata", problems)
     pod = Pod(
         namespace=key.namespace,
         name=key.name,
@@ -110,7 +109,7 @@ def read_deployment(
     spec = manifest.spec
     template = spec.template
     check_metadata(template.metadata, problems, "spec.template.metadata")
-    _check_annotations(template.metadata, "spec.template.metadata", problems)
+    check_annotations("Pod", template.metadata, "spec.template.metadata", problems)
     _check_pod_spec(template.spec, "spec.template.spec", problems)
     if spec.replicas < 0:
         problems.add("spec.replicas", f"{spec.replicas} is not a count; use 0 or more")
@@ -191,12 +190,6 @@ def _check_ports(container: Container, path: str, host_network: bool, problems: 
             problems.add(joined(where, "hostPort"), "must be containerPort in a pod of the host's network")
         elif not host_network:
             problems.add(joined(where, "hostPort"), "host ports are not supported yet; use a Service")
-
-
-def _check_annotations(metadata: ObjectMeta, path: str, problems: Problems) -> None:
-    for name in LATER_ANNOTATIONS:
-        if name in metadata.annotations:
-            problems.add(f"{path}.annotations[{name}]", "bandwidth limits are not supported yet; remove the annotation")
 
 
 def _owner(metadata: ObjectMeta, key: Key, problems: Problems) -> str:

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from bus.messages.dataplane import Check, DumpRows
 from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from bus.messages.resources import Applied, Node, Outcome, Refusal
-from bus.subjects import BLOCK, ENDPOINT, FRONTEND, NODE, POD, SERVICE
+from bus.messages.resources import Applied, LabelSelector, Node, Notice, Outcome, Pod, Policy, Refusal, Service
+from bus.subjects import BLOCK, ENDPOINT, FRONTEND, NODE, POD, POLICY, SERVICE
 from tests.unit.cli.cluster import STAR, XWING, Cluster, from_json, plexus
 
 # apply, delete
@@ -42,6 +42,51 @@ def test_apply_sends_every_document_and_prints_what_became_of_it(cluster: Cluste
 def test_apply_reads_standard_input(cluster: Cluster) -> None:
     plexus("apply", "-f", "-", given="kind: Pod\n")
     assert cluster.questions[0].documents[0].source == "standard input"
+
+
+def test_warnings_and_what_was_passed_over_are_told_on_stderr(cluster: Cluster) -> None:
+    path = "metadata.annotations[cni.cilium.io/mac-address]"
+    cluster.answer = Applied(
+        outcomes=[Outcome(kind="Pod", namespace="default", name="a", change="created")],
+        warnings=[Notice(source="a.yaml", kind="Pod", name="a", path=path, text="the pod gets another one")],
+        skipped={"ServiceAccount": 1, "ConfigMap": 2},
+    )
+    result = plexus("apply", "--skip-unsupported", "-f", "-", given="kind: Pod\n")
+    assert cluster.questions[0].skip_unsupported
+    assert result.stdout == "pod/a created\n"
+    assert result.stderr.splitlines() == [
+        f"warning: a.yaml: pod/a: {path}: the pod gets another one",
+        "passed over, no concern of a network: 2 ConfigMap, 1 ServiceAccount",
+    ]
+    told = json.loads(plexus("apply", "-f", "-", "-o", "json", given="kind: Pod\n").stdout)
+    assert told["skipped"] == {"ServiceAccount": 1, "ConfigMap": 2}
+    assert [each["text"] for each in told["warnings"]] == ["the pod gets another one"]
+    assert not cluster.questions[1].skip_unsupported
+
+
+def test_get_shows_what_is_not_done(cluster: Cluster) -> None:
+    key = ("CiliumNetworkPolicy", "default", "rule1")
+    told = ["spec.ingress: is empty and changes nothing"]
+    policy = Policy(
+        kind="CiliumNetworkPolicy", namespace="default", name="rule1", subject=LabelSelector(), warnings=told
+    )
+    cluster.hub.put(POLICY.of(*key), policy)
+    shown = from_json("get", "cnp", "rule1")
+    assert shown["plexus"]["warnings"] == told
+    assert shown["status"]["conditions"] == [{"type": "Warned", "status": "True", "message": told[0]}]
+    pod = cluster.hub.states("resources")[POD.of("default", "xwing")]
+    assert isinstance(pod, Pod)
+    cluster.hub.put(POD.of("default", "xwing"), replace(pod, warnings=["a", "b"]))
+    conditions = from_json("get", "pod", "xwing")["status"]["conditions"]
+    assert [(each["type"], each.get("message")) for each in conditions] == [("Ready", None), ("Warned", "a; b")]
+
+
+def test_a_name_for_a_name_is_shown_with_what_it_stands_for(cluster: Cluster) -> None:
+    one = Service(namespace="default", name="db", type="ExternalName", external_name="db.example.org", ports=[])
+    cluster.hub.put(SERVICE.of("default", "db"), one)
+    assert from_json("get", "svc", "db")["spec"] == {"type": "ExternalName", "externalName": "db.example.org"}
+    (line,) = [each for each in plexus("get", "svc").stdout.splitlines() if each.startswith("db ")]
+    assert line.split() == ["db", "ExternalName", "db.example.org", "-", "-"]
 
 
 def test_delete_asks_for_deletion(cluster: Cluster) -> None:

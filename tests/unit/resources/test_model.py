@@ -182,11 +182,27 @@ def test_a_pods_image_and_nulls_may_change(cluster: Cluster) -> None:
     assert cluster.apply(pod(", volumes: null", containers="[{name: c, image: j, env: null}]")) == {"p": "changed"}
 
 
-def test_a_pod_on_an_unknown_node_is_refused_with_the_nodes_there_are(cluster: Cluster) -> None:
+def test_a_pod_for_an_absent_node_is_taken_and_waits_with_a_warning(cluster: Cluster) -> None:
     cluster.apply(NODE_ONE)
-    assert 'no node "node2"; there are: node1' in cluster.refused(pod(", nodeName: node2"))["spec.nodeName"]
-    cluster.apply(pod(", nodeName: node1"))
-    assert cluster.pod().node == "node1"
+    plan = cluster.do(cluster.plan(pod(", nodeName: node2")))
+    assert [(each.path, each.text) for each in plan.warnings] == [
+        ("spec.nodeName", 'there is no node "node2"; there are: node1; the pod waits for it')
+    ]
+    assert (cluster.pod().node, cluster.pod().phase, cluster.pod().ready) == ("node2", "Pending", False)
+    again = pod(", nodeName: node1").replace("name: p", "name: q")
+    assert cluster.do(cluster.plan(again)).warnings == ()
+
+
+def test_a_name_for_a_name_has_no_address_and_gives_back_the_one_it_had(cluster: Cluster) -> None:
+    cluster.apply(service())
+    had = cluster.address()
+    outside = service("type: ExternalName, externalName: db.example.org.")
+    assert cluster.apply(outside) == {"svc": "changed"}
+    assert (cluster.address(), cluster.held()) == ("", set())
+    assert cluster.service().external_name == "db.example.org."
+    assert cluster.apply(outside) == {"svc": "unchanged"}
+    cluster.apply(service())
+    assert (cluster.address(), cluster.held()) == (had, {had})
 
 
 def test_a_bound_pod_does_not_move_and_a_stale_uid_binds_nothing(cluster: Cluster) -> None:

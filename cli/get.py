@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bus.addresses import all_of, by_family, with_port
-from bus.messages.resources import Deployment, EndpointSlice, Namespace, Node, Pod, Policy, Service
+from bus.messages.resources import DaemonSet, EndpointSlice, Namespace, Node, Pod, Policy, Service
 from bus.subjects import (
     BLOCK,
+    DAEMON_SET,
     DEPLOYMENT,
     ENDPOINT,
     ENDPOINT_SLICE,
@@ -28,12 +29,15 @@ from bus.subjects import (
     RULES,
     SELECTOR,
     SERVICE,
+    STATEFUL_SET,
     State,
 )
 from cli.errors import Failed
 from cli.output import Column, Format, Output, Row, show, show_value
 from cli.session import Name, Session, run
 from cli.state import Picture, healths, picture
+from lab import workloads
+from lab.workloads import Workload
 
 if TYPE_CHECKING:
     from bus.messages.dataplane import Health
@@ -70,7 +74,7 @@ class Kind:
 def get(
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="pods, svc, ns, nodes, deploy, netpol, cnp, endpointslices."),
+        typer.Argument(metavar="KIND", help="pods, svc, ns, nodes, deploy, sts, ds, netpol, cnp, endpointslices."),
     ],
     resource: Annotated[str, typer.Argument(metavar="NAME", help="One of them.", show_default=False)] = "",
     namespace: Annotated[str, typer.Option("-n", "--namespace", help="Where it is.")] = "default",
@@ -237,12 +241,16 @@ def of_node(node: Node, known: Known) -> dict[str, Any]:
     return {"status": status, "plexus": plexus}
 
 
-def of_deployment(deployment: Deployment, known: Known) -> dict[str, Any]:
-    owner = f"deployment/{deployment.namespace}/{deployment.name}"
+def of_workload(workload: Workload, known: Known) -> dict[str, Any]:
+    owner = workloads.owner(workload)
     pods = [pod for pod in known.seen.of(POD).values() if pod.owner == owner]
     ready = sum(pod.ready for pod in pods)
-    status = {"replicas": len(pods), "readyReplicas": ready, "availableReplicas": ready}
-    return {"status": status, "plexus": {"ready": f"{ready}/{deployment.replicas}", "pods": [pod.name for pod in pods]}}
+    wanted = len(workloads.pod_names(workload, known.seen.of(NODE).values()))
+    counts = ("replicas", "readyReplicas", "availableReplicas")
+    if isinstance(workload, DaemonSet):
+        counts = ("currentNumberScheduled", "numberReady", "numberAvailable")
+    status = dict(zip(counts, (len(pods), ready, ready), strict=True))
+    return {"status": status, "plexus": {"ready": f"{ready}/{wanted}", "pods": [pod.name for pod in pods]}}
 
 
 def of_policy(policy: Policy, known: Known) -> dict[str, Any]:
@@ -289,6 +297,7 @@ def backends_of(row: Row) -> list[str]:
 
 
 NAME = Column("NAME", at("metadata.name"))
+_WORKLOAD_COLUMNS = (NAME, Column("READY", at("plexus.ready")), Column("PODS", at("plexus.pods")))
 _POLICY_COLUMNS = (
     NAME,
     Column("RULES", at("plexus.rules")),
@@ -363,9 +372,27 @@ KINDS = (
         ("deployments", "deploy", "deployment"),
         "apps/v1",
         DEPLOYMENT,
-        (NAME, Column("READY", at("plexus.ready")), Column("PODS", at("plexus.pods"))),
-        of_deployment,
-        (POD,),
+        _WORKLOAD_COLUMNS,
+        of_workload,
+        (POD, NODE),
+    ),
+    Kind(
+        "StatefulSet",
+        ("statefulsets", "sts", "statefulset"),
+        "apps/v1",
+        STATEFUL_SET,
+        _WORKLOAD_COLUMNS,
+        of_workload,
+        (POD, NODE),
+    ),
+    Kind(
+        "DaemonSet",
+        ("daemonsets", "ds", "daemonset"),
+        "apps/v1",
+        DAEMON_SET,
+        _WORKLOAD_COLUMNS,
+        of_workload,
+        (POD, NODE),
     ),
     Kind(
         "NetworkPolicy",

@@ -52,7 +52,7 @@ class Pod(Message, frozen=True, kw_only=True):
     ready: bool = False
     address: str = ""  # "10.0.1.2" or "fd00::2", as whoever runs the pod reported it: the first of `addresses`
     reason: str = ""  # why it is not ready, for people
-    owner: str = ""  # "deployment/default/web", "" when applied by itself
+    owner: str = ""  # "deployment/default/web", "statefulset/...", "daemonset/..."; "" when applied by itself
     manifest: dict[str, Any] = {}
     addresses: list[str] = []  # one of each family at most; empty: `address` is all
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
@@ -64,6 +64,33 @@ class Deployment(Message, frozen=True, kw_only=True):
     namespace: str
     name: str
     replicas: int = 1
+    selector: LabelSelector
+    template: dict[str, Any]  # a Pod's metadata and spec, checked
+    manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
+
+
+class StatefulSet(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.statefulset.<namespace>.<name>. Its pods are called web-0, web-1 and so on."""
+
+    namespace: str
+    name: str
+    replicas: int = 1
+    first: int = 0  # the number of its first pod
+    selector: LabelSelector
+    template: dict[str, Any]  # a Pod's metadata and spec, checked
+    is_ordered: bool = True  # a pod is made when those before it are ready; else all at once
+    renews: bool = True  # pods of an older template are replaced; else they stay until somebody deletes them
+    renewed_from: int = 0  # only pods of this number and above are replaced
+    manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
+
+
+class DaemonSet(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.daemonset.<namespace>.<name>. One pod on every node that its template fits."""
+
+    namespace: str
+    name: str
     selector: LabelSelector
     template: dict[str, Any]  # a Pod's metadata and spec, checked
     manifest: dict[str, Any] = {}

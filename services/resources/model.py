@@ -22,6 +22,7 @@ from bus.messages import Message
 from bus.messages.resources import (
     Bind,
     ClusterAddress,
+    DaemonSet,
     Deployment,
     Family,
     Namespace,
@@ -32,15 +33,18 @@ from bus.messages.resources import (
     PodStatus,
     Refusal,
     Service,
+    StatefulSet,
 )
 from bus.subjects import (
     CLUSTER_ADDRESS,
+    DAEMON_SET,
     DEPLOYMENT,
     ENDPOINT_SLICE,
     NAMESPACE,
     NODE,
     POD,
     SERVICE,
+    STATEFUL_SET,
     State,
     state_of,
 )
@@ -48,12 +52,24 @@ from services.resources import addresses
 from services.resources.manifests import Key, Resource, words
 from services.resources.manifests.core import HEADLESS, NAMESPACE_NAME_LABEL
 from services.resources.manifests.meta import notice, refusal
-from services.resources.store import Store
+from services.resources.manifests.pod import WORKLOADS
+from services.resources.store import Store, Workloads
 
 ALWAYS_THERE = ("default", "kube-system")
 
 # What stands on what, and is said first. Policies come before the pods that they govern.
-ORDER = ("Namespace", "Node", "NetworkPolicy", "CiliumNetworkPolicy", "Service", "EndpointSlice", "Deployment", "Pod")
+ORDER = (
+    "Namespace",
+    "Node",
+    "NetworkPolicy",
+    "CiliumNetworkPolicy",
+    "Service",
+    "EndpointSlice",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "Pod",
+)
 
 # Fields of a pod's spec that may change while it lives, beside images (Kubernetes, "Pod update and replacement").
 CHANGEABLE = frozenset(
@@ -66,6 +82,8 @@ FAMILIES: Mapping[str, State[Any]] = {
     "Service": SERVICE,
     "EndpointSlice": ENDPOINT_SLICE,
     "Deployment": DEPLOYMENT,
+    "StatefulSet": STATEFUL_SET,
+    "DaemonSet": DAEMON_SET,
     "Pod": POD,
 }  # the kinds of which one resource is one subject
 
@@ -96,7 +114,7 @@ class _Draft:
     new_uid: Callable[[], str]
     namespaces: set[str]  # made by this call
     nodes: set[str]
-    deployments: set[tuple[str, str]]
+    workloads: set[str]  # as Pod.owner names them
     asked: set[str]  # addresses that Services of this call ask for by name
     claims: dict[str, ClusterAddress] = field(default_factory=dict)  # address -> its holder after this call
     released: list[str] = field(default_factory=list)  # addresses that Services give back
@@ -122,7 +140,11 @@ def plan_apply(
         new_uid,
         namespaces={each.key.name for each in resources if each.key.kind == "Namespace"},
         nodes={each.key.name for each in resources if each.key.kind == "Node"},
-        deployments={(each.key.namespace, each.key.name) for each in resources if each.key.kind == "Deployment"},
+        workloads={
+            f"{each.key.kind.lower()}/{each.key.namespace}/{each.key.name}"
+            for each in resources
+            if each.key.kind in WORKLOADS
+        },
         asked={address for each in resources for address in each.asked_addresses},
     )
     draft.refusals += _duplicates(resources)
@@ -212,10 +234,8 @@ def plan_tidy(store: Store) -> Plan:
             held = isinstance(service, Service) and message.address in service.cluster_addresses
             if not held:
                 steps.append(Unsay(subject))
-        elif isinstance(message, Pod) and message.owner:
-            _, home, name = message.owner.split("/")
-            if not store.has_deployment(home, name):
-                steps.append(Unsay(subject))
+        elif isinstance(message, Pod) and message.owner and not store.has_workload(message.owner):
+            steps.append(Unsay(subject))
     return Plan(tuple(steps))
 
 
@@ -276,8 +296,10 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
             return _pod(draft, resource, message, old if isinstance(old, Pod) else None, refuse)
         case Service():
             return _addressed(draft, resource, message, old if isinstance(old, Service) else None, refuse)
-        case Deployment() if isinstance(old, Deployment) and old.selector != message.selector:
-            refuse("spec.selector", "cannot be changed; delete the Deployment first, then apply")
+        case Deployment() | StatefulSet() | DaemonSet() if (
+            isinstance(old, Workloads) and old.selector != message.selector
+        ):
+            refuse("spec.selector", f"cannot be changed; delete the {resource.key.kind} first, then apply")
         case Node() if isinstance(old, Node) and old.pod_cidrs:
             if message.pod_cidrs and message.pod_cidrs != old.pod_cidrs:
                 refuse("spec.podCIDRs", f"cannot be changed from {', '.join(old.pod_cidrs)}; delete the Node first")
@@ -288,9 +310,10 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
 def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: Refuse) -> Pod:
     """A living pod keeps its uid, its node and what the kubelet reported; of its spec little can change."""
     if pod.owner:
-        _, namespace, name = pod.owner.split("/")
-        if (namespace, name) not in draft.deployments and not draft.store.has_deployment(namespace, name):
-            refuse("metadata.ownerReferences[0]", f'there is no Deployment "{name}" in {namespace}')
+        noun, namespace, name = pod.owner.split("/")
+        if pod.owner not in draft.workloads and not draft.store.has_workload(pod.owner):
+            kind = next(each for each in WORKLOADS if each.lower() == noun)
+            refuse("metadata.ownerReferences[0]", f'there is no {kind} "{name}" in {namespace}')
     if old is None:
         if pod.node and pod.node not in draft.nodes and not draft.store.has_node(pod.node):
             text = f"{_no_node(pod.node, draft.store)}; the pod waits for it"
@@ -446,8 +469,8 @@ def _with_owned(store: Store, subject: str) -> dict[str, int]:
         case Namespace():
             for inner in store.in_namespace(message.name):
                 places |= _with_owned(store, inner)
-        case Deployment():
-            for pod in store.pods_of(f"deployment/{message.namespace}/{message.name}"):
+        case Deployment() | StatefulSet() | DaemonSet():
+            for pod in store.pods_of(f"{type(message).__name__.lower()}/{message.namespace}/{message.name}"):
                 places[pod] = _place(pod)
         case Service():
             for address in store.addresses_of(message.namespace, message.name):
@@ -456,10 +479,11 @@ def _with_owned(store: Store, subject: str) -> dict[str, int]:
 
 
 def _place(subject: str) -> int:
-    """Deployments first, so that nothing makes their pods again; then the reverse of `ORDER`."""
+    """What makes pods first, so that nothing makes them again; then the reverse of `ORDER`."""
     family = state_of(subject)
     noun = family.noun if family is not None else ""
-    order = ("deployment", "pod", "endpointslice", "service", "clusteraddress", "policy", "node", "namespace")
+    makers = ("deployment", "statefulset", "daemonset")
+    order = (*makers, "pod", "endpointslice", "service", "clusteraddress", "policy", "node", "namespace")
     return order.index(noun)
 
 

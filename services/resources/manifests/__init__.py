@@ -30,7 +30,16 @@ from services.resources.manifests.core import (
 )
 from services.resources.manifests.meta import LONGEST_TEXT, Key, Manifest, Resource, check_metadata, notice, refusal
 from services.resources.manifests.network_policy import NetworkPolicy, read_network_policy
-from services.resources.manifests.pod import DeploymentManifest, PodManifest, read_deployment, read_pod
+from services.resources.manifests.pod import (
+    DaemonSetManifest,
+    DeploymentManifest,
+    PodManifest,
+    StatefulSetManifest,
+    read_daemon_set,
+    read_deployment,
+    read_pod,
+    read_stateful_set,
+)
 from services.resources.manifests.strict import DEEPEST, Problem, Problems, depth_exceeds, nearest, read
 
 DEFAULT_NAMESPACE = "default"
@@ -55,6 +64,8 @@ KINDS = {
     "Pod": Kind("v1", PodManifest, read_pod, words.dns_subdomain),
     "Service": Kind("v1", ServiceManifest, read_service, words.service_name),
     "Deployment": Kind("apps/v1", DeploymentManifest, read_deployment, words.dns_subdomain),
+    "StatefulSet": Kind("apps/v1", StatefulSetManifest, read_stateful_set, words.dns_label),
+    "DaemonSet": Kind("apps/v1", DaemonSetManifest, read_daemon_set, words.dns_subdomain),
     "EndpointSlice": Kind("discovery.k8s.io/v1", SliceManifest, read_endpoint_slice, words.dns_subdomain),
     "NetworkPolicy": Kind("networking.k8s.io/v1", NetworkPolicy, read_network_policy, words.dns_subdomain),
     "CiliumNetworkPolicy": Kind("cilium.io/v2", CiliumNetworkPolicy, read_cilium_policy, words.dns_subdomain),

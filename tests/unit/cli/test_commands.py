@@ -13,8 +13,20 @@ from msgspec.structs import replace
 from bus.messages.dataplane import Check, DumpRows
 from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from bus.messages.resources import Applied, LabelSelector, Node, Notice, Outcome, Pod, Policy, Refusal, Service
-from bus.subjects import BLOCK, ENDPOINT, FRONTEND, NODE, POD, POLICY, SERVICE
+from bus.messages.resources import (
+    Applied,
+    DaemonSet,
+    LabelSelector,
+    Node,
+    Notice,
+    Outcome,
+    Pod,
+    Policy,
+    Refusal,
+    Service,
+    StatefulSet,
+)
+from bus.subjects import BLOCK, DAEMON_SET, ENDPOINT, FRONTEND, NODE, POD, POLICY, SERVICE, STATEFUL_SET
 from tests.unit.cli.cluster import STAR, XWING, Cluster, from_json, plexus
 
 # apply, delete
@@ -145,6 +157,8 @@ def test_a_pod_is_its_manifest_its_status_and_what_was_made_of_it(cluster: Clust
         ("cnp", ["rule1"]),
         ("netpol", []),
         ("deploy", []),
+        ("sts", []),
+        ("ds", []),
         ("endpointslices", []),
     ],
 )
@@ -154,6 +168,20 @@ def test_every_kind_is_listed_as_a_list(cluster: Cluster, kind: str, names: list
     assert [each["metadata"]["name"] for each in found["items"]] == names
     plexus("get", kind)
     assert yaml.safe_load(plexus("get", kind, "-A", "-o", "yaml").stdout) == from_json("get", kind, "-A")
+
+
+def test_what_makes_pods_is_shown_with_those_that_are_ready(cluster: Cluster) -> None:
+    template: dict[str, Any] = {"spec": {}}
+    fields: dict[str, Any] = {"namespace": "default", "selector": LabelSelector(), "template": template}
+    cluster.hub.put(DAEMON_SET.of("default", "agent"), DaemonSet(name="agent", **fields))
+    cluster.hub.put(STATEFUL_SET.of("default", "db"), StatefulSet(name="db", replicas=3, **fields))
+    for name, owner in (("xwing", "daemonset/default/agent"), ("netpod", "statefulset/default/db")):
+        pod = cluster.hub.states("resources")[POD.of("default", name)]
+        assert isinstance(pod, Pod)
+        cluster.hub.put(POD.of("default", name), replace(pod, owner=owner))
+    agent, db = from_json("get", "ds", "agent"), from_json("get", "sts", "db")
+    assert (agent["plexus"], agent["status"]["numberReady"]) == ({"ready": "1/2", "pods": ["xwing"]}, 1)
+    assert (db["plexus"], db["status"]["readyReplicas"]) == ({"ready": "1/3", "pods": ["netpod"]}, 1)
 
 
 def test_a_service_shows_its_frontends(cluster: Cluster) -> None:

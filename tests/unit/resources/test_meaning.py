@@ -293,3 +293,24 @@ def test_a_null_label_is_the_empty_one_and_not_none_at_all() -> None:
 def test_an_icmp_type_may_be_a_number_text_or_a_name(written: str, number: int) -> None:
     (rule,) = rules(f"ingress: [{{icmps: [{{fields: [{{type: {written}}}]}}]}}]")
     assert [(each.protocol, each.port) for each in rule.ports] == [("ICMP", number + 1)]
+
+
+def test_a_stateful_set_is_what_it_says() -> None:
+    text = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 3
+  ordinals: {start: 1}
+  podManagementPolicy: Parallel
+  updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: 2}}
+  selector: {matchLabels: {a: b}}
+  template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {}}]
+"""
+    found = message(text)
+    assert (found.replicas, found.first, found.is_ordered, found.renews, found.renewed_from) == (3, 1, False, True, 2)
+    plain = message(text.replace("podManagementPolicy: Parallel", "").replace("type: RollingUpdate", "type: OnDelete"))
+    assert (plain.is_ordered, plain.renews) == (True, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -537,3 +538,37 @@ def test_a_status_with_addresses_that_no_pod_can_have_is_refused(
     )
     (refusal,) = plan_status(cluster.store, status).refusals
     assert refusal.path == path and words in refusal.problem
+
+
+WORKLOAD = """
+apiVersion: apps/v1
+kind: {kind}
+metadata: {{name: w}}
+spec:
+  selector: {{matchLabels: {{a: b}}}}
+  template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}
+"""
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
+def test_pods_go_with_what_made_them_and_never_before(cluster: Cluster, kind: str) -> None:
+    owner = WORKLOAD.format(kind=kind)
+    owned = pod(metadata=f", ownerReferences: [{{apiVersion: apps/v1, kind: {kind}, name: w}}]")
+    assert f'there is no {kind} "w"' in cluster.refused(owned)["metadata.ownerReferences[0]"]
+    assert set(cluster.apply(owner, owned).values()) == {"created"}
+    assert cluster.pod().owner == f"{kind.lower()}/default/w"
+    assert cluster.plan(owner.replace("a: b", "a: c")).refusals[0].path == "spec.selector"
+    assert plan_tidy(cluster.store).steps == ()
+    plan = plan_delete(cluster.store, cluster.resources(owner, to_delete=True))
+    assert [each.subject for each in plan.steps] == [
+        f"state.resources.{kind.lower()}.default.w",
+        POD.of("default", "p"),
+    ]
+    cluster.do(Plan(plan.steps[:1]))  # and then a death
+    assert [each.subject for each in plan_tidy(cluster.store).steps] == [POD.of("default", "p")]
+
+
+def test_a_pod_whose_owner_only_a_newer_version_knows_is_left_alone(cluster: Cluster) -> None:
+    cluster.apply(pod())
+    cluster.store.put(POD.of("default", "p"), msgspec.structs.replace(cluster.pod(), owner="job/default/w"))
+    assert plan_tidy(cluster.store).steps == ()

@@ -133,6 +133,41 @@ REFUSED = {
         "spec.template.spec.nodName",
         'did you mean "nodeName"?',
     ),
+    "more replicas than there can be": (
+        deployment().replace("selector:", "replicas: 2000000000\n  selector:"),
+        "spec.replicas",
+        "use 0 to 100000",
+    ),
+    "an owner that is no name": (
+        pod(metadata=", ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: a/b}]"),
+        "metadata.ownerReferences[0].name",
+        "is not a name",
+    ),
+    "a StatefulSet's order": (
+        deployment().replace("Deployment", "StatefulSet") + "  podManagementPolicy: parallel",
+        "spec.podManagementPolicy",
+        'did you mean "Parallel"?',
+    ),
+    "a StatefulSet's updates": (
+        deployment().replace("Deployment", "StatefulSet") + "  updateStrategy: {type: Never}",
+        "spec.updateStrategy.type",
+        "is not a choice",
+    ),
+    "a StatefulSet's long name": (
+        deployment().replace("Deployment", "StatefulSet").replace("name: d}", f"name: {'d' * 62}}}"),
+        "metadata.name",
+        "longer than the 63",
+    ),
+    "a selector of a DaemonSet": (
+        deployment(labels="a: c").replace("Deployment", "DaemonSet"),
+        "spec.selector",
+        "make them agree",
+    ),
+    "replicas of a DaemonSet": (
+        deployment().replace("Deployment", "DaemonSet") + "  replicas: 2",
+        "spec.replicas",
+        "is not a known field",
+    ),
     # nodes
     "a node without address": (node(""), "status.addresses", "needs an InternalIP"),
     "a node's bad address": (

@@ -38,6 +38,9 @@ RESERVED = {
 }
 """Identities that no label set has."""
 
+SERVED_BY_OTHERS = ("service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name")
+"""Labels of a Service that leave it to another proxy, or to none (Kubernetes, "Well-Known Labels")."""
+
 IDENTITY_MIN = 256
 IDENTITY_MAX = 2**24 - 1
 """Numbers of label sets, both included: a number fits the 24 bits that a tunnel header has for it."""

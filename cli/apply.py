@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bus.messages.resources import Applied, Apply, Outcome, Refusal
+from bus.messages.resources import Applied, Apply, Notice, Outcome, Refusal
 from bus.subjects import APPLY
 from cli.errors import Failed
 from cli.output import Format, Output, show_value
@@ -25,22 +27,35 @@ Sources = Annotated[
     list[str], typer.Option("-f", "--filename", metavar="FILE|DIR|-", help="A file, a folder, or - for standard input.")
 ]
 
+Skip = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unsupported",
+        help="Pass over what is no concern of a network (ConfigMap, ServiceAccount, kustomization.yaml...), and say "
+        "so. Policies and all else about traffic are refused as ever.",
+    ),
+]
 
-def apply(filename: Sources, name: Name = "", output: Output = Format.TABLE) -> None:
-    """Take Kubernetes manifests: all of them, or none when one is refused."""
-    send(filename, delete=False, name=name, output=output)
+
+def apply(filename: Sources, skip_unsupported: Skip = False, name: Name = "", output: Output = Format.TABLE) -> None:
+    """Take Kubernetes manifests: all of them, or none when one is refused.
+
+    What is taken and does not do all that it asks for is told on stderr, a line for each place, and kept with the
+    resource.
+    """
+    send(filename, delete=False, skip_unsupported=skip_unsupported, name=name, output=output)
 
 
-def delete(filename: Sources, name: Name = "", output: Output = Format.TABLE) -> None:
+def delete(filename: Sources, skip_unsupported: Skip = False, name: Name = "", output: Output = Format.TABLE) -> None:
     """Delete what the manifests name. What is not there is no error."""
-    send(filename, delete=True, name=name, output=output)
+    send(filename, delete=True, skip_unsupported=skip_unsupported, name=name, output=output)
 
 
-def send(filename: list[str], *, delete: bool, name: str, output: Format) -> None:
-    """Read, ask, print. Raises Failed with a line for each refusal."""
+def send(filename: list[str], *, delete: bool, skip_unsupported: bool, name: str, output: Format) -> None:
+    """Read, ask, print; warnings and what was passed over go to stderr. Raises Failed with a line for each refusal."""
     from cli.manifests import read
 
-    question = Apply(documents=read(filename), delete=delete)
+    question = Apply(documents=read(filename), delete=delete, skip_unsupported=skip_unsupported)
 
     async def ask(session: Session) -> Applied:
         return await carried_out(session.bus, question)
@@ -53,6 +68,10 @@ def send(filename: list[str], *, delete: bool, name: str, output: Format) -> Non
             print(outcome_line(outcome))
     else:
         show_value(answer, output)
+    for warning in answer.warnings:
+        print(warning_line(warning), file=sys.stderr)
+    if answer.skipped:
+        print(skipped_line(answer.skipped), file=sys.stderr)
 
 
 async def carried_out(bus: Bus, question: Apply) -> Applied:
@@ -96,5 +115,21 @@ def outcome_line(outcome: Outcome) -> str:
 
 def refusal_line(refusal: Refusal) -> str:
     """ "star-wars.yaml, document 2: ciliumnetworkpolicy/rule1: spec.ingress[0]: what is wrong" """
-    thing = refusal.kind.lower() + (f"/{refusal.name}" if refusal.name else "")
-    return ": ".join(part for part in (refusal.source, thing, refusal.path, refusal.problem) if part)
+    return ": ".join(part for part in (refusal.source, thing(refusal), refusal.path, refusal.problem) if part)
+
+
+def warning_line(warning: Notice) -> str:
+    """ "warning: web.yaml: pod/web: metadata.annotations[a]: what is not done" """
+    parts = ("warning", warning.source, thing(warning), warning.path, warning.text)
+    return " ".join(": ".join(part for part in parts if part).split())
+
+
+def skipped_line(skipped: Mapping[str, int]) -> str:
+    """ "passed over, no concern of a network: 2 ConfigMap, 1 ServiceAccount" """
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+    return f"passed over, no concern of a network: {counts}"
+
+
+def thing(told: Refusal | Notice) -> str:
+    """ "pod/web" """
+    return told.kind.lower() + (f"/{told.name}" if told.name else "")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bus.texts import shortened
+
+LONGEST_LINE = 1500  # characters; what somebody else wrote may stand in a line, and be of any length
+
 
 class Failed(Exception):
     """Refused or failed. Exit status 1; each line says what, where, and what to do; no traceback.
@@ -13,4 +17,4 @@ class Failed(Exception):
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
-        self.lines: Sequence[str] = [" ".join(line.split()) for line in lines]
+        self.lines: Sequence[str] = [shortened(" ".join(line.split()), LONGEST_LINE) for line in lines]

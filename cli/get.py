@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bus.addresses import all_of, by_family, with_port
-from bus.messages.resources import Deployment, EndpointSlice, Namespace, Node, Pod, Policy, Service
+from bus.messages.resources import DaemonSet, EndpointSlice, Namespace, Node, Pod, Policy, Service
 from bus.subjects import (
     BLOCK,
+    DAEMON_SET,
     DEPLOYMENT,
     ENDPOINT,
     ENDPOINT_SLICE,
@@ -28,12 +29,15 @@ from bus.subjects import (
     RULES,
     SELECTOR,
     SERVICE,
+    STATEFUL_SET,
     State,
 )
 from cli.errors import Failed
 from cli.output import Column, Format, Output, Row, show, show_value
 from cli.session import Name, Session, run
 from cli.state import Picture, healths, picture
+from lab import workloads
+from lab.workloads import Workload
 
 if TYPE_CHECKING:
     from bus.messages.dataplane import Health
@@ -70,7 +74,7 @@ class Kind:
 def get(
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="pods, svc, ns, nodes, deploy, netpol, cnp, endpointslices."),
+        typer.Argument(metavar="KIND", help="pods, svc, ns, nodes, deploy, sts, ds, netpol, cnp, endpointslices."),
     ],
     resource: Annotated[str, typer.Argument(metavar="NAME", help="One of them.", show_default=False)] = "",
     namespace: Annotated[str, typer.Option("-n", "--namespace", help="Where it is.")] = "default",
@@ -139,6 +143,11 @@ def assemble(kind: Kind, message: Any, known: Known) -> dict[str, Any]:
     whole["metadata"] = metadata
     for section, values in kind.describe(message, known).items():
         whole[section] = {**(whole.get(section) or {}), **values}
+    if message.warnings:
+        whole["plexus"] = {**whole.get("plexus", {}), "warnings": message.warnings}
+        condition = {"type": "Warned", "status": "True", "message": "; ".join(message.warnings)}
+        status = whole.get("status") or {}
+        whole["status"] = {**status, "conditions": [*(status.get("conditions") or []), condition]}
     return whole
 
 
@@ -197,6 +206,9 @@ def of_service(service: Service, known: Known) -> dict[str, Any]:
         }
         for each in (made.frontends if made else [])
     ]
+    if service.type == "ExternalName":
+        named = {"type": service.type, "externalName": service.external_name}
+        return {"spec": named, "status": {"loadBalancer": {}}, "plexus": {"frontends": frontends}}
     spec: dict[str, Any] = {"type": service.type, "clusterIP": next(iter(service.cluster_addresses), "None")}
     spec["clusterIPs"] = service.cluster_addresses or ["None"]
     spec["ipFamilies"] = service.ip_families or ["IPv4"]
@@ -229,12 +241,16 @@ def of_node(node: Node, known: Known) -> dict[str, Any]:
     return {"status": status, "plexus": plexus}
 
 
-def of_deployment(deployment: Deployment, known: Known) -> dict[str, Any]:
-    owner = f"deployment/{deployment.namespace}/{deployment.name}"
+def of_workload(workload: Workload, known: Known) -> dict[str, Any]:
+    owner = workloads.owner(workload)
     pods = [pod for pod in known.seen.of(POD).values() if pod.owner == owner]
     ready = sum(pod.ready for pod in pods)
-    status = {"replicas": len(pods), "readyReplicas": ready, "availableReplicas": ready}
-    return {"status": status, "plexus": {"ready": f"{ready}/{deployment.replicas}", "pods": [pod.name for pod in pods]}}
+    wanted = len(workloads.pod_names(workload, known.seen.of(NODE).values()))
+    counts = ("replicas", "readyReplicas", "availableReplicas")
+    if isinstance(workload, DaemonSet):
+        counts = ("currentNumberScheduled", "numberReady", "numberAvailable")
+    status = dict(zip(counts, (len(pods), ready, ready), strict=True))
+    return {"status": status, "plexus": {"ready": f"{ready}/{wanted}", "pods": [pod.name for pod in pods]}}
 
 
 def of_policy(policy: Policy, known: Known) -> dict[str, Any]:
@@ -281,6 +297,7 @@ def backends_of(row: Row) -> list[str]:
 
 
 NAME = Column("NAME", at("metadata.name"))
+_WORKLOAD_COLUMNS = (NAME, Column("READY", at("plexus.ready")), Column("PODS", at("plexus.pods")))
 _POLICY_COLUMNS = (
     NAME,
     Column("RULES", at("plexus.rules")),
@@ -317,7 +334,7 @@ KINDS = (
         (
             NAME,
             Column("TYPE", at("spec.type")),
-            Column("ADDRESS", at("spec.clusterIPs")),
+            Column("ADDRESS", lambda row: at("spec.clusterIPs")(row) or at("spec.externalName")(row)),
             Column("PORTS", ports_of),
             Column("BACKENDS", backends_of),
         ),
@@ -355,9 +372,27 @@ KINDS = (
         ("deployments", "deploy", "deployment"),
         "apps/v1",
         DEPLOYMENT,
-        (NAME, Column("READY", at("plexus.ready")), Column("PODS", at("plexus.pods"))),
-        of_deployment,
-        (POD,),
+        _WORKLOAD_COLUMNS,
+        of_workload,
+        (POD, NODE),
+    ),
+    Kind(
+        "StatefulSet",
+        ("statefulsets", "sts", "statefulset"),
+        "apps/v1",
+        STATEFUL_SET,
+        _WORKLOAD_COLUMNS,
+        of_workload,
+        (POD, NODE),
+    ),
+    Kind(
+        "DaemonSet",
+        ("daemonsets", "ds", "daemonset"),
+        "apps/v1",
+        DAEMON_SET,
+        _WORKLOAD_COLUMNS,
+        of_workload,
+        (POD, NODE),
     ),
     Kind(
         "NetworkPolicy",

@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 
 from bus.messages.resources import Document
+from bus.texts import shortened
 from cli.errors import Failed
 
+KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml")
 SUFFIXES = (".yaml", ".yml", ".json")
 FILE_BYTES = 10_000_000  # a larger file is not a manifest
 UNFOLDED_VALUES = 200_000  # in one document once every alias is written out
@@ -143,8 +145,15 @@ def parse(text: str, name: str) -> list[Document]:
                     raise Malformed(f"item {position} of the List is not a mapping", line)
                 documents.append(Document(source=f"{source}, item {position}", manifest=item))
         else:
-            documents.append(Document(source=source, manifest=value))
+            documents.append(Document(source=source, manifest=as_kustomize_reads(value, name)))
     return documents
+
+
+def as_kustomize_reads(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """A kustomization.yaml may leave out what kind it is."""
+    if Path(name).name in KUSTOMIZATIONS and "kind" not in value:
+        return {"apiVersion": "kustomize.config.k8s.io/v1beta1", **value, "kind": "Kustomization"}
+    return value
 
 
 def json_value(text: str) -> Any:
@@ -161,8 +170,18 @@ def json_value(text: str) -> Any:
     def refuse(word: str) -> Any:
         raise Malformed(f"{word} is not a value")
 
+    def whole(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+            raise Malformed(f"{shortened(digits, 60)} needs more than 64 bits; quote it if it is text")
+        return int(digits)
+
+    def number(digits: str) -> float:
+        if not math.isfinite(float(digits)):
+            raise Malformed(f"{shortened(digits, 60)} is not a number that a manifest can hold")
+        return float(digits)
+
     try:
-        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_int=whole, parse_float=number)
     except json.JSONDecodeError as error:
         raise Malformed(error.msg, error.lineno) from error
     except RecursionError as error:
@@ -173,6 +192,11 @@ def json_value(text: str) -> Any:
         layer = [item for item in items if isinstance(item, (dict, list))]
     if layer:
         raise Malformed(TOO_DEEP)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise Malformed("a text has half of a pair of \\u escapes, which is no character") from None
     return value
 
 

@@ -8,20 +8,22 @@ only for what an event might have missed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bus.messages.dataplane import CONTAINERS, AppliedRevision, Endpoint, Health, HealthQuestion
-from bus.messages.resources import Deployment, Pod
+from bus.messages.resources import Node, Pod
 from bus.revision import ROOTS, Revision, includes
-from bus.subjects import APPLIED, DEPLOYMENT, ENDPOINT, HEALTH, NODE, POD, STATES
+from bus.subjects import APPLIED, DAEMON_SET, DEPLOYMENT, ENDPOINT, HEALTH, NODE, POD, STATEFUL_SET, STATES
 from cli.errors import Failed
 from cli.output import Format, Output, duration, parse_duration, show_value
 from cli.session import Name, Session, run
 from cli.state import CONTROL, Picture, healths
+from lab import workloads
+from lab.workloads import Workload
 
 if TYPE_CHECKING:
     from bus.interface import Bus
@@ -125,22 +127,25 @@ def lag(have: Revision, wanted: Revision) -> str:
 def unready(
     pods: Mapping[tuple[str, ...], Pod],
     endpoints: Mapping[tuple[str, ...], Endpoint],
-    deployments: Mapping[tuple[str, ...], Deployment],
-    nodes: Collection[str],
+    makers: Iterable[Workload],
+    nodes: Mapping[str, Node],
 ) -> list[str]:
-    """What is missing until every pod is ready and has its place in the network, a line for each pod or Deployment.
+    """What is missing until every pod is ready and has its place in the network, a line for each pod or maker of pods.
 
     So is what is there too much: an endpoint whose pod is gone. A node that is gone took its endpoints with it.
 
     Args:
-        pods, deployments: by (namespace, name).  endpoints: by (node, namespace, pod).  nodes: by name.
+        pods: by (namespace, name).  endpoints: by (node, namespace, pod).  nodes: by name.
     """
     missing: list[str] = []
-    for (namespace, name), deployment in deployments.items():
-        owner = f"deployment/{namespace}/{name}"
-        have = sum(pod.owner == owner for pod in pods.values())
-        if have != deployment.replicas:
-            missing.append(f"deployment {namespace}/{name}: {have} of {deployment.replicas} pods exist")
+    for maker in makers:
+        owner = workloads.owner(maker)
+        have = {pod.name: pod for pod in pods.values() if pod.owner == owner}
+        wanted = len(workloads.pod_names(maker, nodes.values()))
+        if len(have) != wanted:
+            missing.append(f"{owner.replace('/', ' ', 1)}: {len(have)} of {wanted} pods exist")
+        elif any(workloads.one(maker, have, nodes.values())):
+            missing.append(f"{owner.replace('/', ' ', 1)}: pods of an older template are still to be replaced")
     for (namespace, name), pod in pods.items():
         if pod.phase == "Succeeded":
             continue
@@ -226,8 +231,13 @@ async def pods_ready(bus: Bus, progress: Progress) -> Picture:
         seen.take(batch)
         if not batch.synced:
             continue
-        nodes = {name for (name,) in seen.of(NODE)}
-        progress.pods = unready(seen.of(POD), seen.of(ENDPOINT), seen.of(DEPLOYMENT), nodes)
+        nodes = {name: node for (name,), node in seen.of(NODE).items()}
+        makers: list[Workload] = [
+            *seen.of(DEPLOYMENT).values(),
+            *seen.of(STATEFUL_SET).values(),
+            *seen.of(DAEMON_SET).values(),
+        ]
+        progress.pods = unready(seen.of(POD), seen.of(ENDPOINT), makers, nodes)
         if not progress.pods:
             return seen
     raise Failed("the bus ended while waiting; look at plexus status")

@@ -2,8 +2,9 @@
 
 Demo, tests and benches stand on it.
 
-The lab plays the machine room (links, a router, an outside host), the kubelet, the scheduler and the Deployment
-controller. Everything else that runs in it is the product, with the same code as on a real node.
+The lab plays the machine room (links, a router, an outside host), the kubelet, the scheduler and the controllers of
+Deployments, StatefulSets and DaemonSets. Everything else that runs in it is the product, with the same code as on a
+real node.
 
 Read it in this order:
     names.py, plan.py, settings.py   pure: what things are called, their addresses, Helm values -> environments
@@ -11,7 +12,7 @@ Read it in this order:
     host.py, namespaces.py, topology.py, processes.py    effects: the only code here that touches the kernel
     state.py                         what is written down about a lab, under /run/plexus/lab/<name>
     supervisor.py                    the one process that keeps the others alive; packets do not need it
-    cluster.py, scheduler.py, deployments.py             what Kubernetes' controllers would do
+    cluster.py, scheduler.py, workloads.py               what Kubernetes' controllers would do
     fabric.py                        what a cloud's network would do, when asked: the router knows where pods are
     kubelet.py, runtime.py, images.py, pod_server.py     what a node's kubelet and container runtime would do
     up.py, cleanup.py, execute.py    `plexus lab up`, `down`, `exec`

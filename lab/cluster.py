@@ -1,4 +1,4 @@
-"""The part of Kubernetes that a lab needs: hears pods, nodes and Deployments; schedules, replicates, runs.
+"""The part of Kubernetes that a lab needs: hears pods, nodes and what makes pods; schedules, replicates, runs.
 
 Everything goes over the bus, as it would from a real cluster's controllers. While the bus is away nothing happens here,
 and pods go on.
@@ -11,16 +11,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bus.interface import Batch, Bus, BusError, Change
-from bus.messages.resources import Applied, Apply, Bind, Deployment, Document, Node, Pod, PodStatus
-from bus.subjects import APPLY, BIND, DEPLOYMENT, NODE, POD, POD_STATUS, State
+from bus.messages.resources import Applied, Apply, Bind, Document, Node, Pod, PodStatus
+from bus.subjects import APPLY, BIND, DAEMON_SET, DEPLOYMENT, NODE, POD, POD_STATUS, STATEFUL_SET, State
 from bus.telemetry import logger
-from lab import deployments, fabric, scheduler
+from lab import fabric, scheduler, workloads
 from lab.kubelet import Kubelet
 from lab.state import Record
 
 log = logger("lab.cluster")
 
 RETRY_SECONDS = 0.1
+AT_ONCE = 100  # pods to make or remove in one call
+WORKLOADS: tuple[State[Any], ...] = (DEPLOYMENT, STATEFUL_SET, DAEMON_SET)
 
 
 class Cluster:
@@ -29,7 +31,7 @@ class Cluster:
     def __init__(self) -> None:
         self.pods: dict[tuple[str, ...], Pod] = {}
         self.nodes: dict[tuple[str, ...], Node] = {}
-        self.deployments: dict[tuple[str, ...], Deployment] = {}
+        self.workloads: dict[tuple[str, ...], workloads.Workload] = {}  # by noun, namespace and name
         self.assumed: dict[str, str] = {}  # uid -> node of pods whose binding was asked for and not heard of yet
 
     def take(self, batch: Batch) -> None:
@@ -39,18 +41,19 @@ class Cluster:
         self.assumed = {uid: node for uid, node in self.assumed.items() if uid in known and not known[uid].node}
 
     def _take(self, change: Change) -> None:
-        families: tuple[tuple[State[Any], dict[tuple[str, ...], Any]], ...] = (
-            (POD, self.pods),
-            (NODE, self.nodes),
-            (DEPLOYMENT, self.deployments),
+        families: tuple[tuple[State[Any], dict[tuple[str, ...], Any], tuple[str, ...]], ...] = (
+            (POD, self.pods, ()),
+            (NODE, self.nodes, ()),
+            *((family, self.workloads, (family.noun,)) for family in WORKLOADS),
         )
-        for family, known in families:
+        for family, known, head in families:
             if not family.has(change.subject):
                 continue
+            key = head + family.parse(change.subject)
             if change.message is None:
-                known.pop(family.parse(change.subject), None)
+                known.pop(key, None)
             else:
-                known[family.parse(change.subject)] = change.message
+                known[key] = change.message
 
 
 async def run(lab: Record, bus: Bus) -> None:
@@ -63,8 +66,8 @@ async def run(lab: Record, bus: Bus) -> None:
         if lab.fabric_routes:
             tasks.create_task(fabric.run(lab, bus), name="fabric")
         tasks.create_task(loop("scheduler", schedule, lambda: bind_pods(cluster, bus)), name="scheduler")
-        tasks.create_task(loop("deployments", replicate, lambda: keep_replicas(cluster, bus)), name="deployments")
-        async for batch in bus.watch_state(POD, NODE, DEPLOYMENT):
+        tasks.create_task(loop("workloads", replicate, lambda: keep_replicas(cluster, bus)), name="workloads")
+        async for batch in bus.watch_state(POD, NODE, *WORKLOADS):
             cluster.take(batch)
             if batch.synced:
                 kubelet.hear(cluster.pods.values())
@@ -152,12 +155,19 @@ async def bind(cluster: Cluster, bus: Bus, pod: Pod, node: str) -> None:
 
 
 async def keep_replicas(cluster: Cluster, bus: Bus) -> None:
-    """Make and remove pods of Deployments."""
-    apply, delete = deployments.reconcile(cluster.deployments.values(), cluster.pods.values())
+    """Make and remove pods of Deployments, StatefulSets and DaemonSets."""
+    found = cluster.workloads.values(), cluster.pods.values(), cluster.nodes.values()
+    apply, delete = workloads.reconcile(*found)
     for manifests, is_delete in ((apply, False), (delete, True)):
-        if manifests:
-            documents = [Document(source="the lab's Deployment controller", manifest=each) for each in manifests]
-            report(await bus.ask(APPLY, message=Apply(documents=documents, delete=is_delete)))
+        for first in range(0, len(manifests), AT_ONCE):
+            some = manifests[first : first + AT_ONCE]
+            documents = [Document(source="the lab's controllers", manifest=each) for each in some]
+            answer = await bus.ask(APPLY, message=Apply(documents=documents, delete=is_delete))
+            if answer.refusals and len(documents) > 1:  # one that is refused must not hold up the others
+                for document in documents:
+                    report(await bus.ask(APPLY, message=Apply(documents=[document], delete=is_delete)))
+            else:
+                report(answer)
 
 
 def report(answer: Applied) -> bool:

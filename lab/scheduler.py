@@ -26,8 +26,13 @@ def choose(pod: Pod, nodes: Iterable[Node], load: Mapping[str, int]) -> str | No
 
 
 def fits(pod: Pod, node: Node) -> bool:
-    """The node has every label that the pod's nodeSelector asks for; its name counts as kubernetes.io/hostname."""
-    wanted: Mapping[str, Any] = pod.manifest.get("spec", {}).get("nodeSelector") or {}
+    """The pod's nodeSelector selects the node."""
+    return selects(pod.manifest.get("spec", {}), node)
+
+
+def selects(spec: Mapping[str, Any], node: Node) -> bool:
+    """The node has every label that a nodeSelector asks for; its name counts as kubernetes.io/hostname."""
+    wanted: Mapping[str, Any] = spec.get("nodeSelector") or {}
     labels = {"kubernetes.io/hostname": node.name} | node.labels
     return all(labels.get(key) == value for key, value in wanted.items())
 

@@ -16,6 +16,7 @@ class Namespace(Message, frozen=True, kw_only=True):
     name: str
     labels: dict[str, str] = {}
     manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class Node(Message, frozen=True, kw_only=True):
@@ -26,6 +27,7 @@ class Node(Message, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     pod_cidrs: list[str] = []  # spec.podCIDRs, one of each family, for ipam.mode=kubernetes
     manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class ContainerPort(Part, frozen=True, kw_only=True):
@@ -50,9 +52,10 @@ class Pod(Message, frozen=True, kw_only=True):
     ready: bool = False
     address: str = ""  # "10.0.1.2" or "fd00::2", as whoever runs the pod reported it: the first of `addresses`
     reason: str = ""  # why it is not ready, for people
-    owner: str = ""  # "deployment/default/web", "" when applied by itself
+    owner: str = ""  # "deployment/default/web", "statefulset/...", "daemonset/..."; "" when applied by itself
     manifest: dict[str, Any] = {}
     addresses: list[str] = []  # one of each family at most; empty: `address` is all
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class Deployment(Message, frozen=True, kw_only=True):
@@ -64,6 +67,34 @@ class Deployment(Message, frozen=True, kw_only=True):
     selector: LabelSelector
     template: dict[str, Any]  # a Pod's metadata and spec, checked
     manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
+
+
+class StatefulSet(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.statefulset.<namespace>.<name>. Its pods are called web-0, web-1 and so on."""
+
+    namespace: str
+    name: str
+    replicas: int = 1
+    first: int = 0  # the number of its first pod
+    selector: LabelSelector
+    template: dict[str, Any]  # a Pod's metadata and spec, checked
+    is_ordered: bool = True  # a pod is made when those before it are ready; else all at once
+    renews: bool = True  # pods of an older template are replaced; else they stay until somebody deletes them
+    renewed_from: int = 0  # only pods of this number and above are replaced
+    manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
+
+
+class DaemonSet(Message, frozen=True, kw_only=True):
+    """Subject: state.resources.daemonset.<namespace>.<name>. One pod on every node that its template fits."""
+
+    namespace: str
+    name: str
+    selector: LabelSelector
+    template: dict[str, Any]  # a Pod's metadata and spec, checked
+    manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class Requirement(Part, frozen=True, kw_only=True):
@@ -93,8 +124,8 @@ class Service(Message, frozen=True, kw_only=True):
 
     namespace: str
     name: str
-    type: Literal["ClusterIP"] = "ClusterIP"
-    cluster_addresses: list[str] = []  # one of each of `ip_families`, in their order; empty: headless
+    type: Literal["ClusterIP", "ExternalName"] = "ClusterIP"
+    cluster_addresses: list[str] = []  # one of each of `ip_families`, in their order; empty: headless, or a name only
     selector: dict[str, str] = {}  # empty: backends come from EndpointSlices
     ports: list[ServicePort]
     labels: dict[str, str] = {}
@@ -102,6 +133,8 @@ class Service(Message, frozen=True, kw_only=True):
     manifest: dict[str, Any] = {}
     ip_families: list[Family] = []  # the families that it has
     ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] = "SingleStack"
+    external_name: str = ""  # of an ExternalName: what DNS answers with
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class ClusterAddress(Message, frozen=True, kw_only=True):
@@ -134,6 +167,7 @@ class EndpointSlice(Message, frozen=True, kw_only=True):
     endpoints: list[SliceEndpoint] = []
     manifest: dict[str, Any] = {}
     address_type: Family = "IPv4"  # of all its endpoints'
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class Peer(Part, frozen=True, kw_only=True):
@@ -172,6 +206,7 @@ class Policy(Message, frozen=True, kw_only=True):
     deny_ingress_by_default: bool = False
     deny_egress_by_default: bool = False
     manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class Document(Part, frozen=True, kw_only=True):
@@ -186,6 +221,7 @@ class Apply(Message, frozen=True, kw_only=True):
 
     documents: list[Document]
     delete: bool = False
+    skip_unsupported: bool = False  # pass over what is no concern of a network, and say so
 
 
 class Outcome(Part, frozen=True, kw_only=True):
@@ -207,12 +243,24 @@ class Refusal(Part, frozen=True, kw_only=True):
     problem: str  # says what is wrong and what would be right
 
 
+class Notice(Part, frozen=True, kw_only=True):
+    """Of a document that was taken: what its author may believe in, and is not so."""
+
+    source: str  # "star-wars.yaml, document 2"
+    kind: str = ""
+    name: str = ""
+    path: str = ""  # "metadata.annotations[cni.cilium.io/mac-address]"
+    text: str
+
+
 class Applied(Message, frozen=True, kw_only=True):
     """The answer to apply, bind and podstatus. With refusals nothing was changed."""
 
     outcomes: list[Outcome] = []
     refusals: list[Refusal] = []
     revision: int = 0  # sequence of the resources log that holds all of it
+    warnings: list[Notice] = []
+    skipped: dict[str, int] = {}  # kind -> how many documents were passed over, as was asked for
 
 
 class Bind(Message, frozen=True, kw_only=True):

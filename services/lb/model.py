@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from bus.addresses import family, of_family, order, parse, plain, with_port
 from bus.control import Action, Say, Unsay
+from bus.labels import SERVED_BY_OTHERS
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.ipam import Block
@@ -161,8 +162,10 @@ class LoadBalancing:
     # -- what follows from it
 
     def _balanced(self, service: Service, left_out: dict[str, str]) -> LoadBalancedService | None:
-        """None for a headless Service. Adds to `left_out` what it goes without."""
+        """None for a headless Service and one that is another proxy's. Adds to `left_out` what it goes without."""
         frontends: list[Frontend] = []
+        if any(label in service.labels for label in SERVED_BY_OTHERS):
+            return None
         for address in map(plain, service.cluster_addresses):
             place = parse(address)
             for port in service.ports:

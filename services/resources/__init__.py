@@ -1,6 +1,7 @@
 """resources: what the user wants, checked, numbered and kept. The root of everything else on the bus.
 
-Owns    state.resources.*: Namespace, Node, Pod, Service, EndpointSlice, Deployment, Policy, ClusterAddress.
+Owns    state.resources.*: Namespace, Node, Pod, Service, EndpointSlice, Deployment, StatefulSet, DaemonSet, Policy,
+        ClusterAddress.
 Hears   nothing: people and controllers ask it. `req.resources.apply` brings manifests, `req.resources.bind` a
         scheduler's choice, `req.resources.podstatus` what a kubelet sees.
 Says    each resource as a message that needs no further checking, with the manifest as it was written.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from bus.control import Action, Claim, Report, Say, Unsay
 from bus.interface import Bus, Conflict, Lease, Outbox, Unreadable
-from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Document, PodStatus, Refusal
+from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Notice, PodStatus, Refusal
 from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, POD_STATUS
 from bus.telemetry import logger
-from services.resources.manifests import Resource, read_document
+from services.resources.manifests import Resource, read_document, skipped
 from services.resources.model import (
     Plan,
     plan_apply,
@@ -30,6 +34,7 @@ log = logger(__name__)
 
 LEASE = "resources"
 ATTEMPTS = 8  # plans for one request; a second writer exists only for a moment, at a takeover
+MOST_TOLD = 200  # refusals, and warnings, in one answer
 AT_ONCE = 64  # steps of one stage being written at the same time; a write takes about 2 ms
 
 
@@ -102,14 +107,17 @@ class Handlers:
 
     async def apply(self, apply: Apply) -> Applied:
         """All documents, or none. Repeating it, also after a death half-way, ends in the same state."""
-        resources, refusals = await _read(apply.documents, apply.delete)
-        if refusals:
-            return Applied(refusals=refusals, revision=self.revision)
+        call = await _read(apply)
+        if call.refusals:
+            return Applied(refusals=few_refusals(call.refusals), revision=self.revision)
         async with self._turn():
             if apply.delete:
-                return await self._do(lambda: plan_delete(self._store, resources))
-            networks = self._settings.service_networks
-            return await self._do(lambda: plan_apply(self._store, resources, networks, self._new_uid))
+                answer = await self._do(lambda: plan_delete(self._store, call.resources))
+            else:
+                networks = self._settings.service_networks
+                answer = await self._do(lambda: plan_apply(self._store, call.resources, networks, self._new_uid))
+        warnings = few_warnings([*call.warnings, *answer.warnings])
+        return replace(answer, warnings=warnings, skipped=call.skipped, refusals=few_refusals(answer.refusals))
 
     async def bind(self, bind: Bind) -> Applied:
         async with self._turn():
@@ -146,7 +154,7 @@ class Handlers:
                 await self._carry_out(plan_release(self._store, claimed).steps, set())
                 return Applied(refusals=list(plan.refusals), revision=self.revision)
             if await self._carry_out(plan.steps, claimed):
-                return Applied(outcomes=list(first.outcomes), revision=self.revision)
+                return Applied(outcomes=list(first.outcomes), revision=self.revision, warnings=list(first.warnings))
         raise Overtaken(f"planned {ATTEMPTS} times, and each time another replica had written first")
 
     async def _carry_out(self, steps: Sequence[Action], claimed: set[str]) -> bool:
@@ -248,15 +256,44 @@ async def run(bus: Bus, settings: Settings, report: Report) -> None:
             await serve(bus, lease, settings, report)
 
 
-async def _read(documents: Sequence[Document], to_delete: bool) -> tuple[list[Resource], list[Refusal]]:
+@dataclass
+class _Call:
+    """What the documents of one request are."""
+
+    resources: list[Resource] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+async def _read(apply: Apply) -> _Call:
     """Lets others run between documents: a call may bring thousands, and the lease must be renewed meanwhile."""
-    resources: list[Resource] = []
-    refusals: list[Refusal] = []
-    for document in documents:
+    call = _Call()
+    for document in apply.documents:
         await asyncio.sleep(0)
-        found = read_document(document, to_delete)
+        passed_over = skipped(document) if apply.skip_unsupported else None
+        if passed_over is not None:
+            call.skipped[passed_over[0]] += 1
+            call.warnings += passed_over[1]
+            continue
+        found = read_document(document, apply.delete)
         if isinstance(found, Resource):
-            resources.append(found)
+            call.resources.append(found)
         else:
-            refusals += found
-    return resources, refusals
+            call.refusals += found
+    return call
+
+
+def few_refusals(told: Sequence[Refusal]) -> list[Refusal]:
+    """As many as an answer holds and a person reads; the last one says how many there are besides."""
+    kept = list(told[:MOST_TOLD])
+    if len(told) > MOST_TOLD:
+        kept[-1] = Refusal(source="", problem=f"{len(told) - MOST_TOLD + 1} more places are refused")
+    return kept
+
+
+def few_warnings(told: Sequence[Notice]) -> list[Notice]:
+    kept = list(told[:MOST_TOLD])
+    if len(told) > MOST_TOLD:
+        kept[-1] = Notice(source="", text=f"{len(told) - MOST_TOLD + 1} more places ask for what is not done")
+    return kept

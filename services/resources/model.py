@@ -22,36 +22,54 @@ from bus.messages import Message
 from bus.messages.resources import (
     Bind,
     ClusterAddress,
+    DaemonSet,
     Deployment,
     Family,
     Namespace,
     Node,
+    Notice,
     Outcome,
     Pod,
     PodStatus,
     Refusal,
     Service,
+    StatefulSet,
 )
 from bus.subjects import (
     CLUSTER_ADDRESS,
+    DAEMON_SET,
     DEPLOYMENT,
     ENDPOINT_SLICE,
     NAMESPACE,
     NODE,
     POD,
     SERVICE,
+    STATEFUL_SET,
     State,
     state_of,
 )
 from services.resources import addresses
 from services.resources.manifests import Key, Resource, words
 from services.resources.manifests.core import HEADLESS, NAMESPACE_NAME_LABEL
-from services.resources.store import Store
+from services.resources.manifests.meta import notice, refusal
+from services.resources.manifests.pod import WORKLOADS
+from services.resources.store import Store, Workloads
 
 ALWAYS_THERE = ("default", "kube-system")
 
 # What stands on what, and is said first. Policies come before the pods that they govern.
-ORDER = ("Namespace", "Node", "NetworkPolicy", "CiliumNetworkPolicy", "Service", "EndpointSlice", "Deployment", "Pod")
+ORDER = (
+    "Namespace",
+    "Node",
+    "NetworkPolicy",
+    "CiliumNetworkPolicy",
+    "Service",
+    "EndpointSlice",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "Pod",
+)
 
 # Fields of a pod's spec that may change while it lives, beside images (Kubernetes, "Pod update and replacement").
 CHANGEABLE = frozenset(
@@ -64,6 +82,8 @@ FAMILIES: Mapping[str, State[Any]] = {
     "Service": SERVICE,
     "EndpointSlice": ENDPOINT_SLICE,
     "Deployment": DEPLOYMENT,
+    "StatefulSet": STATEFUL_SET,
+    "DaemonSet": DAEMON_SET,
     "Pod": POD,
 }  # the kinds of which one resource is one subject
 
@@ -79,6 +99,7 @@ class Plan:
     steps: tuple[Action, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    warnings: tuple[Notice, ...] = ()
 
 
 def stages(steps: Iterable[Action]) -> list[list[Action]]:
@@ -93,11 +114,12 @@ class _Draft:
     new_uid: Callable[[], str]
     namespaces: set[str]  # made by this call
     nodes: set[str]
-    deployments: set[tuple[str, str]]
+    workloads: set[str]  # as Pod.owner names them
     asked: set[str]  # addresses that Services of this call ask for by name
     claims: dict[str, ClusterAddress] = field(default_factory=dict)  # address -> its holder after this call
     released: list[str] = field(default_factory=list)  # addresses that Services give back
     refusals: list[Refusal] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
     def holder_of(self, address: str) -> ClusterAddress | None:
         return self.claims.get(address) or self.store.holder_of(address)
@@ -118,7 +140,11 @@ def plan_apply(
         new_uid,
         namespaces={each.key.name for each in resources if each.key.kind == "Namespace"},
         nodes={each.key.name for each in resources if each.key.kind == "Node"},
-        deployments={(each.key.namespace, each.key.name) for each in resources if each.key.kind == "Deployment"},
+        workloads={
+            f"{each.key.kind.lower()}/{each.key.namespace}/{each.key.name}"
+            for each in resources
+            if each.key.kind in WORKLOADS
+        },
         asked={address for each in resources for address in each.asked_addresses},
     )
     draft.refusals += _duplicates(resources)
@@ -135,7 +161,7 @@ def plan_apply(
         steps += [(ORDER.index(each.key.kind), action) for action in actions]
     steps += [(len(ORDER), Unsay(CLUSTER_ADDRESS.of(address))) for address in draft.released]
     steps.sort(key=lambda step: step[0])  # stable: within a kind as the user wrote them
-    return Plan(tuple(action for _, action in steps), tuple(outcomes))
+    return Plan(tuple(action for _, action in steps), tuple(outcomes), warnings=tuple(draft.warnings))
 
 
 def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
@@ -145,7 +171,7 @@ def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
     for key, source in {each.key: each.source for each in resources}.items():
         if key.kind == "Namespace" and key.name in ALWAYS_THERE:
             problem = "is always there; delete what is in it instead"
-            refusals.append(Refusal(source=source, kind=key.kind, name=key.name, path="metadata.name", problem=problem))
+            refusals.append(refusal(source, key.kind, key.name, "metadata.name", problem))
             continue
         subjects = _subjects(store, key)
         change: Literal["deleted", "absent"] = "deleted" if subjects else "absent"
@@ -160,9 +186,9 @@ def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
 
 def plan_bind(store: Store, bind: Bind) -> Plan:
     """The scheduler chose a node. Repeating it changes nothing; a bound pod does not move."""
-    pod, refusal = _living(store, "bind", bind.namespace, bind.name, bind.uid)
+    pod, no_such_pod = _living(store, "bind", bind.namespace, bind.name, bind.uid)
     if pod is None:
-        return refusal
+        return no_such_pod
     if not store.has_node(bind.node):
         return _refused("bind", pod, "node", _no_node(bind.node, store))
     if pod.node and pod.node != bind.node:
@@ -172,9 +198,9 @@ def plan_bind(store: Store, bind: Bind) -> Plan:
 
 def plan_status(store: Store, status: PodStatus) -> Plan:
     """The kubelet reports how the pod is."""
-    pod, refusal = _living(store, "podstatus", status.namespace, status.name, status.uid)
+    pod, no_such_pod = _living(store, "podstatus", status.namespace, status.name, status.uid)
     if pod is None:
-        return refusal
+        return no_such_pod
     reported = all_of(status)
     for at, text in enumerate(reported):
         wrong = words.address(text)
@@ -208,10 +234,8 @@ def plan_tidy(store: Store) -> Plan:
             held = isinstance(service, Service) and message.address in service.cluster_addresses
             if not held:
                 steps.append(Unsay(subject))
-        elif isinstance(message, Pod) and message.owner:
-            _, home, name = message.owner.split("/")
-            if not store.has_deployment(home, name):
-                steps.append(Unsay(subject))
+        elif isinstance(message, Pod) and message.owner and not store.has_workload(message.owner):
+            steps.append(Unsay(subject))
     return Plan(tuple(steps))
 
 
@@ -239,6 +263,10 @@ def _wanted(draft: _Draft, resource: Resource) -> list[tuple[str, Message]]:
 
     def refuse(path: str, problem: str) -> None:
         draft.refusals.append(_refusal(resource, path, problem))
+
+    draft.warnings += [
+        notice(resource.source, key.kind, key.name, problem.path, problem.text) for problem in resource.warnings
+    ]
 
     if key.namespace and key.namespace not in draft.namespaces and not draft.store.has_namespace(key.namespace):
         refuse("metadata.namespace", f'there is no namespace "{key.namespace}"; apply a Namespace of this name first')
@@ -268,8 +296,10 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
             return _pod(draft, resource, message, old if isinstance(old, Pod) else None, refuse)
         case Service():
             return _addressed(draft, resource, message, old if isinstance(old, Service) else None, refuse)
-        case Deployment() if isinstance(old, Deployment) and old.selector != message.selector:
-            refuse("spec.selector", "cannot be changed; delete the Deployment first, then apply")
+        case Deployment() | StatefulSet() | DaemonSet() if (
+            isinstance(old, Workloads) and old.selector != message.selector
+        ):
+            refuse("spec.selector", f"cannot be changed; delete the {resource.key.kind} first, then apply")
         case Node() if isinstance(old, Node) and old.pod_cidrs:
             if message.pod_cidrs and message.pod_cidrs != old.pod_cidrs:
                 refuse("spec.podCIDRs", f"cannot be changed from {', '.join(old.pod_cidrs)}; delete the Node first")
@@ -280,12 +310,14 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
 def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: Refuse) -> Pod:
     """A living pod keeps its uid, its node and what the kubelet reported; of its spec little can change."""
     if pod.owner:
-        _, namespace, name = pod.owner.split("/")
-        if (namespace, name) not in draft.deployments and not draft.store.has_deployment(namespace, name):
-            refuse("metadata.ownerReferences[0]", f'there is no Deployment "{name}" in {namespace}')
+        noun, namespace, name = pod.owner.split("/")
+        if pod.owner not in draft.workloads and not draft.store.has_workload(pod.owner):
+            kind = next(each for each in WORKLOADS if each.lower() == noun)
+            refuse("metadata.ownerReferences[0]", f'there is no {kind} "{name}" in {namespace}')
     if old is None:
         if pod.node and pod.node not in draft.nodes and not draft.store.has_node(pod.node):
-            refuse("spec.nodeName", _no_node(pod.node, draft.store))
+            text = f"{_no_node(pod.node, draft.store)}; the pod waits for it"
+            draft.warnings.append(notice(resource.source, "Pod", resource.key.name, "spec.nodeName", text))
         return replace(pod, uid=draft.new_uid())
     if resource.uid and resource.uid != old.uid:
         refuse("metadata.uid", f"the pod of this name has the uid {old.uid}; remove the field, or delete the pod first")
@@ -310,6 +342,11 @@ def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: R
 def _addressed(draft: _Draft, resource: Resource, service: Service, old: Service | None, refuse: Refuse) -> Service:
     """The Service with its families and, unless it is headless, an address of each: the one that it has, the one that
     it asks for, or the first free one by hash. Its first address never changes; a second one may come and go."""
+    if service.type == "ExternalName":
+        draft.released += draft.store.addresses_of(service.namespace, service.name)
+        return service
+    if old is not None and old.type == "ExternalName":
+        old = None  # it had no address, so it is free to choose
     asked = resource.asked_addresses
     families = _families(draft.networks, service, asked, old, refuse)
     if families is None:
@@ -432,8 +469,8 @@ def _with_owned(store: Store, subject: str) -> dict[str, int]:
         case Namespace():
             for inner in store.in_namespace(message.name):
                 places |= _with_owned(store, inner)
-        case Deployment():
-            for pod in store.pods_of(f"deployment/{message.namespace}/{message.name}"):
+        case Deployment() | StatefulSet() | DaemonSet():
+            for pod in store.pods_of(f"{type(message).__name__.lower()}/{message.namespace}/{message.name}"):
                 places[pod] = _place(pod)
         case Service():
             for address in store.addresses_of(message.namespace, message.name):
@@ -442,10 +479,11 @@ def _with_owned(store: Store, subject: str) -> dict[str, int]:
 
 
 def _place(subject: str) -> int:
-    """Deployments first, so that nothing makes their pods again; then the reverse of `ORDER`."""
+    """What makes pods first, so that nothing makes them again; then the reverse of `ORDER`."""
     family = state_of(subject)
     noun = family.noun if family is not None else ""
-    order = ("deployment", "pod", "endpointslice", "service", "clusteraddress", "policy", "node", "namespace")
+    makers = ("deployment", "statefulset", "daemonset")
+    order = (*makers, "pod", "endpointslice", "service", "clusteraddress", "policy", "node", "namespace")
     return order.index(noun)
 
 
@@ -456,7 +494,7 @@ def _living(store: Store, source: str, namespace: str, name: str, uid: str) -> t
     problem = "there is no such pod; it was deleted"
     if isinstance(pod, Pod):
         problem = f"the pod of this name has the uid {pod.uid}, not {uid}; it was deleted and made again"
-    return None, Plan(refusals=(Refusal(source=source, kind="Pod", name=f"{namespace}/{name}", problem=problem),))
+    return None, Plan(refusals=(refusal(source, "Pod", f"{namespace}/{name}", "", problem),))
 
 
 def _pod_plan(old: Pod, new: Pod) -> Plan:
@@ -467,12 +505,12 @@ def _pod_plan(old: Pod, new: Pod) -> Plan:
 
 def _refused(source: str, pod: Pod, path: str, problem: str) -> Plan:
     name = f"{pod.namespace}/{pod.name}"
-    return Plan(refusals=(Refusal(source=source, kind="Pod", name=name, path=path, problem=problem),))
+    return Plan(refusals=(refusal(source, "Pod", name, path, problem),))
 
 
 def _refusal(resource: Resource, path: str, problem: str) -> Refusal:
     key = resource.key
-    return Refusal(source=resource.source, kind=key.kind, name=key.name, path=path, problem=problem)
+    return refusal(resource.source, key.kind, key.name, path, problem)
 
 
 def _no_node(name: str, store: Store) -> str:

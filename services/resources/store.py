@@ -7,10 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bus.messages import Message
-from bus.messages.resources import ClusterAddress, Deployment, EndpointSlice, Pod, Policy, Service
-from bus.subjects import CLUSTER_ADDRESS, DEPLOYMENT, NAMESPACE, NODE
+from bus.messages.resources import (
+    ClusterAddress,
+    DaemonSet,
+    Deployment,
+    EndpointSlice,
+    Pod,
+    Policy,
+    Service,
+    StatefulSet,
+)
+from bus.subjects import CLUSTER_ADDRESS, DAEMON_SET, DEPLOYMENT, NAMESPACE, NODE, STATEFUL_SET, State
 
-Namespaced = (Deployment, Pod, EndpointSlice, Service, Policy)
+Workloads = (Deployment, StatefulSet, DaemonSet)
+"""They own pods."""
+
+Namespaced = (*Workloads, Pod, EndpointSlice, Service, Policy)
+
+_OWNERS: Mapping[str, State[Any]] = {each.noun: each for each in (DEPLOYMENT, STATEFUL_SET, DAEMON_SET)}
 
 
 class Store:
@@ -55,8 +69,10 @@ class Store:
     def node_names(self) -> list[str]:
         return sorted(NODE.parse(subject)[0] for subject in self._values if NODE.has(subject))
 
-    def has_deployment(self, namespace: str, name: str) -> bool:
-        return DEPLOYMENT.of(namespace, name) in self._values
+    def has_workload(self, owner: str) -> bool:
+        """Whether there is "deployment/default/web". Of a noun that a newer version may know we cannot say: yes."""
+        noun, namespace, name = owner.split("/")
+        return noun not in _OWNERS or _OWNERS[noun].of(namespace, name) in self._values
 
     def in_namespace(self, namespace: str) -> list[str]:
         """Subjects of all that lives there; addresses of Services not among them."""

@@ -7,11 +7,15 @@ what packets do: it is done, or refused as "not supported yet".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bus.messages.resources import Document, Refusal
-from services.resources.manifests import words
+import msgspec
+
+from bus.messages.resources import Document, Notice, Refusal
+from bus.texts import shortened
+from services.resources.manifests import kinds, words
+from services.resources.manifests.annotations import check_annotations
 from services.resources.manifests.cilium_policy import read_cilium_policy
 from services.resources.manifests.cilium_schema import CiliumNetworkPolicy
 from services.resources.manifests.core import (
@@ -24,14 +28,23 @@ from services.resources.manifests.core import (
     read_node,
     read_service,
 )
-from services.resources.manifests.meta import Key, Manifest, Resource, check_metadata
+from services.resources.manifests.meta import LONGEST_TEXT, Key, Manifest, Resource, check_metadata, notice, refusal
 from services.resources.manifests.network_policy import NetworkPolicy, read_network_policy
-from services.resources.manifests.pod import DeploymentManifest, PodManifest, read_deployment, read_pod
-from services.resources.manifests.strict import DEEPEST, Problem, Problems, depth_exceeds, names, nearest, read
+from services.resources.manifests.pod import (
+    DaemonSetManifest,
+    DeploymentManifest,
+    PodManifest,
+    StatefulSetManifest,
+    read_daemon_set,
+    read_deployment,
+    read_pod,
+    read_stateful_set,
+)
+from services.resources.manifests.strict import DEEPEST, Problem, Problems, depth_exceeds, nearest, read
 
 DEFAULT_NAMESPACE = "default"
 
-__all__ = ["DEFAULT_NAMESPACE", "KINDS", "Key", "Resource", "read_document"]
+__all__ = ["DEFAULT_NAMESPACE", "KINDS", "Key", "Resource", "read_document", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -51,17 +64,16 @@ KINDS = {
     "Pod": Kind("v1", PodManifest, read_pod, words.dns_subdomain),
     "Service": Kind("v1", ServiceManifest, read_service, words.service_name),
     "Deployment": Kind("apps/v1", DeploymentManifest, read_deployment, words.dns_subdomain),
+    "StatefulSet": Kind("apps/v1", StatefulSetManifest, read_stateful_set, words.dns_label),
+    "DaemonSet": Kind("apps/v1", DaemonSetManifest, read_daemon_set, words.dns_subdomain),
     "EndpointSlice": Kind("discovery.k8s.io/v1", SliceManifest, read_endpoint_slice, words.dns_subdomain),
     "NetworkPolicy": Kind("networking.k8s.io/v1", NetworkPolicy, read_network_policy, words.dns_subdomain),
     "CiliumNetworkPolicy": Kind("cilium.io/v2", CiliumNetworkPolicy, read_cilium_policy, words.dns_subdomain),
 }
 
-LATER_KINDS = names(
-    "CiliumBGPClusterConfig CiliumCIDRGroup CiliumClusterwideNetworkPolicy CiliumEgressGatewayPolicy CiliumEnvoyConfig"
-    " CiliumL2AnnouncementPolicy CiliumLoadBalancerIPPool CiliumLocalRedirectPolicy CiliumNodeConfig CiliumPodIPPool"
-    " ConfigMap CronJob DaemonSet Endpoints Gateway HTTPRoute HorizontalPodAutoscaler Ingress IngressClass Job"
-    " PersistentVolumeClaim ReplicaSet ReplicationController Role RoleBinding Secret ServiceAccount StatefulSet"
-)
+NOT_READ = kinds.LATER | kinds.WORKLOADS | kinds.NO_CONCERN
+
+MOST_WARNINGS = 20  # of one document; as many are kept with the resource
 
 
 def read_document(document: Document, to_delete: bool = False) -> Resource | list[Refusal]:
@@ -71,15 +83,43 @@ def read_document(document: Document, to_delete: bool = False) -> Resource | lis
         to_delete: only what names the resource is read; a manifest that is refused today can be deleted.
     Returns: the resource, or every reason why not, at least one.
     """
-    raw = document.manifest
-    kind_name, meta = raw.get("kind"), raw.get("metadata")
-    name = meta.get("name") if isinstance(meta, dict) else None
     problems = Problems()
     resource = _read(document, problems, to_delete)
     if resource is not None and not problems:
-        return resource
-    shown_kind, shown_name = (value if isinstance(value, str) else "" for value in (kind_name, name))
-    return [_refusal(document.source, shown_kind, shown_name, problem) for problem in problems]
+        return _warned(resource, problems.warnings) if problems.warnings else resource
+    kind, name = _names(document)
+    return [refusal(document.source, kind, name, problem.path, problem.text) for problem in problems]
+
+
+def skipped(document: Document) -> tuple[str, list[Notice]] | None:
+    """The kind of a document that may be passed over, and what is to be said of that; None: it is to be read."""
+    kind, name = _names(document)
+    api_version = document.manifest.get("apiVersion")
+    if not kind or not isinstance(api_version, str) or not kinds.may_be_skipped(kind, api_version):
+        return None
+    if kind in KINDS and KINDS[kind].api_version == api_version:
+        return None
+    missing = kinds.what_is_missing(kind)
+    return kind, [] if missing is None else [notice(document.source, kind, name, "", missing)]
+
+
+def _names(document: Document) -> tuple[str, str]:
+    """Kind and name as far as they are text."""
+    meta = document.manifest.get("metadata")
+    found = document.manifest.get("kind"), meta.get("name") if isinstance(meta, dict) else None
+    kind, name = (value if isinstance(value, str) else "" for value in found)
+    return kind, name
+
+
+def _warned(resource: Resource, warnings: list[Problem]) -> Resource:
+    """With what was taken and is not done, kept in the first of its messages too."""
+    kept = warnings[:MOST_WARNINGS]
+    if len(warnings) > MOST_WARNINGS:
+        kept[-1] = Problem("", f"{len(warnings) - MOST_WARNINGS + 1} more places ask for what is not done")
+    (subject, first), *others = resource.messages
+    told = [shortened(f"{path}: {text}" if path else text, LONGEST_TEXT) for path, text in kept]
+    first = msgspec.structs.replace(first, warnings=told)  # each kind of message has the field
+    return replace(resource, messages=((subject, first), *others), warnings=tuple(kept))
 
 
 def _read(document: Document, problems: Problems, to_delete: bool) -> Resource | None:
@@ -97,6 +137,7 @@ def _read(document: Document, problems: Problems, to_delete: bool) -> Resource |
     if manifest is None:
         return None
     check_metadata(manifest.metadata, problems)
+    check_annotations(manifest.kind, manifest.metadata, "metadata", problems)
     key = _key(manifest.kind, kind, manifest.metadata.name, manifest.metadata.namespace, problems)
     return kind.read(manifest, raw, key, document.source, problems)
 
@@ -109,10 +150,13 @@ def _kind(raw: dict[str, Any], problems: Problems) -> Kind | None:
     if not isinstance(name, str) or not isinstance(api_version, str) or problems:
         return None
     kind = KINDS.get(name)
-    if kind is None and name in LATER_KINDS:
-        problems.add("kind", f"{name} is not supported yet; supported are {', '.join(sorted(KINDS))}")
+    supported = ", ".join(sorted(KINDS))
+    if kind is None and name in NOT_READ:
+        problems.add("kind", kinds.why_refused(name, supported))
     elif kind is None:
-        hint = nearest(name, KINDS.keys() | LATER_KINDS) or f"; supported are {', '.join(sorted(KINDS))}"
+        hint = nearest(name, KINDS.keys() | NOT_READ) or f"; supported are {supported}"
+        if kinds.may_be_skipped(name, api_version):
+            hint = f" of this version; leave it out, or let --skip-unsupported pass over it{nearest(name, KINDS)}"
         problems.add("kind", f'"{name}" is not a known kind{hint}')
     elif kind.api_version != api_version:
         problems.add("apiVersion", f"{name} is of {kind.api_version}, not {api_version}")
@@ -146,7 +190,3 @@ def _key_to_delete(raw: dict[str, Any], kind: Kind, problems: Problems) -> Key |
     if problems:
         return None
     return _key(raw["kind"], kind, words_["name"], words_["namespace"], problems)
-
-
-def _refusal(source: str, kind: str, name: str, problem: Problem) -> Refusal:
-    return Refusal(source=source, kind=kind, name=name, path=problem.path, problem=problem.text)

@@ -5,6 +5,7 @@ policy") and the behaviour of its rule checks (pkg/policy/api, pkg/k8s/apis/cili
 - `endpointSelector` is within the policy's namespace; `{}` selects every pod there.
 - A direction is denied by default for the selected pods when its list has an entry: `ingress: []` changes nothing,
   `ingress: [{}]` denies all, for an entry without peers and ports allows nothing. `enableDefaultDeny` overrides.
+  A rule that neither denies by default nor allows anything is refused: its author believes in one of both.
 - An entry allows its peers on its ports. No peers named: everyone, on the ports. No ports: every port, for the peers.
 - A list of peers that is there but empty (`fromEndpoints: []`) selects nobody: the entry allows nothing.
 - A selector in from/toEndpoints means the policy's namespace, unless it names one (k8s:io.kubernetes.pod.namespace) or
@@ -14,6 +15,10 @@ policy") and the behaviour of its rule checks (pkg/policy/api, pkg/k8s/apis/cili
 
 Stricter than Cilium, which corrects in silence or takes without effect: an endpointSelector that names another
 namespace, an entry of toPorts without ports, and one of icmps without fields are refused.
+
+What is not supported yet is refused with words that lead nobody to allow more than he meant: a peer, a deny rule or a
+condition that is only removed leaves an entry that is open to more; and the last entry, removed, takes the default deny
+of its direction with it. `{}` in its place allows nothing and keeps that.
 """
 
 from __future__ import annotations
@@ -65,6 +70,7 @@ ENTITIES = (
 LATER_ENTITIES = ("cluster-mesh", "ingress", "none")
 PROTOCOLS = ("TCP", "UDP", "SCTP", "ANY")
 LATER_PROTOCOLS = ("IGMP", "VRRP")
+INSTEAD = "write {} in place of the whole entry: that allows nothing, and an entry without this field allows more"
 MOST_PORTS = 40  # in one entry of toPorts or icmps
 
 ICMP_TYPES = {
@@ -125,24 +131,26 @@ def read_cilium_policy(
     manifest: CiliumNetworkPolicy, raw: dict[str, Any], key: Key, source: str, problems: Problems
 ) -> Resource:
     """The first rule is said under the policy's name and carries the manifest, the others under "name/specs[1]"."""
-    rules = [("spec", manifest.spec)] if manifest.spec is not None else []
-    rules += [(f"specs[{index}]", each) for index, each in enumerate(manifest.specs)]
+    rules = [("spec", manifest.spec, raw["spec"])] if manifest.spec is not None else []
+    rules += [(f"specs[{at}]", each, raw["specs"][at]) for at, each in enumerate(manifest.specs)]
     if not rules:
-        problems.add("spec", "is required, and missing; give spec or specs")
+        problems.add("spec", "is required, and missing; give spec or specs, for without a rule nothing is denied")
     messages: list[tuple[str, Message]] = []
-    for path, spec in rules:
+    for path, spec, raw_spec in rules:
         name = f"{key.name}/{path}" if messages else key.name
-        policy = _policy(spec, path, replace(key, name=name), {} if messages else raw, problems)
+        policy = _policy(spec, path, replace(key, name=name), {} if messages else raw, raw_spec, problems)
         messages.append((POLICY.of(key.kind, key.namespace, name), policy))
     return Resource(key, source, tuple(messages))
 
 
-def _policy(spec: RuleSpec, path: str, key: Key, raw: dict[str, Any], problems: Problems) -> Policy:
+def _policy(
+    spec: RuleSpec, path: str, key: Key, raw: dict[str, Any], raw_spec: dict[str, Any], problems: Problems
+) -> Policy:
     _refuse_unsupported(spec, path, problems)
     deny = spec.enable_default_deny
     rules = [_ingress(each, key.namespace, f"{path}.ingress[{at}]", problems) for at, each in enumerate(spec.ingress)]
     rules += [_egress(each, key.namespace, f"{path}.egress[{at}]", problems) for at, each in enumerate(spec.egress)]
-    return Policy(
+    policy = Policy(
         kind="CiliumNetworkPolicy",
         namespace=key.namespace,
         name=key.name,
@@ -152,6 +160,25 @@ def _policy(spec: RuleSpec, path: str, key: Key, raw: dict[str, Any], problems: 
         deny_egress_by_default=bool(spec.egress) if deny.egress is None else deny.egress,
         manifest=raw,
     )
+    _check_effect(policy, raw_spec, path, problems)
+    return policy
+
+
+def _check_effect(policy: Policy, raw_spec: Mapping[str, Any], path: str, problems: Problems) -> None:
+    """An empty list reads like "nothing is allowed" and means "nothing is changed"."""
+    denies = {"ingress": policy.deny_ingress_by_default, "egress": policy.deny_egress_by_default}
+    empty = [each for each in denies if each in raw_spec and not raw_spec[each] and not denies[each]]
+    if any(denies.values()) or policy.rules:
+        for direction in empty:
+            text = f"is empty and changes nothing, {direction} stays as it is; [{{}}] denies all {direction}"
+            problems.warn(joined(path, direction), text)
+    elif not any(raw_spec.get(section) for section in ("ingressDeny", "egressDeny")):  # those are refused by name
+        where = joined(path, empty[0]) if len(empty) == 1 else path
+        problems.add(
+            where,
+            "does nothing: it denies no direction by default and allows nothing; "
+            "ingress: [{}] denies all ingress, egress: [{}] all egress",
+        )
 
 
 def _subject(spec: RuleSpec, path: str, namespace: str, problems: Problems) -> list[Requirement]:
@@ -171,12 +198,14 @@ def _subject(spec: RuleSpec, path: str, namespace: str, problems: Problems) -> l
 
 def _refuse_unsupported(spec: RuleSpec, path: str, problems: Problems) -> None:
     if spec.node_selector is not None:
-        problems.add(f"{path}.nodeSelector", "policies on nodes are not supported yet; use endpointSelector")
+        problems.add(f"{path}.nodeSelector", "policies on nodes are not supported yet, no rule protects a node")
         read_cilium_selector(spec.node_selector, f"{path}.nodeSelector", problems)
     for field, section in (("ingressDeny", spec.ingress_deny), ("egressDeny", spec.egress_deny)):
         if section:
             problems.add(
-                f"{path}.{field}", "deny rules are not supported yet; what is not allowed is denied by default"
+                f"{path}.{field}",
+                "deny rules are not supported yet; without them all that other rules allow stays open: "
+                "leave the policy out, or narrow those rules instead",
             )
     if spec.log is not None:
         problems.add(f"{path}.log", "a log value on policies is not supported yet; remove the field")
@@ -253,7 +282,7 @@ def _rule(
     if section.to_ports and section.icmps:
         problems.add(f"{path}.icmps", "stands beside toPorts; make it an entry of its own")
     if section.authentication is not None:
-        problems.add(f"{path}.authentication", "authentication is not supported yet; remove the field")
+        problems.add(f"{path}.authentication", f"authentication is not supported yet; {INSTEAD}")
     somebody_is_empty = any(not entries for entries in named.values())
     if somebody_is_empty or (not named and not ports):
         return None
@@ -272,10 +301,13 @@ def _check_peers(peers: _Peers, named: dict[str, Sequence[Any]], path: str, prob
     for at, rule in enumerate(peers.cidr_set or ()):
         _check_cidr_rule(rule, f"{path}.{peers.prefix}CIDRSet[{at}]", problems)
     if len(problems) == before and (peers.cidr or peers.cidr_set):
-        problems.add(f"{path}.{peers.prefix}CIDR{'' if peers.cidr else 'Set'}", "CIDR peers are not supported yet")
+        problems.add(
+            f"{path}.{peers.prefix}CIDR{'' if peers.cidr else 'Set'}",
+            f"CIDR peers are not supported yet; {INSTEAD}",
+        )
     for field, entries in peers.later.items():
         if entries is not None:
-            problems.add(joined(path, field), "is not supported yet; remove it")
+            problems.add(joined(path, field), f"is not supported yet; {INSTEAD}")
     for at, each in enumerate(peers.requires or ()):
         where = f"{path}.{peers.prefix}Requires"
         read_cilium_selector(each, f"{where}[{at}]", problems)
@@ -287,13 +319,13 @@ def _entity(entity: str) -> str | None:
     if entity in ENTITIES:
         return None
     if entity in LATER_ENTITIES:
-        return f'the entity "{entity}" is not supported yet'
+        return f'the entity "{entity}" is not supported yet; {INSTEAD}'
     return f'"{entity}" is not an entity; use one of {", ".join(ENTITIES)}{nearest(entity, ENTITIES)}'
 
 
 def _check_cidr_rule(rule: CIDRRule, path: str, problems: Problems) -> None:
     if rule.cidr_group_ref or rule.cidr_group_selector is not None:
-        problems.add(path, "CIDR groups are not supported yet")
+        problems.add(path, f"CIDR groups are not supported yet; {INSTEAD}")
         return
     wrong = words.cidr(rule.cidr)
     problems.add_if(joined(path, "cidr"), wrong)
@@ -327,9 +359,9 @@ def _refuse_above_transport(rule: PortRule, path: str, problems: Problems) -> No
     if l7 is not None:
         for field, entries in (("http", l7.http), ("dns", l7.dns), ("kafka", l7.kafka), ("l7", l7.l7)):
             if entries is not None:
-                problems.add(f"{path}.rules.{field}", f"L7 rules ({field}) are not supported yet")
+                problems.add(f"{path}.rules.{field}", f"L7 rules ({field}) are not supported yet; {INSTEAD}")
         if l7.l7proto:
-            problems.add(f"{path}.rules.l7proto", "L7 rules are not supported yet")
+            problems.add(f"{path}.rules.l7proto", f"L7 rules are not supported yet; {INSTEAD}")
     later = {
         "serverNames": rule.server_names,
         "terminatingTLS": rule.terminating_tls,
@@ -338,7 +370,7 @@ def _refuse_above_transport(rule: PortRule, path: str, problems: Problems) -> No
     }
     for field, value in later.items():
         if value or isinstance(value, dict):
-            problems.add(joined(path, field), "is not supported yet; remove it")
+            problems.add(joined(path, field), f"is not supported yet; {INSTEAD}")
 
 
 def _port(port: PortProtocol, path: str, problems: Problems) -> PortRange:
@@ -379,7 +411,7 @@ def _icmp_types(rules: list[ICMPRule], path: str, problems: Problems) -> list[Po
     for index, rule in enumerate(rules):
         where = f"{path}[{index}].fields"
         if not rule.fields:
-            problems.add(where, "is empty; list ICMP types, or leave icmps out")
+            problems.add(where, f"is empty; list ICMP types, or {INSTEAD}")
         if len(rule.fields) > MOST_PORTS:
             problems.add(where, f"has {len(rule.fields)} entries; at most {MOST_PORTS} are allowed")
         types += [_icmp_type(each, f"{where}[{at}]", problems) for at, each in enumerate(rule.fields)]
@@ -394,6 +426,8 @@ def _icmp_type(field: ICMPField, path: str, problems: Problems) -> PortRange:
         return PortRange()
     protocol, names = ICMP[field.family]
     number = field.type
+    if isinstance(number, str) and re.fullmatch(r"0|[1-9][0-9]{0,2}", number):
+        number = int(number)
     if isinstance(number, str):
         if number not in names:
             hint = nearest(number, names)

@@ -13,10 +13,8 @@ from services.resources.manifests.strict import Schema, names
 
 
 class CiliumSchema(Schema, frozen=True, kw_only=True):
-    """A custom resource: an API server refuses null where a value belongs, and so do we. It matters in policy, where an
-    absent list of peers means everyone and an empty one nobody."""
-
-    NULL_IS_ABSENT = False
+    """A custom resource: an API server prunes null, and so do we where the rule without the field is no wider. Where it
+    is, null is refused: an absent list of peers means everyone, and an empty one nobody."""
 
 
 class CIDRRule(CiliumSchema, frozen=True, kw_only=True):
@@ -24,12 +22,14 @@ class CIDRRule(CiliumSchema, frozen=True, kw_only=True):
     cidr_group_ref: str = ""
     cidr_group_selector: Any = None
     except_: list[str] = []
+    NULL_IS_REFUSED = names("cidr cidrGroupRef cidrGroupSelector except")
 
 
 class PortProtocol(CiliumSchema, frozen=True, kw_only=True):
     port: str | int
     end_port: int = 0
     protocol: str = "ANY"
+    NULL_IS_REFUSED = names("protocol")
 
 
 class PortRule(CiliumSchema, frozen=True, kw_only=True):
@@ -39,6 +39,7 @@ class PortRule(CiliumSchema, frozen=True, kw_only=True):
     terminating_tls: Any = None
     originating_tls: Any = None
     listener: Any = None
+    NULL_IS_REFUSED = names("ports rules serverNames terminatingTLS originatingTLS listener")
 
 
 class HTTPRule(CiliumSchema, frozen=True, kw_only=True):
@@ -47,11 +48,13 @@ class HTTPRule(CiliumSchema, frozen=True, kw_only=True):
     host: str = ""
     headers: list[str] = []
     header_matches: list[Any] = []
+    NULL_IS_REFUSED = names("path method host headers headerMatches")
 
 
 class DNSRule(CiliumSchema, frozen=True, kw_only=True):
     match_name: str = ""
     match_pattern: str = ""
+    NULL_IS_REFUSED = names("matchName matchPattern")
 
 
 class L7Rules(CiliumSchema, frozen=True, kw_only=True):
@@ -60,6 +63,7 @@ class L7Rules(CiliumSchema, frozen=True, kw_only=True):
     kafka: list[Any] | None = None
     l7: list[Any] | None = None
     l7proto: str = ""
+    NULL_IS_REFUSED = names("http dns kafka l7 l7proto")
 
 
 class ICMPField(CiliumSchema, frozen=True, kw_only=True):
@@ -69,6 +73,7 @@ class ICMPField(CiliumSchema, frozen=True, kw_only=True):
 
 class ICMPRule(CiliumSchema, frozen=True, kw_only=True):
     fields: list[ICMPField] = []
+    NULL_IS_REFUSED = names("fields")
 
 
 class IngressSection(CiliumSchema, frozen=True, kw_only=True):
@@ -82,6 +87,9 @@ class IngressSection(CiliumSchema, frozen=True, kw_only=True):
     to_ports: list[PortRule] = []
     icmps: list[ICMPRule] = []
     authentication: Any = None
+    NULL_IS_REFUSED = names(
+        "fromEndpoints fromEntities fromCIDR fromCIDRSet fromRequires fromGroups fromNodes toPorts icmps authentication"
+    )
 
 
 class EgressSection(CiliumSchema, frozen=True, kw_only=True):
@@ -97,6 +105,10 @@ class EgressSection(CiliumSchema, frozen=True, kw_only=True):
     to_ports: list[PortRule] = []
     icmps: list[ICMPRule] = []
     authentication: Any = None
+    NULL_IS_REFUSED = names(
+        "toEndpoints toEntities toCIDR toCIDRSet toRequires toGroups toNodes toServices toFQDNs toPorts icmps"
+        " authentication"
+    )
 
 
 class EnableDefaultDeny(CiliumSchema, frozen=True, kw_only=True):
@@ -114,6 +126,7 @@ class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
     enable_default_deny: EnableDefaultDeny = EnableDefaultDeny()
     log: Any = None
     PASSED_OVER = names("labels description")
+    NULL_IS_REFUSED = names("endpointSelector nodeSelector ingressDeny egressDeny")
 
 
 class CiliumNetworkPolicy(Manifest, frozen=True, kw_only=True):

@@ -18,22 +18,23 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # every namespace bears its own name as a label
 
 SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+DONE_SERVICE_TYPES = ("ClusterIP", "ExternalName")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 HEADLESS = ("None",)
 LATER_SERVICE_FIELDS = {
     "externalIPs": "an external address",
-    "externalName": "an external name",
     "externalTrafficPolicy": "a policy for external traffic",
     "healthCheckNodePort": "a health check port",
     "loadBalancerClass": "a load balancer",
     "loadBalancerIP": "a load balancer",
-    "loadBalancerSourceRanges": "a load balancer",
+}
+LATER_FRONTEND_FIELDS = {
     "publishNotReadyAddresses": "traffic to pods that are not ready",
     "sessionAffinityConfig": "session affinity",
     "trafficDistribution": "a traffic distribution",
 }
-LATER_ANNOTATION_PREFIXES = ("service.cilium.io/", "lbipam.cilium.io/", "io.cilium/")
+"""They say what a frontend does; a Service without one may have them, and they mean nothing there."""
 
 
 class NamespaceSpec(Schema, frozen=True, kw_only=True):
@@ -88,7 +89,9 @@ class ServiceSpec(Schema, frozen=True, kw_only=True):
     ip_family_policy: str = ""
     session_affinity: str = "None"
     internal_traffic_policy: str = "Cluster"
-    PASSED_OVER = names("allocateLoadBalancerNodePorts") | LATER_SERVICE_FIELDS.keys()
+    external_name: str = ""
+    load_balancer_source_ranges: list[str] = []
+    PASSED_OVER = names("allocateLoadBalancerNodePorts") | LATER_SERVICE_FIELDS.keys() | LATER_FRONTEND_FIELDS.keys()
 
 
 class ServiceManifest(Manifest, frozen=True, kw_only=True):
@@ -169,26 +172,37 @@ def read_node(manifest: NodeManifest, raw: dict[str, Any], key: Key, source: str
 
 
 def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems) -> Resource:
-    """Its addresses are left empty: the model fills them from `asked_addresses`, and the families that it gets."""
+    """Its addresses are left empty: the model fills them from `asked_addresses`, and the families that it gets.
+
+    An ExternalName is a name for a name: DNS servers read it. It has no address, and so no frontend.
+    """
     spec = manifest.spec
+    is_a_name = spec.type == "ExternalName"
     if spec.type not in SERVICE_TYPES:
         problems.add(
             "spec.type", f'"{spec.type}" is not a type of Service; use ClusterIP{nearest(spec.type, SERVICE_TYPES)}'
         )
-    elif spec.type != "ClusterIP":
+    elif spec.type not in DONE_SERVICE_TYPES:
         problems.add("spec.type", f"{spec.type} is not supported yet; use ClusterIP")
     refuse_when_set(raw["spec"], LATER_SERVICE_FIELDS, "spec", problems)
-    _check_service_choices(spec, problems)
-    for name in manifest.metadata.annotations:
-        if name.startswith(LATER_ANNOTATION_PREFIXES):
-            problems.add(f"metadata.annotations[{name}]", "is not supported yet; remove the annotation")
+    if spec.load_balancer_source_ranges:
+        text = "a limit on sources is not supported yet; leave the Service out, for without it it serves everyone"
+        problems.add("spec.loadBalancerSourceRanges", text)
     check_labels(spec.selector, "spec.selector", problems)
     asked = _asked_addresses(spec, problems)
-    if not spec.ports and asked != HEADLESS:
-        problems.add("spec.ports", "is empty; only a headless Service (clusterIP: None) has no ports")
+    _check_external_name(spec, asked, problems)
+    has_frontends = not is_a_name and asked != HEADLESS
+    _check_service_choices(spec, has_frontends, problems)
+    if has_frontends:
+        refuse_when_set(raw["spec"], LATER_FRONTEND_FIELDS, "spec", problems)
+        if not spec.ports:
+            problems.add("spec.ports", "is empty; only a headless Service (clusterIP: None) has no ports")
+    done: dict[str, Any] = {each: each for each in DONE_SERVICE_TYPES}
     service = Service(
         namespace=key.namespace,
         name=key.name,
+        type=done.get(spec.type, "ClusterIP"),
+        external_name=spec.external_name if is_a_name else "",
         selector=spec.selector,
         ports=_service_ports(spec, problems),
         labels=manifest.metadata.labels,
@@ -230,15 +244,30 @@ def read_endpoint_slice(
     return Resource(key, source, ((ENDPOINT_SLICE.of(key.namespace, key.name), message),), uid=manifest.metadata.uid)
 
 
-def _check_service_choices(spec: ServiceSpec, problems: Problems) -> None:
-    """Fields of which this version does one value only."""
+def _check_external_name(spec: ServiceSpec, asked: tuple[str, ...], problems: Problems) -> None:
+    if spec.type != "ExternalName":
+        if spec.external_name:
+            problems.add("spec.externalName", "is for the type ExternalName only; remove it, or set spec.type")
+        return
+    if not spec.external_name:
+        problems.add("spec.externalName", "is required of an ExternalName, and missing")
+    else:
+        problems.add_if("spec.externalName", words.dns_subdomain(spec.external_name.removesuffix(".")))
+    for field, value in (("clusterIP", asked), ("ipFamilies", spec.ip_families)):
+        if value:
+            problems.add(f"spec.{field}", "must be left out; an ExternalName has no address")
+
+
+def _check_service_choices(spec: ServiceSpec, has_frontends: bool, problems: Problems) -> None:
+    """Fields of which this version does one value only, and all of them where there is no frontend."""
     choices = (
         ("sessionAffinity", spec.session_affinity, ("None",), ("ClientIP",)),
         ("internalTrafficPolicy", spec.internal_traffic_policy, ("Cluster",), ("Local",)),
     )
     for field, value, done, later in choices:
         if value in later:
-            problems.add(f"spec.{field}", f"{value} is not supported yet; use {done[-1]}")
+            if has_frontends:
+                problems.add(f"spec.{field}", f"{value} is not supported yet; use {done[-1]}")
         elif value not in done:
             problems.add(f"spec.{field}", f'"{value}" is not a choice; use {done[-1]}{nearest(value, done + later)}')
 

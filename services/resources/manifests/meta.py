@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bus.messages import Message
+from bus.messages.resources import Notice, Refusal
+from bus.texts import shortened
 from services.resources.manifests import words
-from services.resources.manifests.strict import Problems, Schema, joined, names
+from services.resources.manifests.strict import Problem, Problems, Schema, joined, names
 
+LONGEST_TEXT, LONGEST_PATH, LONGEST_NAME = 400, 250, 253  # characters of a problem, of its path, of a kind or name
 ANNOTATION_BYTES = 256 * 1024  # Kubernetes' limit for all annotations of an object together
 
 
@@ -30,6 +33,29 @@ class Resource:
     messages: tuple[tuple[str, Message], ...] = ()  # (subject, value); none when it was read to be deleted
     uid: str = ""  # metadata.uid: the resource that the user means, "" for whichever has the name
     asked_addresses: tuple[str, ...] = ()  # a Service's spec.clusterIPs: none for any, ("None",) for headless
+    warnings: tuple[Problem, ...] = ()  # what was taken and is not done; the first message says it too
+
+
+def refusal(source: str, kind: str, name: str, path: str, problem: str) -> Refusal:
+    """What a document holds stands in these texts, and a document may hold anything: all are cut to what one reads."""
+    return Refusal(
+        source=source,
+        kind=shortened(kind, LONGEST_NAME),
+        name=shortened(name, LONGEST_NAME),
+        path=shortened(path, LONGEST_PATH),
+        problem=shortened(problem, LONGEST_TEXT),
+    )
+
+
+def notice(source: str, kind: str, name: str, path: str, text: str) -> Notice:
+    """As `refusal`, of what was taken."""
+    return Notice(
+        source=source,
+        kind=shortened(kind, LONGEST_NAME),
+        name=shortened(name, LONGEST_NAME),
+        path=shortened(path, LONGEST_PATH),
+        text=shortened(text, LONGEST_TEXT),
+    )
 
 
 class OwnerReference(Schema, frozen=True, kw_only=True):
@@ -66,7 +92,7 @@ def check_metadata(metadata: ObjectMeta, problems: Problems, path: str = "metada
     """Labels and annotations; names are checked with the kind, which says what a name of it looks like."""
     check_labels(metadata.labels, joined(path, "labels"), problems)
     for key in metadata.annotations:
-        problems.add_if(f"{path}.annotations[{key}]", words.label_key(key))
+        problems.add_if(f"{path}.annotations[{key}]", words.annotation_key(key))
     size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.annotations.items())
     if size > ANNOTATION_BYTES:
         problems.add(joined(path, "annotations"), f"are {size} bytes together; at most {ANNOTATION_BYTES} are allowed")

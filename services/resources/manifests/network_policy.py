@@ -86,6 +86,12 @@ def read_network_policy(
         peers = [_peer(peer, own, f"{where}.to[{at}]", problems) for at, peer in enumerate(egress.to)]
         ports = [_port(port, f"{where}.ports[{at}]", problems) for at, port in enumerate(egress.ports)]
         rules.append(Rule(direction="egress", peers=peers, any_peer=not peers, ports=ports))
+    for direction in ("ingress", "egress"):
+        is_there = raw["spec"].get(direction) is not None
+        if is_there and direction not in directions:
+            listed = direction.capitalize()
+            text = f"means nothing while policyTypes does not list {listed}: {direction} stays as it is"
+            problems.warn(f"spec.{direction}", text)
     policy = Policy(
         kind="NetworkPolicy",
         namespace=key.namespace,
@@ -141,7 +147,11 @@ def _check_ip_block(peer: NetworkPeer, path: str, problems: Problems) -> None:
         at = f"{where}.except[{index}]"
         problems.add_if(at, words.cidr(text) if wrong else words.excluded_cidr(text, peer.ip_block.cidr))
     if len(problems) == before:
-        problems.add(where, "CIDR peers are not supported yet")
+        problems.add(
+            where,
+            "CIDR peers are not supported yet; leave out the whole rule, as one without peers is open to all, and keep "
+            "its direction in policyTypes",
+        )
 
 
 def _port(port: NetworkPort, path: str, problems: Problems) -> PortRange:

@@ -1,6 +1,6 @@
-"""v1 Pod and apps/v1 Deployment -> `Pod`, `Deployment`.
+"""v1 Pod, and what makes pods (apps/v1 Deployment, StatefulSet, DaemonSet) -> messages of the same names.
 
-Source: the Kubernetes API reference of Pod, PodSpec, Container and DeploymentSpec. What a pod runs is the kubelet's
+Source: the Kubernetes API reference of these kinds, of PodSpec and Container. What a pod runs is the kubelet's
 business; Plexus reads where it runs, its labels, its service account, and its ports.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from bus.labels import selects
-from bus.messages.resources import ContainerPort, Deployment, Pod
-from bus.subjects import DEPLOYMENT, POD
+from bus.messages.resources import ContainerPort, DaemonSet, Deployment, LabelSelector, Pod, StatefulSet
+from bus.subjects import DAEMON_SET, DEPLOYMENT, POD, STATEFUL_SET
 from services.resources.manifests import words
+from services.resources.manifests.annotations import check_annotations
 from services.resources.manifests.meta import (
     Key,
     Manifest,
@@ -23,8 +24,9 @@ from services.resources.manifests.selectors import Selector, read_selector, sele
 from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")  # of apps/v1; they own pods
+MOST_REPLICAS = 100_000  # more pods than a cluster has; whoever makes them lists their names first
 RESTART_POLICIES = ("Always", "OnFailure", "Never")
-LATER_ANNOTATIONS = ("kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth")
 
 
 class PortSpec(Schema, frozen=True, kw_only=True):
@@ -83,11 +85,50 @@ class DeploymentManifest(Manifest, frozen=True, kw_only=True):
     spec: DeploymentSpec
 
 
+class Ordinals(Schema, frozen=True, kw_only=True):
+    start: int = 0
+
+
+class RollingUpdate(Schema, frozen=True, kw_only=True):
+    partition: int = 0
+    PASSED_OVER = names("maxSurge maxUnavailable")
+
+
+class UpdateStrategy(Schema, frozen=True, kw_only=True):
+    type: str = "RollingUpdate"
+    rolling_update: RollingUpdate = RollingUpdate()
+
+
+class StatefulSetSpec(Schema, frozen=True, kw_only=True):
+    replicas: int = 1
+    selector: Selector
+    template: PodTemplate
+    ordinals: Ordinals = Ordinals()
+    pod_management_policy: str = "OrderedReady"
+    update_strategy: UpdateStrategy = UpdateStrategy()
+    PASSED_OVER = names(
+        "minReadySeconds persistentVolumeClaimRetentionPolicy revisionHistoryLimit serviceName volumeClaimTemplates"
+    )
+
+
+class StatefulSetManifest(Manifest, frozen=True, kw_only=True):
+    spec: StatefulSetSpec
+
+
+class DaemonSetSpec(Schema, frozen=True, kw_only=True):
+    selector: Selector
+    template: PodTemplate
+    PASSED_OVER = names("minReadySeconds revisionHistoryLimit updateStrategy")
+
+
+class DaemonSetManifest(Manifest, frozen=True, kw_only=True):
+    spec: DaemonSetSpec
+
+
 def read_pod(manifest: PodManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems) -> Resource:
     """The pod as it is before anything ran it: `uid`, and what the kubelet reports, are the model's to fill."""
     spec = manifest.spec
     _check_pod_spec(spec, "spec", problems)
-    _check_annotations(manifest.metadata, "metadata", problems)
     pod = Pod(
         namespace=key.namespace,
         name=key.name,
@@ -108,31 +149,86 @@ def read_deployment(
     manifest: DeploymentManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems
 ) -> Resource:
     spec = manifest.spec
-    template = spec.template
+    _check_count("spec.replicas", spec.replicas, problems)
+    deployment = Deployment(
+        namespace=key.namespace,
+        name=key.name,
+        replicas=spec.replicas,
+        selector=_template_selector(spec.selector, spec.template, key.kind, problems),
+        template=raw["spec"]["template"],
+        manifest=raw,
+    )
+    return Resource(key, source, ((DEPLOYMENT.of(key.namespace, key.name), deployment),), uid=manifest.metadata.uid)
+
+
+def read_stateful_set(
+    manifest: StatefulSetManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems
+) -> Resource:
+    spec, update = manifest.spec, manifest.spec.update_strategy
+    partition = update.rolling_update.partition
+    _check_count("spec.replicas", spec.replicas, problems)
+    _check_count("spec.ordinals.start", spec.ordinals.start, problems)
+    _check_count("spec.updateStrategy.rollingUpdate.partition", partition, problems)
+    last = f"{key.name}-{spec.ordinals.start + max(spec.replicas, 1) - 1}"
+    if len(last) > 63:
+        problems.add("metadata.name", f'its pods would be called up to "{last}", longer than the 63 that a label takes')
+    _check_choice("spec.podManagementPolicy", spec.pod_management_policy, ("OrderedReady", "Parallel"), problems)
+    _check_choice("spec.updateStrategy.type", update.type, ("RollingUpdate", "OnDelete"), problems)
+    stateful_set = StatefulSet(
+        namespace=key.namespace,
+        name=key.name,
+        replicas=spec.replicas,
+        first=spec.ordinals.start,
+        selector=_template_selector(spec.selector, spec.template, key.kind, problems),
+        template=raw["spec"]["template"],
+        is_ordered=spec.pod_management_policy != "Parallel",
+        renews=update.type != "OnDelete",
+        renewed_from=partition,
+        manifest=raw,
+    )
+    return Resource(key, source, ((STATEFUL_SET.of(key.namespace, key.name), stateful_set),), uid=manifest.metadata.uid)
+
+
+def read_daemon_set(
+    manifest: DaemonSetManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems
+) -> Resource:
+    spec = manifest.spec
+    daemon_set = DaemonSet(
+        namespace=key.namespace,
+        name=key.name,
+        selector=_template_selector(spec.selector, spec.template, key.kind, problems),
+        template=raw["spec"]["template"],
+        manifest=raw,
+    )
+    return Resource(key, source, ((DAEMON_SET.of(key.namespace, key.name), daemon_set),), uid=manifest.metadata.uid)
+
+
+def _template_selector(selector: Selector, template: PodTemplate, kind: str, problems: Problems) -> LabelSelector:
+    """The selector, after both are checked: it must select what the template makes."""
     check_metadata(template.metadata, problems, "spec.template.metadata")
-    _check_annotations(template.metadata, "spec.template.metadata", problems)
+    check_annotations("Pod", template.metadata, "spec.template.metadata", problems)
     _check_pod_spec(template.spec, "spec.template.spec", problems)
-    if spec.replicas < 0:
-        problems.add("spec.replicas", f"{spec.replicas} is not a count; use 0 or more")
     if template.spec.restart_policy != "Always":
-        problems.add("spec.template.spec.restartPolicy", "must be Always in a Deployment")
+        problems.add("spec.template.spec.restartPolicy", f"must be Always in a {kind}")
     known = len(problems)
-    requirements = read_selector(spec.selector, "spec.selector", problems)
+    requirements = read_selector(selector, "spec.selector", problems)
     if len(problems) > known:
         pass  # what is left of a bad selector says nothing
     elif not requirements:
         problems.add("spec.selector", "is empty; name labels that spec.template.metadata.labels has")
     elif not selects(selector_of(requirements), template.metadata.labels):
         problems.add("spec.selector", "does not select spec.template.metadata.labels; make them agree")
-    deployment = Deployment(
-        namespace=key.namespace,
-        name=key.name,
-        replicas=spec.replicas,
-        selector=selector_of(requirements),
-        template=raw["spec"]["template"],
-        manifest=raw,
-    )
-    return Resource(key, source, ((DEPLOYMENT.of(key.namespace, key.name), deployment),), uid=manifest.metadata.uid)
+    return selector_of(requirements)
+
+
+def _check_count(path: str, count: int, problems: Problems) -> None:
+    if not 0 <= count <= MOST_REPLICAS:
+        problems.add(path, f"{count} is not a count; use 0 to {MOST_REPLICAS}")
+
+
+def _check_choice(path: str, value: str, choices: tuple[str, ...], problems: Problems) -> None:
+    if value not in choices:
+        problems.add(path, f'"{value}" is not a choice; use {" or ".join(choices)}{nearest(value, choices)}')
 
 
 def container_ports(spec: PodSpec) -> list[ContainerPort]:
@@ -193,22 +289,19 @@ def _check_ports(container: Container, path: str, host_network: bool, problems: 
             problems.add(joined(where, "hostPort"), "host ports are not supported yet; use a Service")
 
 
-def _check_annotations(metadata: ObjectMeta, path: str, problems: Problems) -> None:
-    for name in LATER_ANNOTATIONS:
-        if name in metadata.annotations:
-            problems.add(f"{path}.annotations[{name}]", "bandwidth limits are not supported yet; remove the annotation")
-
-
 def _owner(metadata: ObjectMeta, key: Key, problems: Problems) -> str:
     """ "deployment/default/web", or "" when nobody owns the pod. It goes when its owner goes."""
     owner = ""
     for index, reference in enumerate(metadata.owner_references):
         where = f"metadata.ownerReferences[{index}]"
-        if (reference.api_version, reference.kind) != ("apps/v1", "Deployment"):
+        if reference.api_version != "apps/v1" or reference.kind not in WORKLOADS:
             problems.add(
-                where, f"owners of kind {reference.kind} are not supported yet; remove it, or own by a Deployment"
+                where,
+                f"owners of kind {reference.kind} are not supported yet; remove it, or own by a {', '.join(WORKLOADS)}",
             )
         elif owner:
             problems.add(where, "is a second owner; a pod has one")
-        owner = f"deployment/{key.namespace}/{reference.name}"
+        else:
+            problems.add_if(joined(where, "name"), words.dns_subdomain(reference.name))
+        owner = f"{reference.kind.lower()}/{key.namespace}/{reference.name}"
     return owner

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from bus.labels import NAMESPACE, NAMESPACE_LABELS
 from bus.messages.resources import LabelSelector, Requirement
 from services.resources.manifests import words
-from services.resources.manifests.strict import Problems, Schema, joined, nearest
+from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
 
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 
@@ -33,7 +33,7 @@ class Selector(Schema, frozen=True, kw_only=True):
 
 
 class CiliumExpression(Expression, frozen=True, kw_only=True):
-    NULL_IS_ABSENT = False
+    NULL_IS_REFUSED = names("values")
 
 
 class CiliumSelector(Schema, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class CiliumSelector(Schema, frozen=True, kw_only=True):
 
     match_labels: dict[str, str] = {}
     match_expressions: list[CiliumExpression] = []
-    NULL_IS_ABSENT = False
+    NULL_IS_REFUSED = names("matchLabels matchExpressions")
 
 
 def selector_of(requirements: Iterable[Requirement]) -> LabelSelector:

@@ -37,7 +37,7 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, rename=kubernetes_case):
     """A manifest, or an object in one. Unknown fields are refused by `misfits`, which knows `PASSED_OVER`."""
 
     PASSED_OVER: ClassVar[frozenset[str]] = frozenset()  # taken, kept in the manifest, not read by Plexus
-    NULL_IS_ABSENT: ClassVar[bool] = True  # false where an API server would refuse null (custom resources)
+    NULL_IS_REFUSED: ClassVar[frozenset[str]] = frozenset()  # elsewhere null is as good as absent; in a map it is not
 
 
 class Problem(NamedTuple):
@@ -48,7 +48,15 @@ class Problem(NamedTuple):
 
 
 class Problems(list[Problem]):
-    """Collected while reading; a document is taken only when this stays empty."""
+    """Collected while reading; a document is taken only when this stays empty, whatever the warnings say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warnings: list[Problem] = []
+
+    def warn(self, path: str, text: str) -> None:
+        """It is taken, and not as its author may think."""
+        self.warnings.append(Problem(path, text))
 
     def add(self, path: str, text: str) -> None:
         self.append(Problem(path, text))
@@ -69,14 +77,18 @@ def read(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | N
     if found:
         return None
     try:
-        return msgspec.convert(_without_nulls(manifest), schema)
+        return msgspec.convert(_pruned(manifest, _info(schema)), schema)
     except msgspec.ValidationError as error:  # a number beyond 64 bits, and whatever msgspec is stricter about
         problems.add("", str(error))
         return None
 
 
-def misfits(value: object, wanted: inspect.Type, path: str, null_is_absent: bool = True) -> Iterator[Problem]:
-    """Every place under `path` where `value` is not of the type `wanted`."""
+def misfits(value: object, wanted: inspect.Type, path: str, null_is_refused: bool = False) -> Iterator[Problem]:
+    """Every place under `path` where `value` is not of the type `wanted`.
+
+    Args:
+        null_is_refused: as a value of a map; otherwise it is the empty text there, as API servers read it.
+    """
     if path.count(".") + path.count("[") > DEEPEST:
         yield Problem(path, f"is nested more than {DEEPEST} levels deep")
         return
@@ -88,11 +100,11 @@ def misfits(value: object, wanted: inspect.Type, path: str, null_is_absent: bool
                 yield Problem(path, f"must be a list, got {_shown(value)}")
                 return
             for index, item in enumerate(value):
-                yield from misfits(item, wanted.item_type, f"{path}[{index}]", null_is_absent)
+                yield from misfits(item, wanted.item_type, f"{path}[{index}]", null_is_refused)
         case inspect.DictType():
-            yield from _map_misfits(value, wanted, path, null_is_absent)
+            yield from _map_misfits(value, wanted, path, null_is_refused)
         case inspect.UnionType():
-            yield from _union_misfits(value, wanted, path, null_is_absent)
+            yield from _union_misfits(value, wanted, path, null_is_refused)
         case inspect.StrType():
             if not isinstance(value, str):
                 quotes = "; put it in quotes" if isinstance(value, (int, float)) else ""
@@ -144,7 +156,7 @@ def _object_misfits(value: object, wanted: inspect.StructType, path: str) -> Ite
     if not isinstance(value, dict):
         yield Problem(path, f"must be a map of fields, got {_shown(value)}")
         return
-    fields, passed_over, null_is_absent = _fields(wanted.cls)
+    fields, passed_over, refused = _fields(wanted.cls)
     misspelt = set()  # fields that seem to be there under another spelling: one complaint is enough
     for key in value:
         if not isinstance(key, str) or (key not in fields and key not in passed_over):
@@ -152,33 +164,33 @@ def _object_misfits(value: object, wanted: inspect.StructType, path: str) -> Ite
             misspelt.add(meant(str(key), known))
             yield Problem(joined(path, str(key)), f"is not a known field{nearest(str(key), known)}")
     for name, field in fields.items():
-        if name not in value or (value[name] is None and null_is_absent):
+        if name not in value or (value[name] is None and name not in refused):
             if field.required and name not in misspelt:
                 yield Problem(joined(path, name), "is required, and missing")
         elif value[name] is None:
-            yield Problem(joined(path, name), "is null; leave it out, or give it a value")
+            yield Problem(joined(path, name), "is null; give it a value, for without it the policy may be wider")
         else:
-            yield from misfits(value[name], field.type, joined(path, name), null_is_absent)
+            yield from misfits(value[name], field.type, joined(path, name), name in refused)
     for name in passed_over & value.keys():
         if depth_exceeds(value[name], DEEPEST):
             yield Problem(joined(path, name), f"is nested more than {DEEPEST} levels deep")
 
 
-def _map_misfits(value: object, wanted: inspect.DictType, path: str, null_is_absent: bool) -> Iterator[Problem]:
+def _map_misfits(value: object, wanted: inspect.DictType, path: str, null_is_refused: bool) -> Iterator[Problem]:
     if not isinstance(value, dict):
         yield Problem(path, f"must be a map, got {_shown(value)}")
         return
     for key, item in value.items():
         if not isinstance(key, str):
             yield Problem(path, f"has the key {_shown(key)}, which is not text; put it in quotes")
-        elif item is not None or not null_is_absent:
-            yield from misfits(item, wanted.value_type, f"{path}[{key}]", null_is_absent)
+        elif item is not None or null_is_refused:
+            yield from misfits(item, wanted.value_type, f"{path}[{key}]", null_is_refused)
 
 
-def _union_misfits(value: object, wanted: inspect.UnionType, path: str, null_is_absent: bool) -> Iterator[Problem]:
+def _union_misfits(value: object, wanted: inspect.UnionType, path: str, null_is_refused: bool) -> Iterator[Problem]:
     """`x | None` is an x that may be left out; otherwise (a number or text) any member will do."""
     members = [member for member in wanted.types if not isinstance(member, inspect.NoneType)]
-    attempts = [list(misfits(value, member, path, null_is_absent)) for member in members]
+    attempts = [list(misfits(value, member, path, null_is_refused)) for member in members]
     if all(attempts):
         if len(attempts) == 1:
             yield from attempts[0]
@@ -193,16 +205,29 @@ def _info(schema: type) -> inspect.Type:
 
 
 @cache
-def _fields(schema: type) -> tuple[dict[str, inspect.Field], frozenset[str], bool]:
+def _fields(schema: type) -> tuple[dict[str, inspect.Field], frozenset[str], frozenset[str]]:
     info = _info(schema)
     assert isinstance(info, inspect.StructType) and issubclass(schema, Schema)
-    return {field.encode_name: field for field in info.fields}, schema.PASSED_OVER, schema.NULL_IS_ABSENT
+    return {field.encode_name: field for field in info.fields}, schema.PASSED_OVER, schema.NULL_IS_REFUSED
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+def _pruned(value: Any, wanted: inspect.Type) -> Any:
+    """`value`, which fits, as an API server takes it: a null field is not there, a null in a map is the empty text."""
+    match wanted:
+        case inspect.StructType() if isinstance(value, dict):
+            fields, *_ = _fields(wanted.cls)
+            return {
+                name: _pruned(value[name], field.type) for name, field in fields.items() if value.get(name) is not None
+            }
+        case inspect.DictType() if isinstance(value, dict):
+            return {key: "" if item is None else _pruned(item, wanted.value_type) for key, item in value.items()}
+        case inspect.ListType() if isinstance(value, list):
+            return [_pruned(item, wanted.item_type) for item in value]
+        case inspect.UnionType():
+            for member in wanted.types:
+                if isinstance(member, (inspect.StructType, inspect.DictType, inspect.ListType)):
+                    return _pruned(value, member)
+    return value
 
 
 def _shown(value: object) -> str:

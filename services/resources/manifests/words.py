@@ -51,6 +51,16 @@ def label_key(text: str) -> str | None:
     )
 
 
+def annotation_key(text: str) -> str | None:
+    """As a label's key; capitals may also stand before the "/": Kubernetes compares annotations' keys without case."""
+    if label_key(text.lower()) is None:
+        return None
+    return (
+        f'"{text}" is not an annotation key; use name or domain/name, the name at most 63 of letters, digits, '
+        '"-", "_", "."'
+    )
+
+
 def label_value(text: str) -> str | None:
     """Empty, or at most 63 of letters, digits, "-", "_" and "."."""
     if text == "" or (len(text) <= 63 and _QUALIFIED.fullmatch(text)):

@@ -13,8 +13,20 @@ from msgspec.structs import replace
 from bus.messages.dataplane import Check, DumpRows
 from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from bus.messages.resources import Applied, Node, Outcome, Refusal
-from bus.subjects import BLOCK, ENDPOINT, FRONTEND, NODE, POD, SERVICE
+from bus.messages.resources import (
+    Applied,
+    DaemonSet,
+    LabelSelector,
+    Node,
+    Notice,
+    Outcome,
+    Pod,
+    Policy,
+    Refusal,
+    Service,
+    StatefulSet,
+)
+from bus.subjects import BLOCK, DAEMON_SET, ENDPOINT, FRONTEND, NODE, POD, POLICY, SERVICE, STATEFUL_SET
 from tests.unit.cli.cluster import STAR, XWING, Cluster, from_json, plexus
 
 # apply, delete
@@ -42,6 +54,51 @@ def test_apply_sends_every_document_and_prints_what_became_of_it(cluster: Cluste
 def test_apply_reads_standard_input(cluster: Cluster) -> None:
     plexus("apply", "-f", "-", given="kind: Pod\n")
     assert cluster.questions[0].documents[0].source == "standard input"
+
+
+def test_warnings_and_what_was_passed_over_are_told_on_stderr(cluster: Cluster) -> None:
+    path = "metadata.annotations[cni.cilium.io/mac-address]"
+    cluster.answer = Applied(
+        outcomes=[Outcome(kind="Pod", namespace="default", name="a", change="created")],
+        warnings=[Notice(source="a.yaml", kind="Pod", name="a", path=path, text="the pod gets another one")],
+        skipped={"ServiceAccount": 1, "ConfigMap": 2},
+    )
+    result = plexus("apply", "--skip-unsupported", "-f", "-", given="kind: Pod\n")
+    assert cluster.questions[0].skip_unsupported
+    assert result.stdout == "pod/a created\n"
+    assert result.stderr.splitlines() == [
+        f"warning: a.yaml: pod/a: {path}: the pod gets another one",
+        "passed over, no concern of a network: 2 ConfigMap, 1 ServiceAccount",
+    ]
+    told = json.loads(plexus("apply", "-f", "-", "-o", "json", given="kind: Pod\n").stdout)
+    assert told["skipped"] == {"ServiceAccount": 1, "ConfigMap": 2}
+    assert [each["text"] for each in told["warnings"]] == ["the pod gets another one"]
+    assert not cluster.questions[1].skip_unsupported
+
+
+def test_get_shows_what_is_not_done(cluster: Cluster) -> None:
+    key = ("CiliumNetworkPolicy", "default", "rule1")
+    told = ["spec.ingress: is empty and changes nothing"]
+    policy = Policy(
+        kind="CiliumNetworkPolicy", namespace="default", name="rule1", subject=LabelSelector(), warnings=told
+    )
+    cluster.hub.put(POLICY.of(*key), policy)
+    shown = from_json("get", "cnp", "rule1")
+    assert shown["plexus"]["warnings"] == told
+    assert shown["status"]["conditions"] == [{"type": "Warned", "status": "True", "message": told[0]}]
+    pod = cluster.hub.states("resources")[POD.of("default", "xwing")]
+    assert isinstance(pod, Pod)
+    cluster.hub.put(POD.of("default", "xwing"), replace(pod, warnings=["a", "b"]))
+    conditions = from_json("get", "pod", "xwing")["status"]["conditions"]
+    assert [(each["type"], each.get("message")) for each in conditions] == [("Ready", None), ("Warned", "a; b")]
+
+
+def test_a_name_for_a_name_is_shown_with_what_it_stands_for(cluster: Cluster) -> None:
+    one = Service(namespace="default", name="db", type="ExternalName", external_name="db.example.org", ports=[])
+    cluster.hub.put(SERVICE.of("default", "db"), one)
+    assert from_json("get", "svc", "db")["spec"] == {"type": "ExternalName", "externalName": "db.example.org"}
+    (line,) = [each for each in plexus("get", "svc").stdout.splitlines() if each.startswith("db ")]
+    assert line.split() == ["db", "ExternalName", "db.example.org", "-", "-"]
 
 
 def test_delete_asks_for_deletion(cluster: Cluster) -> None:
@@ -100,6 +157,8 @@ def test_a_pod_is_its_manifest_its_status_and_what_was_made_of_it(cluster: Clust
         ("cnp", ["rule1"]),
         ("netpol", []),
         ("deploy", []),
+        ("sts", []),
+        ("ds", []),
         ("endpointslices", []),
     ],
 )
@@ -109,6 +168,20 @@ def test_every_kind_is_listed_as_a_list(cluster: Cluster, kind: str, names: list
     assert [each["metadata"]["name"] for each in found["items"]] == names
     plexus("get", kind)
     assert yaml.safe_load(plexus("get", kind, "-A", "-o", "yaml").stdout) == from_json("get", kind, "-A")
+
+
+def test_what_makes_pods_is_shown_with_those_that_are_ready(cluster: Cluster) -> None:
+    template: dict[str, Any] = {"spec": {}}
+    fields: dict[str, Any] = {"namespace": "default", "selector": LabelSelector(), "template": template}
+    cluster.hub.put(DAEMON_SET.of("default", "agent"), DaemonSet(name="agent", **fields))
+    cluster.hub.put(STATEFUL_SET.of("default", "db"), StatefulSet(name="db", replicas=3, **fields))
+    for name, owner in (("xwing", "daemonset/default/agent"), ("netpod", "statefulset/default/db")):
+        pod = cluster.hub.states("resources")[POD.of("default", name)]
+        assert isinstance(pod, Pod)
+        cluster.hub.put(POD.of("default", name), replace(pod, owner=owner))
+    agent, db = from_json("get", "ds", "agent"), from_json("get", "sts", "db")
+    assert (agent["plexus"], agent["status"]["numberReady"]) == ({"ready": "1/2", "pods": ["xwing"]}, 1)
+    assert (db["plexus"], db["status"]["readyReplicas"]) == ({"ready": "1/3", "pods": ["netpod"]}, 1)
 
 
 def test_a_service_shows_its_frontends(cluster: Cluster) -> None:

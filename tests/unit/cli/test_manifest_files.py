@@ -131,6 +131,43 @@ def test_a_merge_key_fills_in_what_is_not_written() -> None:
     assert found[0].manifest["more"] == {"x": 1, "y": 3}
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("1" * 5000, "needs more than 64 bits"),
+        ("9223372036854775808", "needs more than 64 bits"),
+        ("1e999", "is not a number that a manifest can hold"),
+        (r'"\ud800"', "is no character"),
+    ],
+    ids=["a number of 5000 digits", "a number of 65 bits", "a number without bound", "half a pair"],
+)
+def test_a_json_value_that_no_bus_carries_is_one_short_line(value: str, said: str) -> None:
+    found = problem(f'{{"a": {value}}}', "a.json").problem
+    assert said in found and len(found) < 200
+
+
+def test_a_json_value_at_the_edge_is_taken() -> None:
+    text = r'{"a": 9223372036854775807, "b": -9223372036854775808, "c": 1e308, "d": "\ud83d\ude00"}'
+    assert list(parse(text, "a.json")[0].manifest.values()) == [2**63 - 1, -(2**63), 1e308, "\U0001f600"]
+
+
+@pytest.mark.parametrize("name", ["kustomization.yaml", "deep/kustomization.yml"])
+def test_a_kustomization_need_not_say_what_it_is(name: str) -> None:
+    (found,) = parse("resources: [a.yaml]", name)
+    assert (found.manifest["kind"], found.manifest["resources"]) == ("Kustomization", ["a.yaml"])
+    (other,) = parse("{apiVersion: kustomize.config.k8s.io/v1alpha1, kind: Component}", name)
+    assert other.manifest["kind"] == "Component"
+    assert "kind" not in parse("resources: [a.yaml]", "other.yaml")[0].manifest
+
+
+def test_a_long_value_in_an_error_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"? {'k' * 5000}\n: 1\n? {'k' * 5000}\n: 2\n")
+    with pytest.raises(Failed) as failed:
+        read([str(tmp_path)])
+    (line,) = failed.value.lines
+    assert len(line) <= 1500 and line.endswith("first on line 1")
+
+
 def test_json_is_read_as_strictly() -> None:
     assert parse('{"kind": "Pod"}', "a.json")[0].manifest == {"kind": "Pod"}
     assert "twice" in problem('{"a": 1, "a": 2}', "a.json").problem

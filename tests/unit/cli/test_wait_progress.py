@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 
 from bus.messages.dataplane import CONTAINERS, Endpoint, Health, ReachedRevision
-from bus.messages.resources import Deployment, LabelSelector, Pod
+from bus.messages.resources import DaemonSet, Deployment, LabelSelector, Node, Pod, StatefulSet
 from bus.subjects import NODE, POD
 from cli.state import Picture
 from cli.wait import Progress, Realised, committed_at, history, in_words, took, unready
+from lab import workloads
 
-NODES = {"node1", "node2"}
+NODES = {name: Node(name=name, addresses=[]) for name in ("node1", "node2")}
 
 
 def pod(name: str = "web", **values: object) -> Pod:
@@ -26,7 +30,7 @@ def endpoint(name: str = "web", **values: object) -> Endpoint:
 
 def missing(one_pod: Pod, one_endpoint: Endpoint | None = None) -> list[str]:
     endpoints: dict[tuple[str, ...], Endpoint] = {("node1", "default", "web"): one_endpoint} if one_endpoint else {}
-    return unready({("default", "web"): one_pod}, endpoints, {}, NODES)
+    return unready({("default", "web"): one_pod}, endpoints, [], NODES)
 
 
 def test_a_ready_pod_with_a_ready_endpoint_is_not_missing() -> None:
@@ -56,23 +60,46 @@ def test_finished_pods_and_pods_in_the_hosts_network_need_no_endpoint() -> None:
 def test_an_endpoint_whose_pod_is_gone_is_not_settled() -> None:
     left_over: dict[tuple[str, ...], Endpoint] = {("node1", "default", "web"): endpoint()}
     gone = ["pod default/web: it is gone, and its endpoint on node1 is still there"]
-    assert unready({}, left_over, {}, NODES) == gone
+    assert unready({}, left_over, [], NODES) == gone
     elsewhere: dict[tuple[str, ...], Pod] = {("default", "web"): pod(node="node2", host_network=True)}
-    assert unready(elsewhere, left_over, {}, NODES) == gone
+    assert unready(elsewhere, left_over, [], NODES) == gone
 
 
 def test_nobody_waits_for_the_container_of_another_runtime() -> None:
-    assert unready({}, {("node1", CONTAINERS, "4f5e"): endpoint("4f5e", namespace=CONTAINERS)}, {}, NODES) == []
+    assert unready({}, {("node1", CONTAINERS, "4f5e"): endpoint("4f5e", namespace=CONTAINERS)}, [], NODES) == []
 
 
 def test_a_node_that_is_gone_is_not_waited_for() -> None:
-    assert unready({}, {("node9", "default", "web"): endpoint()}, {}, NODES) == []
+    assert unready({}, {("node9", "default", "web"): endpoint()}, [], NODES) == []
 
 
-def test_a_deployment_wants_all_its_pods_to_exist() -> None:
-    one = Deployment(namespace="default", name="d", replicas=2, selector=LabelSelector(), template={})
-    pods: dict[tuple[str, ...], Pod] = {("default", "d-1"): pod("d-1", owner="deployment/default/d", host_network=True)}
-    assert unready(pods, {}, {("default", "d"): one}, NODES) == ["deployment default/d: 1 of 2 pods exist"]
+def test_what_makes_pods_wants_all_of_them_to_exist() -> None:
+    fields: dict[str, Any] = {
+        "namespace": "default",
+        "name": "d",
+        "selector": LabelSelector(),
+        "template": {"spec": {}},
+    }
+    for maker, noun in (
+        (Deployment(replicas=2, **fields), "deployment"),
+        (StatefulSet(replicas=2, **fields), "statefulset"),
+        (DaemonSet(**fields), "daemonset"),
+    ):
+        only = pod("d-1", owner=f"{noun}/default/d", host_network=True)
+        pods: dict[tuple[str, ...], Pod] = {("default", "d-1"): only}
+        assert unready(pods, {}, [maker], NODES) == [f"{noun} default/d: 1 of 2 pods exist"]
+
+
+def test_pods_of_an_older_template_are_waited_for() -> None:
+    template: dict[str, Any] = {"spec": {}}
+    db = StatefulSet(namespace="default", name="db", selector=LabelSelector(), template=template)
+    old = pod("db-0", owner="statefulset/default/db", host_network=True)
+    pods: dict[tuple[str, ...], Pod] = {("default", "db-0"): old}
+    assert unready(pods, {}, [db], NODES) == [
+        "statefulset default/db: pods of an older template are still to be replaced"
+    ]
+    label = workloads.pod_manifest(db, "db-0")["metadata"]["labels"]
+    assert unready({("default", "db-0"): replace(old, labels=label)}, {}, [db], NODES) == []
 
 
 def test_a_node_is_there_when_both_roots_are_and_the_time_of_the_resources_counts() -> None:

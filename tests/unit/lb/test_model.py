@@ -392,3 +392,21 @@ def test_however_it_came_to_be_the_same_state_says_the_same(events: list[tuple[s
     act(other, plain)
     assert outputs == plain
     assert sorted(made.said()) == sorted(outputs)
+
+
+@pytest.mark.parametrize("label", ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"])
+def test_a_service_that_is_another_proxys_has_no_frontends(label: str) -> None:
+    model = LoadBalancing()
+    model.put(*service())
+    list(model.act())
+    assert list(model.said()) == [FRONTEND.of("default", "svc")]
+    model.put(*service(labels={label: "other"}))
+    assert list(model.act()) == [Unsay(FRONTEND.of("default", "svc"))]
+    model.put(*service())
+    assert [type(each) for each in model.act()] == [Say]
+
+
+def test_a_name_for_a_name_has_no_frontends() -> None:
+    model = LoadBalancing()
+    model.put(*service(type="ExternalName", external_name="a.b", cluster_addresses=[]))
+    assert list(model.act()) == []

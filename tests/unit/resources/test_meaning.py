@@ -45,8 +45,8 @@ def test_an_empty_cilium_selector_is_every_pod_of_the_namespace() -> None:
 
 
 def test_an_empty_list_of_rules_denies_nothing() -> None:
-    policy = message(cilium("ingress: [], egress: []"))
-    assert (policy.rules, policy.deny_ingress_by_default, policy.deny_egress_by_default) == ([], False, False)
+    policy = message(cilium("ingress: [], egress: [{}]"))
+    assert (policy.rules, policy.deny_ingress_by_default, policy.deny_egress_by_default) == ([], False, True)
 
 
 def test_an_empty_rule_denies_all_and_allows_nothing() -> None:
@@ -267,3 +267,50 @@ spec:
 status: {phase: Running, podIP: 10.0.0.1, conditions: []}
 """
     assert problems(text) == {}
+
+
+def test_nulls_that_an_api_server_prunes_are_as_good_as_absent() -> None:
+    plain = message(cilium("ingress: [{fromEndpoints: [{}], toPorts: [{ports: [{port: '80'}]}]}]"))
+    full = message(
+        cilium(
+            "description: null, labels: null, log: null, enableDefaultDeny: null, egress: null,"
+            " ingress: [{fromEndpoints: [{}], toPorts: [{ports: [{port: '80', endPort: null}]}]}]"
+        ).replace("name: rule1", "name: rule1, creationTimestamp: null, labels: null")
+    )
+    assert (full.rules, full.subject) == (plain.rules, plain.subject)
+    assert (full.deny_ingress_by_default, full.deny_egress_by_default) == (True, False)
+
+
+def test_a_null_label_is_the_empty_one_and_not_none_at_all() -> None:
+    """As an API server reads it; a selector without the requirement would select everything."""
+    policy = message(network("podSelector: {matchLabels: {app: null}}"))
+    assert ("k8s:app", "In", [""]) in [(each.key, each.operator, each.values) for each in policy.subject.requirements]
+    assert message(service("ports: [{port: 80}], selector: {app: null}")).selector == {"app": ""}
+    assert message(pod(metadata=", labels: {app: null}")).labels == {"app": ""}
+
+
+@pytest.mark.parametrize(("written", "number"), [("'8'", 8), ("8", 8), ("'0'", 0), ("'255'", 255), ("EchoRequest", 8)])
+def test_an_icmp_type_may_be_a_number_text_or_a_name(written: str, number: int) -> None:
+    (rule,) = rules(f"ingress: [{{icmps: [{{fields: [{{type: {written}}}]}}]}}]")
+    assert [(each.protocol, each.port) for each in rule.ports] == [("ICMP", number + 1)]
+
+
+def test_a_stateful_set_is_what_it_says() -> None:
+    text = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 3
+  ordinals: {start: 1}
+  podManagementPolicy: Parallel
+  updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: 2}}
+  selector: {matchLabels: {a: b}}
+  template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {}}]
+"""
+    found = message(text)
+    assert (found.replicas, found.first, found.is_ordered, found.renews, found.renewed_from) == (3, 1, False, True, 2)
+    plain = message(text.replace("podManagementPolicy: Parallel", "").replace("type: RollingUpdate", "type: OnDelete"))
+    assert (plain.is_ordered, plain.renews) == (True, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -182,11 +183,27 @@ def test_a_pods_image_and_nulls_may_change(cluster: Cluster) -> None:
     assert cluster.apply(pod(", volumes: null", containers="[{name: c, image: j, env: null}]")) == {"p": "changed"}
 
 
-def test_a_pod_on_an_unknown_node_is_refused_with_the_nodes_there_are(cluster: Cluster) -> None:
+def test_a_pod_for_an_absent_node_is_taken_and_waits_with_a_warning(cluster: Cluster) -> None:
     cluster.apply(NODE_ONE)
-    assert 'no node "node2"; there are: node1' in cluster.refused(pod(", nodeName: node2"))["spec.nodeName"]
-    cluster.apply(pod(", nodeName: node1"))
-    assert cluster.pod().node == "node1"
+    plan = cluster.do(cluster.plan(pod(", nodeName: node2")))
+    assert [(each.path, each.text) for each in plan.warnings] == [
+        ("spec.nodeName", 'there is no node "node2"; there are: node1; the pod waits for it')
+    ]
+    assert (cluster.pod().node, cluster.pod().phase, cluster.pod().ready) == ("node2", "Pending", False)
+    again = pod(", nodeName: node1").replace("name: p", "name: q")
+    assert cluster.do(cluster.plan(again)).warnings == ()
+
+
+def test_a_name_for_a_name_has_no_address_and_gives_back_the_one_it_had(cluster: Cluster) -> None:
+    cluster.apply(service())
+    had = cluster.address()
+    outside = service("type: ExternalName, externalName: db.example.org.")
+    assert cluster.apply(outside) == {"svc": "changed"}
+    assert (cluster.address(), cluster.held()) == ("", set())
+    assert cluster.service().external_name == "db.example.org."
+    assert cluster.apply(outside) == {"svc": "unchanged"}
+    cluster.apply(service())
+    assert (cluster.address(), cluster.held()) == (had, {had})
 
 
 def test_a_bound_pod_does_not_move_and_a_stale_uid_binds_nothing(cluster: Cluster) -> None:
@@ -521,3 +538,37 @@ def test_a_status_with_addresses_that_no_pod_can_have_is_refused(
     )
     (refusal,) = plan_status(cluster.store, status).refusals
     assert refusal.path == path and words in refusal.problem
+
+
+WORKLOAD = """
+apiVersion: apps/v1
+kind: {kind}
+metadata: {{name: w}}
+spec:
+  selector: {{matchLabels: {{a: b}}}}
+  template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}
+"""
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
+def test_pods_go_with_what_made_them_and_never_before(cluster: Cluster, kind: str) -> None:
+    owner = WORKLOAD.format(kind=kind)
+    owned = pod(metadata=f", ownerReferences: [{{apiVersion: apps/v1, kind: {kind}, name: w}}]")
+    assert f'there is no {kind} "w"' in cluster.refused(owned)["metadata.ownerReferences[0]"]
+    assert set(cluster.apply(owner, owned).values()) == {"created"}
+    assert cluster.pod().owner == f"{kind.lower()}/default/w"
+    assert cluster.plan(owner.replace("a: b", "a: c")).refusals[0].path == "spec.selector"
+    assert plan_tidy(cluster.store).steps == ()
+    plan = plan_delete(cluster.store, cluster.resources(owner, to_delete=True))
+    assert [each.subject for each in plan.steps] == [
+        f"state.resources.{kind.lower()}.default.w",
+        POD.of("default", "p"),
+    ]
+    cluster.do(Plan(plan.steps[:1]))  # and then a death
+    assert [each.subject for each in plan_tidy(cluster.store).steps] == [POD.of("default", "p")]
+
+
+def test_a_pod_whose_owner_only_a_newer_version_knows_is_left_alone(cluster: Cluster) -> None:
+    cluster.apply(pod())
+    cluster.store.put(POD.of("default", "p"), msgspec.structs.replace(cluster.pod(), owner="job/default/w"))
+    assert plan_tidy(cluster.store).steps == ()

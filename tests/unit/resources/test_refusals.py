@@ -45,7 +45,22 @@ addressType: {kind}
 
 REFUSED = {
     "an unknown kind": ("{apiVersion: v1, kind: Servce}", "kind", 'did you mean "Service"?'),
-    "a kind of later": ("{apiVersion: v1, kind: ConfigMap}", "kind", "not supported yet"),
+    "a kind of later": ("{apiVersion: networking.k8s.io/v1, kind: Ingress}", "kind", "not supported yet"),
+    "a kind without traffic": ("{apiVersion: v1, kind: ConfigMap}", "kind", "let --skip-unsupported pass over it"),
+    "a kind that makes pods": ("{apiVersion: batch/v1, kind: Job}", "kind", "its pods are not run"),
+    "a kind of another project": (
+        "{apiVersion: monitoring.coreos.com/v1, kind: PodMonitor}",
+        "kind",
+        "let --skip-unsupported pass over it",
+    ),
+    "a policy of another project": (
+        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy}",
+        "kind",
+        "is not a known kind",
+    ),
+    "a peering by BGP": ("{apiVersion: cilium.io/v2, kind: CiliumBGPPeerConfig}", "kind", "not supported yet"),
+    "a node's BGP": ("{apiVersion: cilium.io/v2, kind: CiliumBGPNodeConfigOverride}", "kind", "not supported yet"),
+    "BGP as it was": ("{apiVersion: cilium.io/v2alpha1, kind: CiliumBGPPeeringPolicy}", "kind", "not supported yet"),
     "a clusterwide policy": (
         "{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy}",
         "kind",
@@ -118,6 +133,41 @@ REFUSED = {
         "spec.template.spec.nodName",
         'did you mean "nodeName"?',
     ),
+    "more replicas than there can be": (
+        deployment().replace("selector:", "replicas: 2000000000\n  selector:"),
+        "spec.replicas",
+        "use 0 to 100000",
+    ),
+    "an owner that is no name": (
+        pod(metadata=", ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: a/b}]"),
+        "metadata.ownerReferences[0].name",
+        "is not a name",
+    ),
+    "a StatefulSet's order": (
+        deployment().replace("Deployment", "StatefulSet") + "  podManagementPolicy: parallel",
+        "spec.podManagementPolicy",
+        'did you mean "Parallel"?',
+    ),
+    "a StatefulSet's updates": (
+        deployment().replace("Deployment", "StatefulSet") + "  updateStrategy: {type: Never}",
+        "spec.updateStrategy.type",
+        "is not a choice",
+    ),
+    "a StatefulSet's long name": (
+        deployment().replace("Deployment", "StatefulSet").replace("name: d}", f"name: {'d' * 62}}}"),
+        "metadata.name",
+        "longer than the 63",
+    ),
+    "a selector of a DaemonSet": (
+        deployment(labels="a: c").replace("Deployment", "DaemonSet"),
+        "spec.selector",
+        "make them agree",
+    ),
+    "replicas of a DaemonSet": (
+        deployment().replace("Deployment", "DaemonSet") + "  replicas: 2",
+        "spec.replicas",
+        "is not a known field",
+    ),
     # nodes
     "a node without address": (node(""), "status.addresses", "needs an InternalIP"),
     "a node's bad address": (
@@ -157,7 +207,47 @@ REFUSED = {
     "no ports": (service("ports: []"), "spec.ports", "is empty"),
     "a NodePort": (service("type: NodePort, ports: [{port: 80}]"), "spec.type", "NodePort is not supported yet"),
     "a misspelt type": (service("type: ClusterIp, ports: [{port: 80}]"), "spec.type", 'did you mean "ClusterIP"?'),
-    "an external name": (service("ports: [{port: 80}], externalName: a.b"), "spec.externalName", "not supported yet"),
+    "an external name of another type": (
+        service("ports: [{port: 80}], externalName: a.b"),
+        "spec.externalName",
+        "for the type ExternalName only",
+    ),
+    "an ExternalName without a name": (service("type: ExternalName"), "spec.externalName", "is required"),
+    "an ExternalName that is no name": (
+        service("type: ExternalName, externalName: a b"),
+        "spec.externalName",
+        "is not a name",
+    ),
+    "an ExternalName with an address": (
+        service("type: ExternalName, externalName: a.b, clusterIP: 10.96.0.9"),
+        "spec.clusterIP",
+        "must be left out",
+    ),
+    "unready pods behind an address": (
+        service("ports: [{port: 80}], publishNotReadyAddresses: true"),
+        "spec.publishNotReadyAddresses",
+        "not supported yet",
+    ),
+    "a limit on sources": (
+        service("ports: [{port: 80}], loadBalancerSourceRanges: [10.0.0.0/8]"),
+        "spec.loadBalancerSourceRanges",
+        "it serves everyone",
+    ),
+    "an algorithm by annotation": (
+        service(metadata=", annotations: {Service.Cilium.io/lb-algorithm: maglev}"),
+        "metadata.annotations[Service.Cilium.io/lb-algorithm]",
+        "not supported yet",
+    ),
+    "an annotation's bad key": (
+        service(metadata=", annotations: {a/b/c: d}"),
+        "metadata.annotations[a/b/c]",
+        "is not an annotation key",
+    ),
+    "a label key with capitals before the slash": (
+        pod(metadata=", labels: {Example.org/a: d}"),
+        "metadata.labels[Example.org/a]",
+        "is not a label key",
+    ),
     "session affinity": (service("ports: [{port: 80}], sessionAffinity: ClientIP"), "spec.sessionAffinity", "use None"),
     "a bad cluster address": (service("ports: [{port: 80}], clusterIP: 10.96.0"), "spec.clusterIP", "not an IP"),
     "a cluster address with a zone": (
@@ -305,6 +395,54 @@ REFUSED = {
         "not supported yet",
     ),
     "a null list of peers": (entry("fromEndpoints: null"), f"{ENTRY}.fromEndpoints", "is null"),
+    "null ports": (entry("fromEndpoints: [{}], toPorts: null"), f"{ENTRY}.toPorts", "is null"),
+    "null rules of layer 7": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: null}}]"),
+        f"{ENTRY}.toPorts[0].rules.http",
+        "is null",
+    ),
+    "a null protocol": (port("port: '80', protocol: null"), f"{PORT}.protocol", "is null"),
+    "null exceptions": (
+        entry("fromCIDRSet: [{cidr: 10.0.0.0/8, except: null}]"),
+        f"{ENTRY}.fromCIDRSet[0].except",
+        "is null",
+    ),
+    "a null label of a peer": (
+        entry("fromEndpoints: [{matchLabels: {app: null}}]"),
+        f"{ENTRY}.fromEndpoints[0].matchLabels[app]",
+        "must be text",
+    ),
+    "a null map of labels of a peer": (
+        entry("fromEndpoints: [{matchLabels: null}]"),
+        f"{ENTRY}.fromEndpoints[0].matchLabels",
+        "is null",
+    ),
+    "null deny rules": (cilium("ingress: [{}], ingressDeny: null"), "spec.ingressDeny", "is null"),
+    "an empty list of ingress": (cilium("ingress: []"), "spec.ingress", "ingress: [{}] denies all ingress"),
+    "an empty list of egress": (cilium("egress: []"), "spec.egress", "egress: [{}] all egress"),
+    "a null list of ingress": (cilium("ingress: null"), "spec.ingress", "ingress: [{}] denies all ingress"),
+    "two empty lists": (cilium("ingress: [], egress: []"), "spec", "does nothing"),
+    "a subject alone": (
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}, spec: {endpointSelector: {}}}",
+        "spec",
+        "does nothing",
+    ),
+    "an empty list of deny rules": (cilium("ingressDeny: []"), "spec", "does nothing"),
+    "no default deny, and nothing else": (
+        cilium("ingress: [{}], enableDefaultDeny: {ingress: false}"),
+        "spec",
+        "does nothing",
+    ),
+    "an empty list of rules": (
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}, specs: []}",
+        "spec",
+        "without a rule nothing is denied",
+    ),
+    "a second rule that does nothing": (
+        cilium("ingress: [{}]") + "specs: [{endpointSelector: {}, ingress: []}]",
+        "specs[0].ingress",
+        "does nothing",
+    ),
     "an In without values in a peer": (
         entry("fromEndpoints: [{matchExpressions: [{key: a, operator: In}]}]"),
         f"{ENTRY}.fromEndpoints[0].matchExpressions[0].values",
@@ -373,6 +511,16 @@ REFUSED = {
         f"{ENTRY}.icmps",
         "stands beside toPorts",
     ),
+    "an ICMP type of 08": (
+        entry("icmps: [{fields: [{type: '08'}]}]"),
+        f"{ENTRY}.icmps[0].fields[0].type",
+        "is not an ICMP type",
+    ),
+    "an ICMP type of 256 in text": (
+        entry("icmps: [{fields: [{type: '256'}]}]"),
+        f"{ENTRY}.icmps[0].fields[0].type",
+        "256 is not an ICMP type",
+    ),
     "an ICMP type of 256": (
         entry("icmps: [{fields: [{type: 256}]}]"),
         f"{ENTRY}.icmps[0].fields[0].type",
@@ -436,3 +584,58 @@ def test_every_fault_of_a_document_is_named_at_once() -> None:
 def test_a_manifest_nested_without_end_is_refused_and_overflows_nothing() -> None:
     nested = "[" * 400 + "]" * 400
     assert "nested" in problems(pod(f", volumes: {nested}"))[""]
+
+
+ASKS_FOR_MORE_WHEN_REMOVED = {
+    "deny rules": (
+        cilium("ingress: [{fromEntities: [all]}], ingressDeny: [{fromEntities: [world]}]"),
+        "leave the policy out",
+    ),
+    "authentication": (entry("fromEndpoints: [{}], authentication: {mode: required}"), "write {} in place"),
+    "a CIDR": (entry("fromCIDR: [10.0.0.0/8]"), "write {} in place"),
+    "a group of CIDRs": (entry("fromCIDRSet: [{cidrGroupRef: g}]"), "write {} in place"),
+    "a DNS name": (cilium("egress: [{toFQDNs: [{matchName: a.b}]}]"), "write {} in place"),
+    "an entity of later": (entry("fromEntities: [ingress]"), "write {} in place"),
+    "L7 rules": (entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{method: GET}]}}]"), "write {} in place"),
+    "server names": (entry("toPorts: [{ports: [{port: '443'}], serverNames: [a.b]}]"), "write {} in place"),
+    "no ICMP types": (entry("fromEndpoints: [{}], icmps: [{fields: []}]"), "write {} in place"),
+    "a CIDR of a NetworkPolicy": (
+        network("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]"),
+        "keep its direction in policyTypes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ASKS_FOR_MORE_WHEN_REMOVED.values(), ids=ASKS_FOR_MORE_WHEN_REMOVED.keys())
+def test_no_hint_leads_to_a_policy_that_is_wider(case: tuple[str, str]) -> None:
+    text, words = case
+    (problem,) = problems(text).values()
+    assert words in problem
+    assert "remove" not in problem and "denied by default" not in problem
+
+
+LONG = "x" * 5000
+KEY = "x" * 1000  # as long as YAML takes one
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{{apiVersion: v1, kind: {LONG}}}",
+        pod(f", {KEY}: 1"),
+        pod(f", nodeName: {LONG}"),
+        pod(metadata=f", labels: {{a: {LONG}}}"),
+        pod(metadata=f", annotations: {{a/{KEY}: b}}").replace("name: p", f"name: {LONG}"),
+        service(f"type: {LONG}, ports: [{{port: 80}}]"),
+        service("ports: [{port: 1" + "0" * 3000 + "}]"),
+        port(f"port: '{LONG}'"),
+        entry(f"fromEntities: [{LONG}]"),
+        entry(f"fromCIDR: [{LONG}]"),
+        entry(f"fromEndpoints: [{{matchLabels: {{a: {LONG}}}}}]"),
+        network(f"policyTypes: [{LONG}]"),
+    ],
+)
+def test_a_long_value_is_cut_and_what_would_be_right_stays(text: str) -> None:
+    for refusal in refusals(text):
+        assert len(refusal.problem) <= 400 and len(refusal.path) <= 250 and len(refusal.name) <= 253
+        assert not refusal.problem.endswith("x")

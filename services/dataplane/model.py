@@ -57,6 +57,7 @@ class LocalPod:
     mac: str
     gateway_mac: str
     uid: str = ""
+    identity: int = 0  # of a pod whose `namespace` and `name` are not known (""): what its entry in the kernel says
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,6 +470,8 @@ class NodeModel:
                 self._stale_identities |= self.policies.remove_identity(before)
 
     def _number_of(self, pod: LocalPod) -> int:
+        if not pod.namespace:
+            return pod.identity if pod.identity in self.identities else 0
         resource = self._resources.get((pod.namespace, pod.name))
         namespace = self._namespaces.get(pod.namespace)
         if resource is None or namespace is None or (pod.uid and resource.uid and pod.uid != resource.uid):

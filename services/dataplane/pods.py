@@ -31,6 +31,7 @@ class NodePods:
     async def add(self, request: cni.Add) -> PodInterface:
         node = self._node
         owner = request.attachment
+        await node.restart.claim(owner, request.namespace, request.pod, request.uid)
         existing = node.endpoints.get(owner.container_id)
         if existing is not None:
             _check_same(existing, request)
@@ -73,6 +74,7 @@ class NodePods:
         )
 
     async def delete(self, request: cni.Delete) -> None:
+        await self._node.restart.claim(request.attachment)
         endpoint = self._node.endpoints.get(request.attachment.container_id)
         if endpoint is not None and endpoint.attachment == request.attachment:
             self._node.endpoints.remove(endpoint.container_id)
@@ -80,8 +82,10 @@ class NodePods:
         if request.attachment in self._node.leftovers:
             await self._node.write()
             await self._node.leftovers.remove(request.attachment)
+        self._node.restart.tell()
 
     async def check(self, request: cni.Check) -> tuple[str, ...]:
+        await self._node.restart.claim(request.attachment)
         endpoint = self._node.endpoints.get(request.attachment.container_id)
         if endpoint is None or endpoint.ifname != request.attachment.ifname:
             return (f"this node has no endpoint for sandbox {request.attachment.container_id}",)
@@ -94,6 +98,8 @@ class NodePods:
         return wrong
 
     async def collect(self, request: cni.Collect) -> None:
+        for owner in request.valid:
+            await self._node.restart.claim(owner)
         gone = [each for each in self._node.endpoints.all() if each.attachment not in request.valid]
         for endpoint in gone:
             self._node.endpoints.remove(endpoint.container_id)

@@ -41,7 +41,6 @@ async def run(service: Service, settings: NodeSettings) -> None:
 async def live(service: Service, settings: NodeSettings, *, filled: bool) -> None:
     """`filled`: see handover.held_back. Raises: CannotStart. Recovered, among others in a group."""
     async with AsyncExitStack() as stack:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
         try:
             journal = Journal.open(settings.state_dir / "endpoints.journal")
         except JournalError as problem:

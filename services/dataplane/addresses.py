@@ -141,6 +141,19 @@ class Addresses:
             raise AddressTaken(f"{owner.container_id} ({owner.ifname}) holds {pool.address_of[owner]} already")
         pool.hold(owner, str(parsed))
 
+    def rename(self, owner: Attachment, known: Attachment) -> None:
+        """What `owner` holds is held by `known`, who holds nothing."""
+        for pool in self._pools.values():
+            address = pool.address_of.pop(owner, None)
+            if address is not None:
+                pool.hold(known, address)
+
+    def avoid(self, used: Iterable[str]) -> None:
+        """Something on this node uses these addresses: they are not given out, unless they are held, until the next
+        call says otherwise."""
+        for version, pool in self._pools.items():
+            pool.avoided = {each for each in used if ip_address(each).version == version} - pool.holder_of.keys()
+
     def restore_router(self, address: str) -> None:
         """The router had `address` before a restart, and pods know it by that."""
         parsed = ip_address(address)
@@ -158,6 +171,7 @@ class _Pool:
         self.holder_of: dict[str, Attachment] = {}
         self._untouched: dict[str, int] = {}  # block -> the first offset that was never looked at
         self._freed: dict[str, None] = {}  # longest ago first
+        self.avoided: set[str] = set()
 
     @property
     def free(self) -> int:
@@ -175,11 +189,13 @@ class _Pool:
         for cidr, block in self.blocks.items():
             while self._untouched[cidr] <= _last(block):
                 address = str(block[self._untouched[cidr]])
+                if address in self.avoided:
+                    self._freed[address] = None
                 if address not in self.holder_of and address not in self._freed:
                     return address
                 self._untouched[cidr] += 1
         for address in self._freed:
-            if self._block_of(address):
+            if self._block_of(address) and address not in self.avoided:
                 return address
         sizes = ", ".join(self.blocks) or "none yet"
         raise PoolExhausted(

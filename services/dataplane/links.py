@@ -192,6 +192,24 @@ class Links:
         """What is not as `create_pod_link` left it, in words; empty when all is well."""
         return await self._run(self._check, container_id, ifname, tuple(ips), namespace=netns_fd)
 
+    def host_name(self, container_id: str, ifname: str) -> str:
+        """Of a pod's link, made or not."""
+        return host_link_name(container_id, ifname)
+
+    async def list_pod_routes(self) -> dict[str, int]:
+        """The routes to pods that we made: address -> index of the host side."""
+        return await self._run(rtnl.list_link_routes, self._netlink)
+
+    async def list_router_addresses(self) -> list[str]:
+        """What `ensure_router_address` has made, by this process or one before it."""
+        found = await self._run(rtnl.list_addresses, self._netlink, rtnl.LOOPBACK_INDEX)
+        return [address for address, _, maker in found if maker == rtnl.ADDRESS_PROTOCOL]
+
+    async def list_used_addresses(self) -> set[str]:
+        """Every single address that the node routes somewhere or answers to, for whatever reason."""
+        routed = await self._run(rtnl.list_routed_addresses, self._netlink)
+        return routed | (await self.own_addresses()).keys()
+
     async def mend_pod_routes(self, wanted: Mapping[str, int]) -> list[str]:
         """Put back the routes to pods, address -> index of the host side, that are gone. Returns their addresses."""
         return await self._run(self._mend_pod_routes, dict(wanted))

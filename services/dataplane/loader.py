@@ -189,7 +189,7 @@ async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded
             log.info("maps migrated", files=migration.files, entries=copied)
     except BaseException as problem:
         migration.undo()
-        (state_dir / STAMP).unlink(missing_ok=True)  # the programs that are pinned now may know maps that are gone
+        _forget_stamp(state_dir)  # the programs that are pinned now may know maps that are gone
         if isinstance(problem, migrate.DoesNotFit):
             raise LayoutError(str(problem)) from problem
         raise
@@ -220,7 +220,7 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     maps = [map_path(pin_dir, name) for name in layouts.MAPS]
     if _stamped(stamp) == wanted and all(each.exists() for each in (*programs, *maps)):
         return None
-    stamp.unlink(missing_ok=True)
+    _forget_stamp(state_dir)
     instructions = await _compile(config, pin_dir)
     check_maps(pin_dir)
     try:
@@ -228,6 +228,16 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     except OSError as problem:
         log.warning("the next start compiles anew: make room on the disk", file=str(stamp), why=str(problem))
     return instructions
+
+
+def _forget_stamp(state_dir: Path) -> None:
+    """Raises: LoadError: it is still there, and would vouch for programs that it does not know."""
+    stamp = state_dir / STAMP
+    try:
+        stamp.unlink(missing_ok=True)
+    except OSError as problem:
+        if _stamped(stamp):
+            raise LoadError(f"{stamp} cannot be removed: {problem}") from problem
 
 
 def _stamped(stamp: Path) -> str:

@@ -58,6 +58,7 @@ class LocalPod:
     mac: str
     gateway_mac: str
     uid: str = ""
+    identity: int = 0  # of a pod whose `namespace` and `name` are not known (""): what its entry in the kernel says
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,6 +494,8 @@ class NodeModel:
         self.named.settle(identity, self._expanded.get(identity), self.pods.keys())
 
     def _number_of(self, pod: LocalPod) -> int:
+        if not pod.namespace:
+            return pod.identity if pod.identity in self.identities else 0
         resource = self._resources.get((pod.namespace, pod.name))
         namespace = self._namespaces.get(pod.namespace)
         if resource is None or namespace is None or (pod.uid and resource.uid and pod.uid != resource.uid):

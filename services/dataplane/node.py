@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Set
+from collections.abc import Awaitable, Mapping
 from ipaddress import ip_network
 
 from bus import subjects
@@ -24,10 +24,10 @@ from bus.messages import dataplane as messages
 from bus.messages.log import Vouched
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane.addresses import Addresses, AddressTaken
+from services.dataplane.addresses import Addresses
 from services.dataplane.attach import Hook
 from services.dataplane.effects import Maps
-from services.dataplane.endpoints import Endpoint, Endpoints, record_key
+from services.dataplane.endpoints import Endpoint, Endpoints
 from services.dataplane.hooks import HEAL_SECONDS as HEAL_HOOKS_SECONDS
 from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
@@ -36,16 +36,15 @@ from services.dataplane.leftovers import Leftovers
 from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.model import NodeModel, Routing
 from services.dataplane.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
-from services.dataplane.rtnl import NodeRoute, SeenLink
+from services.dataplane.restart import BLOCKS_KEY, IDENTITY_HOST, Restart
+from services.dataplane.rtnl import NodeRoute
 from services.dataplane.settings import NodeSettings
 
 log = logger(__name__)
 
 ENDPOINTS_OWNER = subjects.ENDPOINT.owner
 HEAL_SECONDS = 30.0  # how often what the kernel holds is compared with what it should hold
-IDENTITY_HOST = 1
 PROBLEMS_SHOWN = 5  # subjects that the check "changes" names
-BLOCKS_KEY = "blocks"  # in the journal: CIDRs of this node's blocks
 
 
 class Node:
@@ -83,6 +82,7 @@ class Node:
         self.endpoints = Endpoints()
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)
+        self.restart = Restart(self)
         self._recall = recall
         self._is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
@@ -102,6 +102,10 @@ class Node:
         self._to_publish: set[str] = set()
         self._owes_word = True  # that the bus holds all of this node's endpoints, and no others
         self._publish = asyncio.Event()
+
+    async def restore(self) -> None:
+        """Take up what was here before a restart (restart.py)."""
+        await self.restart.take_up()
 
     @property
     def is_synced(self) -> bool:
@@ -134,7 +138,10 @@ class Node:
             if batch.synced and not self.is_synced and self._recall is not None:
                 for subject in self._recall.synced():
                     self.model.delete(subject)
+            is_news = self.restart.learn(self._published.values())
         self._check_changes()
+        if is_news:
+            await self.restart.settle()
         if not batch.synced:
             return
         if not self.is_synced:
@@ -199,8 +206,10 @@ class Node:
         """Everything was heard once: from here on the maps hold what the bus says, and nothing else."""
         await self._take_over()
         self._synced.set()
-        for subject in self._published.keys() | {self._subject(each) for each in self.endpoints.all()}:
+        for subject in self._published:
             self._mark(subject)
+        for each in self.endpoints.all():
+            self.forget(each)
         self._publish.set()  # without any there is a word to say, too
 
     async def _take_over(self) -> None:
@@ -231,6 +240,9 @@ class Node:
             found = await self._recall.load()
             async with self._writing:  # as `hear_batch`, which finds all of it or nothing
                 known = await self._recall.recall(found or {}, self._take)
+                is_news = self.restart.learn(())
+            if is_news:
+                await self.restart.settle()
             if known:
                 log.warning("the bus is away: going by what was heard last", subjects=known)
                 await self._take_over()
@@ -254,7 +266,7 @@ class Node:
             self.service.check("own addresses", not contested, contested)
         if self.is_synced:
             await self._realised()
-        for pod in changed:
+        for pod in filter(lambda pod: pod.namespace, changed):
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
             if self._wanted_message(subject) != self._published.get(subject):
                 self._mark(subject)
@@ -382,8 +394,9 @@ class Node:
         self._publish.set()
 
     def forget(self, endpoint: Endpoint) -> None:
-        """Its pod has no endpoint any more, or another: say so."""
-        self._mark(self._subject(endpoint))
+        """Its pod has no endpoint any more, or another: say so, if it is known whose it is."""
+        if endpoint.namespace:
+            self._mark(self._subject(endpoint))
 
     async def publish(self) -> None:
         """Keep the bus up to date on this node's endpoints; a burst on one pod is one message."""
@@ -408,7 +421,7 @@ class Node:
             if batch.synced:
                 break
         for endpoint in self.endpoints.all():
-            self._mark(self._subject(endpoint))
+            self.forget(endpoint)
         self._owes_word = True
         self._publish.set()
 
@@ -468,6 +481,7 @@ class Node:
             log.warning("maps had drifted", entries=drifted)
         await self.write()  # also what found no room the last time
         await self.leftovers.remove_all()
+        await self.restart.heal()
         await self._heal_routes()
 
     async def heal_hooks(self) -> None:
@@ -477,8 +491,9 @@ class Node:
             await self.heal_hooks_once()
 
     async def heal_hooks_once(self) -> None:
+        self.restart.tell()
         try:
-            await self.hooks.heal(self._pod_hooks, lambda: self.links.is_quiet)
+            await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)
             self._are_addresses_stale |= self.hooks.take_addresses_changed()
             if self._is_whole and self.hooks.take_routes_gone():
@@ -503,7 +518,7 @@ class Node:
             count("drift", len(mended), kind="route")
             log.warning("routes to pods put back", addresses=mended)
 
-    def _pod_hooks(self) -> list[Hook]:
+    def pod_hooks(self) -> list[Hook]:
         return [
             Hook(each.interface, each.interface_index, program.direction, program.name)
             for each in self.endpoints.all()
@@ -513,108 +528,13 @@ class Node:
     @property
     def is_judged(self) -> bool:
         """Every pod here has its programs."""
-        return self.hooks.has(self._pod_hooks())
-
-    # A restart
-
-    async def restore(self) -> None:
-        """Take up what was here before a restart: service numbers, blocks, and endpoints except those whose link is
-        gone or another by now. What cannot be taken up is logged, counted and forgotten; the rest goes on.
-
-        Comes before anything is heard.
-        """
-        self.model.services.adopt(self.maps.dump("services"))
-        try:
-            self.addresses.set_blocks(self.journal.get(BLOCKS_KEY) or [])
-        except (ValueError, TypeError) as problem:
-            _not_restored(BLOCKS_KEY, problem)
-        seen = {link.name: link for link in await self.links.list_pod_links()}
-        alive, dead = self._records(seen)
-        self.endpoints.restore(alive)
-        dead += [record_key(each.container_id) for each in self.endpoints.all() if not self._restore(each)]
-        await self._forget_records(dead)
-        known = {each.interface for each in self.endpoints.all()}
-        await self._remove_unknown(seen.keys() - known)
-        for hook, why in (await self.hooks.adopt(self._pod_hooks())).items():
-            _not_restored(hook.device, why)  # a program from before goes on; heal attaches what is missing
-        self.service.check("programs", *self.hooks.state)
-        self._know_myself()
-        log.info("endpoints restored", alive=len(self.endpoints), gone=len(dead))
-
-    async def _remove_unknown(self, names: Set[str]) -> None:
-        """Links made by an ADD that was killed before it was durable: the runtime asks again. Where the journal has
-        lost something they may be those of running pods."""
-        if names and self.journal.is_damaged:
-            log.error("links that the damaged journal does not know are left alone: delete their pods", links=[*names])
-            return
-        if self.journal.is_damaged:
-            await self.journal.mended()
-        for name in names:
-            try:
-                await self.links.delete_pod_link(name)
-            except LinkError as problem:
-                _not_restored(name, problem)
-
-    async def _forget_records(self, dead: list[str]) -> None:
-        try:
-            await self.journal.update(deleted=dead)
-        except OSError as problem:  # they are as dead at the next start
-            log.error("records of pods that are gone stay on the disk: make room there", records=dead, why=str(problem))
-
-    def _know_myself(self) -> None:
-        """The node's own addresses are known before anything is heard, as far as there is room."""
-        for own in filter(None, (self.device.address, self.device.address6)):
-            try:
-                self.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(IDENTITY_HOST).pack())
-            except OSError as problem:
-                log.error(
-                    "this node's own address is not known until all is heard: raise the map's limit or use less",
-                    map="ipcache",
-                    address=own,
-                    why=str(problem),
-                )
-
-    def _records(self, seen: dict[str, SeenLink]) -> tuple[list[Endpoint], list[str]]:
-        """Endpoints whose link is the one that they had, and the keys of the other records."""
-        alive: list[Endpoint] = []
-        dead: list[str] = []
-        for key, record in self.journal.items("endpoint/").items():
-            try:
-                endpoint = Endpoint.from_record(record)
-            except ValueError as problem:
-                _not_restored(key, problem)
-                dead.append(key)
-                continue
-            link = seen.get(endpoint.interface)
-            if link is not None and link.index == endpoint.interface_index:
-                alive.append(endpoint)
-            else:
-                dead.append(key)
-        return alive, dead
-
-    def _restore(self, endpoint: Endpoint) -> bool:
-        try:
-            for address, gateway in endpoint.ips:
-                self.addresses.restore(endpoint.attachment, address)
-                self.addresses.restore_router(gateway)
-        except (AddressTaken, ValueError) as problem:
-            _not_restored(record_key(endpoint.container_id), problem)
-            self.endpoints.remove(endpoint.container_id)
-            self.addresses.release(endpoint.attachment)
-            return False
-        self.model.restore_pod(endpoint.local_pod())
-        return True
+        return self.hooks.has(self.pod_hooks())
 
 
 def untold_addresses(ipcache: Mapping[bytes, bytes]) -> dict[str, str]:
     """Those that the node had and no other knew, as the map has them; on which device is not known any more."""
     entries = ((IpcacheKey.unpack(key), IpcacheEntry.unpack(value)) for key, value in ipcache.items())
     return {key.address: "the node" for key, entry in entries if entry.untold and key.is_host}
-
-
-def _not_restored(what: str, problem: object) -> None:
-    count("not_restored")
-    log.error("not as before the restart: a pod that has no network now must start anew", what=what, why=str(problem))
 
 
 async def _done(work: Awaitable[None], what: str, problems: dict[str, str]) -> bool:

@@ -32,6 +32,7 @@ class NodePods:
     async def add(self, request: cni.Add) -> PodInterface:
         node = self._node
         owner = request.attachment
+        await node.restart.claim(owner, request.namespace, request.pod, request.uid)
         existing = node.endpoints.get(owner.container_id)
         if existing is not None:
             _check_same(existing, request)
@@ -66,6 +67,7 @@ class NodePods:
 
     async def delete(self, request: cni.Delete) -> None:
         node, owner = self._node, request.attachment
+        await node.restart.claim(owner)
         endpoint = node.endpoints.get(owner.container_id)
         if endpoint is not None and endpoint.attachment == owner:
             if endpoint.network not in ("", request.network):
@@ -77,8 +79,10 @@ class NodePods:
         if owner in node.leftovers:
             await node.write()
             await node.leftovers.remove(owner)
+        node.restart.tell()
 
     async def check(self, request: cni.Check) -> tuple[str, ...]:
+        await self._node.restart.claim(request.attachment)
         endpoint = self._node.endpoints.get(request.attachment.container_id)
         if endpoint is None or endpoint.ifname != request.attachment.ifname:
             return (f"this node has no endpoint for sandbox {request.attachment.container_id}",)
@@ -92,6 +96,8 @@ class NodePods:
     async def collect(self, request: cni.Collect) -> None:
         """What no record says the network of is left to its DEL."""
         node = self._node
+        for owner in request.valid:
+            await node.restart.claim(owner)
         of_network = [each for each in node.endpoints.all() if each.network == request.network]
         gone = [each for each in of_network if each.attachment not in request.valid]
         for endpoint in gone:

@@ -318,6 +318,17 @@ def _list_routes(netlink: Netlink, protocol: int, version: int) -> list[Any]:
     return netlink.ask(f"list IPv{version} routes", kinds.RTM_GETROUTE, NLM_F_DUMP, wanted, NO_ROUTES)
 
 
+def list_routed_addresses(netlink: Netlink) -> set[str]:
+    """Single addresses that have a route of their own, whoever made it."""
+    found = set()
+    for version, family in FAMILY.items():
+        wanted = message(rtmsg, family=family, table=MAIN_TABLE, type=kinds.rt_type["unicast"])
+        for each in netlink.ask(f"list IPv{version} routes", kinds.RTM_GETROUTE, NLM_F_DUMP, wanted, NO_ROUTES):
+            if each["dst_len"] == ip_network(EVERYTHING[version]).max_prefixlen and each.get("dst"):
+                found.add(each.get("dst"))
+    return found
+
+
 def list_link_routes(netlink: Netlink) -> dict[str, int]:
     """The routes to pods of this node that we made: address -> index of the link."""
     found = (each for version in FAMILY for each in _list_routes(netlink, POD_ROUTE_PROTOCOL, version))

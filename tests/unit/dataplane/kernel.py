@@ -100,13 +100,28 @@ class MemoryLinks(Links):
         self.pods[name] = SeenLink(name, index, "02:00:00:00:00:02", mtu_bytes, "veth", 0, 2, True)
         for program in programs:
             self.attached.setdefault(index, {})[program.direction] = program.name
+        self.pod_routes |= {ip.address: index for ip in ips}
         return PodLink(name, index, "02:00:00:00:00:02", "02:00:00:00:00:01", 2)
 
     async def delete_pod_link(self, name: str) -> None:
         self._work()
         if name in self.stuck:
             raise LinkError("busy")
-        self.pods.pop(name, None)
+        gone = self.pods.pop(name, None)
+        self.pod_routes = {each: index for each, index in self.pod_routes.items() if not gone or index != gone.index}
+
+    def host_name(self, container_id: str, ifname: str) -> str:
+        return f"lxc{container_id}"
+
+    async def list_pod_routes(self) -> dict[str, int]:
+        return dict(self.pod_routes)
+
+    async def list_router_addresses(self) -> list[str]:
+        return list(self.routers.values())
+
+    async def list_used_addresses(self) -> set[str]:
+        self._work()
+        return self.pod_routes.keys() | self.addresses.keys()
 
     async def list_pod_links(self) -> list[SeenLink]:
         return list(self.pods.values())

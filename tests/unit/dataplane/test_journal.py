@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgpack  # type: ignore[import-untyped]
@@ -98,29 +100,111 @@ async def test_a_flipped_bit_ends_the_reading_before_it(tmp_path: Path) -> None:
     assert await reopened(path) == {"first": 1}
 
 
-async def test_of_a_file_that_is_damaged_anywhere_in_its_middle_all_other_records_count(tmp_path: Path) -> None:
+def damages(whole: bytes, at: int) -> Iterator[bytes]:
+    """The file with its byte `at` flipped, turned over and zeroed; and what is left when it is cut there."""
+    for byte in {whole[at] ^ 0x01, whole[at] ^ 0x80, whole[at] ^ 0xFF, 0} - {whole[at]}:
+        yield whole[:at] + bytes([byte]) + whole[at + 1 :]
+    yield whole[:at] + bytes(len(whole) - at)
+
+
+async def test_whatever_byte_is_damaged_every_other_record_counts_and_the_damage_is_told(tmp_path: Path) -> None:
+    """Not the value that is damaged: an older one of its key may be in its place, or none."""
     path = tmp_path / "j"
+    changes = [("key0", ""), ("key1", 1), ("key0", "x" * 300), ("key2", [b"raw"]), ("key1", None), ("key3", {"a": 1})]
     journal = Journal.open(path)
-    ends = [path.stat().st_size]
-    for number in range(4):
-        await journal.put(f"key{number}", "x" * 100 * number)
-        ends.append(path.stat().st_size)
+    await journal.mended()
     assert not journal.is_damaged
+    ends = [path.stat().st_size]
+    for key, value in changes:
+        await (journal.delete(key) if value is None else journal.put(key, value))
+        ends.append(path.stat().st_size)
     await journal.close()
     whole = path.read_bytes()
-    for at in range(ends[0], ends[3]):
-        for flipped in (0x01, 0x80):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ flipped]) + whole[at + 1 :])
-            lost = sum(1 for end in ends if end <= at) - 1
+
+    async def check(content: bytes, lost: range) -> None:
+        path.write_bytes(content)
+        expected: dict[str, object] = {}
+        for number, (key, value) in enumerate(changes):
+            if number not in lost and value is None:
+                expected.pop(key, None)
+            elif number not in lost:
+                expected[key] = value
+        for _ in range(2):  # after another start too
             journal = Journal.open(path, durable=False)
-            assert journal.is_damaged
-            assert journal.items().keys() == {f"key{number}" for number in range(4)} - {f"key{lost}"}
+            assert (journal.items(), journal.is_damaged) == (expected, True)
+            await journal.put("later", 1)
             await journal.close()
-            assert path.stat().st_size == len(whole)
+            expected["later"] = 1
+
+    for at in range(len(whole)):
+        hit = sum(1 for end in ends if end <= at) - 1  # -1: the header
+        *changed, zeroed = damages(whole, at)
+        for content in changed:
+            await check(content, range(hit, hit + 1))
+        await check(zeroed, range(hit, len(changes)))
+        if at not in ends:
+            await check(whole[:at], range(max(hit, 0), len(changes)))
+
+
+async def test_a_journal_that_begins_anew_says_that_something_may_be_lost(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    noise = b"#!/bin/sh\necho not a journal at all\n" * 4
+    for content in (None, b"", noise, bytes(4096)):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        for _ in range(2):
+            journal = Journal.open(path)
+            assert journal.is_damaged and journal.items() == {}
+            await journal.close()
+        if content:
+            assert path.with_name("j.damaged").read_bytes() == content
+        journal = Journal.open(path)
+        await journal.mended()
+        await journal.close()
+        journal = Journal.open(path)
+        assert not journal.is_damaged
+        await journal.close()
+
+
+async def test_a_file_that_is_removed_or_replaced_is_written_anew_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "j"
     journal = Journal.open(path)
-    await journal.put("later", 1)
+    await journal.mended()
+
+    def replace() -> None:
+        path.rename(path.with_name("moved"))
+        path.write_bytes(b"")
+
+    for number, harm in enumerate((path.unlink, lambda: shutil.rmtree(path.parent), replace)):
+        await journal.put("before", number)
+        harm()
+        await journal.put("after", number)
+        copy = tmp_path / f"copy{number}"
+        copy.write_bytes(path.read_bytes())
+        assert await reopened(copy) == {"before": number, "after": number}
+        harm()
+        assert await journal.check() == ""
+        assert (await reopened(path.with_name("other"))) == {}
+        copy.write_bytes(path.read_bytes())
+        assert await reopened(copy) == {"before": number, "after": number}
     await journal.close()
-    assert (await reopened(path)).keys() == {"key0", "key1", "key3", "later"}
+
+
+async def test_without_a_directory_it_says_so_and_goes_on_when_there_is_one(tmp_path: Path) -> None:
+    blocked = tmp_path / "state"
+    blocked.write_text("in the way")
+    journal = Journal.open(blocked / "j")
+    assert journal.problem and journal.is_damaged
+    with pytest.raises(OSError, match="state"):
+        await journal.put("key", 1)
+    assert journal.items() == {}
+    assert await journal.check()
+    blocked.unlink()
+    assert await journal.check() == ""
+    await journal.put("key", 1)
+    await journal.close()
+    assert await reopened(blocked / "j") == {"key": 1}
 
 
 async def test_that_something_was_lost_is_known_until_it_is_mended(
@@ -151,14 +235,13 @@ async def test_that_something_was_lost_is_known_until_it_is_mended(
     await journal.close()
 
 
-async def test_another_format_or_another_file_is_refused_and_left_alone(tmp_path: Path) -> None:
-    newer = module._framed(msgpack.packb("plexus journal 2")) + b"something"
-    for content in (newer, b"#!/bin/sh\necho not a journal at all\n" * 4):
-        path = tmp_path / "j"
-        path.write_bytes(content)
-        with pytest.raises(JournalError, match="move"):
-            Journal.open(path)
-        assert path.read_bytes() == content
+async def test_another_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    content = module._framed(msgpack.packb("plexus journal 2")) + b"something"
+    path = tmp_path / "j"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="move"):
+        Journal.open(path)
+    assert path.read_bytes() == content
 
 
 async def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
@@ -194,6 +277,8 @@ async def test_a_full_disk_fails_the_write_and_the_journal_goes_on(
         with pytest.raises(OSError, match="No space"):
             await journal.put("key", "new")
     assert journal.get("key") == "old"
+    assert "No space" in journal.problem
+    assert await journal.check() == "", "there is room again"
     await journal.put("other", 1)
     await journal.close()
     assert await reopened(path) == {"key": "old", "other": 1}

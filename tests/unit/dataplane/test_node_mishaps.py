@@ -27,7 +27,8 @@ from services.dataplane.endpoints import record_key
 from services.dataplane.flow_events import tell_flows
 from services.dataplane.layouts import EVENT_DROP, Event
 from services.dataplane.links import LinkError
-from services.dataplane.node import BLOCKS_KEY, Node
+from services.dataplane.node import Node
+from services.dataplane.restart import BLOCKS_KEY
 from services.dataplane.ring import BATCH_MAX
 from tests.unit.dataplane.test_node import HERE, THERE, WEB, Machine, SilentHub, until
 
@@ -251,29 +252,6 @@ async def test_a_start_with_a_full_disk_forgets_who_is_gone_at_the_next(
             await until(lambda: node.service.is_ready)
     async with machine.running() as node:
         assert set(node.journal.items("endpoint/")) == {record_key("c2")}
-
-
-async def test_a_damaged_journal_costs_no_pod_its_link(machine: Machine) -> None:
-    async with machine.running() as node:
-        await until(lambda: node.service.is_ready)
-        for container_id, pod in (("c1", "web"), ("c2", "b"), ("c3", "c")):
-            await machine.add(container_id, pod)
-    file = machine.folder / "endpoints.journal"
-    data = bytearray(file.read_bytes())
-    data[data.find(b"endpoint/c1") + 20] ^= 1
-    file.write_bytes(data)
-    async with machine.running() as node:
-        assert set(machine.links.pods) == {"lxcc1", "lxcc2", "lxcc3"}
-        assert {each.container_id for each in node.endpoints.all()} == {"c2", "c3"}
-        await machine.delete("c2")
-        await machine.add("c4", "d")
-    async with machine.running() as node:
-        assert {each.container_id for each in node.endpoints.all()} == {"c3", "c4"}
-        assert node.journal.is_damaged
-        del machine.links.pods["lxcc1"]  # its pod was deleted, as the log says
-    async with machine.running() as node:
-        assert not node.journal.is_damaged
-        assert set(machine.links.pods) == {"lxcc3", "lxcc4"}
 
 
 async def test_a_start_with_full_maps_goes_on(machine: Machine) -> None:

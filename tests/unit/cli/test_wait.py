@@ -26,6 +26,7 @@ def test_wait_hears_of_a_node_that_comes_later(cluster: Cluster) -> None:
 
     async def later(connection: MemoryBus) -> None:
         await asyncio.sleep(0.05)
+        cluster.revision["node2"] = cluster.roots()
         message = AppliedRevision(node="node2", revision=cluster.roots(), at=at)
         await connection.publish_event(APPLIED.of("node2"), message)
 

@@ -8,7 +8,8 @@ is lost, wholly or in part, all of it is written again, what was claimed among i
 What goes wrong with one subject stops no other, and shows in health as a check that is not ok:
 - "inputs": changes that the model could not take. The revision goes on (the owner has heard them); a subject is left
   out of the check again when a later value, or its deletion, is taken.
-- "digests": the model does not hold what the owners of its inputs say, and by which family (bus/digest.py).
+- "digests": the model has lost something of what the owners of its inputs say, and of which family (bus/digest.py). The
+  revision is held back until it has it.
 - "outputs": actions that can never be carried out as they are (too large, not permitted). The revision is held back
   until the model says something else of the subject that works.
 """
@@ -177,8 +178,9 @@ class Control:
         """Feed one batch to the model."""
         before = self._unusable.copy(), self.held.problem
         for change in batch.changes:
-            if self._feed(change.subject, change.message, change.body) and what == "inputs":
-                self.held.take(change)
+            is_taken = self._feed(change.subject, change.message, change.body)
+            if what == "inputs":
+                (self.held.take if is_taken else self.held.refuse)(change)
         if what == "inputs" and batch.synced:
             self.held.compare(batch)
         if batch.changes and batch.synced and what not in self.waits_for:
@@ -319,7 +321,8 @@ class Control:
     async def turn(self, outbox: Outbox) -> bool:
         """Let the model act until it has nothing more to do, then say how far that reaches. False: try again later.
 
-        Nothing is said of how far it reaches while an action is given up: there is nothing to try again either.
+        Nothing is said of how far it reaches while an action is given up (there is nothing to try again either), or
+        while the model does not hold what its inputs' owners say.
         """
         self._tried.clear()
         revision = self._revision
@@ -338,7 +341,7 @@ class Control:
                     break
                 if not await self._carry_out(outbox, actions):
                     return False
-        if not self._given_up:
+        if not self._given_up and not self.held.differing:
             outbox.heard(revision)
             self._done = revision
         outbox.said(self._said.all())

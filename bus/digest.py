@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -80,9 +80,14 @@ class Digests:
     def has(self, subject: str) -> bool:
         return subject in self._hashes.get(family_of(subject), ())
 
-    def of(self, family: str) -> str:
-        """The digest of one family: "<keys>:<sum>"."""
-        return f"{len(self._hashes.get(family, ()))}:{self._sums.get(family, 0):016x}"
+    def of(self, family: str, instead: Mapping[str, int | None] = {}) -> str:
+        """The digest of one family: "<keys>:<sum>". `instead`: as if these had these hashes (None: no value)."""
+        hashes = self._hashes.get(family, {})
+        number, total = len(hashes), self._sums.get(family, 0)
+        for subject, other in instead.items():
+            number += (other is not None) - (subject in hashes)
+            total += (other or 0) - hashes.get(subject, 0)
+        return f"{number}:{total % _MODULO:016x}"
 
     def all(self) -> dict[str, str]:
         """By family."""
@@ -107,7 +112,8 @@ class Difference:
 class Held:
     """What a reader holds of the families that it hears, and where that is not what their owners say.
 
-    The reader calls `take` for each change that it has made its own, and `compare` behind each batch. A difference that
+    The reader calls `take` for each change that it has made its own, `refuse` for what makes no sense to it (it tells
+    that by itself; said or not, it is not lost, and no difference), and `compare` behind each batch. A difference that
     lasts has the owner read anew, by the watch that is given `anew`: it tells every value once more. Families of which
     only a part is heard are never compared, because the owner's digest is of all of it; nor are those of a log without
     one owner, as "dataplane".
@@ -116,6 +122,7 @@ class Held:
     def __init__(self, *families: Family) -> None:
         self._whole = frozenset(name_of(family) for family in families if isinstance(family, State))
         self._digests = Digests(family for family in families if isinstance(family, State))
+        self._refused: dict[str, dict[str, int | None]] = {}  # by family and subject: the hash of what was refused
         self._unreadable: set[str] = set()  # their latest value does not decode here
         self._timer: asyncio.TimerHandle | None = None
         self._pause = GRACE_SECONDS
@@ -129,8 +136,16 @@ class Held:
             is_news = self._digests.delete(change.subject)
         else:
             is_news = self._digests.put(change.subject, change.body)
-        if is_news and self.differing and family_of(change.subject) in self.differing:
+        family = family_of(change.subject)
+        if self._refused:
+            self._refused.get(family, {}).pop(change.subject, None)
+        if is_news and family in self.differing:
             self._found.append(change.subject)
+
+    def refuse(self, change: Change) -> None:
+        """The reader goes on with what it held of this before."""
+        value = None if change.message is None else hash_of(change.subject, change.body)
+        self._refused.setdefault(family_of(change.subject), {})[change.subject] = value
 
     @property
     def digests(self) -> dict[str, str]:
@@ -152,7 +167,7 @@ class Held:
         for family in self._whole & batch.said.keys():
             said, held = batch.said[family], self._digests.of(family)
             known = self.differing.get(family)
-            if said != held:
+            if said not in (held, self._digests.of(family, self._refused.get(family, {}))):
                 if known is None:
                     count("digest_differences", family=family)
                     log.warning("what is held is not what its owner says", family=family, said=said, held=held)

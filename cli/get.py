@@ -249,7 +249,7 @@ def of_policy(policy: Policy, known: Known) -> dict[str, Any]:
     there = [
         node
         for node, health in known.nodes.items()
-        if health.revision.get("resources", -1) >= sequence and not differences(health)
+        if compiled and health.revision.get("resources", -1) >= sequence and not differences(health)
     ]
     plexus = {
         "rules": len(compiled.rules if compiled else policy.rules),

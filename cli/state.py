@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Message)
 CONTROL = "control"  # the instance of a service that is one per cluster
 COMPARED_SECONDS = 3.0  # for a node to look at its maps and answer; it gives itself two
 DIFFERENCES = ("digests", "drift")
-"""Checks of a node by which it does not hold what was said: not what owners say, or its maps not what it wrote."""
+"""Checks by which a node or a service does not hold what was said: what owners say, or, in maps, what was written."""
 SECONDS = 10.0  # for a first complete picture; a healthy lab needs milliseconds
 
 
@@ -69,7 +69,7 @@ async def picture(bus: Bus, *families: State[Any], seconds: float = SECONDS) -> 
 
 
 def differences(health: Health) -> list[str]:
-    """What a node does not hold as it was said, in words; a node that has any has realised nothing."""
+    """What one does not hold as it was said, in words; who has any has realised nothing."""
     return [f"{check.name}: {check.detail}" for check in health.checks if check.name in DIFFERENCES and not check.ok]
 
 

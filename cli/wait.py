@@ -2,7 +2,8 @@
 
 Two steps. First every pod is ready and has a ready endpoint. Then the last sequences of both root logs are noted
 (bus/revision.py), and every node must have applied them and hold, as it is asked and has looked at its maps, what
-owners say. Both are driven by events; a slow question to each node is only for what an event might have missed.
+owners say; so must control services what they hear. Both are driven by events; a slow question to each node is only for
+what an event might have missed.
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ async def realised(bus: Bus, seconds: float) -> Realised:
             progress.wanted = {root: seen.revision[root] for root in ROOTS if seen.revision.get(root, 0) > 0}
             progress.behind = dict.fromkeys(nodes, "does not answer")
             await nodes_there(bus, progress)
+            await services_hold(bus, progress)
     except TimeoutError:
         causes = await services_behind(bus, progress.wanted or {})
         raise Failed(f"not realised within {duration(seconds)}: {'; '.join([progress.problem(), *causes])}") from None
@@ -272,6 +274,21 @@ async def nodes_there(bus: Bus, progress: Progress) -> None:
         await done.wait()
         for task in running:
             task.cancel()
+
+
+async def services_hold(bus: Bus, progress: Progress) -> None:
+    """Return when every control service that answers holds what the owners of its inputs say."""
+    while True:
+        answers = await healths(bus, [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"])
+        differing = {
+            owner: ", ".join(differences(answer))
+            for (owner, _), answer in answers.items()
+            if not isinstance(answer, str) and differences(answer)
+        }
+        if not differing:
+            return
+        progress.behind = differing
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 async def one_question(bus: Bus, node: str, progress: Progress) -> None:

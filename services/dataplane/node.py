@@ -158,8 +158,7 @@ class Node:
 
     def _take_change(self, change: Change) -> None:
         makes_sense = self._take(change.subject, change.message)
-        if makes_sense:
-            self.held.take(change)
+        (self.held.take if makes_sense else self.held.refuse)(change)
         if self._recall is not None and makes_sense:
             self._recall.heard(change.subject, change.message)
         elif self._recall is not None:

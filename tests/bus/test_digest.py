@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from bus import subjects
+from bus.codec import encode
 from bus.control import Action, Say, Unsay, run_control
-from bus.digest import Held
+from bus.digest import Digests, Held
 from bus.interface import Bus, Change
 from bus.messages import Message
 from bus.messages.identity import AddressIdentity
@@ -140,6 +141,16 @@ async def test_a_control_service_whose_model_does_not_hold_its_inputs_says_so(op
             await box.say(subjects.NAMESPACE.of("a"), Namespace(name="a"))
             box.said({"resources.namespace": Held(subjects.NAMESPACE).digests["resources.namespace"]})
             await told.until(lambda told: "resources.namespace holds 1 keys of 0" in told.checks.get("digests", ""))
+            before = told.last["revision"]
+            await box.say(subjects.NAMESPACE.of("b"), Namespace(name="b"))
+            await told.until(lambda told: "b" in model.told)
+            await asyncio.sleep(0.05)
+            assert told.last["revision"] == before, "what rests on it is not handed on as complete"
+            made = Digests((subjects.NAMESPACE,))
+            for name in "ab":
+                made.put(subjects.NAMESPACE.of(name), encode(Namespace(name=name)))
+            box.said(made.all())
+            await told.until(lambda told: not told.checks and told.last["revision"] == {"resources": 2})
 
 
 async def test_an_owner_whose_log_was_emptied_while_its_model_says_three_rules_cannot_be_green(server: Server) -> None:

@@ -115,3 +115,19 @@ async def test_of_what_is_heard_in_part_nothing_is_compared() -> None:
     held = Held((NAMESPACE, ("a",)), ENDPOINT)
     held.compare(Batch([], synced=True, said=said(change("a"), change("b"))))
     assert held.problem == "" and set(held.digests) == {"dataplane.endpoint"}
+
+
+async def test_what_was_refused_is_not_lost_whether_its_owner_says_it_or_another_wrote_it() -> None:
+    held = Held(NAMESPACE)
+    held.take(change("a", "x"))
+    held.refuse(change("a", "strange"))
+    held.refuse(change("b", "strange"))
+    for word in (said(change("a", "x")), said(change("a", "strange"), change("b", "strange"))):
+        held.compare(Batch([], synced=True, said=word))
+        assert held.problem == ""
+    held.compare(Batch([], synced=True, said=said(change("a", "y"))))
+    assert held.problem
+    held.take(change("a", "y"))
+    held.take(change("b", None))
+    held.compare(Batch([], synced=True, said=said(change("a", "y"))))
+    assert held.problem == ""

@@ -15,6 +15,7 @@ from typing import TypeVar
 from bus import lease, questions
 from bus.codec import TooLarge, Undecodable, decode, encode
 from bus.interface import (
+    Anew,
     Batch,
     Bus,
     BusAway,
@@ -72,8 +73,8 @@ class NatsBus:
         self._running: set[asyncio.Task[None]] = set()
         self._logs: dict[str, Log] = {}
 
-    def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
-        return watch(self.link, families, direct=direct)
+    def watch_state(self, *families: Family, direct: bool = False, anew: Anew | None = None) -> AsyncIterator[Batch]:
+        return watch(self.link, families, direct=direct, anew=anew)
 
     async def own(self, owner: str, *, vouch: bool = True) -> NatsOutbox:
         outbox = NatsOutbox(self.link, owner, vouch=vouch)

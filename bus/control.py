@@ -8,6 +8,8 @@ is lost, wholly or in part, all of it is written again, what was claimed among i
 What goes wrong with one subject stops no other, and shows in health as a check that is not ok:
 - "inputs": changes that the model could not take. The revision goes on (the owner has heard them); a subject is left
   out of the check again when a later value, or its deletion, is taken.
+- "digests": the model has lost something of what the owners of its inputs say, and of which family (bus/digest.py). The
+  revision is held back until it has it.
 - "outputs": actions that can never be carried out as they are (too large, not permitted). The revision is held back
   until the model says something else of the subject that works.
 """
@@ -20,7 +22,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from bus.codec import TooLarge
+from bus.codec import TooLarge, encode
+from bus.digest import Digests, Held
 from bus.interface import Batch, Bus, Conflict, Lease, Outbox, Refused, Unreadable
 from bus.messages import Message
 from bus.revision import Revision
@@ -130,7 +133,9 @@ async def run_control(
         others = tuple(family for family in model.hears if family.owner != model.owner)
         if others:
             control.waits_for.add("inputs")
-            tasks.create_task(control.hear("inputs", bus.watch_state(*others)), name="hear inputs")
+            control.held = Held(*others)
+            inputs = bus.watch_state(*others, anew=control.held.anew)
+            tasks.create_task(control.hear("inputs", inputs), name="hear inputs")
         if own:
             control.waits_for.add("own log")
             tasks.create_task(control.hear("own log", bus.watch_state(*own, direct=True)), name="hear own log")
@@ -147,6 +152,9 @@ class Control:
         self.waits_for: set[str] = set()  # inputs that are not synced yet
         self._changed = asyncio.Event()
         self._changed.set()
+        self.held = Held()  # of the inputs, as the model took them
+        self._said = Digests.of_owner(model.owner)  # what the model says, whatever becomes of the log
+        self._prefix = f"state.{model.owner}."
         self._revision: dict[str, int] = {}  # of what the model has heard
         self._cause: Cause | None = None  # of the oldest change that was not acted on
         self._wanted: dict[str, Message | None] = {}  # what we said, to say it again after another has led
@@ -168,9 +176,13 @@ class Control:
 
     def take(self, what: str, batch: Batch) -> None:
         """Feed one batch to the model."""
-        before = self._unusable.copy()
+        before = self._unusable.copy(), self.held.problem
         for change in batch.changes:
-            self._feed(change.subject, change.message)
+            is_taken = self._feed(change.subject, change.message, change.body)
+            if what == "inputs":
+                (self.held.take if is_taken else self.held.refuse)(change)
+        if what == "inputs" and batch.synced:
+            self.held.compare(batch)
         if batch.changes and batch.synced and what not in self.waits_for:
             newest = batch.changes[-1]
             if self._cause is None and newest.caused_at:
@@ -178,13 +190,14 @@ class Control:
         if batch.synced and what in self.waits_for:
             self.waits_for.discard(what)
             self._tell()
-        elif self._unusable != before:
+        elif (self._unusable, self.held.problem) != before:
             self._tell()
         if what == "inputs":  # our own log does not count: its revision is what we say of it
             self._revision = batch.revision
         self._changed.set()
 
-    def _feed(self, subject: str, message: Message | None) -> None:
+    def _feed(self, subject: str, message: Message | None, body: bytes = b"") -> bool:
+        """Whether the model took it. `body`: as it came, where it came from the bus."""
         try:
             if message is None:
                 self._model.delete(subject)
@@ -194,12 +207,18 @@ class Control:
             self._unusable[subject] = repr(problem)
             count("control_errors", owner=self._model.owner, step="hear")
             log.error("the model failed on a change; the rest goes on", subject=subject, cause=problem)
-            return
+            return False
         self._unusable.pop(subject, None)
         self._learn(subject, message)
+        if subject.startswith(self._prefix):
+            if message is None:
+                self._said.delete(subject)
+            else:
+                self._said.put(subject, body or encode(message))
         given_up = self._given_up.get(subject)
         if given_up and message is not None and isinstance(given_up[0], Claim):
             del self._given_up[subject]  # somebody has it, and the model knows who
+        return True
 
     def _learn(self, subject: str, message: Message | None) -> None:
         """What is claimed and by whom, to be said again should the log lose it."""
@@ -302,7 +321,8 @@ class Control:
     async def turn(self, outbox: Outbox) -> bool:
         """Let the model act until it has nothing more to do, then say how far that reaches. False: try again later.
 
-        Nothing is said of how far it reaches while an action is given up: there is nothing to try again either.
+        Nothing is said of how far it reaches while an action is given up (there is nothing to try again either), or
+        while the model does not hold what its inputs' owners say.
         """
         self._tried.clear()
         revision = self._revision
@@ -321,9 +341,10 @@ class Control:
                     break
                 if not await self._carry_out(outbox, actions):
                     return False
-        if not self._given_up:
+        if not self._given_up and not self.held.differing:
             outbox.heard(revision)
             self._done = revision
+        outbox.said(self._said.all())
         return True
 
     async def _carry_out(self, outbox: Outbox, actions: Iterable[Action]) -> bool:
@@ -350,10 +371,12 @@ class Control:
                             await outbox.say(subject, message)
                             self._wanted[subject] = message
                             self._learn(subject, message)
+                            self._said.put(subject, encode(message))
                         case Unsay(subject):
                             await outbox.unsay(subject)
                             self._wanted.pop(subject, None)
                             self._learn(subject, None)
+                            self._said.delete(subject)
                         case Claim(subject, message):
                             winner = await outbox.claim(subject, message)
                             self._feed(subject, winner)
@@ -413,6 +436,7 @@ class Control:
             outputs = outputs + named("cannot be written", given_up) if self._active else []  # else another's business
             inputs = named("cannot be used", self._unusable)
             self._report.check("inputs", not inputs, "; ".join(inputs))
+            self._report.check("digests", not self.held.problem, self.held.problem)
             self._report.check("outputs", not outputs, "; ".join(outputs))
             self._report.report(ready=not self.waits_for, active=self._active, revision=self._done)
 

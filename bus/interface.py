@@ -27,6 +27,7 @@ class Change:
     sequence: int  # in the owner's log; of a deletion that was only found missing: where that was found
     caused_at: float  # seconds since the epoch; 0.0 when nobody knows
     trace: Mapping[str, str]  # W3C trace headers, may be empty
+    body: bytes = field(default=b"", repr=False, compare=False)  # the value as it came
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,39 @@ class Batch:
 
     `synced` turns True with the batch that completes the first full reading of every family, and stays True.
     `revision` is bus/revision.py's merge over all owners watched; empty until synced. A batch without changes says
-    that the revision advanced.
+    that the revision advanced, or what `said` is.
 
     `lost` names owners whose log was found to be another than before, or to have lost something; what was known of it
     holds until it is vouched for (bus/view.py). Told of logs that are read directly.
+
+    `said` is what owners' models say, by family, a digest each (bus/digest.py): of those whose word is for exactly
+    what the watch has told up to here. `unreadable`: subjects whose new value does not decode here.
     """
 
     changes: list[Change]
     synced: bool
     revision: dict[str, int] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
+    said: dict[str, str] = field(default_factory=dict)
+    unreadable: frozenset[str] = frozenset()
+
+
+class Anew:
+    """By this the reader of a watch has everything of an owner told once more."""
+
+    def __init__(self) -> None:
+        self._owners: set[str] = set()
+        self.asked: Callable[[str], None] = self._owners.add
+        """What `ask` calls; a watch that can do it at once puts its own in this place."""
+
+    def ask(self, owner: str) -> None:
+        self.asked(owner)
+
+    def take(self, owner: str) -> bool:
+        """Whether it was asked for since the last call."""
+        is_asked = owner in self._owners
+        self._owners.discard(owner)
+        return is_asked
 
 
 class BusError(Exception):
@@ -156,6 +180,10 @@ class Outbox(Protocol):
     def heard(self, revision: Revision) -> None:
         """All said up to now includes the roots up to `revision`; travels with the next delta."""
 
+    def said(self, digests: Mapping[str, str]) -> None:
+        """This is what the model says, by family (bus/digest.py), and all of it is written. Holds until the next write
+        of this outbox begins; whoever else writes the log does not change what the model says."""
+
     async def close(self) -> None:
         """Stop handing out. Safe to repeat."""
 
@@ -163,10 +191,11 @@ class Outbox(Protocol):
 class Bus(Protocol):
     """One connection. While the server is away all of it waits, unless it says otherwise."""
 
-    def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
+    def watch_state(self, *families: Family, direct: bool = False, anew: Anew | None = None) -> AsyncIterator[Batch]:
         """Every value of these families, then every change, merged over owners.
 
         `direct` reads the logs themselves and never asks an owner; the log of many writers ("dataplane") always is.
+        `anew`: the reader's wish to be told everything of an owner again; not of logs that are read directly.
         """
 
     async def own(self, owner: str, *, vouch: bool = True) -> Outbox:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
-from bus.interface import Batch, Bus, Family, Lease, Outbox
+from bus.interface import Anew, Batch, Bus, Family, Lease, Outbox
 from bus.messages import Message
 from bus.subjects import Request
 from bus.telemetry import count
@@ -28,8 +28,10 @@ class LateBus:
     async def _bus(self) -> Bus:
         return await asyncio.shield(self._arrival)  # of many who wait, one that is cancelled takes it from none
 
-    async def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
-        async for batch in (await self._bus()).watch_state(*families, direct=direct):
+    async def watch_state(
+        self, *families: Family, direct: bool = False, anew: Anew | None = None
+    ) -> AsyncIterator[Batch]:
+        async for batch in (await self._bus()).watch_state(*families, direct=direct, anew=anew):
             yield batch
 
     async def own(self, owner: str, *, vouch: bool = True) -> Outbox:

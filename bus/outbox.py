@@ -124,6 +124,7 @@ class NatsOutbox:
         self._revision: dict[str, int] = {}
         self._heard: deque[tuple[int, dict[str, int]]] = deque()  # (position it holds from, revision)
         self._written = 0  # the last sequence that a write of ours was given, or that one of ours lost to
+        self._digests: dict[str, str] = {}  # by noun: what the model says, while nothing of it is being written
         self._locks = KeyLocks()
         self._snapshots: dict[tuple[int, tuple[str, ...]], Kept] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -239,8 +240,15 @@ class NatsOutbox:
             self._heard.append((self._written, dict(revision)))
             self._dirty.set()
 
+    def said(self, digests: Mapping[str, str]) -> None:
+        nouns = {family.partition(".")[2]: digest for family, digest in digests.items()}
+        if nouns != self._digests:
+            self._digests = nouns
+            self._dirty.set()
+
     async def _write(self, subject: str, body: bytes | None) -> None:
         """Write over the value that the table knows. Raises: Conflict, after which the table knows better."""
+        self._digests = {}
         expected = self._table.sequence(subject)
         cause = current_cause()
         try:
@@ -336,7 +344,8 @@ class NatsOutbox:
             done = number == len(pieces)
             reach = last if done else piece[-1].sequence
             revision = self._revision if done else {}
-            delta = Delta(wire.SCHEMA, self._log_name(), self._sent, reach, revision, piece)
+            digests = self._digests if done and last >= self._written else {}
+            delta = Delta(wire.SCHEMA, self._log_name(), self._sent, reach, revision, piece, digests)
             try:
                 await self._link.publish(delta_of(self._owner), wire.pack(delta))
             except BusAway:

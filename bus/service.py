@@ -88,6 +88,10 @@ class Service:
         self.is_active = True
         self.revision: dict[str, int] = {}
         self.revision_at = 0.0
+        self.digests: Callable[[], dict[str, str]] = dict
+        """Of what it holds, by family (bus/digest.py)."""
+        self.compare: Callable[[], Awaitable[None]] | None = None
+        """Called before a health that is to be a fresh one; it does not take long."""
         self._checks: dict[str, Check] = {}
         self._reached: deque[ReachedRevision] = deque(maxlen=REACHED_KEPT)
         self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
@@ -145,6 +149,7 @@ class Service:
             revision_at=self.revision_at,
             reached=list(self._reached),
             resident_bytes=resident_bytes(),
+            digests=self.digests(),
         )
 
     def gauges(self) -> dict[tuple[str, Labels], float]:
@@ -250,7 +255,9 @@ async def _arrive(late: LateBus, name: str, settings: Settings) -> None:
 
 
 async def _answer_health(service: Service) -> None:
-    async def answer(_: HealthQuestion) -> Health:
+    async def answer(question: HealthQuestion) -> Health:
+        if question.compare and service.compare is not None:
+            await service.compare()
         return service.health()
 
     await service.bus.answer(HEALTH[service.name], service.settings.instance, handler=answer)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bus.codec import LIMIT_BYTES, Undecodable, decode, encode
-from bus.interface import Batch, Conflict, Family, Lease, Outbox, Unanswered, Unreadable
+from bus.interface import Anew, Batch, Conflict, Family, Lease, Outbox, Unanswered, Unreadable
 from bus.link import NobodyAnswers
 from bus.log import entry_headers
 from bus.messages import Message
@@ -42,6 +42,7 @@ class MemoryLog:
     last: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
     revision: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
     readers: set[Callable[[list[Entry]], None]] = field(default_factory=set)
 
     def write(self, subject: str, body: bytes | None, expected: int | None) -> int:
@@ -131,6 +132,7 @@ class MemoryOutbox:
         await asyncio.sleep(0)
         if known is not None and known.body == body:
             return False
+        self._log.digests = {}
         self._log.write(subject, body, known.sequence if known else 0)
         return True
 
@@ -139,6 +141,7 @@ class MemoryOutbox:
         await asyncio.sleep(0)
         if known is None or known.body is None:
             return False
+        self._log.digests = {}
         self._log.write(subject, None, known.sequence)
         return True
 
@@ -148,6 +151,7 @@ class MemoryOutbox:
             return winner
         if (problem := self.unreadable(subject)) is not None:
             raise problem
+        self._log.digests = {}
         self._log.write(subject, encode(message, subject=subject), None)
         return message
 
@@ -168,6 +172,10 @@ class MemoryOutbox:
         if self._owner not in ROOTS:
             self._log.revision = dict(revision)
             self._log.tell([])
+
+    def said(self, digests: Mapping[str, str]) -> None:
+        self._log.digests = {family.partition(".")[2]: digest for family, digest in digests.items()}
+        self._log.tell([])
 
     async def close(self) -> None:
         """Nothing runs."""
@@ -197,7 +205,9 @@ class MemoryBus:
         self._hub = hub
         self._name = name
 
-    async def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
+    async def watch_state(
+        self, *families: Family, direct: bool = False, anew: Anew | None = None
+    ) -> AsyncIterator[Batch]:
         views = {owner: new_view(owner, interest, direct=True) for owner, interest in interests(families).items()}
         merged = Merged(views)
         readers = {owner: self._reader(owner, view, merged) for owner, view in views.items()}
@@ -209,6 +219,8 @@ class MemoryBus:
                 merged.add(views[owner].finish(held.last))
                 held.readers.add(reader)
             merged.news.set()
+            if anew is not None:
+                anew.asked = lambda owner: self._read_anew(owner, views[owner], merged, readers[owner])
             while True:
                 await merged.news.wait()
                 batch = merged.take()
@@ -224,6 +236,7 @@ class MemoryBus:
             view.position = max(view.position, self._hub.log(owner).last)
             view.revision = self._hub.log(owner).revision
             merged.add(news)
+            merged.says(owner, self._hub.log(owner).digests)
 
         return read
 
@@ -232,6 +245,14 @@ class MemoryBus:
         if vouch:
             await outbox.vouch()
         return outbox
+
+    def _read_anew(self, owner: str, view: View, merged: Merged, reader: Callable[[list[Entry]], None]) -> None:
+        held = self._hub.log(owner)
+        view.retell()
+        view.begin(stream_of(owner))
+        reader(sorted(held.entries.values(), key=lambda entry: entry.sequence))
+        merged.add(view.finish(held.last))
+        merged.says(owner, held.digests)
 
     async def publish_state(self, subject: str, message: Message, *, expected: int | None = None) -> int:
         await asyncio.sleep(0)

@@ -75,6 +75,10 @@ class View:
         """The key that was heard last, and its sequence: what the log must have, or something later. ("", 0): none."""
         return max(self._sequences.items(), key=lambda item: item[1], default=("", 0))
 
+    def retell(self) -> None:
+        """The next full reading tells every value, known or not."""
+        self._sequences = dict.fromkeys(self._sequences, -1)
+
     # -- from the owner
 
     def delta(self, delta: Delta) -> list[Entry] | None:

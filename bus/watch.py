@@ -7,14 +7,14 @@ missing (a gap, silence, a reconnect, another log) the owner is asked again and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from bus import revision, wire
 from bus.codec import Newer, Undecodable, decode
 from bus.follow import follow
-from bus.interface import Batch, BusAway, Change, Family, Unreadable
+from bus.interface import Anew, Batch, BusAway, Change, Family, Unreadable
 from bus.link import Link, Mailbox
 from bus.log import Log
 from bus.messages import Message
@@ -60,7 +60,7 @@ def read_entry(entry: Entry, families: Iterable[State[Message]] | None = None) -
         count("bus_undecodable", family=".".join(entry.subject.split(".")[:3]))
         log.warning("message dropped: it does not decode", subject=problem.subject, why=problem.why)
         return None
-    return Change(entry.subject, message, entry.sequence, entry.caused_at, entry.trace)
+    return Change(entry.subject, message, entry.sequence, entry.caused_at, entry.trace, entry.body or b"")
 
 
 def message_of(entry: Entry) -> Message | None:
@@ -92,13 +92,19 @@ class Merged:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     synced: bool = False
     lost: set[str] = field(default_factory=set)  # owners whose logs were
+    unreadable: set[str] = field(default_factory=set)
     _told: dict[str, int] = field(default_factory=dict)
+    _said: dict[str, dict[str, str]] = field(default_factory=dict)  # by owner: its digests, as of what is told
+    _told_said: dict[str, str] = field(default_factory=dict)
 
     def add(self, entries: list[Entry]) -> None:
         """Take what one view found, and look whether the revision moved."""
         for entry in entries:
             change = read_entry(entry)
-            if change is not None:
+            if change is None:
+                self.unreadable.add(entry.subject)
+            else:
+                self.unreadable.discard(entry.subject)
                 self.changes.pop(change.subject, None)
                 self.changes[change.subject] = change
         if entries or not self.synced or self.revision() != self._told:
@@ -109,18 +115,32 @@ class Merged:
         self.lost.add(owner)
         self.news.set()
 
+    def says(self, owner: str, digests: Mapping[str, str]) -> None:
+        """What the owner's model says is this, as of all that was added. Empty: it is not known."""
+        self._said[owner] = {f"{owner}.{noun}": digest for noun, digest in digests.items()}
+        if any(self._told_said.get(family) != digest for family, digest in self._said[owner].items()):
+            self.news.set()
+
     def take(self) -> Batch | None:
         """Everything since the last call; None when that is nothing."""
         self.news.clear()
         first = not self.synced and all(view.complete for view in self.views.values())
         self.synced = self.synced or first
         now = self.revision()
-        if not self.changes and not first and not self.lost and now == self._told:
+        said = {family: digest for each in self._said.values() for family, digest in each.items()}
+        is_said = said.items() <= self._told_said.items()  # or less of it: that is no news
+        if not (self.changes or self.unreadable or self.lost or first) and now == self._told and is_said:
             return None
-        batch = Batch(list(self.changes.values()), self.synced, dict(now), frozenset(self.lost))
-        self.changes = {}
-        self.lost = set()
-        self._told = now
+        batch = Batch(
+            list(self.changes.values()),
+            self.synced,
+            dict(now),
+            lost=frozenset(self.lost),
+            said=said,
+            unreadable=frozenset(self.unreadable),
+        )
+        self.changes, self.lost, self.unreadable = {}, set(), set()
+        self._told, self._told_said = now, said
         return batch
 
     def revision(self) -> dict[str, int]:
@@ -136,12 +156,14 @@ def _revision_of(owner: str, view: View) -> revision.Revision:
     return view.revision or dict.fromkeys(revision.ROOTS, 0)
 
 
-async def watch(link: Link, families: Sequence[Family], *, direct: bool) -> AsyncIterator[Batch]:
+async def watch(
+    link: Link, families: Sequence[Family], *, direct: bool, anew: Anew | None = None
+) -> AsyncIterator[Batch]:
     """Bus.watch_state over NATS."""
     views = {owner: new_view(owner, interest, direct=direct) for owner, interest in interests(families).items()}
     merged = Merged(views)
     tasks = [
-        asyncio.create_task(_watch_owner(link, owner, view, merged, direct), name=f"watch {owner}")
+        asyncio.create_task(_watch_owner(link, owner, view, merged, direct, anew or Anew()), name=f"watch {owner}")
         for owner, view in views.items()
     ]
     for task in tasks:
@@ -161,21 +183,23 @@ async def watch(link: Link, families: Sequence[Family], *, direct: bool) -> Asyn
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _watch_owner(link: Link, owner: str, view: View, merged: Merged, direct: bool) -> None:
+async def _watch_owner(link: Link, owner: str, view: View, merged: Merged, direct: bool, anew: Anew) -> None:
     if direct or owner in MANY_WRITERS:
         await follow(link, Log(link, owner), view, merged.add, began=partial(merged.lose, owner))
     else:
-        await OwnerWatch(link, owner, view, merged).run()
+        await OwnerWatch(link, owner, view, merged, anew).run()
 
 
 class OwnerWatch:
     """One owner's deltas, as long as it speaks; its log, as long as it does not."""
 
-    def __init__(self, link: Link, owner: str, view: View, merged: Merged) -> None:
+    def __init__(self, link: Link, owner: str, view: View, merged: Merged, anew: Anew) -> None:
         self._link = link
         self._owner = owner
         self._view = view
         self._merged = merged
+        self._anew = anew
+        self._is_asked_anew = False  # the next snapshot is to be of everything, and all of it to be told
         self._deltas = delta_of(owner)
 
     async def run(self) -> None:
@@ -191,7 +215,12 @@ class OwnerWatch:
     async def _ask(self, box: Mailbox) -> bool:
         """Bring the view up to date with the owner's snapshot. False: the owner is away, or behind what we know."""
         view = self._view
-        question = SnapshotQuestion(wire.SCHEMA, view.log, view.since(view.log), view.reads.patterns)
+        since = view.since(view.log)
+        if self._is_asked_anew:
+            since = 0
+            view.retell()
+            self._is_asked_anew = False
+        question = SnapshotQuestion(wire.SCHEMA, view.log, since, view.reads.patterns)
         inbox = self._link.client.new_inbox()
         async with Mailbox(self._link) as answers:
             try:
@@ -211,6 +240,7 @@ class OwnerWatch:
         news = view.snapshot(first.log, first.since, first.last, first.revision, entries)
         if news is None:
             return False
+        self._merged.says(self._owner, {})
         self._merged.add(news)
         return True
 
@@ -232,12 +262,17 @@ class OwnerWatch:
             news = self._view.delta(delta)
             if news is None:
                 return "gap"
+            self._merged.says(self._owner, delta.digests if delta.last == self._view.position else {})
             self._merged.add(news)
+            if self._anew.take(self._owner):
+                self._is_asked_anew = True
+                return "read anew"
 
     async def _read_log(self, box: Mailbox) -> None:
         """Read the log itself until the owner is heard."""
         count("bus_direct", owner=self._owner)
         log.info("reading the log itself until its owner is heard", owner=self._owner)
+        self._merged.says(self._owner, {})
         reading = asyncio.create_task(
             follow(self._link, Log(self._link, self._owner), self._view, self._merged.add), name=f"follow {self._owner}"
         )

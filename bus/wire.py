@@ -38,6 +38,7 @@ class Delta(msgspec.Struct, array_like=True, frozen=True):
     last: int
     revision: dict[str, int]  # empty: the owner has not heard enough to say
     entries: list[Entry]
+    digests: dict[str, str] = {}  # what the owner's model says at `last`, by noun (bus/digest.py); empty: it is writing
 
 
 class SnapshotQuestion(msgspec.Struct, array_like=True, frozen=True):

@@ -35,7 +35,7 @@ from bus.subjects import (
 from cli.errors import Failed
 from cli.output import Column, Format, Output, Row, show, show_value
 from cli.session import Name, Session, run
-from cli.state import Picture, healths, picture
+from cli.state import Picture, differences, healths, picture
 from lab import workloads
 from lab.workloads import Workload
 
@@ -262,7 +262,11 @@ def of_policy(policy: Policy, known: Known) -> dict[str, Any]:
         f"{e.namespace}/{e.pod}" for e in known.seen.of(ENDPOINT).values() if e.identity and e.identity in identities
     ]
     sequence = known.seen.sequences[POLICY.of(*key)]
-    there = [node for node, health in known.nodes.items() if health.revision.get("resources", -1) >= sequence]
+    there = [
+        node
+        for node, health in known.nodes.items()
+        if compiled and health.revision.get("resources", -1) >= sequence and not differences(health)
+    ]
     plexus = {
         "rules": len(compiled.rules if compiled else policy.rules),
         "denies": [

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Message)
 
 CONTROL = "control"  # the instance of a service that is one per cluster
+COMPARED_SECONDS = 3.0  # for a node to look at its maps and answer; it gives itself two
+DIFFERENCES = ("digests", "drift")
+"""Checks by which a node or a service does not hold what was said: what owners say, or, in maps, what was written."""
 SECONDS = 10.0  # for a first complete picture; a healthy lab needs milliseconds
 
 
@@ -65,6 +68,11 @@ async def picture(bus: Bus, *families: State[Any], seconds: float = SECONDS) -> 
     raise Failed(f"the bus did not hand over what {names} said within {seconds:.0f} s; look at plexus status")
 
 
+def differences(health: Health) -> list[str]:
+    """What one does not hold as it was said, in words; who has any has realised nothing."""
+    return [f"{check.name}: {check.detail}" for check in health.checks if check.name in DIFFERENCES and not check.ok]
+
+
 async def settled(bus: Bus) -> None:
     """Returns when the server knows every subscription that our tasks began: a question went there and back."""
     await asyncio.sleep(0)
@@ -74,12 +82,17 @@ async def settled(bus: Bus) -> None:
 async def healths(
     bus: Bus, instances: Iterable[tuple[str, str]], seconds: float = 1.0
 ) -> dict[tuple[str, str], Health | str]:
-    """How these (owner, instance) are, all asked at once; for one that does not answer, why."""
+    """How these (owner, instance) are, all asked at once; for one that does not answer, why.
+
+    Nodes look at their maps first.
+    """
     from bus.interface import Unanswered
 
     async def one(owner: str, instance: str) -> Health | str:
+        is_node = owner == "dataplane"
+        patience = max(seconds, COMPARED_SECONDS) if is_node else seconds
         try:
-            return await bus.ask(HEALTH[owner], instance, message=HealthQuestion(), timeout=seconds)
+            return await bus.ask(HEALTH[owner], instance, message=HealthQuestion(compare=is_node), timeout=patience)
         except Unanswered as error:
             return f"no answer: {error.why}"
 

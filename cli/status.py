@@ -125,6 +125,7 @@ def health_row(owner: str, instance: str, answer: Health | str, logs: dict[str, 
         "resident_bytes": answer.resident_bytes,
         "seconds_up": round(max(0.0, time.time() - answer.started_at), 3),
         "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in answer.checks],
+        "digests": answer.digests,
         "problem": "; ".join(bad),
     }
 

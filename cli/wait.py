@@ -1,14 +1,16 @@
 """plexus wait: until everything applied is realised on every node, and how long the last change took to get there.
 
 Two steps. First every pod is ready and has a ready endpoint. Then the last sequences of both root logs are noted
-(bus/revision.py), and every node must have applied them. Both are driven by events; a slow question to each node is
-only for what an event might have missed.
+(bus/revision.py), and every node must have applied them and hold, as it is asked and has looked at its maps, what
+owners say; so must control services what they hear. Both are driven by events; a slow question to each node is only for
+what an event might have missed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +23,7 @@ from bus.subjects import APPLIED, DAEMON_SET, DEPLOYMENT, ENDPOINT, HEALTH, NODE
 from cli.errors import Failed
 from cli.output import Format, Output, duration, parse_duration, show_value
 from cli.session import Name, Session, run
-from cli.state import CONTROL, Picture, healths
+from cli.state import COMPARED_SECONDS, CONTROL, Picture, differences, healths
 from lab import workloads
 from lab.workloads import Workload
 
@@ -91,7 +93,8 @@ class Progress:
     behind: dict[str, str] = field(default_factory=dict)  # by node: why it is not there
 
     def heard(self, node: str, revisions: Iterable[tuple[Revision, float]]) -> bool:
-        """A node had these revisions at these times, oldest first. True when that includes what is wanted.
+        """A node had these revisions at these times, oldest first. True when that includes what is wanted: then it has
+        to be `compared`.
 
         The time that counts is that of the resources: the last change of the other root may be a later one.
         """
@@ -101,10 +104,17 @@ class Progress:
             if revision.get("resources", -1) >= self.wanted.get("resources", 0):
                 self.reached_at.setdefault(node, at)
             if includes(revision, self.wanted):
-                del self.behind[node]
+                self.behind[node] = "applied, and not compared yet"
                 return True
             self.behind[node] = lag(revision, self.wanted)
         return False
+
+    def compared(self, node: str, differing: list[str]) -> None:
+        """The node, which has applied what is wanted, has compared what it holds."""
+        if differing:
+            self.behind[node] = ", ".join(differing)
+        else:
+            self.behind.pop(node, None)
 
     def problem(self) -> str:
         """Who is behind and why, on one line."""
@@ -182,6 +192,7 @@ async def realised(bus: Bus, seconds: float) -> Realised:
             progress.wanted = {root: seen.revision[root] for root in ROOTS if seen.revision.get(root, 0) > 0}
             progress.behind = dict.fromkeys(nodes, "does not answer")
             await nodes_there(bus, progress)
+            await services_hold(bus, progress)
     except TimeoutError:
         causes = await services_behind(bus, progress.wanted or {})
         raise Failed(f"not realised within {duration(seconds)}: {'; '.join([progress.problem(), *causes])}") from None
@@ -253,16 +264,21 @@ async def nodes_there(bus: Bus, progress: Progress) -> None:
         if not progress.behind:
             done.set()
 
+    applied_by = {node: asyncio.Event() for node in progress.behind}  # set: it is worth asking at once
+
     async def listen() -> None:
         async for _, applied in bus.watch_events(APPLIED.all(), AppliedRevision):
-            progress.heard(applied.node, [(applied.revision, applied.at)])
-            check()
+            if progress.heard(applied.node, [(applied.revision, applied.at)]):
+                applied_by[applied.node].set()
 
     async def ask(node: str) -> None:
         while node in progress.behind:
+            applied_by[node].clear()
             await one_question(bus, node, progress)
             check()
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASK_AGAIN_SECONDS):
+                    await applied_by[node].wait()
 
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(listen(), name="listen")]
@@ -272,17 +288,35 @@ async def nodes_there(bus: Bus, progress: Progress) -> None:
             task.cancel()
 
 
+async def services_hold(bus: Bus, progress: Progress) -> None:
+    """Return when every control service that answers holds what the owners of its inputs say."""
+    while True:
+        answers = await healths(bus, [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"])
+        differing = {
+            owner: ", ".join(differences(answer))
+            for (owner, _), answer in answers.items()
+            if not isinstance(answer, str) and differences(answer)
+        }
+        if not differing:
+            return
+        progress.behind = differing
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+
 async def one_question(bus: Bus, node: str, progress: Progress) -> None:
-    """Ask a node what it has applied; its history tells when."""
+    """Ask a node what it has applied, its history tells when, and whether it holds that."""
     from bus.interface import Unanswered
 
     try:
-        health: Any = await bus.ask(HEALTH["dataplane"], node, message=HealthQuestion())
+        question = HealthQuestion(compare=True)
+        health: Any = await bus.ask(HEALTH["dataplane"], node, message=question, timeout=COMPARED_SECONDS)
     except Unanswered as error:
         if node in progress.behind:
             progress.behind[node] = f"does not answer: {error.why}"
         return
-    if not progress.heard(node, history(health)) and node in progress.behind:
+    if progress.heard(node, history(health)):
+        progress.compared(node, differences(health))
+    elif node in progress.behind:
         bad = [f"{check.name}: {check.detail or 'not ok'}" for check in health.checks if not check.ok]
         progress.behind[node] = ", ".join([progress.behind[node], *bad])
 

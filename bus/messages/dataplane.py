@@ -32,6 +32,7 @@ class AppliedRevision(Message, frozen=True, kw_only=True):
     node: str
     revision: dict[str, int]  # root log ("resources", "dataplane") -> sequence, see bus/revision.py
     at: float  # seconds since the epoch when the last map write returned
+    digests: dict[str, str] = {}  # family ("policy.rules") -> "<keys>:<sum>" of what the node holds, see bus/digest.py
 
 
 class Flow(Part, frozen=True, kw_only=True):
@@ -85,6 +86,8 @@ class DumpRows(Message, frozen=True, kw_only=True):
 class HealthQuestion(Message, frozen=True, kw_only=True):
     """How are you? Subject: req.<owner>.health.<instance>"""
 
+    compare: bool = False  # a node is to look at its maps before it answers
+
 
 class Check(Part, frozen=True, kw_only=True):
     name: str
@@ -106,6 +109,7 @@ class Health(Message, frozen=True, kw_only=True):
     revision_at: float = 0.0
     reached: list[ReachedRevision] = []
     resident_bytes: int = 0
+    digests: dict[str, str] = {}  # of a node: as in AppliedRevision
 
 
 class ReachedRevision(Part, frozen=True, kw_only=True):

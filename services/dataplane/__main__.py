@@ -64,6 +64,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             tasks.create_task(node.keep(), name="keep what is heard")
             tasks.create_task(node.publish(), name="publish endpoints")
             tasks.create_task(node.heal(), name="heal drift")
+            tasks.create_task(node.audit.run_for_ever(), name="compare maps")
             tasks.create_task(node.heal_hooks(), name="heal programs")
             tasks.create_task(answer_dumps(node), name="answer dumps")
             if isinstance(by, Fallback):

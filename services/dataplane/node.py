@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Mapping
 from ipaddress import ip_network
 
 from bus import subjects
-from bus.interface import Batch, BusError, Change
+from bus.digest import Held
+from bus.interface import Batch, BusError, Change, Family
 from bus.messages import Message
 from bus.messages import dataplane as messages
 from bus.messages.log import Vouched
@@ -26,6 +27,7 @@ from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.addresses import Addresses
 from services.dataplane.attach import Hook
+from services.dataplane.audit import Audit
 from services.dataplane.effects import Maps
 from services.dataplane.endpoints import Endpoint, Endpoints
 from services.dataplane.hooks import HEAL_SECONDS as HEAL_HOOKS_SECONDS
@@ -84,7 +86,7 @@ class Node:
         self.leftovers = Leftovers(links, journal, self.addresses)
         self.restart = Restart(self)
         self._recall = recall
-        self._is_whole = False  # the model is: from the bus, or from the disk while that is away
+        self.is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
         self._are_addresses_stale = True  # those that the node answers to, as the model has them
         self._address_problem = ""
@@ -96,6 +98,10 @@ class Node:
         self._refused: dict[str, str] = {}  # by subject: why what it says was passed over
         self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
         self._writing = asyncio.Lock()
+        self.held = Held(*NodeModel.HEARS, self._mine)
+        self.audit = Audit(maps, self.model.tables, self._writing, self)
+        service.digests = lambda: self.held.digests
+        service.compare = self.audit.run_for_one_who_waits
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
         self._early: list[Change] = []  # heard before all was heard once
         self._heard: dict[str, int] = {}  # the revision of what was heard last
@@ -114,10 +120,13 @@ class Node:
 
     # What is heard
 
+    @property
+    def _mine(self) -> Family:
+        return subjects.ENDPOINT, (self.settings.node,)
+
     async def hear(self) -> None:
         """Follow the bus for ever."""
-        mine = (subjects.ENDPOINT, (self.settings.node,))
-        async for batch in self.bus.watch_state(*NodeModel.HEARS, mine):
+        async for batch in self.bus.watch_state(*NodeModel.HEARS, self._mine, anew=self.held.anew):
             await self.hear_batch(batch)
 
     async def hear_batch(self, batch: Batch) -> None:
@@ -144,16 +153,19 @@ class Node:
             await self.restart.settle()
         if not batch.synced:
             return
+        self.held.compare(batch)
+        self.service.check("digests", not self.held.problem, self.held.problem)
         if not self.is_synced:
             await self._first_sync()
         await self.write()
         await self._follow_blocks()
         await self._follow_routes()
         self._heard = batch.revision
-        await self._realised()
+        await self.realised()
 
     def _take_change(self, change: Change) -> None:
         makes_sense = self._take(change.subject, change.message)
+        (self.held.take if makes_sense else self.held.refuse)(change)
         if self._recall is not None and makes_sense:
             self._recall.heard(change.subject, change.message)
         elif self._recall is not None:
@@ -224,7 +236,7 @@ class Node:
             for table, entries in held.items():
                 table.adopt(entries)
         self._routes = await self._routes_from_before()
-        self._is_whole = True
+        self.is_whole = True
         await self.write()
         async with self._writing:  # a process before this one may have written and died before it said so
             self.maps.raise_epoch()
@@ -259,13 +271,12 @@ class Node:
         async with self._writing:
             changed = self.model.settle()
             self._check_changes()
-            await self.maps.write(self.model.tables if self._is_whole else (self.model.endpoints,))
+            await self.maps.write(self.model.tables if self.is_whole else (self.model.endpoints,))
             missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
             self.service.check("room", not self.maps.no_room, "; ".join(missing))
             contested = self._address_problem or "; ".join(self.model.contested.values())
             self.service.check("own addresses", not contested, contested)
-        if self.is_synced:
-            await self._realised()
+        await self.realised()
         for pod in filter(lambda pod: pod.namespace, changed):
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
             if self._wanted_message(subject) != self._published.get(subject):
@@ -351,16 +362,20 @@ class Node:
 
     # What is said
 
-    async def _realised(self) -> None:
-        """All that was heard is in the kernel, unless something found no room: then it will be told when it did."""
-        if self.maps.no_room:
+    async def realised(self) -> None:
+        """All that was heard is in the kernel, unless something found no room or differs: then it will be told when it
+        is there."""
+        if not self.is_synced or self.maps.no_room or self.held.differing or self.audit.differing:
             return
         before = self.service.revision
         self.service.realised(self._heard)
         if self.service.revision == before:
             return
         applied = messages.AppliedRevision(
-            node=self.settings.node, revision=self.service.revision, at=self.service.revision_at
+            node=self.settings.node,
+            revision=self.service.revision,
+            at=self.service.revision_at,
+            digests=self.held.digests,
         )
         try:
             await self.bus.publish_event(subjects.APPLIED.of(self.settings.node), applied)
@@ -460,25 +475,18 @@ class Node:
         """Every `HEAL_SECONDS`, put back what someone else removed or changed."""
         while True:
             await asyncio.sleep(HEAL_SECONDS)
-            if self._is_whole:
+            if self.is_whole:
                 try:
                     await self.heal_once()
                 except (LinkError, OSError) as problem:
-                    self.service.check("drift", False, str(problem))
+                    self.audit.not_healed = str(problem)
                     log.warning("drift not looked at to the end, trying again", why=str(problem))
                 else:
-                    self.service.check("drift", True)
+                    self.audit.not_healed = ""
+                self.audit.tell()
 
     async def heal_once(self) -> None:
-        drifted = 0
-        for table in self.model.tables:
-            suspects = table.differing(await self.maps.read(table.name))  # or written while it was read
-            if suspects:
-                async with self._writing:
-                    drifted += table.drift_at(await self.maps.look_up(table.name, suspects))
-        if drifted:
-            count("drift", drifted, kind="map")
-            log.warning("maps had drifted", entries=drifted)
+        await self.audit.run()
         await self.write()  # also what found no room the last time
         await self.leftovers.remove_all()
         await self.restart.heal()
@@ -496,9 +504,9 @@ class Node:
             await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)
             self._are_addresses_stale |= self.hooks.take_addresses_changed()
-            if self._is_whole and self.hooks.take_routes_gone():
+            if self.is_whole and self.hooks.take_routes_gone():
                 await self._heal_routes()
-            if self._is_whole and self._are_addresses_stale:
+            if self.is_whole and self._are_addresses_stale:
                 await self._follow_own_addresses()
                 await self.write()
         except (LinkError, OSError) as problem:

@@ -15,6 +15,8 @@ class Table:
         self.name = name
         self._wanted: dict[bytes, bytes] = {}
         self._dirty: set[bytes] = set()
+        self.version = 0
+        """Another one after each change of what the map should hold."""
 
     def __len__(self) -> int:
         return len(self._wanted)
@@ -31,10 +33,12 @@ class Table:
         if self._wanted.get(key) != value:
             self._wanted[key] = value
             self._dirty.add(key)
+            self.version += 1
 
     def delete(self, key: bytes) -> None:
         if self._wanted.pop(key, None) is not None:
             self._dirty.add(key)
+            self.version += 1
 
     def take(self) -> tuple[dict[bytes, bytes], list[bytes]]:
         """What to write and what to delete. Both are owed until written: on failure call `owe` with the keys."""
@@ -63,6 +67,10 @@ class Table:
 
     def drift_at(self, now: Mapping[bytes, bytes | None]) -> int:
         """Owe those of these keys whose value in the map (None: there is none) is wrong. Returns how many."""
-        wrong = {key for key, value in now.items() if self._wanted.get(key) != value} - self._dirty
+        wrong = self.wrong_at(now)
         self._dirty |= wrong
         return len(wrong)
+
+    def wrong_at(self, now: Mapping[bytes, bytes | None]) -> set[bytes]:
+        """Those of these keys whose value in the map (None: there is none) is wrong and not owed."""
+        return {key for key, value in now.items() if self._wanted.get(key) != value} - self._dirty

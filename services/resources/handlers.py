@@ -99,6 +99,10 @@ class Handlers:
             self._seen = self._written = self._outbox.position
             await self._outbox.vouch()
 
+    def tell_digests(self) -> None:
+        """The store is what is said, and the log holds it."""
+        self._outbox.said(self._store.digests.all())
+
     @property
     def revision(self) -> int:
         """A sequence of the log that includes all that we wrote; the log may not have been read back so far yet."""
@@ -135,6 +139,7 @@ class Handlers:
                 await self.catch_up()
                 yield
                 self._seen = max(self._seen, self._outbox.position)
+                self.tell_digests()
                 self._realised(self.revision)
             except BaseException:
                 self._is_current = False
@@ -209,6 +214,7 @@ class Handlers:
         except Unreadable:  # only addresses are claimed: somebody has this one, whoever it is; plan with another
             (address,) = CLUSTER_ADDRESS.parse(step.subject)
             self._store.put(step.subject, ClusterAddress(address=address, namespace="", service=""))
+            self._store.digests.delete(step.subject)  # we do not say that
             return False
         return True
 
@@ -231,6 +237,7 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> N
         handlers = Handlers(outbox, settings, realised=realised)
         await handlers.catch_up()
         await outbox.vouch()
+        handlers.tell_digests()
         realised(handlers.revision)
         async with asyncio.TaskGroup() as tasks:
             answering = [

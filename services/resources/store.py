@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bus.codec import encode
+from bus.digest import Digests
 from bus.messages import Message
 from bus.messages.resources import (
     ClusterAddress,
@@ -32,6 +34,7 @@ class Store:
 
     def __init__(self, values: Mapping[str, Message] | None = None) -> None:
         self._values: dict[str, Message] = {}
+        self.digests = Digests.of_owner("resources")
         self._in_namespace: dict[str, set[str]] = defaultdict(set)
         self._owned: dict[str, set[str]] = defaultdict(set)
         self._rules: dict[tuple[str, str, str], set[str]] = defaultdict(set)
@@ -42,6 +45,7 @@ class Store:
     def put(self, subject: str, message: Message) -> None:
         self.delete(subject)
         self._values[subject] = message
+        self.digests.put(subject, encode(message))
         for index, key in self._places(message):
             index[key].add(subject)
 
@@ -49,6 +53,7 @@ class Store:
         """Safe to repeat."""
         old = self._values.pop(subject, None)
         if old is not None:
+            self.digests.delete(subject)
             for index, key in self._places(old):
                 index[key].discard(subject)
                 if not index[key]:

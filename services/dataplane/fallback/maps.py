@@ -77,6 +77,9 @@ class HeldMap(Map):
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         yield from list(self.entries.items())
 
+    def chunks(self, size: int = Map.BATCH) -> Iterator[tuple[int, bytes, bytes]]:
+        yield len(self.entries), b"".join(self.entries), b"".join(self.entries.values())
+
 
 class RuleMaps(Maps):
     """See the module.

@@ -88,6 +88,8 @@ class Cluster:
         self.questions: list[Apply] = []
         self.answer = Applied(outcomes=[Outcome(kind="Pod", namespace="default", name="a", change="created")])
         self.checks: dict[str, list[Check]] = {}  # by node: what its health tells
+        self.service_checks: dict[str, list[Check]] = {}  # by owner
+        self.compared: set[str] = set()  # nodes that were asked to look at their maps
         self.revision: dict[str, dict[str, int]] = {}  # by node or service; others have everything
         self.silent: set[str] = set()  # owners and nodes that answer nothing
         self.during: Callable[[MemoryBus], Any] | None = None  # runs beside the command
@@ -177,7 +179,7 @@ class Cluster:
         return {owner: self.hub.log(owner).last for owner in ("resources", "dataplane")}
 
     def health(self, owner: str, instance: str) -> Health:
-        checks = self.checks.get(instance, [])
+        checks = [*self.checks.get(instance, []), *self.service_checks.get(owner, [])]
         have = self.revision.get(instance) or self.revision.get(owner) or self.roots()
         return Health(
             service=owner,
@@ -212,7 +214,9 @@ class Cluster:
                 tasks.create_task(self.during(connection))
 
     async def serve_health(self, connection: MemoryBus, owner: str, instance: str) -> None:
-        async def tell(_: HealthQuestion) -> Health:
+        async def tell(question: HealthQuestion) -> Health:
+            if question.compare:
+                self.compared.add(instance)
             return self.health(owner, instance)
 
         await connection.answer(HEALTH[owner], instance, handler=tell)

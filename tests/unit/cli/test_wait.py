@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bus.messages.dataplane import AppliedRevision
+import pytest
+
+from bus.messages.dataplane import AppliedRevision, Check
 from bus.messages.resources import Pod
-from bus.subjects import APPLIED, POD
+from bus.subjects import APPLIED, POD, RULES
 from bus.testing import MemoryBus
 from tests.unit.cli.cluster import Cluster, from_json, plexus
 
@@ -26,6 +28,7 @@ def test_wait_hears_of_a_node_that_comes_later(cluster: Cluster) -> None:
 
     async def later(connection: MemoryBus) -> None:
         await asyncio.sleep(0.05)
+        cluster.revision["node2"] = cluster.roots()
         message = AppliedRevision(node="node2", revision=cluster.roots(), at=at)
         await connection.publish_event(APPLIED.of("node2"), message)
 
@@ -73,3 +76,43 @@ def test_wait_says_which_pod_is_not_ready(cluster: Cluster) -> None:
     cluster.hub.put(POD.of("default", "late"), pod)
     result = plexus("wait", "--timeout", "0.2", status=1)
     assert result.stderr == "plexus: not realised within 200 ms: pod default/late: not bound to a node\n"
+
+
+DRIFT = Check(name="drift", ok=False, detail="policy did not hold [identity 300] as written, at 12:00:00 UTC")
+DIGESTS = Check(name="digests", ok=False, detail="policy.rules holds 0 keys of 3, since 12:00:00 UTC")
+
+
+@pytest.mark.parametrize("check", [DRIFT, DIGESTS])
+def test_a_node_that_does_not_hold_what_was_said_has_realised_nothing(cluster: Cluster, check: Check) -> None:
+    cluster.checks["node2"] = [check]
+    result = plexus("wait", "--timeout", "200ms", status=1)
+    assert result.stderr == f"plexus: not realised within 200 ms: node2: {check.name}: {check.detail}\n"
+    assert f"dataplane node2: {check.name}: {check.detail}" in plexus("status", status=1).stderr
+    [policy] = from_json("get", "cnp")["items"]
+    assert (policy["plexus"]["realised"], policy["plexus"]["nodes"]) == (["node1"], 2)
+    assert cluster.compared >= {"node1", "node2"}, "each was asked to look at its maps"
+
+
+def test_wait_goes_on_when_a_node_holds_again_what_was_said(cluster: Cluster) -> None:
+    cluster.checks["node2"] = [DRIFT]
+
+    async def later(connection: MemoryBus) -> None:
+        await asyncio.sleep(0.05)
+        cluster.checks.clear()
+        message = AppliedRevision(node="node2", revision=cluster.roots(), at=time.time())
+        await connection.publish_event(APPLIED.of("node2"), message)
+
+    cluster.during = later
+    assert set(from_json("wait")["nodes"]) == {"node1", "node2"}
+
+
+def test_a_service_that_does_not_hold_its_inputs_is_waited_for(cluster: Cluster) -> None:
+    cluster.service_checks["policy"] = [DIGESTS]
+    result = plexus("wait", "--timeout", "200ms", status=1)
+    assert f"not realised within 200 ms: policy: {DIGESTS.name}: {DIGESTS.detail}" in result.stderr
+
+
+def test_a_policy_whose_rules_nobody_says_is_realised_nowhere(cluster: Cluster) -> None:
+    cluster.hub.delete(RULES.of("CiliumNetworkPolicy", "default", "rule1"))
+    [policy] = from_json("get", "cnp")["items"]
+    assert policy["plexus"]["realised"] == []

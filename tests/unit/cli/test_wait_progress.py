@@ -109,6 +109,11 @@ def test_a_node_is_there_when_both_roots_are_and_the_time_of_the_resources_count
     reached = [({"resources": 11, "dataplane": 3}, 2.0), ({"resources": 12, "dataplane": 4}, 3.0)]
     assert progress.heard("node1", reached)
     assert progress.reached_at == {"node1": 2.0}
+    progress.compared("node1", ["drift: policy did not hold it"])
+    assert progress.problem() == "node1: drift: policy did not hold it"
+    assert progress.heard("node1", reached), "it stays behind until it holds what was said"
+    progress.compared("node1", [])
+    assert progress.behind == {}
     assert not progress.heard("node1", [({"resources": 12, "dataplane": 5}, 9.0)])
     assert progress.reached_at == {"node1": 2.0}
 

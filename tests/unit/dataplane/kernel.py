@@ -55,6 +55,9 @@ class MemoryMap(Map):
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         yield from list(self.entries.items())
 
+    def chunks(self, size: int = Map.BATCH) -> Iterator[tuple[int, bytes, bytes]]:
+        yield len(self.entries), b"".join(self.entries), b"".join(self.entries.values())
+
 
 class MemoryMaps(Maps):
     """The maps of a node; they outlive the process, as pinned ones do."""

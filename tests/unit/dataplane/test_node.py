@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bus import subjects
-from bus.interface import Batch, Family
+from bus.interface import Anew, Batch, Family
 from bus.labels import RESERVED, canonical_labels
 from bus.messages.dataplane import AppliedRevision
 from bus.messages.dataplane import Endpoint as EndpointSaid
@@ -276,7 +276,9 @@ class SilentHub(Hub):
 
 
 class SilentBus(MemoryBus):
-    async def watch_state(self, *families: Family, direct: bool = False) -> AsyncIterator[Batch]:
+    async def watch_state(
+        self, *families: Family, direct: bool = False, anew: Anew | None = None
+    ) -> AsyncIterator[Batch]:
         await asyncio.Event().wait()
         yield Batch([], synced=False)
 

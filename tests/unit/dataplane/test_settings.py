@@ -80,6 +80,7 @@ def test_every_setting_has_its_variable() -> None:
         native_routing_cidr="10.0.0.0/8",
         native_routing_cidr6="fd00::/8",
         masq_exclude="192.168.0.0/16,fc00::/8",
+        masquerade_ports="40000-49999",
         mtu=1400,
         map_dynamic_size_ratio=0.01,
         policy_map_max=1000,

@@ -183,6 +183,8 @@ def configuration(mode: str, families: tuple[Family, ...]) -> loader.DatapathCon
         ipv4=4 in families,
         ipv6=6 in families,
         device_index=DEVICE,
+        services="10.96.0.0/16",
+        services6="fd00:96::/112",
         tunnel_index=LOOPBACK if mode == "tunnel" else 0,
         sizes={"CT_TCP_MAX": 65536, "CT_ANY_MAX": 65536, "NAT_MAX": 65536, "SOCK_REVERSE_MAX": 4096},
     )

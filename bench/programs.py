@@ -30,7 +30,14 @@ from services.dataplane.loader import DatapathConfig
 BUILD = Path(__file__).resolve().parents[1] / "build/programs"
 PINS = "plexus-programs-"
 
-NODE = DatapathConfig(node_address="192.0.2.1", node_address6="2001:db8::1", ipv6=True, device_index=2)
+NODE = DatapathConfig(
+    node_address="192.0.2.1",
+    node_address6="2001:db8::1",
+    ipv6=True,
+    device_index=2,
+    services="10.96.0.0/16",
+    services6="fd00:96::/112",
+)
 WAYS: dict[str, dict[str, Any]] = {
     "native": {},
     "tunnel": {"tunnel_index": 3},

@@ -293,18 +293,23 @@ class Settings:
         suffix, is_on = _SUFFIX[family], family in self.families
         enabled = {f"PLEXUS_IPV{family}_ENABLED": text(is_on)}
         pools = self.pod_pools(plan, family)
+        services = {f"PLEXUS_SERVICE_CIDR{suffix}": str(plan.services(family)) if is_on else ""}
         if service == "resources":
-            return {f"PLEXUS_SERVICE_CIDR{suffix}": str(plan.services(family)) if is_on else ""}
+            return services
         if service == "ipam":
             return enabled | {
                 f"PLEXUS_CLUSTER_POOL_CIDRS{suffix}": ",".join(pools) if is_on else "",
                 f"PLEXUS_CLUSTER_POOL_MASK{suffix}": text(self.get(MASKS[family])),
             }
         if service == "dataplane":
-            return enabled | {
-                f"PLEXUS_MASQUERADE{suffix}": text(self.get(f"enableIPv{family}Masquerade")),
-                f"PLEXUS_NATIVE_ROUTING_CIDR{suffix}": text(self.get(f"ipv{family}NativeRoutingCIDR") or pools[0]),
-            }
+            return (
+                enabled
+                | services
+                | {
+                    f"PLEXUS_MASQUERADE{suffix}": text(self.get(f"enableIPv{family}Masquerade")),
+                    f"PLEXUS_NATIVE_ROUTING_CIDR{suffix}": text(self.get(f"ipv{family}NativeRoutingCIDR") or pools[0]),
+                }
+            )
         return {}
 
     def _dataplane(self) -> dict[str, str]:

@@ -200,6 +200,11 @@ class Node:
         return holder is None or holder.mapped_port not in (0, port)
 
 
+def is_of_services(address: str) -> bool:
+    """Of the range of ClusterIPs (tests/bpf/datapath.py)."""
+    return address.startswith(("10.96.", "fd00:96::"))
+
+
 class _Passage:
     """One packet at one hook."""
 
@@ -234,6 +239,8 @@ class _Passage:
             is_to_itself = connection.service.address == packet.destination
         else:
             is_to_itself = called is not None and called.address == packet.source
+        if not is_to_itself and is_of_services(packet.destination):
+            raise Refused(Drop.NO_BACKEND)
         connection = self.admit(packet, connection, is_to_itself=is_to_itself)
         is_from_origin = self.is_from_origin(connection, packet)
         sent = packet
@@ -431,6 +438,8 @@ class _Passage:
             return "local", "", False
         known = node.lookup(address)
         if known is None:
+            if is_of_services(address):
+                raise Refused(Drop.NO_BACKEND)
             return "out", "", True
         if known.identity == HOST:
             return "host", "", False

@@ -155,6 +155,7 @@ class SliceEndpoint(Part, frozen=True, kw_only=True):
     addresses: list[str]
     ready: bool = True
     node: str = ""
+    draining: bool = False  # it is about to end and serves still: for a Service of which nothing is ready
 
 
 class EndpointSlice(Message, frozen=True, kw_only=True):

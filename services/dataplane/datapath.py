@@ -78,6 +78,8 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         tunnel_port=settings.udp_port if settings.is_tunnel else DatapathConfig.tunnel_port,
         underlay_ipv6=underlay == 6,
         legacy_routing=settings.host_legacy_routing,
+        services=settings.service_cidr if settings.ipv4_enabled else "",
+        services6=settings.service_cidr6 if settings.ipv6_enabled else "",
         masquerade=settings.masquerade,
         masquerade6=settings.masquerade6,
         nat_port_min=ports.first,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import json
 import os
 import socket
@@ -67,6 +68,8 @@ class DatapathConfig:
     tunnel_port: int = 8472  # UDP
     underlay_ipv6: bool = False  # the tunnel's outer packets
     legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0017)
+    services: str = ""  # the range of ClusterIPs, "10.96.0.0/16": what no Service has there is dropped; "": not known
+    services6: str = ""
     masquerade: bool = True
     masquerade6: bool = True
     nat_port_min: int = 36_864
@@ -95,6 +98,14 @@ class DatapathConfig:
             "NODE_ADDRESS": _be32(self.node_address or "0.0.0.0"),
             **{f"NODE_ADDRESS6_{place}": f"0x{word:08x}u" for place, word in enumerate(words)},
         }
+        if self.services:
+            network = ipaddress.IPv4Network(self.services)
+            addresses |= {"SERVICES4": _be32(str(network[0])), "SERVICES4_MASK": _be32(str(network.netmask))}
+        if self.services6:
+            network6 = ipaddress.IPv6Network(self.services6)
+            for name, address in (("SERVICES6", network6[0]), ("SERVICES6_MASK", network6.netmask)):
+                each = struct.unpack("=4I", address.packed)
+                addresses |= {f"{name}_{place}": f"0x{word:08x}u" for place, word in enumerate(each)}
         return addresses | {name: str(number) for name, number in numbers.items()}
 
 

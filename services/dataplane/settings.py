@@ -50,6 +50,10 @@ class NodeSettings:
     masquerade_ports: str = ""  # "40000-65535"; "": as many as the node's own use permits (docs/adr/0006)
     native_routing_cidr: str = ""  # destinations that see pods' own addresses, never masqueraded
     native_routing_cidr6: str = ""
+    service_cidr: str = (
+        ""  # of ClusterIPs: what no Service has there is dropped; "": not known, and routed as it may be
+    )
+    service_cidr6: str = ""
     masq_exclude: str = ""  # more of them, in any mode: CIDRs of both families, with commas between
     mtu: int = 0  # bytes, of pods; 0: the device's, less what the tunnel takes
     map_dynamic_size_ratio: float = sizes.RATIO  # of the node's memory, for the maps that are sized by it; 0: off
@@ -148,6 +152,10 @@ class NodeSettings:
             _cidr("PLEXUS_NATIVE_ROUTING_CIDR", settings.native_routing_cidr, ipaddress.IPv4Network, "10.0.0.0/8")
         if settings.native_routing_cidr6:
             _cidr("PLEXUS_NATIVE_ROUTING_CIDR6", settings.native_routing_cidr6, ipaddress.IPv6Network, "fd00::/8")
+        if settings.service_cidr:
+            _cidr("PLEXUS_SERVICE_CIDR", settings.service_cidr, ipaddress.IPv4Network, "10.96.0.0/16")
+        if settings.service_cidr6:
+            _cidr("PLEXUS_SERVICE_CIDR6", settings.service_cidr6, ipaddress.IPv6Network, "fd00:96::/112")
         for cidr in filter(None, settings.masq_exclude.split(",")):
             _cidr("PLEXUS_MASQ_EXCLUDE", cidr, ipaddress.ip_network, "192.168.0.0/16,fd00::/8")
         if "tunnel_port" in given:

@@ -25,6 +25,7 @@ from services.lb.places import NOT_AN_ADDRESS, Name, Places
 
 NOT_A_PORT = "not a port"
 OTHER_FAMILY = "not of its slice's address type"
+SCTP_KEEPS_PORT = "SCTP keeps its port: the backend's has to be the Service's"
 
 Label = tuple[str, str, str]  # (namespace, key, value)
 
@@ -202,7 +203,9 @@ class LoadBalancing:
             places = self._places.of(pod)
             own = of_family(places, wanted)  # one: a node gives its pods no more weight by saying more addresses
             for place in (each for each in places if each == own or parse(each) is None):
-                reason = self._places.objection(pod, place) or _objection(place, target)
+                reason = (
+                    self._places.objection(pod, place) or _objection(place, target) or _not_translated(port, target)
+                )
                 if reason is None:
                     yield Backend(address=place, port=target, node=pod.node)
                 else:
@@ -211,23 +214,28 @@ class LoadBalancing:
     def _slice_backends(
         self, service: Service, port: ServicePort, wanted: Family, left_out: dict[str, str]
     ) -> Iterator[Backend]:
-        """A slice's port belongs to the Service's port of the same name and protocol; its number is the backends'."""
-        for name in self._slices_by_service.get((service.namespace, service.name), ()):
-            known = self._slices[name]
-            if known.address_type != wanted:
-                continue
-            for offered in known.ports:
-                if (offered.name, offered.protocol) != (port.name, port.protocol):
-                    continue
-                for endpoint in known.endpoints:
-                    for address in map(plain, endpoint.addresses if endpoint.ready else ()):
-                        reason = _objection(address, offered.port)
-                        if reason is None and of_family([address], wanted) is None:
-                            reason = OTHER_FAMILY
-                        if reason is None:
-                            yield Backend(address=address, port=offered.port, node=endpoint.node)
-                        else:
-                            left_out[f"{with_port(address, offered.port)} of slice {known.name}"] = reason
+        """A slice's port belongs to the Service's port of the same name and protocol; its number is the backends'.
+
+        Where nothing is ready, those serve that are about to end and still can.
+        """
+        offers = [
+            (known, offered, endpoint)
+            for name in self._slices_by_service.get((service.namespace, service.name), ())
+            for known in [self._slices[name]]
+            for offered in known.ports
+            if known.address_type == wanted and (offered.name, offered.protocol) == (port.name, port.protocol)
+            for endpoint in known.endpoints
+        ]
+        ready = [offer for offer in offers if offer[2].ready]
+        for known, offered, endpoint in ready or [offer for offer in offers if offer[2].draining]:
+            for address in map(plain, endpoint.addresses):
+                reason = _objection(address, offered.port) or _not_translated(port, offered.port)
+                if reason is None and of_family([address], wanted) is None:
+                    reason = OTHER_FAMILY
+                if reason is None:
+                    yield Backend(address=address, port=offered.port, node=endpoint.node)
+                else:
+                    left_out[f"{with_port(address, offered.port)} of slice {known.name}"] = reason
 
     def _note(self, name: Name, left_out: dict[str, str]) -> None:
         before = self.left_out.pop(name, {})
@@ -253,6 +261,11 @@ def _objection(address: str, port: int) -> str | None:
     if parse(address) is None:
         return NOT_AN_ADDRESS
     return None if 0 < port < 65536 else NOT_A_PORT
+
+
+def _not_translated(port: ServicePort, target: int) -> str | None:
+    """Why no packet would reach this port of a backend."""
+    return SCTP_KEEPS_PORT if port.protocol == "SCTP" and target != port.port else None
 
 
 def _target_port(pod: Pod, port: ServicePort) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from services.dataplane import loader
-from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SIZES, V4, V6, Datapath, Family, Routed
+from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SERVICES, SERVICES6, SIZES, V4, V6, Datapath, Family, Routed
 from tests.bpf.spaces import making_namespaces
 
 BPFFS = Path("/sys/fs/bpf")
@@ -55,6 +55,8 @@ def loaded(name: str, state: Path, **settings: Any) -> Iterator[Path]:
         "node_address6": NODE6,
         "ipv6": True,
         "device_index": DEVICE_INDEX,
+        "services": SERVICES,
+        "services6": SERVICES6,
         "sizes": SIZES,
         "nat_port_min": 61_000,  # few, so that a test can hold them all
     } | settings

@@ -21,6 +21,7 @@ from tests.bpf.datapath import (
     Datapath,
     Family,
     Routed,
+    echo,
     tcp,
     udp,
 )
@@ -172,13 +173,14 @@ def test_datagrams_that_were_answered_go_to_the_service_once_there_is_one(routed
 def test_who_called_before_the_service_was_known_reaches_it_by_calling_again(
     node: Datapath, at: Family, make: Any
 ) -> None:
-    node.who(at.service, 2, at.other_node)  # somewhere to go meanwhile
+    """One with an address of its own: what is of the Services' range goes nowhere before."""
+    node.who(at.native, 2, at.other_node)  # somewhere to go meanwhile
     client = node.free_port()
     number = 6 if make is tcp else 17
-    assert node.passes("from_pod", make(at.pod, at.service, client, 80))[at.ip].dst == at.service
-    node.service(at.service, 80, number, [(at.remote, 8080)])
+    assert node.passes("from_pod", make(at.pod, at.native, client, 80))[at.ip].dst == at.native
+    node.service(at.native, 80, number, [(at.remote, 8080)])
     node.maps.raise_epoch()
-    assert node.passes("from_pod", make(at.pod, at.service, client, 80))[at.ip].dst == at.remote
+    assert node.passes("from_pod", make(at.pod, at.native, client, 80))[at.ip].dst == at.remote
 
 
 def test_replies_bear_the_address_that_was_called_last(node: Datapath, at: Family) -> None:
@@ -208,9 +210,8 @@ def test_policy_is_about_the_backend(node: Datapath, at: Family) -> None:
 
 def test_protocols_and_ports_are_services_of_their_own(node: Datapath, at: Family) -> None:
     node.service(at.service, 53, 17, [(at.remote, 5353)])
-    node.who(at.service, 300, at.other_node)
-    assert node.passes("from_pod", tcp(at.pod, at.service, node.free_port(), 53))[at.ip].dst == at.service
-    assert node.passes("from_pod", udp(at.pod, at.service, node.free_port(), 54))[at.ip].dst == at.service
+    assert node.dropped_for("from_pod", tcp(at.pod, at.service, node.free_port(), 53)) == NO_BACKEND
+    assert node.dropped_for("from_pod", udp(at.pod, at.service, node.free_port(), 54)) == NO_BACKEND
 
 
 def test_a_backend_that_is_the_node_itself_answers_as_the_service(node: Datapath, at: Family) -> None:
@@ -248,7 +249,21 @@ def test_a_pod_whose_service_leads_to_itself_is_called_by_the_service(node: Data
         assert with_right_checksums(back.packet) == back.packet
 
 
-def test_when_the_service_is_gone_its_address_is_one_like_any_other(routed: Routed, at: Family) -> None:
+@pytest.mark.parametrize("make", [tcp, udp, lambda pod, to, number, _: echo(pod, to, number)])
+def test_an_address_of_the_services_range_that_no_service_has_is_nobodys(routed: Routed, at: Family, make: Any) -> None:
+    """Nor an unused port of one, nor a ping to one: the world must not get it, with the node's address on it."""
+    routed.endpoint(at.pod, 256)
+    routed.who(at.remote, 300, at.other_node)
+    routed.service(at.service, 80, 6, [(at.remote, 8080)])
+    unused = at.service.removesuffix("10") + "77"
+    for target, port in ((at.service, 81), (unused, 80)):
+        assert routed.dropped_for("from_pod", make(at.pod, target, routed.free_port(), port)) == NO_BACKEND
+    assert not routed.connections(), "nothing is kept of them"
+    just_outside = "10.97.0.1" if at.version == 4 else "fd00:96::1:1"
+    assert routed.dropped_for("from_pod", make(at.pod, just_outside, routed.free_port(), 80)) == 0
+
+
+def test_when_the_service_is_gone_its_packets_go_nowhere(routed: Routed, at: Family) -> None:
     routed.endpoint(at.pod, 256)
     routed.who(at.remote, 300, at.other_node)
     routed.service(at.service, 80, 6, [(at.remote, 8080)])
@@ -256,7 +271,7 @@ def test_when_the_service_is_gone_its_address_is_one_like_any_other(routed: Rout
     routed.passes("from_pod", tcp(at.pod, at.service, client, 80))
     routed.maps["services"].remove(ServiceKey(at.service, 80, 6).pack())
     routed.maps.raise_epoch()
-    assert routed.passes("from_pod", tcp(at.pod, at.service, client, 80, "A"))[at.ip].dst == at.service
+    assert routed.dropped_for("from_pod", tcp(at.pod, at.service, client, 80, "A")) == NO_BACKEND
 
 
 def test_a_backend_that_has_left_this_node_is_not_found(node: Datapath, at: Family) -> None:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(300)  # each goes to rules and back, and may co
 # The second: late packets of connections that are over.
 EXPECTED_DROPS = (
     "Policy denied",
+    "Service backend not found",
     "Unknown connection tracking state",
     "Forbidden ICMPv6 message",
     "Invalid source ip",
@@ -124,6 +125,16 @@ def test_policy_holds_by_rules_and_a_new_one_ends_a_stream(space: Space) -> None
         space.lab.exec_node("node1", "nft", "flush", "ruleset")
         assert eventually(lambda: "plexus_fallback" in space.lab.exec_node("node1", "nft", "list", "tables").stdout, 10)
         assert not space.get("other", space.address("client"), seconds=1)
+
+
+def test_by_rules_too_what_no_service_has_in_its_range_leaves_no_node(space: Space) -> None:
+    space.apply(space.pod("client"), space.pod("web", "node2"), space.service("svc", "web"))
+    known = space.cluster_address("svc")
+    with fallback(space.lab, "node1"), space.lab.capture("node1") as wire:
+        assert not space.get("client", known, port=81, seconds=1)
+        assert space.lab.exec_node("node1", *curl(known, port=81, seconds=1)).returncode
+        assert "Hostname: web" in space.get("client", known)
+    assert not [line for line in wire.lines() if known in line]
 
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])

@@ -136,6 +136,21 @@ def past_hooks(space: Space, pod: str, *command: str) -> str:
     return subprocess.run(entered, capture_output=True, text=True, timeout=20, check=False).stdout
 
 
+def test_what_no_service_has_in_its_range_leaves_no_node(space: Space) -> None:
+    """By a socket the call fails at once; per packet it is dropped, and counted."""
+    space.apply(space.pod("client"), space.pod("web", "node2"), space.service("svc", "web"))
+    known = space.cluster_address("svc")
+    unused = known.rpartition(":")[0] + ":fff7" if space.family == 6 else known.rpartition(".")[0] + ".253"
+    with space.lab.capture("node1") as wire:
+        for address, port in ((known, 81), (unused, 80)):
+            asked = space.exec("client", *curl(address, "-v", port=port))
+            assert asked.returncode and "Operation not permitted" in asked.stderr + asked.stdout
+            assert not past_hooks(space, "client", *curl(address, port=port, seconds=1))
+        assert space.exec("client", "ping", "-c1", "-W1", known).returncode
+    assert not [line for line in wire.lines() if known in line or unused in line]
+    assert "Hostname: web" in space.get("client", known)
+
+
 ASK_ONCE = """
 import socket, sys
 asking = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)

@@ -147,6 +147,8 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		to = endpoint_at(&p->destination);
 	if (!f.connection && is_unroutable(&p->destination)) /* before an entry is made for it */
 		return DROP(p, DROP_UNKNOWN_L3_TARGET);
+	if (!to_itself && is_of_services(&p->destination)) /* or the world would get it: no service has this port */
+		return DROP(p, DROP_NO_BACKEND);
 	/* What a pod sends to itself never meets its policy, as where the socket hooks see it. */
 	if (!admit(p, &f, to_itself ? NULL : from, to, from->identity))
 		return TC_ACT_SHOT;

@@ -77,8 +77,8 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 	key.port = ctx->user_port;
 	key.protocol = ctx->protocol;
 	service = services.lookup(&key);
-	if (!service)
-		return CALL_GOES_ON;
+	if (!service) /* connect() of UDP sends nothing yet: who asks so by which address it would send is answered */
+		return key.protocol != IPPROTO_UDP && is_of_services(&key.address) ? refuse() : CALL_GOES_ON;
 	if (!service->backends)
 		return refuse();
 	backend = backend_in(service, bpf_get_prandom_u32() % service->backends, &key);
@@ -164,6 +164,8 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 	key.protocol = ctx->protocol;
 	from.cookie = bpf_get_socket_cookie(ctx);
 	service = services.lookup(&key);
+	if (!service && is_of_services(&key.address))
+		return refuse();
 	if (!service) {
 		from.address = key.address;
 		from.port = key.port;

@@ -253,6 +253,7 @@ def place_of(settings: NodeSettings, ground: Ground) -> Place:
         tunnel_port=settings.udp_port if settings.is_tunnel else 0,
         masquerade=frozenset(version for version in families if masquerades[version]),
         never_masqueraded=tuple(settings.not_masqueraded),
+        services=tuple(filter(None, (settings.service_cidr, settings.service_cidr6))),
         world=world,
     )
 

@@ -71,6 +71,7 @@ class Place:
     tunnel_port: int = 0
     masquerade: frozenset[int] = frozenset({4})  # IP versions
     never_masqueraded: tuple[str, ...] = ()  # CIDRs of destinations
+    services: tuple[str, ...] = ()  # CIDRs of ClusterIPs
     routers: tuple[str, ...] = ()  # what the node is called among pods, one address for each IP version
     guarded: frozenset[int] = frozenset()  # pods' links, by index, that BPF programs from before still judge
     world: Mapping[int, int] = field(default_factory=lambda: {4: RESERVED["world"], 6: RESERVED["world"]})
@@ -290,7 +291,8 @@ class _Node:
         reached = [f"oifname {pod} {_ip(v)} daddr != @pods{v} {drop['unroutable']}" for v in (4, 6)]
         forward = [*let_guarded, *([f"oif {{ {guarded} }} return"] if guarded else [])]
         forward += [f"iifname {pod} goto judge", f"oifname {pod} goto judge"]
-        leaving = [f"{_ip(v)} saddr . {_ip(v)} daddr @itself{v} masquerade" for v in (4, 6)]
+        unused = [f"{_ip(ip_network(each).version)} daddr {each} {drop['no_backend']}" for each in place.services]
+        leaving = [*unused, *(f"{_ip(v)} saddr . {_ip(v)} daddr @itself{v} masquerade" for v in (4, 6))]
         if place.tunnel:  # whoever answers the host finds it by this address alone
             leaving += [
                 f'oifname "{place.tunnel}" fib saddr type local {_ip(_version(each))} saddr != {each} '

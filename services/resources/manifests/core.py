@@ -100,7 +100,8 @@ class ServiceManifest(Manifest, frozen=True, kw_only=True):
 
 class SliceConditions(Schema, frozen=True, kw_only=True):
     ready: bool | None = None
-    PASSED_OVER = names("serving terminating")
+    serving: bool | None = None
+    terminating: bool | None = None
 
 
 class SliceEndpointSpec(Schema, frozen=True, kw_only=True):
@@ -230,8 +231,17 @@ def read_endpoint_slice(
         for at, address in enumerate(each.addresses):
             wrong = words.endpoint_address(address, family if family in FAMILIES else None)
             problems.add_if(f"endpoints[{index}].addresses[{at}]", wrong)
-        ready = each.conditions.ready is not False  # "unknown" counts as ready, by the API's own words
-        endpoints.append(SliceEndpoint(addresses=list(map(plain, each.addresses)), ready=ready, node=each.node_name))
+        said = each.conditions
+        ready = said.ready is not False  # "unknown" counts as ready, by the API's own words
+        serving = ready if said.serving is None else said.serving  # and as ready says, where it is not said
+        endpoints.append(
+            SliceEndpoint(
+                addresses=list(map(plain, each.addresses)),
+                ready=ready,
+                node=each.node_name,
+                draining=serving and bool(said.terminating),
+            )
+        )
     message = EndpointSlice(
         namespace=key.namespace,
         name=key.name,
@@ -335,6 +345,9 @@ def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
         if port.target_port is not None:
             wrong = words.port_number(target) if isinstance(target, int) else words.port_name(target)
             problems.add_if(joined(where, "targetPort"), wrong)
+        if port.protocol == "SCTP" and isinstance(target, int) and target != port.port:
+            why = f"is {target}, and SCTP keeps its port on the way to a backend; use {port.port}, the Service's own"
+            problems.add(joined(where, "targetPort"), why)
         if port.name:
             problems.add_if(joined(where, "name"), words.dns_label(port.name))
         elif len(spec.ports) > 1:

@@ -15,7 +15,7 @@ from bus.messages.ipam import Block
 from bus.messages.lb import Backend, LoadBalancedService
 from bus.messages.resources import ContainerPort, EndpointPort, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint
 from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE
-from services.lb.model import NOT_A_PORT, OTHER_FAMILY, LoadBalancing
+from services.lb.model import NOT_A_PORT, OTHER_FAMILY, SCTP_KEEPS_PORT, LoadBalancing
 from services.lb.places import NOT_AN_ADDRESS, OUTSIDE_BLOCK
 
 WEB = {"app": "web"}
@@ -247,9 +247,45 @@ def test_what_is_no_address_of_its_slices_type_is_left_out(address: str, reason:
 
 
 def test_a_service_for_sctp_has_frontends_of_sctp() -> None:
-    ports = [ServicePort(port=80, target_port=8080, protocol="SCTP")]
+    ports = [ServicePort(port=80, target_port=80, protocol="SCTP")]
     (frontend,) = said(list(model(service(ports=ports), pod(), endpoint()).act())).frontends
     assert (frontend.protocol, len(frontend.backends)) == ("SCTP", 1)
+
+
+def test_a_backend_at_another_port_is_left_out_of_a_service_for_sctp_by_name() -> None:
+    """Nobody translates its port: every packet would be dropped, and the Service would look well."""
+    made = model(
+        service(ports=[ServicePort(port=80, target_port="s", protocol="SCTP")]),
+        pod(ports=[ContainerPort(name="s", port=8080, protocol="SCTP")]),
+        *(endpoint(), block()),
+    )
+    assert not said(list(made.act())).frontends[0].backends
+    assert made.left_out["default", "svc"] == {"10.0.0.5:8080 of pod p": SCTP_KEEPS_PORT}
+
+
+@pytest.mark.parametrize(
+    ("states", "serve"),
+    [
+        ({"2": "ready", "3": "draining"}, {"2"}),
+        ({"2": "gone", "3": "draining", "4": "draining"}, {"3", "4"}),
+        ({"2": "gone"}, set()),
+    ],
+)
+def test_endpoints_about_to_end_serve_where_none_is_ready(states: dict[str, str], serve: set[str]) -> None:
+    port = EndpointPort(name="http", port=8080)
+    slices = [
+        slice_of(
+            f"s{last}",
+            ports=[port],
+            endpoints=[
+                SliceEndpoint(addresses=[f"10.1.0.{last}"], ready=state == "ready", draining=state == "draining")
+            ],
+        )
+        for last, state in states.items()
+    ]
+    ports = [ServicePort(name="http", port=80, target_port="http")]
+    found = backends(service(selector={}, ports=ports), *slices)
+    assert {each.address.rpartition(".")[2] for each in found} == serve
 
 
 def test_a_service_without_backends_has_a_frontend_without_backends() -> None:

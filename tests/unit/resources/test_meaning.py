@@ -127,6 +127,23 @@ def test_a_service_may_be_for_sctp() -> None:
     assert [port.protocol for port in found.ports] == ["SCTP", "TCP"]
 
 
+def test_an_endpoint_that_is_about_to_end_is_draining_while_it_serves() -> None:
+    found = message("""
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, labels: {kubernetes.io/service-name: svc}}
+addressType: IPv4
+ports: [{name: http, port: 80}]
+endpoints:
+- {addresses: [10.0.0.1], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.0.0.2], conditions: {ready: false, serving: false, terminating: true}}
+- {addresses: [10.0.0.3], conditions: {ready: false, terminating: true}}
+- {addresses: [10.0.0.4], conditions: {ready: false, serving: true, terminating: false}}
+- {addresses: [10.0.0.5], conditions: {ready: true}}
+""")
+    assert [each.draining for each in found.endpoints] == [True, False, False, False, False]
+
+
 def test_default_deny_can_be_set_by_hand() -> None:
     policy = message(cilium("ingress: [{fromEndpoints: [{}]}], enableDefaultDeny: {ingress: false, egress: true}"))
     assert (policy.deny_ingress_by_default, policy.deny_egress_by_default) == (False, True)

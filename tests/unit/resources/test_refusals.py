@@ -197,6 +197,11 @@ REFUSED = {
     ),
     # Services
     "a service port of 70000": (service("ports: [{port: 70000}]"), "spec.ports[0].port", "70000 is not a port"),
+    "another port for SCTP": (
+        service("ports: [{port: 80, targetPort: 8080, protocol: SCTP}]"),
+        "spec.ports[0].targetPort",
+        "is 8080, and SCTP keeps its port on the way to a backend; use 80, the Service's own",
+    ),
     "a target port of 0": (service("ports: [{port: 1, targetPort: 0}]"), "spec.ports[0].targetPort", "0 is not a port"),
     "nameless ports": (service("ports: [{port: 1}, {port: 2, name: b}]"), "spec.ports[0].name", "is required"),
     "one port twice": (

@@ -74,6 +74,16 @@ static __always_inline bool is_node(const struct address *a)
 	       a->word[0] == NODE_ADDRESS6_0;
 }
 
+/* Of the range of ClusterIPs: nobody has such an address. */
+static __always_inline bool is_of_services(const struct address *a)
+{
+	if (SERVICES4_MASK && is_ip4(a))
+		return (a->word[3] & SERVICES4_MASK) == SERVICES4;
+	return SERVICES6_MASK_0 && (a->word[0] & SERVICES6_MASK_0) == SERVICES6_0 &&
+	       (a->word[1] & SERVICES6_MASK_1) == SERVICES6_1 && (a->word[2] & SERVICES6_MASK_2) == SERVICES6_2 &&
+	       (a->word[3] & SERVICES6_MASK_3) == SERVICES6_3;
+}
+
 /* An address that no packet may be sent to: loopback, multicast, none, reserved, and IPv6's link-local ones (of IPv4's
  * a cloud has its metadata there). */
 static __always_inline bool is_unroutable(const struct address *a)

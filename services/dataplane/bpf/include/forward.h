@@ -84,6 +84,8 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	}
 	if (is_unroutable(&p->destination))
 		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
+	if (is_of_services(&p->destination))
+		return REFUSE(p, DROP_NO_BACKEND);
 	device = device_of_route(skb, p);
 	if (!device)
 		return REFUSE(p, DROP_FIB);

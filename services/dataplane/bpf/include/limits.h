@@ -71,6 +71,20 @@
 #define NODE_ADDRESS6_2 0
 #define NODE_ADDRESS6_3 0
 #endif
+#ifndef SERVICES4_MASK /* the range of ClusterIPs; a mask of 0: not known */
+#define SERVICES4 0
+#define SERVICES4_MASK 0
+#endif
+#ifndef SERVICES6_MASK_0
+#define SERVICES6_0 0
+#define SERVICES6_1 0
+#define SERVICES6_2 0
+#define SERVICES6_3 0
+#define SERVICES6_MASK_0 0
+#define SERVICES6_MASK_1 0
+#define SERVICES6_MASK_2 0
+#define SERVICES6_MASK_3 0
+#endif
 #ifndef DEVICE_INDEX
 #define DEVICE_INDEX 0 /* the device that leads to the other nodes and to the outside */
 #endif

@@ -76,6 +76,7 @@ class Connection:
     service: End | None = None  # whom the origin believes to speak to
     masqueraded: bool = False
     mapped_port: int = 0  # of the node, once it is masqueraded
+    by_stack: bool = False  # the node's stack has the origin's packets, so it gets the replies
 
     @property
     def is_closing(self) -> bool:
@@ -287,6 +288,7 @@ class _Passage:
         connection = self.admit(packet, connection, is_from_stack=True)
         if self.way_back(connection, packet) == "unknown":  # answers take the same way
             self.came_by(connection, packet, "host", connection.hop)
+        connection.by_stack |= self.is_from_origin(connection, packet)
         return Fate(Goes.TO_STACK, bare(self.as_service(packet, connection)))
 
     def from_netdev(self, packet: Packet) -> Fate:
@@ -401,7 +403,8 @@ class _Passage:
             connection = Connection(packet.protocol, origin, called, node.epoch)
             node.keep(connection)
         connection.epoch = node.epoch
-        connection.origin_way = connection.reply_way = "unknown"
+        connection.origin_way = "unknown"
+        connection.reply_way = "host" if connection.by_stack else "unknown"
         connection.notice(packet, self.is_from_origin(connection, packet), node.now)
         return connection
 

@@ -24,6 +24,7 @@ CT_FLAGS = {
     0x10: "reset",
     0x20: "translated",
     0x40: "masqueraded",
+    0x80: "by-stack",
 }
 WAYS = ("unknown", "local", "host", "pod", "out")
 TICK_NS = 1 << 30  # the unit of `Connection.expires`

@@ -70,6 +70,7 @@ class SeenLink:
     peer_index: int  # of a veth, in the namespace of its peer; else 0
     up: bool
     tunnel_port: int = 0  # of a VXLAN or Geneve device in collect-metadata mode; else 0
+    queue: str = "noqueue"  # what its packets wait in: "tbf" where somebody has set a rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,7 @@ def _seen(link: Any) -> SeenLink:
         peer_index=link.get("link") or 0 if kind == "veth" else 0,
         up=bool(link["flags"] & IFF_UP),
         tunnel_port=_tunnel_port(link, kind),
+        queue=link.get("qdisc") or "noqueue",
     )
 
 

@@ -522,6 +522,7 @@ def read(key: layouts.ConnectionKey, value: layouts.Connection) -> Connection:
         reply_way=WAYS[value.reply_way],
         hop=value.hop,
         service=End(value.service, value.service_port) if "translated" in flags else None,
+        by_stack="by-stack" in flags,
         masqueraded="masqueraded" in flags,
         mapped_port=value.nat_port,
     )

@@ -37,9 +37,12 @@ def test_a_pod_has_its_address_its_routes_and_a_way_to_the_node_and_back(namespa
             assert (link.host_mac, link.pod_mac) == (link_mac("c1", "eth0", "host"), link_mac("c1", "eth0", "pod"))
             assert await made.check_pod_link(fd, "c1", "eth0", ips("10.9.0.2")) == ()
             seen = await made.list_pod_links()
-            assert [(one.name, one.index, one.peer_index, one.mtu_bytes) for one in seen] == [
-                (link.host_name, link.host_index, link.pod_index, 1400)
+            assert [(one.name, one.index, one.peer_index, one.mtu_bytes, one.queue) for one in seen] == [
+                (link.host_name, link.host_index, link.pod_index, 1400, "noqueue")
             ]
+            rate = ("tbf", "rate", "10mbit", "burst", "100kb", "latency", "25ms")
+            assert inside(node, "tc", "qdisc", "add", "dev", link.host_name, "root", *rate).returncode == 0
+            assert [one.queue for one in await made.list_pod_links()] == ["tbf"]
 
     in_namespace(node, main)
     inner = json.loads(inside(pod, "ip", "-j", "-d", "address", "show", "eth0").stdout)[0]

@@ -177,25 +177,24 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 /* The pod of this node that the stack has it from, if it is to be judged: its policy may have changed since then. */
 static __always_inline struct endpoint *sender_here(struct packet *p, struct flow *f)
 {
-	if (!LEGACY_ROUTING || (f->connection && f->connection->epoch == p->epoch))
-		return NULL;
-	return endpoint_at(&p->source);
+	return f->connection && f->connection->epoch == p->epoch ? NULL : endpoint_at(&p->source);
 }
 
 /* May the stack have this from who it says it is from? `device` is the one by which it came to the node; 0: the node's
- * own. Pods of this node never come by the stack, others' not with a tunnel. With LEGACY_ROUTING pods do that were
- * asked at the hook where they came in: their own, or the outward device's; nobody is asked at any other.
- * `is_answer`: rules of others may translate what a pod sends to the node, and back. */
-static __always_inline bool stack_may_speak_for(struct address *source, __u32 device, bool is_answer)
+ * own. A pod of this node comes by its own device, where from_pod has asked who it is: with LEGACY_ROUTING, or because
+ * rules of others send to a pod what it sent to the node. Pods of other nodes come so only with LEGACY_ROUTING, by the
+ * outward device, and not with a tunnel; nobody is asked at any other. `is_answer`: rules of others may translate what a
+ * pod sends to the node, and back. `to`: what a pod sends to itself by way of the node may bear the node's address. */
+static __always_inline bool stack_may_speak_for(struct address *source, __u32 device, bool is_answer, __u32 to)
 {
 	struct endpoint *from = endpoint_at(source);
 	struct ipcache_entry *sender;
 
 	if (from)
-		return LEGACY_ROUTING && from->interface == device;
+		return from->interface == device;
 	sender = who_is(source);
 	if (sender && sender->identity == IDENTITY_HOST)
-		return !device || is_answer;
+		return !device || is_answer || device == to;
 	if (!sender || is_none(&sender->node))
 		return true;
 	return !TUNNEL_INDEX && (!LEGACY_ROUTING || device == DEVICE_INDEX);
@@ -204,7 +203,7 @@ static __always_inline bool stack_may_speak_for(struct address *source, __u32 de
 /* The node's own stack tells the pod of what it sent. What it has routed names backends, which the pod does not know. */
 static __always_inline int stack_complains(struct __sk_buff *skb, struct packet *p, __u32 device)
 {
-	if (!stack_may_speak_for(&p->source, device, false))
+	if (!stack_may_speak_for(&p->source, device, false, 0))
 		return DROP(p, DROP_INVALID_SOURCE);
 	if (LEGACY_ROUTING)
 		return error_arrives(skb, p, true) || identity_of(&p->source, NULL) == IDENTITY_HOST ? TC_ACT_OK
@@ -241,7 +240,7 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	back = (f.from_origin ^ 1) & 1;
 	is_answer = c && !f.from_origin;
 	if ((!c || c->epoch != p->epoch || c->way[back] != WAY_HOST || (device && !is_answer)) &&
-	    !stack_may_speak_for(&p->source, device, is_answer))
+	    !stack_may_speak_for(&p->source, device, is_answer, to->interface))
 		return DROP(p, DROP_INVALID_SOURCE);
 	remember(p);
 	if (!admit(p, &f, sender_here(p, &f), to, 0))
@@ -251,6 +250,8 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 		return TC_ACT_SHOT;
 	if (!LEGACY_ROUTING && c->way[back] == WAY_UNKNOWN) /* answers take the same way */
 		c->way[back] = WAY_HOST;
+	if (!LEGACY_ROUTING && f.from_origin && !(c->flags & CT_BY_STACK)) /* also after a change */
+		c->flags |= CT_BY_STACK;
 	/* A backend that is the node itself answers for its service; with LEGACY_ROUTING every backend does, here. */
 	return f.from_origin || from_service(skb, p, c) ? TC_ACT_OK : TC_ACT_SHOT;
 }

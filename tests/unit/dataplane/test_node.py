@@ -368,6 +368,18 @@ async def test_what_someone_else_changed_is_put_back(machine: Machine) -> None:
         assert set(machine.links.attached) == {each.interface_index for each in node.endpoints.all()}
 
 
+async def test_a_rate_on_a_pods_link_that_packets_go_past_is_told(machine: Machine) -> None:
+    machine.populate()
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        await machine.add()
+        await node.heal_once()
+        assert node.service.failing("rates") == ""
+        machine.links.pods["lxcc1"] = replace(machine.links.pods["lxcc1"], queue="tbf")
+        await node.heal_once()
+        assert "lxcc1 (tbf)" in node.service.failing("rates")
+
+
 async def test_a_pods_route_that_the_kernel_says_is_gone_is_put_back_and_counted(machine: Machine) -> None:
     machine.populate()
     async with machine.running() as node:

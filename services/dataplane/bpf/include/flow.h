@@ -206,7 +206,7 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 	if (!allowed)
 		return false;
 	if (f->connection) {
-		f->connection->way[0] = WAY_UNKNOWN;
+		f->connection->way[0] = f->connection->flags & CT_BY_STACK ? WAY_HOST : WAY_UNKNOWN;
 		f->connection->way[1] = WAY_UNKNOWN;
 		f->connection->epoch = p->epoch;
 		touch(f, p);

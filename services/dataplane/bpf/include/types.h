@@ -103,6 +103,7 @@ struct connection_key {
 #define CT_RESET 0x10
 #define CT_TRANSLATED 0x20  /* replies bear service_address:service_port */
 #define CT_MASQUERADED 0x40 /* leaves the node as NODE_ADDRESS:nat_port */
+#define CT_BY_STACK 0x80 /* the stack has the origin's packets, so the replies too */
 
 /* Where packets of one direction go next, which is also where those of the other direction come from. */
 #define WAY_UNKNOWN 0

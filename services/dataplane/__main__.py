@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 from contextlib import AsyncExitStack, closing
 
@@ -134,6 +135,8 @@ def main() -> None:
     except BadSettings as problem:
         sys.stderr.write(f"dataplane: {problem}\n")
         sys.exit(2)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two links a pod are held open
     os.environ.setdefault("PLEXUS_INSTANCE", settings.node)
     run_service("dataplane", lambda service: run(service, settings), wait=False)
 

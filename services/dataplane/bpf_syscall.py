@@ -23,6 +23,7 @@ _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
+PROG_BY_ID, MAP_BY_ID = 13, 14
 OBJ_GET_INFO = 15
 PROG_QUERY = 16
 MAP_TAKE = 21  # BPF_MAP_LOOKUP_AND_DELETE_ELEM; of hashes since kernel 5.14
@@ -87,13 +88,15 @@ class MapInfo:
     key_bytes: int
     value_bytes: int
     max_entries: int
+    name: str = ""
 
 
 def map_info(fd: int) -> MapInfo:
     """What the kernel says of a map. Source: struct bpf_map_info."""
     info = ctypes.create_string_buffer(256)
     _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
-    return MapInfo(*struct.unpack_from("=IIIII", info.raw))
+    kind, number, key_bytes, value_bytes, entries, name = struct.unpack_from("=IIIII4x16s", info.raw)
+    return MapInfo(kind, number, key_bytes, value_bytes, entries, name.rstrip(b"\0").decode())
 
 
 def program_id(fd: int) -> int:
@@ -101,6 +104,25 @@ def program_id(fd: int) -> int:
     info = ctypes.create_string_buffer(256)
     _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
     return int(struct.unpack_from("=II", info.raw)[1])
+
+
+def map_ids(program_fd: int) -> list[int]:
+    """The kernel's numbers of the maps that a program uses. Source: struct bpf_prog_info."""
+    ids = (ctypes.c_uint32 * 64)()  # the most that a program may use (MAX_USED_MAPS)
+    info = ctypes.create_string_buffer(256)
+    struct.pack_into("=IQ", info, 52, len(ids), ctypes.addressof(ids))
+    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", program_fd, len(info), _address(info)))
+    return list(ids[: struct.unpack_from("=I", info.raw, 52)[0]])
+
+
+def program_by_id(number: int) -> int:
+    """A file descriptor of the program with the kernel's number; the caller closes it."""
+    return _bpf(PROG_BY_ID, struct.pack("=I", number))
+
+
+def map_by_id(number: int) -> int:
+    """The same of a map."""
+    return _bpf(MAP_BY_ID, struct.pack("=I", number))
 
 
 @contextmanager

@@ -3,6 +3,7 @@ a pod, and nothing here decides what to do when the kernel refuses (`__main__.st
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import cast
 
 from bus.service import BadSettings
 from bus.telemetry import logger
-from services.dataplane import loader, masquerade
+from services.dataplane import loader, masquerade, pins
 from services.dataplane.attach import Hook
+from services.dataplane.batch import to_the_end
 from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
 from services.dataplane.links import DeviceInfo, Links, TcProgram
@@ -111,6 +113,7 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
     Raises: LoadError, LinkError, OSError: the kernel refused; some hooks may have their program.
     """
     async with AsyncExitStack() as opened:
+        await to_the_end(asyncio.to_thread(pins.recover, settings.pin_dir))
         loaded = await loader.load(ground.config, settings.pin_dir, settings.state_dir)
         log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
         maps = opened.enter_context(closing(Maps(settings.pin_dir)))
@@ -120,6 +123,7 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
             opened.callback(os.close, fd)
         made = Hooks(settings.pin_dir, settings.cgroup, fds, enable_tcx=settings.enable_tcx)
         hooks = opened.enter_context(closing(made))
+        await hooks.keep_pins(loader.pin_paths(settings.pin_dir))
         await hooks.keep_sockets()
         for hook in ground.hooks(settings):
             is_wanted = hook.program != "to_netdev" or settings.host_legacy_routing

@@ -1,8 +1,8 @@
 """Keeps programs attached: to devices (by attach.py's plans) and, for socket load balancing, to a cgroup. Effects.
 
 What someone removed by hand is back within `HEAL_SECONDS` and what it takes to look, and counted. The kernel tells of
-filters, clsact, routes and addresses that change (rtnetlink); of links it tells nothing, so each pin is opened and
-asked: 15 microseconds a link.
+filters, clsact, routes and addresses that change (rtnetlink); of links it tells nothing, so each is asked. Links,
+programs and maps are held open here, so that a pin that is removed takes nothing with it (pins.py).
 
 Attaching or detaching a tcx link waits 11 ms with the kernel's routing lock held (attach.py says for what), 15 times
 what a clsact filter takes. So a new pod begins with clsact (links.py) and moves to tcx when no pod comes or goes.
@@ -28,9 +28,10 @@ from bus.telemetry import count, logger
 from services.dataplane import bpf_syscall, loader, rtnl
 from services.dataplane.attach import Changed, Direction, Hook, Mechanism, Seen, Step, plan, suspects, target
 from services.dataplane.batch import to_the_end
-from services.dataplane.bpf_syscall import LINK_CGROUP, LINK_TCX, TCX_EGRESS, TCX_INGRESS
+from services.dataplane.bpf_syscall import LINK_CGROUP, LINK_TCX, TCX_EGRESS, TCX_INGRESS, LinkInfo
 from services.dataplane.links import LinkError, advice
 from services.dataplane.netlink import Netlink
+from services.dataplane.pins import Pins
 
 log = logger(__name__)
 
@@ -98,7 +99,8 @@ class Hooks:
         Raises: OSError: the kernel does not let us ask whether it has tcx.
         """
         self.mechanism: Mechanism = "tcx" if enable_tcx and bpf_syscall.has_tcx() else "clsact"
-        self._pins = pin_dir / "links"
+        self.pins = Pins(pin_dir)
+        self._links = pin_dir / "links"
         self._pin_dir = pin_dir
         self._cgroup = cgroup
         self._programs = {name: (fd, bpf_syscall.program_id(fd)) for name, fd in programs.items()}
@@ -116,6 +118,7 @@ class Hooks:
     def close(self) -> None:
         """Waits for what runs. What is attached stays so."""
         self._thread.shutdown()
+        self.pins.close()
         self._netlink.close()
         self._events.close()
 
@@ -149,6 +152,18 @@ class Hooks:
         """
         await self._run(self._attach_sockets)
 
+    async def keep_pins(self, paths: Iterable[Path]) -> None:
+        """What is pinned there now stays so: programs and maps, as links do.
+
+        Raises: LinkError: something is not pinned.
+        """
+
+        def hold() -> None:
+            for path in paths:
+                self.pins.hold(path)
+
+        await self._run(hold)
+
     async def adopt(self, hooks: Collection[Hook]) -> dict[Hook, str]:
         """After a restart: this version's programs at each, by the mechanism that is there. Returns what failed."""
         return await self._run(self._adopt, list(hooks))
@@ -174,6 +189,7 @@ class Hooks:
                         no_device.add(hook)
                 return False
 
+        await self._run(self.pins.look)
         for hook in await self._run(self._look, [*self._kept, *pods()]):
             if await bring(hook, may_move=False):
                 count("drift", kind="program")
@@ -233,6 +249,8 @@ class Hooks:
         mechanism = target(self.mechanism, seen, may_move=may_move)
         for step in plan(program, mechanism, seen):
             self._do(step, hook, fd, seen)
+        if mechanism == "tcx":
+            self._hold(self._links / hook.pin)
         self._applied[hook] = mechanism
         return not seen.holds(program)
 
@@ -245,7 +263,7 @@ class Hooks:
                 rtnl.detach(self._netlink, hook.index, hook.direction, each.handle)
 
     def _seen(self, hook: Hook) -> Seen:
-        link = bpf_syscall.pinned_link(self._pins / hook.pin)
+        link = self._link(self._links / hook.pin)
         filters = {
             each.handle: each.program_id
             for each in rtnl.list_attached(self._netlink, hook.index, hook.direction)
@@ -260,16 +278,18 @@ class Hooks:
         )
 
     def _do(self, step: Step, hook: Hook, fd: int, seen: Seen) -> None:
-        pin = self._pins / hook.pin
+        pin = self._links / hook.pin
         match step:
             case Step.ATTACH_TCX:
-                self._pins.mkdir(parents=True, exist_ok=True)
+                self._links.mkdir(parents=True, exist_ok=True)
                 bpf_syscall.attach_tcx(fd, hook.index, ATTACH_TYPE[hook.direction], pin)
+                self.pins.drop(pin)
             case Step.REPLACE_TCX:
-                with_link(pin, lambda link: bpf_syscall.replace_program(link, fd))
+                self._with_link(pin, lambda link: bpf_syscall.replace_program(link, fd))
             case Step.REMOVE_TCX:
                 if seen.tcx is not None:
-                    with_link(pin, bpf_syscall.detach_link)
+                    self._with_link(pin, bpf_syscall.detach_link)
+                self.pins.drop(pin)
                 pin.unlink(missing_ok=True)
             case Step.SET_CLSACT:
                 rtnl.attach(self._netlink, hook.index, fd, hook.direction, hook.program)
@@ -307,18 +327,42 @@ class Hooks:
         return wrong
 
     def _has_link(self, hook: Hook) -> bool:
-        link = bpf_syscall.pinned_link(self._pins / hook.pin)
+        link = self._link(self._links / hook.pin)
         return link is not None and (link.target, link.program_id) == (hook.index, self._programs[hook.program][1])
 
+    def _link(self, pin: Path) -> LinkInfo | None:
+        held = self.pins.held(pin)
+        return bpf_syscall.pinned_link(pin) if held is None else bpf_syscall.link_info(held)
+
+    def _with_link(self, pin: Path, work: Callable[[int], None]) -> None:
+        held = self.pins.held(pin)
+        if held is None:
+            with_link(pin, work)
+        else:
+            work(held)
+
+    def _hold(self, pin: Path) -> None:
+        """Without room for more open files a link goes with its pin, and comes back with the next look."""
+        try:
+            if self.pins.held(pin) is None:
+                self.pins.hold(pin)
+        except OSError as problem:
+            log.warning(
+                "a link is kept by its pin alone: raise the limit of open files", pin=pin.name, why=str(problem)
+            )
+
     def _unpin(self, wanted: set[str]) -> None:
+        for path in self.pins.paths():
+            if path.parent == self._links and _is_of_device(path.name) and path.name not in wanted:
+                self.pins.drop(path)
         with suppress(FileNotFoundError):
-            for name in os.listdir(self._pins):  # noqa: PTH208 (names are all that is wanted, every two seconds)
+            for name in os.listdir(self._links):  # noqa: PTH208 (names are all that is wanted, every two seconds)
                 if name.endswith(bpf_syscall.UNNAMED):  # of a process that was killed while it pinned
-                    (self._pins / name).unlink(missing_ok=True)
-                elif name.endswith(("-ingress", "-egress")) and name not in wanted:
-                    link = bpf_syscall.pinned_link(self._pins / name)
+                    (self._links / name).unlink(missing_ok=True)
+                elif _is_of_device(name) and name not in wanted:
+                    link = bpf_syscall.pinned_link(self._links / name)
                     if link is not None and not link.target:
-                        (self._pins / name).unlink(missing_ok=True)
+                        (self._links / name).unlink(missing_ok=True)
 
     # Sockets
 
@@ -327,18 +371,20 @@ class Hooks:
             self._attach_socket(name)
 
     def _attach_socket(self, name: str) -> None:
-        self._pins.mkdir(parents=True, exist_ok=True)
+        self._links.mkdir(parents=True, exist_ok=True)
         program = loader.open_program(self._pin_dir, name)
         try:
-            bpf_syscall.attach_cgroup(program, self._cgroup, loader.SOCKET_PROGRAMS[name], self._pins / name)
+            bpf_syscall.attach_cgroup(program, self._cgroup, loader.SOCKET_PROGRAMS[name], self._links / name)
             self._socket_programs[name] = bpf_syscall.program_id(program)
+            self.pins.drop(self._links / name)
+            self._hold(self._links / name)
         finally:
             os.close(program)
 
     def _heal_sockets(self) -> dict[str, str]:
         problems = {}
         for name, program in self._socket_programs.items():
-            link = bpf_syscall.pinned_link(self._pins / name)
+            link = self._link(self._links / name)
             if link and link.target and (link.type, link.program_id) == (LINK_CGROUP, program):
                 continue
             try:
@@ -349,6 +395,10 @@ class Hooks:
                 count("drift", kind="program")
                 log.warning("program attached again", program=name)
         return problems
+
+
+def _is_of_device(pin: str) -> bool:
+    return pin.endswith(("-ingress", "-egress"))
 
 
 def with_link(pin: Path, work: Callable[[int], None]) -> None:

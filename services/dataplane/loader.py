@@ -227,9 +227,7 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     """Programs and maps, pinned. None: they were, nothing was compiled."""
     stamp = state_dir / STAMP
     wanted = digest(config)
-    programs = [pin_dir / "programs" / name for unit in UNITS.values() for name in unit]
-    maps = [map_path(pin_dir, name) for name in layouts.MAPS]
-    if _stamped(stamp) == wanted and all(each.exists() for each in (*programs, *maps)):
+    if _stamped(stamp) == wanted and all(each.exists() for each in pin_paths(pin_dir)):
         return None
     _forget_stamp(state_dir)
     instructions = await _compile(config, pin_dir)
@@ -239,6 +237,12 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     except OSError as problem:
         log.warning("the next start compiles anew: make room on the disk", file=str(stamp), why=str(problem))
     return instructions
+
+
+def pin_paths(pin_dir: Path) -> list[Path]:
+    """Where every map and program of this version is pinned."""
+    programs = [pin_dir / "programs" / name for unit in UNITS.values() for name in unit]
+    return [map_path(pin_dir, name) for name in layouts.MAPS] + programs
 
 
 def _forget_stamp(state_dir: Path) -> None:

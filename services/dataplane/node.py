@@ -509,11 +509,15 @@ class Node:
 
     async def heal_hooks_once(self) -> None:
         self.restart.tell()
+        if self._recall is not None:
+            self._recall.keep_mark()
         try:
             await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)
-            self._are_addresses_stale |= self.hooks.take_addresses_changed()
-            if self.is_whole and self.hooks.take_routes_gone():
+            self.service.check("pins", *self.hooks.pins.state)
+            are_others = self.hooks.take_addresses_changed()
+            self._are_addresses_stale |= are_others
+            if self.is_whole and (self.hooks.take_routes_gone() or are_others):
                 await self._heal_routes()
             if self.is_whole and self._are_addresses_stale:
                 await self._follow_own_addresses()
@@ -525,6 +529,9 @@ class Node:
     async def _heal_routes(self) -> None:
         async with self._routing:
             seen = {route.cidr for route in await self.links.list_node_routes()}
+            gone = self._routers - set(await self.links.list_router_addresses())
+            count("drift", len(gone), kind="address")
+            self._routers -= gone
             for cidr in self._routes.keys() - seen:
                 count("drift", kind="route")
                 del self._routes[cidr]

@@ -87,6 +87,11 @@ class Recall:
             self._clear()
             self._news.set()  # to be shown
 
+    def keep_mark(self) -> None:
+        """The mark goes with the pins beside it when someone removes them; it comes back."""
+        if self._pending and not self._ahead.exists():
+            self._mark_ahead()
+
     def _clear(self) -> None:
         """The disk is older than the maps, and nothing says so: what it holds goes, now or with the next `write`."""
         try:

@@ -149,8 +149,6 @@ def test_a_restart_takes_over_pinned_links_as_they_are(
 @pytest.mark.parametrize(
     ("mechanism", "remove", "hooks_hit"),
     [
-        ("tcx", unpin, 1),
-        ("tcx", unpin_all, 2),
         ("tcx", detach, 1),
         ("clsact", delete_filter, 1),
         ("clsact", delete_clsact, 2),
@@ -181,6 +179,39 @@ def test_what_was_removed_by_hand_is_back_within_five_seconds_and_counted(
                 await asyncio.sleep(HEAL_SECONDS + 0.5)
                 assert counted("drift", kind="program") == before + hooks_hit, "counted twice"
         assert not reaches(place.pod, GATEWAY)
+
+    with_pod(namespaces, pins, program, work)
+
+
+@pytest.mark.parametrize(("remove", "pins_hit"), [(unpin, 1), (unpin_all, 2)])
+def test_while_a_pin_is_gone_every_packet_meets_its_program_and_the_pin_comes_back(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter, remove: Callable[[Place], None], pins_hit: int
+) -> None:
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+            links = [bpf_syscall.pinned_link(pins / "links" / each.pin) for each in place.hooks_of_pod]
+
+            async def change() -> None:
+                before = counted("drift", kind="program"), counted("drift", kind="pin")
+                for _ in range(5):
+                    remove(place)
+                    await asyncio.sleep(0.01)
+                    await place.heal(hooks)
+                assert (counted("drift", kind="program"), counted("drift", kind="pin") - 5 * pins_hit) == before
+
+            await check_under_traffic(place, counter, change)
+            is_well, said = hooks.pins.state
+            assert not is_well and place.hooks_of_pod[0].pin in said
+            await place.heal(hooks)
+            is_well, said = hooks.pins.state
+            assert is_well and place.hooks_of_pod[0].pin in said
+            assert [bpf_syscall.pinned_link(pins / "links" / each.pin) for each in place.hooks_of_pod] == links
+        with place.process("tcx", program) as hooks:
+            await hooks.adopt(place.hooks_of_pod)
+            assert place.how() == {"tcx"}
 
     with_pod(namespaces, pins, program, work)
 
@@ -495,7 +526,7 @@ def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(pro
         try:
             await hooks.keep_sockets()
             unpinned, detached, *_ = loader.SOCKET_PROGRAMS
-            before = counted("drift", kind="program")
+            before, pins_before = counted("drift", kind="program"), counted("drift", kind="pin")
             (programs / "links" / unpinned).unlink()
             link = bpf_syscall.open_pinned(programs / "links" / detached)
             bpf_syscall.detach_link(link)
@@ -505,9 +536,11 @@ def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(pro
                 found = pinned(name)
                 assert found is not None
                 assert found.target == group.stat().st_ino
-            assert counted("drift", kind="program") == before + 2
+            assert counted("drift", kind="program") == before + 1, "a link without its pin is attached all the time"
+            assert counted("drift", kind="pin") == pins_before + 1
             await hooks.heal(list, lambda: True)
-            assert counted("drift", kind="program") == before + 2
+            assert counted("drift", kind="program") == before + 1, "a link without its pin is attached all the time"
+            assert counted("drift", kind="pin") == pins_before + 1
         finally:
             hooks.close()
             for name in loader.SOCKET_PROGRAMS:

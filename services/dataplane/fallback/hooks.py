@@ -15,13 +15,15 @@ from services.dataplane.attach import Hook
 from services.dataplane.bpf_syscall import LINK_TCX
 from services.dataplane.hooks import Hooks, with_link
 from services.dataplane.netlink import Netlink
+from services.dataplane.pins import Pins
 
 
 class NoHooks(Hooks):
     """See the module; a node works with it as with hooks that are kept. `pin_dir`: where programs before had theirs."""
 
     def __init__(self, pin_dir: Path) -> None:
-        self._pins = pin_dir / "links"
+        self.pins = Pins(pin_dir)
+        self._links = pin_dir / "links"
         self._netlink = Netlink()
         self._thread = ThreadPoolExecutor(1, "hooks")
 
@@ -64,7 +66,7 @@ class NoHooks(Hooks):
 
     def _is_attached(self, hook: Hook) -> bool:
         with suppress(OSError):
-            link = bpf_syscall.pinned_link(self._pins / hook.pin)
+            link = bpf_syscall.pinned_link(self._links / hook.pin)
             if link and (link.type, link.target) == (LINK_TCX, hook.index):
                 return True
         return any(each.name == hook.program for each in self._filters(hook))
@@ -73,7 +75,7 @@ class NoHooks(Hooks):
         for hook in hooks:
             for each in self._filters(hook):
                 rtnl.detach(self._netlink, hook.index, hook.direction, each.handle)
-        for pin in self._pins.glob("*"):
+        for pin in self._links.glob("*"):
             with suppress(OSError):  # then it ends a moment after its pin, unless somebody else holds it
                 with_link(pin, bpf_syscall.detach_link)
             pin.unlink(missing_ok=True)

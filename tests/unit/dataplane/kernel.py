@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 
 from services.dataplane import layouts
 from services.dataplane.addresses import PodIp
@@ -13,6 +14,7 @@ from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
 from services.dataplane.links import Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram
+from services.dataplane.pins import Pins
 
 
 class MemoryMap(Map):
@@ -168,7 +170,8 @@ class MemoryHooks(Hooks):
     """The hooks of `links`' pods: what is attached outlives the process. Refuses when `links` does."""
 
     def __init__(self, links: MemoryLinks) -> None:
-        self._links = links
+        self.pins = Pins(Path("/nowhere"))
+        self._kernel = links
         self._missing: list[str] = []
         self.routes_gone = False
         self.addresses_changed = False
@@ -177,9 +180,9 @@ class MemoryHooks(Hooks):
         """Nothing is open."""
 
     def _bring(self, hook: Hook, may_move: bool = False) -> bool:
-        if self._links.broken:
-            raise LinkError(self._links.broken)
-        attached = self._links.attached.setdefault(hook.index, {})
+        if self._kernel.broken:
+            raise LinkError(self._kernel.broken)
+        attached = self._kernel.attached.setdefault(hook.index, {})
         is_drift = attached.get(hook.direction) != hook.program
         attached[hook.direction] = hook.program
         return is_drift
@@ -197,7 +200,7 @@ class MemoryHooks(Hooks):
         self._missing = list((await self.adopt(list(pods()))).values())
 
     def has(self, hooks: Iterable[Hook]) -> bool:
-        return all(self._links.attached.get(each.index, {}).get(each.direction) == each.program for each in hooks)
+        return all(self._kernel.attached.get(each.index, {}).get(each.direction) == each.program for each in hooks)
 
     def take_routes_gone(self) -> bool:
         gone, self.routes_gone = self.routes_gone, False

@@ -396,6 +396,17 @@ async def test_a_pods_route_that_the_kernel_says_is_gone_is_put_back_and_counted
         assert counted("drift", kind="route") == before + 1
 
 
+async def test_the_routers_address_that_someone_removed_is_put_back(machine: Machine) -> None:
+    machine.populate()
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready and machine.links.routers)
+        before = dict(machine.links.routers)
+        machine.links.routers.clear()
+        machine.hooks.addresses_changed = True
+        await node.heal_hooks_once()
+        assert machine.links.routers == before
+
+
 def host_at(machine: Machine, address: str) -> bool:
     found = machine.maps.memory["ipcache"].entries.get(IpcacheKey(address).pack())
     return found == IpcacheEntry(RESERVED["host"], untold=True).pack()

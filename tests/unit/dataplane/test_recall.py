@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -295,6 +296,16 @@ async def test_each_change_and_each_deletion_reaches_the_disk(computer: Computer
         await until(lambda: computer.who(REMOTE) is None)
         await on_disk(computer)
         assert subjects.ADDRESS.of(REMOTE) not in statefile.parse(computer.file.read_bytes())[0]
+
+
+async def test_the_mark_that_goes_with_the_pins_comes_back_while_something_is_not_on_the_disk(tmp_path: Path) -> None:
+    kept = Recall(tmp_path / "heard.state", tmp_path / "pins" / "ahead")
+    kept.keep_mark()
+    assert not (tmp_path / "pins").exists()
+    kept.heard(subjects.NAMESPACE.of("default"), Namespace(name="default"))
+    shutil.rmtree(tmp_path / "pins")
+    kept.keep_mark()
+    assert (tmp_path / "pins" / "ahead").exists()
 
 
 async def test_maps_that_are_ahead_of_the_disk_are_not_taken_back(computer: Computer) -> None:

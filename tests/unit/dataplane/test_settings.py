@@ -79,6 +79,7 @@ def test_every_setting_has_its_variable() -> None:
         masquerade=False,
         enable_tcx=False,
         masquerade6=False,
+        masquerade_ports="40000-49999",
         native_routing_cidr="10.0.0.0/8",
         native_routing_cidr6="fd00::/8",
         service_cidr="10.97.0.0/16",

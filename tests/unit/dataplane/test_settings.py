@@ -85,7 +85,6 @@ def test_every_setting_has_its_variable() -> None:
         service_cidr="10.97.0.0/16",
         service_cidr6="fd00:97::/112",
         masq_exclude="192.168.0.0/16,fc00::/8",
-        masquerade_ports="40000-49999",
         mtu=1400,
         map_dynamic_size_ratio=0.01,
         policy_map_max=1000,

@@ -141,7 +141,7 @@ class Pods:
                 for container_id, namespace in zip(("c1", "c2"), self._namespaces, strict=True):
                     with opened(namespace) as fd:
                         pod = "web" if container_id == "c1" else "other"
-                        ask = cni.Add(Attachment(container_id, "eth0"), "default", pod, "", "/x", fd, "1.1.0")
+                        ask = cni.Add(Attachment(container_id, "eth0"), "plexus", "default", pod, "", "/x", fd, "1.1.0")
                         self.addresses.append((await NodePods(node).add(ask)).ips[0].address)
             while (await _healed(node)).hooks.state != (True, self._mechanism):
                 await asyncio.sleep(0.02)

@@ -151,9 +151,9 @@ static __always_inline void count_taken(struct packet *p)
 static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, struct connection *c)
 {
 	struct nat_entry mine = { .pod_address = p->source, .pod_port = p->source_port };
+	struct nat_key *key = &p->mapping;
 	struct nat_entry *entry;
 	struct address node;
-	struct nat_key key;
 
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_ECHO)
 		return REFUSE(p, DROP_NAT_PROTOCOL);
@@ -164,10 +164,10 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 		if (!taken)
 			return false;
 	} else {
-		nat_key_of(&key, &p->destination, p->destination_port, c->nat_port, p->protocol);
-		entry = nat.lookup(&key);
+		nat_key_of(key, &p->destination, p->destination_port, c->nat_port, p->protocol);
+		entry = nat.lookup(key);
 		if (!entry) { /* evicted: take it back if nobody has it */
-			nat.insert(&key, &mine);
+			nat.insert(key, &mine);
 		} else if (!is_of(entry, &mine)) {
 			c->nat_port = 0; /* the next packet finds another */
 			return REFUSE(p, DROP_NO_NAT_MAPPING);

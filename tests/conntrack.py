@@ -57,6 +57,11 @@ class Goes(Enum):
     NOWHERE = "dropped"
 
 
+def ticks(seconds: int) -> int:
+    """As many as the seconds need, and one."""
+    return seconds * 10**9 // TICK_NS + 1
+
+
 @dataclass
 class Connection:
     """Of `origin`, which sent the first packet, with `called`."""
@@ -83,21 +88,29 @@ class Connection:
         return self.reset or self.origin_fin or self.reply_fin
 
     @property
-    def is_settled(self) -> bool:
-        """Both ends have spoken, and none has finished."""
-        return self.replied and not self.is_closing
+    def has_ended(self) -> bool:
+        return self.reset or (self.origin_fin and self.reply_fin)
+
+    def is_settled(self, now: int) -> bool:
+        """Both ends have spoken, and it has not ended; a reset that anybody may have sent does not end it."""
+        return self.replied and not (self.has_ended and self.expires <= now + ticks(CLOSED_SECONDS))
 
     @property
     def lifetime(self) -> int:
         """Ticks from the last packet on: as many as the seconds need, and one."""
         seconds = OTHERS_SECONDS
         if self.protocol == TCP:
-            is_over = self.reset or (self.origin_fin and self.reply_fin)
-            seconds = CLOSED_SECONDS if is_over else ANSWERED_SECONDS if self.replied else UNANSWERED_SECONDS
-        return seconds * 10**9 // TICK_NS + 1
+            seconds = CLOSED_SECONDS if self.has_ended else ANSWERED_SECONDS if self.replied else UNANSWERED_SECONDS
+        return ticks(seconds)
 
-    def notice(self, packet: Packet, is_from_origin: bool, now: int) -> None:
+    def notice(self, packet: Packet, is_from_origin: bool, now: int, is_vouched: bool) -> None:
+        """`is_vouched`: who sends the packet is known, not only said."""
+        other_has_finished = self.reply_fin if is_from_origin else self.origin_fin
+        if "R" in packet.flags and self.replied and not is_vouched and not other_has_finished:
+            self.reset = True  # and all goes on
+            return
         self.replied |= not is_from_origin
+        self.reset = False
         if "R" in packet.flags:
             self.reset = True
         elif "F" in packet.flags and is_from_origin:
@@ -213,6 +226,7 @@ class _Passage:
         self.node = node
         self.seen = seen
         self.kept: Packet | None = None
+        self.is_vouched = True  # whose packet it is
 
     # hooks
 
@@ -293,6 +307,7 @@ class _Passage:
 
     def from_netdev(self, packet: Packet) -> Fate:
         node = self.node
+        self.is_vouched = False
         own = node.addresses[":" in packet.destination]
         if packet.destination == own:
             try:
@@ -389,7 +404,7 @@ class _Passage:
         """Judge a connection when it is new and when something has changed. The kept connection; or refused."""
         node = self.node
         if connection and connection.epoch == node.epoch:
-            connection.notice(packet, self.is_from_origin(connection, packet), node.now)
+            connection.notice(packet, self.is_from_origin(connection, packet), node.now, self.is_vouched)
             return connection
         origin, called = (connection.origin, connection.called) if connection else packet.ends
         unhooked = packet.source if is_from_stack else ""  # no pod of this node, whatever address it bears
@@ -398,14 +413,14 @@ class _Passage:
             self.judge(packet, origin.address, called, unhooked, connection)
         if connection is None:
             other = node.connection_of(packet.protocol, *packet.ends)
-            if other and other.is_settled and not self.is_from_origin(other, packet):
+            if other and other.is_settled(node.now) and not self.is_from_origin(other, packet):
                 raise Refused(Drop.UNKNOWN_CONNECTION)  # one packet of a stranger's would end it
             connection = Connection(packet.protocol, origin, called, node.epoch)
             node.keep(connection)
         connection.epoch = node.epoch
         connection.origin_way = "unknown"
         connection.reply_way = "host" if connection.by_stack else "unknown"
-        connection.notice(packet, self.is_from_origin(connection, packet), node.now)
+        connection.notice(packet, self.is_from_origin(connection, packet), node.now, self.is_vouched)
         return connection
 
     def judge(self, packet: Packet, origin: str, called: End, unhooked: str, connection: Connection | None) -> None:

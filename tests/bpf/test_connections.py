@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 from scapy.layers.inet import TCP, UDP
 
@@ -210,8 +213,70 @@ def test_the_ports_of_a_closing_connection_used_again_are_a_new_connection(
     port = open_connection(pair, at)
     pair.passes("from_pod", tcp(at.pod, at.neighbour, port, 80, ending))
     forbid(pair)  # without a raised epoch: only a new connection is judged
-    assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "A")) == 0
+    if ending == "FA":
+        assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "A")) == 0
     assert pair.dropped_for("from_pod", tcp(at.pod, at.neighbour, port, 80, "S")) == POLICY_DENIED
+
+
+def across(
+    pair: Datapath, at: Family, outside_begins: bool
+) -> tuple[bytes, Callable[[str], bytes], Callable[[str], bytes]]:
+    """An answered connection of a pod with one of another node, and what makes the packets of either."""
+    port = pair.free_port()
+    pair.endpoint(at.pod, 256)  # without a policy
+    ends = (80, port) if outside_begins else (port, 80)
+
+    def from_pod(what: str) -> bytes:
+        return tcp(at.pod, at.remote, *ends, what)
+
+    def from_wire(what: str) -> bytes:
+        return tcp(at.remote, at.pod, ends[1], ends[0], what)
+
+    if outside_begins:
+        pair.passes("from_netdev", from_wire("S"))
+        pair.passes("from_pod", from_pod("SA"))
+        pair.passes("from_netdev", from_wire("A"))
+    else:
+        pair.passes("from_pod", from_pod("S"))
+        pair.passes("from_netdev", from_wire("SA"))
+        pair.passes("from_pod", from_pod("A"))
+    [(key, _)] = pair.maps["ct_tcp"].items()
+    return key, from_pod, from_wire
+
+
+@pytest.mark.parametrize("outside_begins", [False, True])
+def test_a_reset_that_anybody_may_have_sent_ends_nothing(pair: Datapath, at: Family, outside_begins: bool) -> None:
+    """It passes: the pod knows whether its sequence number is right (RFC 5961), and falls silent if it is."""
+    _, from_pod, from_wire = across(pair, at, outside_begins)
+    alive = only(pair)[1].expires
+    pair.passes("from_netdev", from_wire("R"))
+    assert "reset" in flags(only(pair)[1])
+    assert only(pair)[1].expires - alive in (0, 1, 2)
+    if not outside_begins:
+        assert pair.dropped_for("from_netdev", from_wire("S")) == UNKNOWN_CONNECTION  # nor is it turned round
+    pair.passes("from_pod", from_pod("A"))
+    assert "reset" not in flags(only(pair)[1])
+
+
+def test_a_reset_counts_from_the_pod_itself_and_before_an_answer_and_after_the_pods_end(
+    pair: Datapath, at: Family
+) -> None:
+    def is_short() -> bool:
+        left = only(pair)[1].expires - time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS
+        return left <= TICKS_CLOSING + 1
+
+    key, from_pod, from_wire = across(pair, at, outside_begins=False)
+    pair.passes("from_pod", from_pod("R"))
+    assert is_short()
+    pair.passes("from_netdev", from_wire("A"))  # the other end goes on, until it hears of that
+    assert not is_short() and "reset" not in flags(only(pair)[1])
+    pair.passes("from_pod", from_pod("FA"))
+    pair.passes("from_netdev", from_wire("R"))
+    assert is_short()
+    pair.maps["ct_tcp"].remove_many([key])
+    pair.passes("from_pod", from_pod("S"))
+    pair.passes("from_netdev", from_wire("RA"))  # nobody listens there
+    assert is_short()
 
 
 def test_a_new_connection_on_the_ports_of_a_closing_one_begins_anew(pair: Datapath, at: Family) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -10,7 +11,7 @@ import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.layers.l2 import Ether
 
-from services.dataplane.layouts import Connection, NatEntry, NatKey
+from services.dataplane.layouts import TICK_NS, Connection, NatEntry, NatKey
 from tests.bpf.datapath import (
     POD_MAC,
     TC_ACT_REDIRECT,
@@ -196,8 +197,11 @@ def test_one_port_in_ten_that_is_held_keeps_nobody_from_the_others(node: Routed,
 
 @pytest.mark.parametrize("flags", [FINISHED, RESET])
 def test_a_port_whose_connection_has_finished_is_to_be_had_at_once(node: Routed, at: Family, flags: int) -> None:
-    """Not after the seconds in which its last packets may be repeated."""
+    """Not after the seconds in which its last packets may be repeated. A reset that anybody may have sent is no end."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS
     fill(node, at, NEVER, protocol=6, flags=flags)
+    assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == NO_MAPPING
+    fill(node, at, now + 9, protocol=6, flags=flags)
     for _ in range(50):
         assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == 0
     fill(node, at, NEVER, protocol=6, flags=FINISHED & ~REPLY_FIN)  # one end goes on

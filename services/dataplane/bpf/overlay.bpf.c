@@ -67,6 +67,7 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 	/* The frame's addresses meant the other node's veth: without this the stack takes it for someone else's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
 	to = endpoint_at(&p->destination);
+	p->vouched = 1; /* once `identify`, or the way back, has let it through */
 	if (to)
 		return parse_transport(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
 	/* For the node itself: no port decides, so its stack gets fragments as they come, and puts them together. */

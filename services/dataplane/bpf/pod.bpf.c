@@ -134,6 +134,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	if (!from || from->interface != skb->ifindex)
 		return DROP(p, DROP_INVALID_SOURCE);
 	p->source_identity = from->identity;
+	p->vouched = 1;
 	remember(p);
 	if (p->icmp_kind == ICMP_IS_ERROR)
 		return pod_complains(skb, p, from);
@@ -242,6 +243,7 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	if ((!c || c->epoch != p->epoch || c->way[back] != WAY_HOST || (device && !is_answer)) &&
 	    !stack_may_speak_for(&p->source, device, is_answer, to->interface))
 		return DROP(p, DROP_INVALID_SOURCE);
+	p->vouched = !device;
 	remember(p);
 	if (!admit(p, &f, sender_here(p, &f), to, 0))
 		return TC_ACT_SHOT;

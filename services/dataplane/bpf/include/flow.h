@@ -58,16 +58,24 @@ static __always_inline bool begins(struct packet *p)
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* Both ends have spoken, and none has finished. */
-static __always_inline bool is_settled(struct connection *c)
-{
-	return (c->flags & (CT_REPLIED | CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN)) == CT_REPLIED;
-}
-
-/* Both ends have finished, or one was reset: what may still come repeats that. */
-static __always_inline bool is_finished(struct connection *c)
+/* Both ends have finished, or one was reset. Whether that is to be believed, its time tells: see `touch`. */
+static __always_inline bool has_ended(struct connection *c)
 {
 	return c->flags & CT_RESET || (c->flags & (CT_ORIGIN_FIN | CT_REPLY_FIN)) == (CT_ORIGIN_FIN | CT_REPLY_FIN);
+}
+
+/* It has ended, and nobody needs it but for what may still come and repeat the end. A reset that anybody may have sent counts
+ * once both ends have been silent for as long as the others wait. */
+static __always_inline bool is_finished(struct connection *c, struct packet *p)
+{
+	return has_ended(c) &&
+	       (__u64)c->expires + SECONDS(CT_TCP_FIN_SECONDS) <= (__u64)p->now + SECONDS(CT_TCP_SECONDS);
+}
+
+/* Both ends have spoken, and it has not ended. */
+static __always_inline bool is_settled(struct connection *c, struct packet *p)
+{
+	return c->flags & CT_REPLIED && !(has_ended(c) && c->expires <= p->now + SECONDS(CT_TCP_FIN_SECONDS));
 }
 
 static __always_inline void find(struct flow *f, struct packet *p)
@@ -84,7 +92,7 @@ static __always_inline void find(struct flow *f, struct packet *p)
 		return;
 	if (f->source_is_low != !!(c->flags & CT_ORIGIN_LOW)) {
 		if (begins(p)) {
-			f->is_contested = is_settled(c);
+			f->is_contested = is_settled(c, p);
 			return;
 		}
 		f->from_origin = 0;
@@ -113,6 +121,15 @@ static __always_inline __u8 ending(struct packet *p, __u32 from_origin)
 	return 0;
 }
 
+/* Does this reset end the connection? Sequence numbers are not kept, so one that anybody may have sent, with any
+ * (RFC 5961), is left to the end that it goes to. It counts before that end has answered, and after it has finished. */
+static __always_inline bool is_believed(struct flow *f, struct packet *p)
+{
+	__u8 flags = f->connection->flags;
+
+	return p->vouched || !(flags & CT_REPLIED) || flags & (f->from_origin ? CT_REPLY_FIN : CT_ORIGIN_FIN);
+}
+
 /* A packet of the connection has passed. Writes only what changes: most packets write nothing. */
 static __always_inline void touch(struct flow *f, struct packet *p)
 {
@@ -120,8 +137,13 @@ static __always_inline void touch(struct flow *f, struct packet *p)
 	__u8 flags = c->flags;
 	__u32 expires;
 
+	if (p->tcp_flags & TCP_RST && !is_believed(f, p)) {
+		c->flags = flags | CT_RESET; /* its time goes on as if this had not come */
+		return;
+	}
 	if (!f->from_origin)
 		flags |= CT_REPLIED;
+	flags &= ~CT_RESET; /* whoever goes on was not reset */
 	flags |= ending(p, f->from_origin);
 	if (flags != c->flags)
 		c->flags = flags;

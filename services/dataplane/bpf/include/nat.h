@@ -33,7 +33,7 @@ static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *
 	c = connection_at(&p->holder);
 	/* Without a port it is just about to take one, maybe this. */
 	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port) ||
-	       (or_finished && is_finished(c));
+	       (or_finished && is_finished(c, p));
 }
 
 /* What a packet to this mapping's port would look like to the node's own sockets. */

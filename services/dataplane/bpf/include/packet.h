@@ -32,6 +32,7 @@ struct packet {
 	__u8 direction;
 	__u8 reason; /* enum drop_reason */
 	__u8 file;
+	__u8 vouched; /* its sender is who it says: a pod of this node, the node itself, what a node sends by the tunnel */
 	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
 	__u16 line;
 	__u16 bytes; /* of the IP packet, as its header says */

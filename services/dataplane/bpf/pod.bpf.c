@@ -115,7 +115,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 {
 	struct endpoint *from, *to = NULL;
 	struct connection *c;
-	struct translation t = {};
+	struct translation *t = no_translation(p);
 	struct flow f = {};
 	struct way way = {};
 	bool to_itself;
@@ -140,9 +140,9 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		return pod_complains(skb, p, from);
 
 	find(&f, p);
-	if ((!f.connection || is_unsettled(&f, p)) && !balance(skb, p, &f, &t))
+	if ((!f.connection || is_unsettled(&f, p)) && !balance(skb, p, &f, t))
 		return TC_ACT_SHOT;
-	to_itself = t.to_itself || answers_itself(p, &f);
+	to_itself = t->to_itself || answers_itself(p, &f);
 	if (!to_itself &&
 	    (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL))
 		to = endpoint_at(&p->destination);
@@ -157,7 +157,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	if (!c) /* admitted, so there is one: the verifier wants to hear it */
 		return TC_ACT_SHOT;
 	if (f.from_origin) {
-		if (!translated(p, c, &t))
+		if (!translated(p, c, t))
 			return TC_ACT_SHOT;
 	} else {
 		if (to_itself && !rewrite_destination(skb, p, &p->source, p->destination_port))

@@ -15,6 +15,16 @@
 #define FRAGMENT_LATER 2 /* has no ports of its own: fragment.h */
 #define FRAGMENT_KEPT 3  /* the first, and its ports are remembered */
 
+/* What was done to a packet that goes to a service. */
+struct translation {
+	struct address address; /* the service's */
+	__be16 port; /* 0: it goes to none */
+	bool is_new; /* `choice` is to be kept once the packet is admitted */
+	bool to_itself; /* the service has led the pod to itself */
+	struct choice_key key;
+	struct choice choice;
+};
+
 /* What is known of the packet in hand, and what was decided about it. */
 struct packet {
 	struct address source;
@@ -55,6 +65,7 @@ struct packet {
 	__u32 nat_first; /* the range */
 	__u32 nat_ports;
 	__u32 nat_taken; /* ports that others were found to hold */
+	struct translation called; /* the same for services; begun anew where it is asked for */
 };
 
 /* Refuse the packet: the reason, and where it was decided, go into the counter and the event. */

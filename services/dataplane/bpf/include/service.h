@@ -6,15 +6,17 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_SERVICE
 
-/* What was done to a packet that goes to a service. */
-struct translation {
-	struct address address; /* the service's */
-	__be16 port; /* 0: it goes to none */
-	bool is_new; /* `choice` is to be kept once the packet is admitted */
-	bool to_itself; /* the service has led the pod to itself */
-	struct choice_key key;
-	struct choice choice;
-};
+/* So far it goes to no service. */
+static __always_inline struct translation *no_translation(struct packet *p)
+{
+	struct translation *t = &p->called;
+
+	__builtin_memset(&t->address, 0, sizeof(t->address));
+	t->port = 0;
+	t->is_new = false;
+	t->to_itself = false;
+	return t;
+}
 
 /* The backend that this client has, if it may keep it. A UDP client, or a new TCP connection on the same ports, goes
  * elsewhere when the service has it no more; a TCP connection stays where it is. */

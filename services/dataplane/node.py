@@ -264,7 +264,20 @@ class Node:
     async def keep(self) -> None:
         """What is heard goes to the disk."""
         if self._recall is not None:
-            await self._recall.run(self.service)
+            await self._recall.run(self.service, self._hear_all)
+
+    async def _hear_all(self) -> dict[str, Message]:
+        """What the bus says now, apart from what follows it."""
+        found: dict[str, Message] = {}
+        async for batch in self.bus.watch_state(*NodeModel.HEARS):
+            for change in batch.changes:
+                if change.message is None:
+                    found.pop(change.subject, None)
+                else:
+                    found[change.subject] = change.message
+            if batch.synced:
+                break
+        return found
 
     async def write(self) -> None:
         """Bring the kernel to what the model says now; returns when it is there."""

@@ -4,6 +4,9 @@ Written behind: what is heard is on the disk a second later, in one flush for al
 be ahead of the disk. A directory beside the pinned maps says so; it goes with the maps when the machine does, and stays
 when only this process dies. Then the disk is not believed: a policy that the maps hold already must not be taken back.
 
+A file that someone removes, or puts another in the place of, is made anew out of what the bus says when it is asked for
+everything once more: what this process still has to write is only a part.
+
 What was heard from the bus since the start is newer than the disk and is never overwritten by it. With the first sync
 the bus is the truth: what only the disk knew is taken away.
 """
@@ -11,7 +14,7 @@ the bus is the truth: what only the disk knew is taken away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +33,11 @@ log = logger(__name__)
 PATIENCE_SECONDS = 2.0  # how long the bus may take to be heard in full before the disk is asked
 WRITE_SECONDS = 1.0  # heard, but not on the disk: this long at most
 TURN_CHANGES = 250  # taken in one turn of the event loop: about 20 ms
+LOOK_SECONDS = 30.0  # how often it is seen that the file is there, when there is nothing to write
 COMPACT_BYTES = 4 << 20  # the file may grow by this much, and by what it began with, before it is written anew
+
+HearAll = Callable[[], Awaitable[dict[str, Message]]]
+"""Everything that the bus says now, by subject."""
 
 Take = Callable[[str, Message], bool]
 """Takes what is recalled; False: it makes no sense any more."""
@@ -45,7 +52,7 @@ class Recall:
         self._pending: dict[str, Message | None] = {}  # heard, and not on the disk
         self._is_synced = False
         self._is_begun = False  # the file holds this process's first sync: from here on it is appended to
-        self._frames = self._size = self._first_size = 0
+        self._frames = self._size = self._first_size = self._inode = 0
         self._recalled: dict[str, Message] = {}  # what only the disk has said so far
         self._shut = ""  # why the disk could not be marked as outdated: it must hold nothing, and gets nothing more
         self._news = asyncio.Event()
@@ -142,13 +149,21 @@ class Recall:
                 await asyncio.sleep(0)
         return len(self._recalled)
 
-    async def run(self, service: Service) -> None:
+    async def run(self, service: Service, hear_all: HearAll) -> None:
         """Write what is heard, for ever; and once more when it ends."""
         try:
             while True:
-                await self._news.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._news.wait()
                 await asyncio.sleep(WRITE_SECONDS)
                 self._news.clear()
+                if self._is_lost():
+                    self._problem = f"{self._path} was removed or changed, and is made anew when the bus has said all"
+                    log.error("the state on disk is gone", why=self._problem)
+                    count("drift", kind="file")
+                    service.check("state", False, self._problem)
+                    await self._begin_anew(await hear_all())
                 await self.write()
                 service.check("state", not self._problem, self._problem)
         finally:
@@ -158,8 +173,28 @@ class Recall:
         """What is heard is on the disk when this returns, or is tried again with the next."""
         if self._shut:
             self._clear()
-        elif self._is_synced and (self._pending or not self._is_begun):
+        elif self._is_synced and not self._is_lost() and (self._pending or not self._is_begun):
             await self._write_pending()
+
+    def _is_lost(self) -> bool:
+        """The file is not the one that this process has written: nothing may be added to it."""
+        if not self._is_begun or self._shut:
+            return False
+        try:
+            found = self._path.stat()
+        except OSError:
+            return True
+        return found.st_ino != self._inode or found.st_size < self._size
+
+    async def _begin_anew(self, state: dict[str, Message]) -> None:
+        try:
+            bodies = {subject: encode(message) for subject, message in state.items()}
+            await to_the_end(asyncio.to_thread(self._replace, bodies))
+        except OSError as failure:
+            self._problem = str(failure)
+            self._news.set()
+        else:
+            self._problem = ""
 
     async def _write_pending(self) -> None:
         pending, self._pending = self._pending, {}
@@ -197,6 +232,7 @@ class Recall:
     def _replace(self, state: dict[str, bytes]) -> None:
         self._frames, self._size = statefile.replace(self._path, statefile.first_state(state))
         self._first_size = self._size
+        self._inode = self._path.stat().st_ino
         self._is_begun = True
 
 

@@ -74,6 +74,7 @@ def first_state(state: Mapping[str, bytes]) -> Iterator[bytes]:
 def replace(path: Path, pieces: Iterable[bytes]) -> tuple[int, int]:
     """Give `path` this content, on disk, in one step. Returns frames and bytes. Raises: OSError: it is as it was."""
     fresh = path.with_name(path.name + ".new")
+    fresh.parent.mkdir(parents=True, exist_ok=True)
     count = size = 0
     with open(fresh, "wb", opener=_private) as file:
         for piece in pieces:

@@ -129,7 +129,7 @@ class Pods:
 
     def __init__(self, place: Place, namespaces: Callable[[str], str], mechanism: str) -> None:
         self._place, self._mechanism = place, mechanism
-        self._namespaces = [namespaces("client"), namespaces("server")]
+        self.namespaces = [namespaces("client"), namespaces("server")]
         self.addresses: list[str] = []
 
     @contextlib.asynccontextmanager
@@ -138,7 +138,7 @@ class Pods:
             while not node.service.is_ready:
                 await asyncio.sleep(0.02)
             if not self.addresses:
-                for container_id, namespace in zip(("c1", "c2"), self._namespaces, strict=True):
+                for container_id, namespace in zip(("c1", "c2"), self.namespaces, strict=True):
                     with opened(namespace) as fd:
                         pod = "web" if container_id == "c1" else "other"
                         ask = cni.Add(Attachment(container_id, "eth0"), "plexus", "default", pod, "", "/x", fd, "1.1.0")
@@ -149,7 +149,7 @@ class Pods:
 
     @contextlib.contextmanager
     def traffic(self, *, may_lose: bool = False) -> Iterator[Traffic]:
-        client, server = self._namespaces
+        client, server = self.namespaces
         made = Traffic(client, server, self.addresses[1])
         try:
             made.goes_on()

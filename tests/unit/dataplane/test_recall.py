@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterator
@@ -354,6 +355,39 @@ async def test_a_file_that_cannot_be_used_leaves_pods_closed_until_the_bus_is_ba
         await until(lambda: (entry := computer.entry(address)) and (entry.identity, entry.flags) == (WEB, 0))
 
 
+async def nothing() -> dict[str, Message]:
+    return {}
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut", "another", "with its directory"])
+async def test_a_file_that_is_harmed_under_a_running_node_is_whole_again(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    monkeypatch.setattr(recall, "LOOK_SECONDS", 0.05)
+    computer.deny()
+    computer.file = computer.folder / "heard" / "heard.state"
+    computer.file.parent.mkdir()
+    async with computer.with_bus() as node:
+        await on_disk(computer)
+        before, _ = statefile.parse(computer.file.read_bytes())
+        if harm == "removed":
+            computer.file.unlink()
+        elif harm == "cut":
+            os.truncate(computer.file, 40)
+        elif harm == "another":
+            statefile.replace(computer.file, statefile.first_state({}))
+        else:
+            shutil.rmtree(computer.file.parent)
+        await until(lambda: computer.file.exists() and b"eny" in computer.file.read_bytes())
+        assert statefile.parse(computer.file.read_bytes())[0] == before
+        computer.say_remote()
+        await until(lambda: REMOTE.encode() in computer.file.read_bytes())
+        await on_disk(computer)
+        state, _ = statefile.parse(computer.file.read_bytes())
+        assert state.keys() == before.keys() | {subjects.ADDRESS.of(REMOTE)}
+        assert all(each.ok for each in node.service.health().checks if each.name == "state")
+
+
 async def test_a_disk_that_takes_nothing_is_told_and_tried_again(
     computer: Computer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,7 +471,7 @@ async def test_an_outdated_state_that_does_not_go_is_told_and_tried_again(
     kept = heard_anew(computer, "a")
     await kept.write()
     service = Service("dataplane", Settings(instance=HERE), LateBus())
-    keeping = asyncio.ensure_future(kept.run(service))
+    keeping = asyncio.ensure_future(kept.run(service, nothing))
     with monkeypatch.context() as patched:
         no_mark(patched)
         patched.setattr(Path, "unlink", read_only)

@@ -63,6 +63,7 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
     device = await links.device_info(settings.device)
     underlay = settings.underlay(bool(device.address))
     check_own_addresses(settings, device, underlay)
+    links.speak_to_pods_from((device.address, device.address6))
     mtu_bytes = settings.pod_mtu_bytes(device.mtu_bytes, underlay)
     tunnel_index = await ensure_tunnel(settings, links, mtu_bytes)
     if settings.endpoint_routes:

@@ -123,6 +123,7 @@ class Links:
         self._removals: Batch[str] = Batch(self._removal_thread, self._remove)
         self._at_work = 0  # pods' links that are being made or removed
         self._worked_at = -QUIET_SECONDS  # by the monotonic clock
+        self._sources: dict[int, str] = {}  # by IP version: see speak_to_pods_from
 
     def close(self) -> None:
         """Waits for what runs. Links, routes and programs stay as they are."""
@@ -130,6 +131,15 @@ class Links:
         self._removal_thread.shutdown()
         self._netlink.close()
         self._removing.close()
+
+    def speak_to_pods_from(self, addresses: Iterable[str]) -> None:
+        """The node's own address of each family, from which it speaks to its pods where a program names none: a server
+        that listens at any address then answers a pod from the address that it called. Else the kernel takes the first
+        that the node has, the gateway of its pods. Holds for routes that are made from now on."""
+        self._sources = {ip_address(each).version: each for each in addresses if each}
+
+    def _source(self, address: str) -> str:
+        return self._sources.get(ip_address(address).version, "")
 
     async def _run(self, work: Callable[..., T], *arguments: object, namespace: int | None = None) -> T:
         """`work` on the thread. A `namespace` comes first among its arguments, as a descriptor of its own: the thread
@@ -302,7 +312,7 @@ class Links:
                 rtnl.stop_making_addresses(self._netlink, host.index)
                 rtnl.set_up(self._netlink, host.index)
                 for ip in ips:
-                    rtnl.set_link_route(self._netlink, ip.address, host.index)
+                    rtnl.set_link_route(self._netlink, ip.address, host.index, self._source(ip.address))
                 for ip in ipv6:
                     rtnl.set_neighbour(self._netlink, host.index, ip.address, pod_mac)
                 _disable_reverse_path_filter(name)
@@ -346,7 +356,7 @@ class Links:
         mended, refused = [], []
         for address in gone:
             try:
-                rtnl.set_link_route(self._netlink, address, wanted[address])
+                rtnl.set_link_route(self._netlink, address, wanted[address], self._source(address))
                 mended.append(address)
             except Refused as failure:  # its link is gone or down: the pod's own trouble, told by CHECK
                 if failure.errno not in (errno.ENODEV, errno.ENETDOWN):

@@ -30,7 +30,7 @@ from pyroute2.protocols import ETH_P_ALL
 
 from services.dataplane.addresses import EVERYTHING
 from services.dataplane.attach import Direction
-from services.dataplane.netlink import Netlink, message
+from services.dataplane.netlink import Netlink, Refused, message
 
 Protocol = Literal["vxlan", "geneve"]
 
@@ -277,10 +277,21 @@ def alone(address: str) -> str:
     return f"{address}/{ip_address(address).max_prefixlen}"
 
 
-def set_link_route(netlink: Netlink, address: str, index: int) -> None:
-    """`address` is right behind a link."""
-    wanted = _route(alone(address), POD_ROUTE_PROTOCOL, RT_SCOPE_LINK, ("RTA_OIF", index))
-    netlink.ask(f"route {address} to link {index}", kinds.RTM_NEWROUTE, SET, wanted)
+def set_link_route(netlink: Netlink, address: str, index: int, source: str = "") -> None:
+    """`address` is right behind a link. `source`: the node's address that it is spoken to from, where the program that
+    speaks names none; one that the node has not (any more) is passed over. The route goes with that address."""
+    way: tuple[tuple[str, Any], ...] = (("RTA_OIF", index),)
+    request = f"route {address} to link {index}"
+    if source:
+        wanted = _route(alone(address), POD_ROUTE_PROTOCOL, RT_SCOPE_LINK, *way, ("RTA_PREFSRC", source))
+        try:
+            netlink.ask(f"{request} from {source}", kinds.RTM_NEWROUTE, SET, wanted)
+        except Refused as failure:
+            if failure.errno != errno.EINVAL:
+                raise
+        else:
+            return
+    netlink.ask(request, kinds.RTM_NEWROUTE, SET, _route(alone(address), POD_ROUTE_PROTOCOL, RT_SCOPE_LINK, *way))
 
 
 def set_default_route(netlink: Netlink, gateway: str, index: int) -> None:

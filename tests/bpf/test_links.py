@@ -150,7 +150,7 @@ def test_a_route_that_is_refused_keeps_no_other_pods_from_being_put_back(
     node, pod = namespaces("node"), namespaces("pod")
     set_route = rtnl.set_link_route
 
-    def refuse_one(asking: netlink.Netlink, address: str, index: int) -> None:
+    def refuse_one(asking: netlink.Netlink, address: str, index: int, source: str = "") -> None:
         if address == "10.9.0.99":
             raise netlink.Refused(errno.ENOBUFS, "no buffers", "route")
         set_route(asking, address, index)

@@ -225,3 +225,31 @@ def test_the_request_for_a_geneve_device_bears_what_the_kernel_reports_of_one(mo
     seen = rtnl._seen(asked[0])
     assert (seen.name, seen.kind, seen.tunnel_port, seen.mtu_bytes) == ("plexus_geneve", "geneve", 6081, 1450)
     assert found is not None and found.tunnel_port == 0, "a look-up bears no port"
+
+
+def test_the_node_speaks_to_a_pod_from_the_address_that_it_is_known_by(namespaces: Callable[[str], str]) -> None:
+    """Not from its pods' gateway, which the kernel would take; and from that, when it has no such address."""
+    node, pod = namespaces("node"), namespaces("pod")
+    known = {"10.9.0.2": ("192.0.2.1", GATEWAY), "fd00:9::2": ("2001:db8::1", GATEWAY6)}
+
+    def source(address: str) -> str:
+        return str(json.loads(inside(node, "ip", "-j", "route", "get", address).stdout)[0]["prefsrc"])
+
+    async def main() -> None:
+        with links() as made, opened(pod) as fd:
+            await made.ensure_sysctls((), (4, 6))
+            await made.ensure_router_address(GATEWAY)
+            await made.ensure_router_address(GATEWAY6)
+            made.speak_to_pods_from(own for own, _ in known.values())
+            wish = (fd, "c1", "eth0", ips(*BOTH), 1400)
+            first = await made.create_pod_link(*wish)
+            assert {each: source(each) for each in BOTH} == {each: gateway for each, (_, gateway) in known.items()}
+            for (own, _), options in zip(known.values(), ([], ["nodad"]), strict=True):
+                assert inside(node, "ip", "address", "add", own, "dev", "lo", *options).returncode == 0
+            await made.create_pod_link(*wish)
+            assert {each: source(each) for each in BOTH} == {each: own for each, (own, _) in known.items()}
+            assert inside(node, "ip", "address", "delete", "192.0.2.1", "dev", "lo").returncode == 0
+            await made.mend_pod_routes(dict.fromkeys(BOTH, first.host_index))
+            assert source("10.9.0.2") == GATEWAY
+
+    in_namespace(node, main)

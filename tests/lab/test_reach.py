@@ -137,6 +137,24 @@ def test_udp_is_answered_by_address_and_through_a_service(space: Space, size: in
         server.communicate()
 
 
+def test_a_server_of_the_node_that_listens_at_any_address_answers_from_the_one_that_was_called(space: Space) -> None:
+    """UDP has no connection that would remember it: the node's route to the pod says who speaks."""
+    space.apply(space.pod("same"), space.pod("other", "node2"))
+    server = space.lab.start(
+        execute.node(space.lab.record, "node1"), "/usr/bin/python3", "-c", UDP_ECHO, str(space.family)
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "listening\n"
+        target = space.node_address("node1")
+        for pod in ("same", "other"):
+            said = space.exec(pod, "/usr/bin/python3", "-c", UDP_ASK, target, "5").stdout
+            assert said.endswith(f" by {target}\n"), said
+    finally:
+        server.kill()
+        server.communicate()
+
+
 def test_a_large_ping_is_answered(space: Space) -> None:
     """An echo that is cut into fragments, by a pod of another node and by the host outside."""
     space.apply(space.pod("a"), space.pod("b", "node2"))

@@ -500,6 +500,8 @@ class Node:
 
     async def heal_hooks_once(self) -> None:
         self.restart.tell()
+        if self.is_whole and self._block_problem:
+            await self._follow_blocks()  # there may be room by now
         try:
             await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)

@@ -64,13 +64,18 @@ def read_entry(entry: Entry, families: Iterable[State[Message]] | None = None) -
 
 
 def message_of(entry: Entry) -> Message | None:
-    """The value that an entry gives its key; None when it takes it away. Raises: Undecodable."""
-    if entry.body is None:
-        return None
+    """The value that an entry gives its key; None when it takes it away. Raises: Undecodable.
+
+    A key that is no text belongs to nothing, so that neither its value nor its end is anybody's business.
+    """
     family = state_of(entry.subject)
     if family is None:
         raise Undecodable(entry.subject, "no such family of subjects")
-    return decode(entry.subject, entry.body, family.message)
+    try:
+        family.parse(entry.subject)
+    except ValueError:
+        raise Undecodable(entry.subject, "its key is not a text as subjects have it") from None
+    return None if entry.body is None else decode(entry.subject, entry.body, family.message)
 
 
 def unreadable(entry: Entry | None) -> Unreadable | None:

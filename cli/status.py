@@ -98,6 +98,8 @@ async def look(session: Session) -> Found:
     problems = [f"{row['service']} {row['instance']}: {row['problem']}" for row in rows if row["problem"]]
     if not nodes:
         problems.append("there are no nodes")
+    elif unknown := sorted({node for node, _, _ in seen.of(ENDPOINT)} - set(nodes)):
+        problems.append(f"nobody reports {', '.join(unknown)}, which have pods")
     place = f"lab {session.target.lab}" if session.target.lab else session.target.url
     revision = seen.revision.get("resources", 0)
     remedy = f"; plexus lab status --name {session.target.lab} shows the processes" if session.target.lab else ""

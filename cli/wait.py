@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LAST_WORDS_SECONDS = 0.5  # after the time is up, for the services to say how they are
 ASK_AGAIN_SECONDS = 1.0  # the backstop: a node that said nothing is asked this often
+NO_NODES = "there are no nodes; whoever runs them has to report them"  # on none of them nothing is realised
 ROOT_FAMILIES = tuple(family for family in STATES if family.owner in ROOTS)
 
 
@@ -68,7 +69,7 @@ class Realised:
 
     @property
     def seconds(self) -> float | None:
-        """Until the last node; 0.0 when there are none."""
+        """Until the last node."""
         if None in self.nodes.values():
             return None
         return max((took for took in self.nodes.values() if took is not None), default=0.0)
@@ -80,7 +81,7 @@ def in_words(result: Realised) -> str:
     if result.seconds is None:
         return f"{told} ({', '.join(result.nodes)})"
     nodes = ", ".join(f"{node} {duration(took)}" for node, took in result.nodes.items() if took is not None)
-    return f"{told} after {duration(result.seconds)} ({nodes or 'no nodes'})"
+    return f"{told} after {duration(result.seconds)} ({nodes})"
 
 
 @dataclass
@@ -183,7 +184,8 @@ def unready(
 
 
 async def realised(bus: Bus, seconds: float) -> Realised:
-    """Wait. Raises Failed when `seconds` are over, naming the nodes or pods that are behind and why."""
+    """Wait. Raises Failed when `seconds` are over, naming the nodes or pods that are behind and why. Without nodes
+    nothing is realised."""
     progress = Progress()
     try:
         async with asyncio.timeout(seconds):
@@ -249,6 +251,7 @@ async def pods_ready(bus: Bus, progress: Progress) -> Picture:
             *seen.of(DAEMON_SET).values(),
         ]
         progress.pods = unready(seen.of(POD), seen.of(ENDPOINT), makers, nodes)
+        progress.pods[:0] = [] if nodes else [NO_NODES]
         if not progress.pods:
             return seen
     raise Failed("the bus ended while waiting; look at plexus status")

@@ -61,8 +61,8 @@ async def run(lab: Record, bus: Bus) -> None:
     cluster = Cluster()
     async with asyncio.TaskGroup() as tasks:
         kubelet = Kubelet(lab, bus, tasks)
-        schedule, replicate = asyncio.Event(), asyncio.Event()
-        tasks.create_task(publish_nodes(lab, bus), name="nodes")
+        schedule, replicate, register = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        tasks.create_task(loop("nodes", register, lambda: report_nodes(lab, cluster, bus)), name="nodes")
         if lab.fabric_routes:
             tasks.create_task(fabric.run(lab, bus), name="fabric")
         tasks.create_task(loop("scheduler", schedule, lambda: bind_pods(cluster, bus)), name="scheduler")
@@ -71,6 +71,7 @@ async def run(lab: Record, bus: Bus) -> None:
             cluster.take(batch)
             if batch.synced:
                 kubelet.hear(cluster.pods.values())
+                register.set()
                 schedule.set()
                 replicate.set()
 
@@ -88,15 +89,20 @@ async def loop(name: str, changed: asyncio.Event, step: Callable[[], Awaitable[N
             changed.set()
 
 
-async def publish_nodes(lab: Record, bus: Bus) -> None:
-    """Write the nodes' manifests, as each kubelet registers its own."""
-    documents = [Document(source=f"lab {lab.name}, {node}", manifest=node_manifest(lab, node)) for node in lab.nodes]
-    while True:
-        try:
-            report(await bus.ask(APPLY, message=Apply(documents=documents)))
-            return
-        except BusError:
-            await asyncio.sleep(RETRY_SECONDS)
+async def report_nodes(lab: Record, cluster: Cluster, bus: Bus) -> None:
+    """Apply the manifests of nodes that are not there, or not as they are: each kubelet registers its own, and again
+    when that was lost."""
+    wanted = {node: node_manifest(lab, node) for node in lab.nodes}
+    missing = [node for node in lab.nodes if not is_registered(cluster.nodes.get((node,)), wanted[node])]
+    documents = [Document(source=f"lab {lab.name}, {node}", manifest=wanted[node]) for node in missing]
+    if documents:
+        report(await bus.ask(APPLY, message=Apply(documents=documents)))
+
+
+def is_registered(node: Node | None, manifest: dict[str, Any]) -> bool:
+    """The node is there, with its kubelet's addresses; what else it is may be others' doing."""
+    own = {each["address"] for each in manifest["status"]["addresses"] if each["type"] == "InternalIP"}
+    return node is not None and own <= set(node.addresses)
 
 
 def node_manifest(lab: Record, node: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bus.addresses import all_of
 from bus.interface import Bus, BusError
 from bus.messages.resources import Pod, PodStatus
 from bus.subjects import POD_STATUS
@@ -41,6 +42,7 @@ class Kubelet:
         self._threads = ThreadPoolExecutor(AT_ONCE, "kubelet")
         self._ended: dict[str, asyncio.Event] = {}  # by uid of each pod that has a task: set when it must go
         self._boxes = {box.uid: box for box in lab.directory.sandboxes()}
+        self._told: dict[str, PodStatus] = {}  # by uid: what was heard of it last
 
     def hear(self, pods: Iterable[Pod]) -> None:
         """These are all the pods there are. Starts and ends tasks; call it after each change."""
@@ -48,6 +50,9 @@ class Kubelet:
         for uid in self._ended.keys() - wanted.keys():
             self._ended[uid].set()
         for uid, pod in wanted.items():
+            if uid in self._ended and uid in self._told and not shows(pod, self._told[uid]):
+                again = self._send(self._told[uid], self._ended[uid])  # what we told was lost
+                self._tasks.create_task(again, name=f"tell of {pod.name} again")
             if uid not in self._ended:
                 self._begin(uid, self.life(pod, self._event(uid)), pod.name)
         for uid in self._boxes.keys() - wanted.keys() - self._ended.keys():  # deleted while no kubelet was there
@@ -59,7 +64,11 @@ class Kubelet:
 
     def _begin(self, uid: str, life: Coroutine[None, None, None], name: str) -> None:
         task = self._tasks.create_task(life, name=f"pod {name}")
-        task.add_done_callback(lambda _: self._ended.pop(uid, None))
+        task.add_done_callback(lambda _: self._forget(uid))
+
+    def _forget(self, uid: str) -> None:
+        self._ended.pop(uid, None)
+        self._told.pop(uid, None)
 
     async def _call(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in one of our threads; at most AT_ONCE do."""
@@ -151,6 +160,9 @@ class Kubelet:
             addresses=addresses,
             reason=reason,
         )
+        await self._send(status, ended)
+
+    async def _send(self, status: PodStatus, ended: asyncio.Event) -> None:
         while not ended.is_set():
             try:
                 answer = await self._bus.ask(POD_STATUS, message=status)
@@ -158,7 +170,9 @@ class Kubelet:
                 await happens_within(ended, FIRST_RETRY_SECONDS)
                 continue
             for refusal in answer.refusals:
-                log.debug("status refused", pod=f"{pod.namespace}/{pod.name}", why=refusal.problem)
+                log.debug("status refused", pod=f"{status.namespace}/{status.name}", why=refusal.problem)
+            if not answer.refusals:
+                self._told[status.uid] = status
             return
 
     async def bury(self, box: Sandbox) -> None:
@@ -173,6 +187,12 @@ class Kubelet:
                 await asyncio.sleep(retry)
                 retry = min(retry * 2, LAST_RETRY_SECONDS)
         self._boxes.pop(box.uid, None)
+
+
+def shows(pod: Pod, status: PodStatus) -> bool:
+    """What was told of the pod is in it; none is ready before it runs."""
+    told = (status.phase, status.ready and status.phase == "Running", all_of(status), status.reason)
+    return (pod.phase, pod.ready, all_of(pod), pod.reason) == told
 
 
 async def happens_within(event: asyncio.Event, seconds: float) -> bool:

@@ -200,7 +200,7 @@ class NodeModel:
                 self._stale_identities |= self.policies.put_selector(message)
 
     def delete(self, subject: str) -> None:
-        """`subject` is gone. Raises: ValueError: its tokens make no sense; nothing is changed."""
+        """`subject` is gone, whatever it was: a key that makes no sense never had a value here."""
         family = subjects.state_of(subject)
         if family is None:
             return
@@ -215,7 +215,7 @@ class NodeModel:
             self._resources.pop((tokens[0], tokens[1]), None)
             self._touch_pods(tokens[0])
         elif family is subjects.IDENTITY:
-            gone = self.identities.pop(int(tokens[0]), None)
+            gone = self.identities.pop(int(tokens[0]), None) if tokens[0].isdecimal() else None
             if gone is not None:
                 self._forget_number(gone)
         elif family is subjects.ADDRESS:

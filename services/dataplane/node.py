@@ -524,6 +524,8 @@ class Node:
         self.restart.tell()
         if self._recall is not None:
             self._recall.keep_mark()
+        if self.is_whole and self._block_problem:
+            await self._follow_blocks()  # there may be room by now
         try:
             await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)

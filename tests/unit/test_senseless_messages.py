@@ -1,7 +1,8 @@
 """Well-typed messages that make no sense: nothing fails by them, and nobody else's outputs are touched.
 
 Whatever decodes may reach a model: texts that are no addresses, numbers out of every range, bodies that are not of
-their subject. A model may refuse one (ValueError from `put` or `delete`, changing nothing of others), but goes on.
+their subject. A model may refuse one (ValueError from `put`, changing nothing of others), but goes on. It takes the end
+of anything: what is gone is no trouble any more.
 """
 
 from __future__ import annotations
@@ -188,11 +189,11 @@ def hear(model: Taker, families: Iterable[State[Message]], *changes: tuple[str, 
     heard = tuple(families)
     for subject, message in changes:
         if any(family.has(subject) for family in heard):
+            if message is None:
+                model.delete(subject)
+                continue
             with suppress(ValueError):
-                if message is None:
-                    model.delete(subject)
-                else:
-                    model.put(subject, message)
+                model.put(subject, message)
 
 
 def settle(model: Model, log: dict[str, Message]) -> None:

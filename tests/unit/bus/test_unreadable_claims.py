@@ -11,8 +11,10 @@ from bus import labels
 from bus.codec import encode
 from bus.control import Model, run_control
 from bus.messages import Message
+from bus.messages.identity import Identity
 from bus.messages.ipam import Block
 from bus.messages.resources import Namespace, Node, Pod
+from bus.revision import Revision
 from bus.subjects import BLOCK, IDENTITY, NAMESPACE, NODE, POD
 from bus.testing import Hub
 from services.identity.model import IdentityModel
@@ -90,3 +92,34 @@ async def test_a_block_that_can_be_read_again_is_its_holders() -> None:
         await until(lambda: model.short == [])
         hub.delete(BLOCK.of(cidr))
         await until(lambda: hub.states("ipam") == {BLOCK.of(cidr): Block(cidr=cidr, node="n")})
+
+
+async def test_a_key_that_makes_no_sense_is_no_trouble_any_more_once_it_is_gone() -> None:
+    """One whose body is of another key, one whose body is no message, and one that is no text."""
+    hub, told = Hub(), dict[str, str]()
+
+    class Report:
+        def check(self, name: str, ok: bool, detail: str = "") -> None:
+            told[name] = detail
+
+        def report(self, *, ready: bool, active: bool, revision: Revision) -> None:
+            told["active"] = str(active)
+
+    task = asyncio.create_task(run_control(hub.bus(), IdentityModel(), report=Report()))
+    keys = [IDENTITY.of("abc"), IDENTITY.of("300"), f"{POD.head}.default.%FF", f"{POD.head}.%FF.a"]
+    try:
+        await until(
+            lambda: told.get("active") == "True" and hub.log("identity").last > 0
+        )  # what it begins with is done
+        hub.put(keys[0], Identity(number=256, labels={}))
+        await until(lambda: keys[0] in told.get("inputs", ""))
+        hub.put_bytes(keys[1], b"garbage")
+        for key in keys[2:]:
+            hub.put(key, POD_MESSAGE)
+        hub.put(POD.of("default", "web"), POD_MESSAGE)
+        for key in keys:
+            hub.delete(key)
+        await until(lambda: told["inputs"] == "")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

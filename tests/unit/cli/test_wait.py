@@ -9,7 +9,7 @@ import pytest
 
 from bus.messages.dataplane import AppliedRevision, Check
 from bus.messages.resources import Pod
-from bus.subjects import APPLIED, POD, RULES
+from bus.subjects import APPLIED, NODE, POD, RULES
 from bus.testing import MemoryBus
 from tests.unit.cli.cluster import Cluster, from_json, plexus
 
@@ -116,3 +116,17 @@ def test_a_policy_whose_rules_nobody_says_is_realised_nowhere(cluster: Cluster) 
     cluster.hub.delete(RULES.of("CiliumNetworkPolicy", "default", "rule1"))
     [policy] = from_json("get", "cnp")["items"]
     assert policy["plexus"]["realised"] == []
+
+
+def test_wait_without_nodes_says_so_and_fails(cluster: Cluster) -> None:
+    for node in ("node1", "node2"):
+        cluster.hub.delete(NODE.of(node))
+    result = plexus("wait", "--timeout", "200ms", status=1)
+    assert "not realised within 200 ms: there are no nodes" in result.stderr
+    status = plexus("status", status=1)
+    assert "not healthy: there are no nodes" in status.stderr
+
+
+def test_status_names_nodes_that_have_pods_and_that_nobody_reports(cluster: Cluster) -> None:
+    cluster.hub.delete(NODE.of("node2"))
+    assert "nobody reports node2, which have pods" in plexus("status", status=1).stderr

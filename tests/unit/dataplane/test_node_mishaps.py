@@ -254,6 +254,26 @@ async def test_a_start_with_a_full_disk_forgets_who_is_gone_at_the_next(
         assert set(node.journal.items("endpoint/")) == {record_key("c2")}
 
 
+async def test_a_full_disk_is_told_until_there_is_room_and_not_longer(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(key: str, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        with monkeypatch.context() as broken:
+            broken.setattr(node.journal, "put", full)
+            machine.hub.put(subjects.BLOCK.of("10.0.8.0/24"), Block(cidr="10.0.8.0/24", node=node.settings.node))
+            await until(lambda: not checked(node, "addresses").ok)
+            assert "No space left" in checked(node, "addresses").detail
+            await node.heal_hooks_once()
+            assert not checked(node, "addresses").ok
+        await node.heal_hooks_once()
+        assert checked(node, "addresses").ok
+        assert "10.0.8.0/24" in node.journal.get("blocks")
+
+
 async def test_a_start_with_full_maps_goes_on(machine: Machine) -> None:
     machine.maps.memory["ipcache"].room = 0
     async with machine.running() as node:

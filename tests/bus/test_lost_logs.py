@@ -1,0 +1,72 @@
+"""A log is removed, cut, purged, put back from an older copy: no map of any node loses an entry or has another at any
+moment, the log holds all of it again within seconds, and what is new arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bus.server import Server
+from bus.subjects import OWNERS
+from tests.bus.lost import World, cluster, pod, policy, service
+from tests.unit.dataplane.test_node import until
+
+NOTICED_SECONDS = 5.0  # it is noticed within one; this machine is busy
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def goes_on(world: World) -> None:
+    """What is applied now arrives at both nodes."""
+    await world.apply(pod("late", "node-2"), service("late"), policy("late", "client"))
+    before = world.maps()
+    await world.add("late", "node-2")
+    for name in world.machines:
+        for table in ("ipcache", "services", "backends"):
+            await until(lambda where=(name, table): len(world.maps()[where]) > len(before[where]))  # type: ignore[misc]
+    await until(lambda: len(world.maps()["node-2", "policy"]) > len(before["node-2", "policy"]))
+
+
+async def survives(world: World, owner: str, how: str, away: float = 0.0) -> None:
+    if how == "older":
+        await world.copy(owner)
+        await world.apply(pod("newer", "node-1"), service("newer"), policy("newer", "client"))
+        await world.add("newer", "node-1")
+        await world.apply(policy("other", "web"))
+    held = await world.settled()
+    said = await world.said(owner)
+    world.watch()
+    await world.damage(owner, how, away)
+    await goes_on(world)
+    assert world.changed == []
+    now = world.maps()
+    assert all(entries.items() <= now[where].items() for where, entries in held.items())
+    with suppress(TimeoutError):
+        async with asyncio.timeout(NOTICED_SECONDS):
+            while not said.items() <= (await world.said(owner)).items():
+                await asyncio.sleep(0.1)
+    again = await world.said(owner)
+    assert {subject: again.get(subject) for subject in said} == said
+    assert world.changed == []
+
+
+DAMAGES = ("removed", "truncated", "purged", "older", "deleted", "one message")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("owner", OWNERS)
+async def test_nothing_is_lost_with_a_log(server: Server, tmp_path: Path, owner: str, how: str) -> None:
+    async with cluster(server, tmp_path) as world:
+        await survives(world, owner, how)
+
+
+@pytest.mark.parametrize("how", ["removed", "older"])
+@pytest.mark.parametrize("owner", OWNERS)
+async def test_nothing_is_lost_with_a_log_while_the_bus_is_away_for_longer_than_a_lease(
+    server: Server, tmp_path: Path, owner: str, how: str
+) -> None:
+    async with cluster(server, tmp_path) as world:
+        await survives(world, owner, how, away=3.5)

@@ -292,7 +292,11 @@ def test_a_file_system_that_is_gone_is_told_until_there_is_one_and_no_packet_is_
         ("tcx", ["programs"], set()),
         ("tcx", ["maps", "programs"], set()),
         ("clsact", ["maps", "programs"], set()),
-        ("clsact", ["maps", "programs", "links"], {"sock_reverse"}),  # which programs at sockets alone use
+        (
+            "clsact",
+            ["maps", "programs", "links"],
+            {"sock_reverse", "sock_choices"},
+        ),  # which programs at sockets alone use
     ],
 )
 def test_a_start_finds_maps_without_pins_by_the_programs_that_use_them(

@@ -140,6 +140,9 @@ class Outbox(Protocol):
     def get(self, subject: str) -> Message | None:
         """The value of `subject` now; None when it has none (or one that does not decode)."""
 
+    def body(self, subject: str) -> bytes | None:
+        """The value's bytes in the log; None when it has none."""
+
     def items(self) -> Mapping[str, Message]:
         """Every subject that has a value, with it."""
 

@@ -162,6 +162,9 @@ class NatsOutbox:
         change = read_entry(entry) if entry else None
         return change.message if change else None
 
+    def body(self, subject: str) -> bytes | None:
+        return self._table.body(subject)
+
     def items(self) -> Mapping[str, Message]:
         changes = (read_entry(self._table.entries[subject]) for subject in self.subjects())
         return {change.subject: change.message for change in changes if change and change.message is not None}

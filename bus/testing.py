@@ -116,6 +116,10 @@ class MemoryOutbox:
         change = read_entry(entry) if entry else None
         return change.message if change else None
 
+    def body(self, subject: str) -> bytes | None:
+        entry = self._log.entries.get(subject)
+        return entry.body if entry else None
+
     def items(self) -> Mapping[str, Message]:
         return {subject: value for subject in self.subjects() if (value := self.get(subject)) is not None}
 

@@ -77,6 +77,8 @@ class Handlers:
         self._store = Store(self._outbox.items())
         self._seen = self._written = self._outbox.position
         self._is_current = True
+        for subject in dict(self._store.items()):
+            self._as_in_log(subject)
         await self._do(lambda: plan_tidy(self._store))
 
     async def mend(self) -> None:
@@ -99,9 +101,14 @@ class Handlers:
             self._seen = self._written = self._outbox.position
             await self._outbox.vouch()
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of all that is said, by family."""
+        return self._store.digests.all()
+
     def tell_digests(self) -> None:
         """The store is what is said, and the log holds it."""
-        self._outbox.said(self._store.digests.all())
+        self._outbox.said(self.digests)
 
     @property
     def revision(self) -> int:
@@ -196,6 +203,7 @@ class Handlers:
             if isinstance(step, Claim):
                 holder = await self._outbox.claim(step.subject, step.message)
                 self._store.put(step.subject, holder)
+                self._as_in_log(step.subject)
                 if holder != step.message:
                     return False
                 self._written += 1
@@ -218,12 +226,20 @@ class Handlers:
             return False
         return True
 
+    def _as_in_log(self, subject: str) -> None:
+        """The value has the bytes that the log has, which need not be those that we would write: another version wrote
+        them, or this one before it had read the value back."""
+        body = self._outbox.body(subject)
+        if body is not None:
+            self._store.digests.put(subject, body)
+
     def _relearn(self, subject: str) -> None:
         value = self._outbox.get(subject)
         if value is None:
             self._store.delete(subject)
         else:
             self._store.put(subject, value)
+            self._as_in_log(subject)
 
 
 async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> None:

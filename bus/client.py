@@ -72,12 +72,15 @@ class NatsBus:
         self._fail = fail
         self._running: set[asyncio.Task[None]] = set()
         self._logs: dict[str, Log] = {}
+        self._outboxes: dict[str, NatsOutbox] = {}  # the last of each owner
 
     def watch_state(self, *families: Family, direct: bool = False, anew: Anew | None = None) -> AsyncIterator[Batch]:
         return watch(self.link, families, direct=direct, anew=anew)
 
     async def own(self, owner: str, *, vouch: bool = True) -> NatsOutbox:
-        outbox = NatsOutbox(self.link, owner, vouch=vouch)
+        before = self._outboxes.get(owner)
+        outbox = NatsOutbox(self.link, owner, vouch=vouch, word=before.word if before else None)
+        self._outboxes[owner] = outbox
         await outbox.open(self._start)
         return outbox
 

@@ -166,7 +166,8 @@ class Outbox(Protocol):
 
     @property
     def losses(self) -> int:
-        """How often the log was found to be another than before, or to have lost something."""
+        """How often the log was found to be another than before, or to have lost something. Not 0 at first: since this
+        process owned it the last time."""
 
     async def lost(self, known: int) -> None:
         """Returns when `losses` is not `known`, and the log as it is now has been read."""

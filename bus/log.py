@@ -56,6 +56,7 @@ class LogInfo:
     last: int
     first: int = 0  # the lowest sequence that is there
     messages: int = 0
+    keys: frozenset[str] | None = None  # those that were asked for and are there, deleted ones too; None: not asked
 
 
 def entry_headers(cause: Cause) -> dict[str, str]:
@@ -82,10 +83,11 @@ class Log:
         self.owner = owner
         self.stream = stream_of(owner)
 
-    async def info(self) -> LogInfo:
-        """Raises: LogAbsent, BusAway."""
+    async def info(self, keys: str = "") -> LogInfo:
+        """`keys`: a pattern of few keys, which are to be named. Raises: LogAbsent, BusAway."""
+        question = {"subjects_filter": keys} if keys else None
         try:
-            answer = await self.link.api(f"STREAM.INFO.{self.stream}")
+            answer = await self.link.api(f"STREAM.INFO.{self.stream}", question)
         except ApiError as problem:
             if problem.number == _NO_STREAM:
                 raise LogAbsent(self.stream) from None
@@ -93,7 +95,9 @@ class Log:
         except NobodyAnswers as problem:
             raise BusAway("JetStream is not up") from problem
         state = answer["state"]
-        return LogInfo(str(answer["created"]), int(state["last_seq"]), int(state["first_seq"]), int(state["messages"]))
+        first, last, messages = (int(state[name]) for name in ("first_seq", "last_seq", "messages"))
+        found = frozenset(state.get("subjects") or ()) if keys else None
+        return LogInfo(str(answer["created"]), last, first, messages, found)
 
     async def settled_info(self, *, create: bool = True) -> LogInfo:
         """`info`, as soon as the server answers and the stream is there; makes it when it is missing."""

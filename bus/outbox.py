@@ -102,16 +102,32 @@ class Table:
         return start, sorted(found, key=lambda entry: entry.sequence)
 
 
-class NatsOutbox:
-    """`interface.Outbox` over JetStream and core NATS."""
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What we vouched for last, and how far the log has reached since: it has that still, or a later word, or it has
+    lost something."""
 
-    def __init__(self, link: Link, owner: str, *, vouch: bool = True) -> None:
+    log: str
+    number: int
+    position: int
+
+    def holds(self, log: str, number: int, position: int) -> bool:
+        """A log with this word in it is the one that we left, or one that another has led since."""
+        return number > self.number or ((log, number) == (self.log, self.number) and position >= self.position)
+
+
+class NatsOutbox:
+    """`interface.Outbox` over JetStream and core NATS. `word`: of the outbox that this process had before."""
+
+    def __init__(self, link: Link, owner: str, *, vouch: bool = True, word: Word | None = None) -> None:
         self._link = link
         self._owner = owner
         self._log = Log(link, owner)
         self._view = View(Interest([log_of(owner)]), believes=True)
         self._vouches_at_once = vouch
         self._is_vouched = False
+        self._word = word
+        self._is_doubted = False  # a write has shown that the log lost something, which is not noticed yet
         self._losses = 0
         self._lost = asyncio.Event()  # set, and replaced, at each loss
         self._table = Table()
@@ -143,11 +159,24 @@ class NatsOutbox:
         reading = follow(self._link, self._log, self._view, self._take, began=self._forget, is_whole=self._is_whole)
         self._tasks.append(start(reading, f"follow {self._owner}"))
         await self._loaded.wait()
+        if self._word is not None and not self._word.holds(self._view.log, self._number, self._view.position):
+            self._losses += 1
         if self._vouches_at_once:
             await self.vouch()
             self._tasks.append(start(self._vouch_again(), f"vouch for {self._owner}"))
         self._tasks.append(start(self._hand_out(), f"deltas of {self._owner}"))
         self._tasks.append(start(self._answer_snapshots(), f"snapshots of {self._owner}"))
+
+    @property
+    def word(self) -> Word | None:
+        """For the next outbox of this owner."""
+        return Word(self._view.log, self._number, self._view.position) if self._is_vouched else self._word
+
+    @property
+    def _number(self) -> int:
+        """The log's word; 0: it has none."""
+        known = self.get(VOUCHED[self._owner].of(self._owner))
+        return known.number if isinstance(known, Vouched) else 0
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -218,8 +247,7 @@ class NatsOutbox:
         losses = self._losses
         subject = VOUCHED[self._owner].of(self._owner)
         while not (self._is_vouched or self._losses != losses):
-            known = self.get(subject)
-            before = known.number if isinstance(known, Vouched) else 0
+            before = max(self._number, self._word.number if self._word else 0)
             try:
                 await self.say(subject, Vouched(writer=self._owner, number=max(time.time_ns(), before + 1)))
             except Conflict:
@@ -254,6 +282,10 @@ class NatsOutbox:
         try:
             sequence = await self._log.write(subject, body, expected=expected, cause=cause)
         except Conflict as conflict:
+            if conflict.sequence < expected and self._table.body(subject) is not None:
+                self._is_doubted = True  # what we wrote or read is not there any more
+                await self.lost(self._losses)
+                raise
             if conflict.sequence or self._table.body(subject) is not None:
                 await self._learn(subject)
                 raise
@@ -274,6 +306,8 @@ class NatsOutbox:
 
     def _forget(self) -> None:
         """The log is another one, or went back: nothing that we know of it holds."""
+        self._word = self.word
+        self._is_doubted = False
         if self._view.log:
             self._epoch = f"+{secrets.token_hex(4)}"
         self._table = Table()
@@ -301,6 +335,8 @@ class NatsOutbox:
         """Whether the log has as many messages as we know of."""
         if not self._loaded.is_set() or info.last < self._view.position:
             return True
+        if self._is_doubted:
+            return False
         if info.messages >= len(self._table.entries):
             return True
         return info.messages >= self._table.least_messages(time.time() - RESUME_SECONDS)

@@ -59,6 +59,7 @@ log = logger(__name__)
 M = TypeVar("M", bound=Message)
 A = TypeVar("A", bound=Message)
 
+KEEP_SECONDS = 5.0  # between looks for a stream that is missing
 EVENTS_WAITING = 10_000  # events a slow reader may be behind; more are dropped and counted
 
 
@@ -129,6 +130,11 @@ class NatsBus:
 
     async def ensure_streams(self) -> None:
         await make_all_streams(self.link)
+
+    async def keep_streams(self) -> None:
+        while True:
+            await make_all_streams(self.link)
+            await asyncio.sleep(KEEP_SECONDS)
 
     async def stop(self) -> None:
         """End what outboxes still run."""

@@ -262,6 +262,8 @@ class Control:
         if losses:
             self._say_all_again()
         else:
+            if self.own and not self._known:
+                await outbox.restore()  # what was claimed follows from nothing else
             self._hear_log(outbox)
         await self._begin(outbox)
         while lease.held:

@@ -366,11 +366,16 @@ async def make_all_streams(link: Link) -> None:
     """Every owner's log, the leases and the journal; returns when all are there."""
     configs = [*map(log_config, OWNERS), leases_config(), journal_config()]
     for config in configs:
+        is_asked = False  # to be made
         while True:
-            await make_stream(link, config)
             try:
                 await link.api(f"STREAM.INFO.{config['name']}")
                 break
-            except (ApiError, BusAway, NobodyAnswers):
-                await link.connected()
-                await asyncio.sleep(RETRY_SECONDS)
+            except (ApiError, BusAway, NobodyAnswers) as problem:
+                if isinstance(problem, ApiError) and not is_asked:
+                    is_asked = True
+                    await make_stream(link, config)
+                    continue
+            is_asked = False
+            await link.connected()
+            await asyncio.sleep(RETRY_SECONDS)

@@ -24,14 +24,15 @@ from bus import wire
 from bus.codec import Undecodable, encode
 from bus.follow import follow
 from bus.interface import BusAway, Conflict, Unreadable
+from bus.journal import lost_by
 from bus.link import Link, Mailbox
-from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log, LogInfo
+from bus.log import RESUME_SECONDS, RETRY_SECONDS, TOMBSTONE_SECONDS, Log, LogInfo
 from bus.messages import Message
 from bus.messages.log import Vouched
 from bus.natspy import Msg
 from bus.revision import ROOTS, Revision
 from bus.subjects import VOUCHED, delta_of, is_vouch, log_of, snapshot_of
-from bus.telemetry import count, current_cause, logger
+from bus.telemetry import caused_by, count, current_cause, logger
 from bus.view import View
 from bus.watch import read_entry, unreadable
 from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
@@ -242,6 +243,23 @@ class NatsOutbox:
         while self._losses == known:
             await self._lost.wait()
         await self._loaded.wait()
+
+    async def restore(self) -> int:
+        while True:
+            try:
+                lost = await lost_by(self._link, self._owner, self._table.entries.get)
+                break
+            except BusAway as problem:
+                log.debug("journal not readable yet", owner=self._owner, why=str(problem))
+                await asyncio.sleep(RETRY_SECONDS)
+        for entry in lost:
+            with caused_by(entry.caused_at, entry.trace):
+                async with self._locks.hold(entry.subject):
+                    await self._write(entry.subject, entry.body)
+        if lost:
+            count("bus_restored", len(lost), owner=self._owner)
+            log.warning("the log had lost what the journal has: said again", owner=self._owner, subjects=len(lost))
+        return len(lost)
 
     async def vouch(self) -> None:
         losses = self._losses

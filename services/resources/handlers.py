@@ -245,6 +245,8 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report, stor
             report.report(ready=True, active=True, revision={"resources": revision})
 
         handlers = Handlers(outbox, settings, realised=realised, store=store)
+        if store is None:
+            await outbox.restore()
         await handlers.catch_up()
         await outbox.vouch()
         handlers.tell_digests()
@@ -254,6 +256,7 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report, stor
                 tasks.create_task(bus.answer(APPLY, handler=handlers.apply), name="answer apply"),
                 tasks.create_task(bus.answer(BIND, handler=handlers.bind), name="answer bind"),
                 tasks.create_task(handlers.mend(), name="mend the log"),
+                tasks.create_task(bus.keep_streams(), name="keep streams"),
                 tasks.create_task(bus.answer(POD_STATUS, handler=handlers.pod_status), name="answer podstatus"),
             ]
             log.info("active", revision=handlers.revision)

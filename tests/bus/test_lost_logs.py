@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bus.link import ApiError
 from bus.server import Server
-from bus.subjects import OWNERS
+from bus.subjects import JOURNAL, LEASES, OWNERS
 from tests.bus.lost import MODELS, World, cluster, pod, policy, service
 from tests.unit.dataplane.test_node import until
 
@@ -86,3 +87,22 @@ async def test_nothing_is_lost_with_a_log_and_its_owners_memory(
     user wants is in the journal."""
     async with cluster(server, tmp_path) as world:
         await survives(world, owner, how, anew=True)
+
+
+async def test_the_journal_and_the_leases_are_there_again_when_they_were_lost(server: Server, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path) as world:
+        held = await world.settled()
+        world.watch()
+        for stream in (JOURNAL, LEASES):
+            await world.user.link.api(f"STREAM.DELETE.{stream}")
+        await goes_on(world)
+        assert world.changed == []
+        assert all(entries.items() <= world.maps()[where].items() for where, entries in held.items())
+        async with asyncio.timeout(15):
+            while True:
+                with suppress(ApiError):
+                    known = await world.user.link.api(f"STREAM.INFO.{JOURNAL}", {"subjects_filter": ">"})
+                    if any(subject.startswith("state.policy.rules.") for subject in known["state"].get("subjects", ())):
+                        break
+                await asyncio.sleep(0.1)
+        await world.user.link.api(f"STREAM.INFO.{LEASES}")

@@ -33,6 +33,7 @@ def service_user(owner: str, password: str) -> User:
         f"$JS.API.STREAM.MSG.GET.{LEASES}",
         f"$JS.API.STREAM.INFO.{LEASES}",
         f"$JS.API.STREAM.INFO.{JOURNAL}",
+        f"$JS.API.STREAM.MSG.GET.{JOURNAL}",
         log_of(owner),
         f"evt.{owner}.>",
         delta_of(owner),

@@ -59,6 +59,7 @@ log = logger(__name__)
 M = TypeVar("M", bound=Message)
 A = TypeVar("A", bound=Message)
 
+KEEP_SECONDS = 5.0  # between looks for a stream that is missing
 EVENTS_WAITING = 10_000  # events a slow reader may be behind; more are dropped and counted
 
 
@@ -72,12 +73,15 @@ class NatsBus:
         self._fail = fail
         self._running: set[asyncio.Task[None]] = set()
         self._logs: dict[str, Log] = {}
+        self._outboxes: dict[str, NatsOutbox] = {}  # the last of each owner
 
     def watch_state(self, *families: Family, direct: bool = False, anew: Anew | None = None) -> AsyncIterator[Batch]:
         return watch(self.link, families, direct=direct, anew=anew)
 
     async def own(self, owner: str, *, vouch: bool = True) -> NatsOutbox:
-        outbox = NatsOutbox(self.link, owner, vouch=vouch)
+        before = self._outboxes.get(owner)
+        outbox = NatsOutbox(self.link, owner, vouch=vouch, word=before.word if before else None)
+        self._outboxes[owner] = outbox
         await outbox.open(self._start)
         return outbox
 
@@ -126,6 +130,11 @@ class NatsBus:
 
     async def ensure_streams(self) -> None:
         await make_all_streams(self.link)
+
+    async def keep_streams(self) -> None:
+        while True:
+            await make_all_streams(self.link)
+            await asyncio.sleep(KEEP_SECONDS)
 
     async def stop(self) -> None:
         """End what outboxes still run."""

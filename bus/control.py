@@ -259,15 +259,18 @@ class Control:
         self._active = True
         self._tell()
         losses = outbox.losses
-        self._hear_log(outbox)
+        if losses:
+            self._say_all_again()
+        else:
+            if self.own and not self._known:
+                await outbox.restore()  # what was claimed follows from nothing else
+            self._hear_log(outbox)
         await self._begin(outbox)
         while lease.held:
             self._changed.clear()
             if outbox.losses != losses:
                 losses = outbox.losses
-                count("control_said_again", owner=self._model.owner)
-                log.warning("the log has lost something: saying all of it again", owner=self._model.owner)
-                self._unwritten = {subject: Say(subject, message) for subject, message in self._known.items()}
+                self._say_all_again()
                 await self._begin(outbox)
             done = await self.turn(outbox)
             self._tell()
@@ -288,6 +291,12 @@ class Control:
         while True:
             await outbox.lost(outbox.losses)
             self._changed.set()
+
+    def _say_all_again(self) -> None:
+        """What the log holds is older than what we know, or less."""
+        count("control_said_again", owner=self._model.owner)
+        log.warning("the log has lost something: saying all of it again", owner=self._model.owner)
+        self._unwritten = {subject: Say(subject, message) for subject, message in self._known.items()}
 
     def _hear_log(self, outbox: Outbox) -> None:
         for subject, message in outbox.items().items():

@@ -47,7 +47,7 @@ async def follow(
     while True:
         try:
             async with Mailbox(link) as box:
-                info = await source.info()
+                info = await source.info(view.few_keys)
                 start = await _start(source, view, info, left_at, began, is_whole)
                 inbox = link.client.new_inbox()
                 await box.join(inbox)
@@ -80,7 +80,7 @@ async def _start(
 ) -> int:
     """The sequence to read from. Begins a full reading when `view` cannot go on from where it is."""
     recent = asyncio.get_running_loop().time() - left_at < RESUME_SECONDS
-    same = _is_same(view, info) and not view.lost(info.first) and is_whole(info)
+    same = _is_same(view, info) and not view.lost(info.first) and not _lacks(view, info) and is_whole(info)
     same = same and await _has_what_we_know(source, view, recent)
     if same and recent and view.complete:
         return view.position + 1
@@ -101,6 +101,11 @@ async def _start(
 
 def _is_same(view: View, info: LogInfo) -> bool:
     return view.log == info.log and info.last >= view.position
+
+
+def _lacks(view: View, info: LogInfo) -> bool:
+    """A key that we know is not there. One that was deleted meanwhile is, for an hour."""
+    return view.complete and info.keys is not None and view.misses(info.keys)
 
 
 async def _has_what_we_know(source: Log, view: View, recent: bool) -> bool:
@@ -160,7 +165,7 @@ async def _read(
         if now() - looked >= LOOK_SECONDS:
             looked = now()
             seen = await _look(source, view)
-            if (seen.first > first and view.lost(seen.first)) or not is_whole(seen):
+            if (seen.first > first and view.lost(seen.first)) or _lacks(view, seen) or not is_whole(seen):
                 raise Missed("the log has lost messages")
             first = seen.first
             if (seen.last > view.position or not at_end) and await reader.caught_up():
@@ -177,7 +182,7 @@ def _arrive(view: View, target: int, full: bool) -> list[Entry]:
 async def _look(source: Log, view: View) -> LogInfo:
     """The log as it is now. Raises: BusAway; Missed: it is another log."""
     try:
-        info = await source.info()
+        info = await source.info(view.few_keys)
     except LogAbsent:
         raise Missed("the log is gone") from None
     if not _is_same(view, info):

@@ -169,10 +169,15 @@ class Outbox(Protocol):
 
     @property
     def losses(self) -> int:
-        """How often the log was found to be another than before, or to have lost something."""
+        """How often the log was found to be another than before, or to have lost something. Not 0 at first: since this
+        process owned it the last time."""
 
     async def lost(self, known: int) -> None:
         """Returns when `losses` is not `known`, and the log as it is now has been read."""
+
+    async def restore(self) -> int:
+        """Say again what the log has lost and the journal has (bus/journal.py); how many keys. For an owner that knows
+        nothing but the log, before it vouches for that."""
 
     async def vouch(self) -> None:
         """All that the owner says is in the log, and nothing else: from here on it is handed out, until the next loss.
@@ -236,3 +241,6 @@ class Bus(Protocol):
 
     async def ensure_streams(self) -> None:
         """Make every stream that is missing."""
+
+    async def keep_streams(self) -> None:
+        """The same, again whenever one is missing, until cancelled."""

@@ -72,3 +72,6 @@ class LateBus:
 
     async def ensure_streams(self) -> None:
         await (await self._bus()).ensure_streams()
+
+    async def keep_streams(self) -> None:
+        await (await self._bus()).keep_streams()

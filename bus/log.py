@@ -56,6 +56,7 @@ class LogInfo:
     last: int
     first: int = 0  # the lowest sequence that is there
     messages: int = 0
+    keys: frozenset[str] | None = None  # those that were asked for and are there, deleted ones too; None: not asked
 
 
 def entry_headers(cause: Cause) -> dict[str, str]:
@@ -82,10 +83,11 @@ class Log:
         self.owner = owner
         self.stream = stream_of(owner)
 
-    async def info(self) -> LogInfo:
-        """Raises: LogAbsent, BusAway."""
+    async def info(self, keys: str = "") -> LogInfo:
+        """`keys`: a pattern of few keys, which are to be named. Raises: LogAbsent, BusAway."""
+        question = {"subjects_filter": keys} if keys else None
         try:
-            answer = await self.link.api(f"STREAM.INFO.{self.stream}")
+            answer = await self.link.api(f"STREAM.INFO.{self.stream}", question)
         except ApiError as problem:
             if problem.number == _NO_STREAM:
                 raise LogAbsent(self.stream) from None
@@ -93,7 +95,9 @@ class Log:
         except NobodyAnswers as problem:
             raise BusAway("JetStream is not up") from problem
         state = answer["state"]
-        return LogInfo(str(answer["created"]), int(state["last_seq"]), int(state["first_seq"]), int(state["messages"]))
+        first, last, messages = (int(state[name]) for name in ("first_seq", "last_seq", "messages"))
+        found = frozenset(state.get("subjects") or ()) if keys else None
+        return LogInfo(str(answer["created"]), last, first, messages, found)
 
     async def settled_info(self, *, create: bool = True) -> LogInfo:
         """`info`, as soon as the server answers and the stream is there; makes it when it is missing."""
@@ -362,11 +366,16 @@ async def make_all_streams(link: Link) -> None:
     """Every owner's log, the leases and the journal; returns when all are there."""
     configs = [*map(log_config, OWNERS), leases_config(), journal_config()]
     for config in configs:
+        is_asked = False  # to be made
         while True:
-            await make_stream(link, config)
             try:
                 await link.api(f"STREAM.INFO.{config['name']}")
                 break
-            except (ApiError, BusAway, NobodyAnswers):
-                await link.connected()
-                await asyncio.sleep(RETRY_SECONDS)
+            except (ApiError, BusAway, NobodyAnswers) as problem:
+                if isinstance(problem, ApiError) and not is_asked:
+                    is_asked = True
+                    await make_stream(link, config)
+                    continue
+            is_asked = False
+            await link.connected()
+            await asyncio.sleep(RETRY_SECONDS)

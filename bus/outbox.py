@@ -24,14 +24,15 @@ from bus import wire
 from bus.codec import Undecodable, encode
 from bus.follow import follow
 from bus.interface import BusAway, Conflict, Unreadable
+from bus.journal import lost_by
 from bus.link import Link, Mailbox
-from bus.log import RESUME_SECONDS, TOMBSTONE_SECONDS, Log, LogInfo
+from bus.log import RESUME_SECONDS, RETRY_SECONDS, TOMBSTONE_SECONDS, Log, LogInfo
 from bus.messages import Message
 from bus.messages.log import Vouched
 from bus.natspy import Msg
 from bus.revision import ROOTS, Revision
 from bus.subjects import VOUCHED, delta_of, is_vouch, log_of, snapshot_of
-from bus.telemetry import count, current_cause, logger
+from bus.telemetry import caused_by, count, current_cause, logger
 from bus.view import View
 from bus.watch import read_entry, unreadable
 from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
@@ -102,16 +103,32 @@ class Table:
         return start, sorted(found, key=lambda entry: entry.sequence)
 
 
-class NatsOutbox:
-    """`interface.Outbox` over JetStream and core NATS."""
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What we vouched for last, and how far the log has reached since: it has that still, or a later word, or it has
+    lost something."""
 
-    def __init__(self, link: Link, owner: str, *, vouch: bool = True) -> None:
+    log: str
+    number: int
+    position: int
+
+    def holds(self, log: str, number: int, position: int) -> bool:
+        """A log with this word in it is the one that we left, or one that another has led since."""
+        return number > self.number or ((log, number) == (self.log, self.number) and position >= self.position)
+
+
+class NatsOutbox:
+    """`interface.Outbox` over JetStream and core NATS. `word`: of the outbox that this process had before."""
+
+    def __init__(self, link: Link, owner: str, *, vouch: bool = True, word: Word | None = None) -> None:
         self._link = link
         self._owner = owner
         self._log = Log(link, owner)
         self._view = View(Interest([log_of(owner)]), believes=True)
         self._vouches_at_once = vouch
         self._is_vouched = False
+        self._word = word
+        self._is_doubted = False  # a write has shown that the log lost something, which is not noticed yet
         self._losses = 0
         self._lost = asyncio.Event()  # set, and replaced, at each loss
         self._table = Table()
@@ -143,11 +160,24 @@ class NatsOutbox:
         reading = follow(self._link, self._log, self._view, self._take, began=self._forget, is_whole=self._is_whole)
         self._tasks.append(start(reading, f"follow {self._owner}"))
         await self._loaded.wait()
+        if self._word is not None and not self._word.holds(self._view.log, self._number, self._view.position):
+            self._losses += 1
         if self._vouches_at_once:
             await self.vouch()
             self._tasks.append(start(self._vouch_again(), f"vouch for {self._owner}"))
         self._tasks.append(start(self._hand_out(), f"deltas of {self._owner}"))
         self._tasks.append(start(self._answer_snapshots(), f"snapshots of {self._owner}"))
+
+    @property
+    def word(self) -> Word | None:
+        """For the next outbox of this owner."""
+        return Word(self._view.log, self._number, self._view.position) if self._is_vouched else self._word
+
+    @property
+    def _number(self) -> int:
+        """The log's word; 0: it has none."""
+        known = self.get(VOUCHED[self._owner].of(self._owner))
+        return known.number if isinstance(known, Vouched) else 0
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -217,12 +247,28 @@ class NatsOutbox:
             await self._lost.wait()
         await self._loaded.wait()
 
+    async def restore(self) -> int:
+        while True:
+            try:
+                lost = await lost_by(self._link, self._owner, self._table.entries.get)
+                break
+            except BusAway as problem:
+                log.debug("journal not readable yet", owner=self._owner, why=str(problem))
+                await asyncio.sleep(RETRY_SECONDS)
+        for entry in lost:
+            with caused_by(entry.caused_at, entry.trace):
+                async with self._locks.hold(entry.subject):
+                    await self._write(entry.subject, entry.body)
+        if lost:
+            count("bus_restored", len(lost), owner=self._owner)
+            log.warning("the log had lost what the journal has: said again", owner=self._owner, subjects=len(lost))
+        return len(lost)
+
     async def vouch(self) -> None:
         losses = self._losses
         subject = VOUCHED[self._owner].of(self._owner)
         while not (self._is_vouched or self._losses != losses):
-            known = self.get(subject)
-            before = known.number if isinstance(known, Vouched) else 0
+            before = max(self._number, self._word.number if self._word else 0)
             try:
                 await self.say(subject, Vouched(writer=self._owner, number=max(time.time_ns(), before + 1)))
             except Conflict:
@@ -257,6 +303,10 @@ class NatsOutbox:
         try:
             sequence = await self._log.write(subject, body, expected=expected, cause=cause)
         except Conflict as conflict:
+            if conflict.sequence < expected and self._table.body(subject) is not None:
+                self._is_doubted = True  # what we wrote or read is not there any more
+                await self.lost(self._losses)
+                raise
             if conflict.sequence or self._table.body(subject) is not None:
                 await self._learn(subject)
                 raise
@@ -277,6 +327,8 @@ class NatsOutbox:
 
     def _forget(self) -> None:
         """The log is another one, or went back: nothing that we know of it holds."""
+        self._word = self.word
+        self._is_doubted = False
         if self._view.log:
             self._epoch = f"+{secrets.token_hex(4)}"
         self._table = Table()
@@ -304,6 +356,8 @@ class NatsOutbox:
         """Whether the log has as many messages as we know of."""
         if not self._loaded.is_set() or info.last < self._view.position:
             return True
+        if self._is_doubted:
+            return False
         if info.messages >= len(self._table.entries):
             return True
         return info.messages >= self._table.least_messages(time.time() - RESUME_SECONDS)

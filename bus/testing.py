@@ -166,6 +166,9 @@ class MemoryOutbox:
     async def lost(self, known: int) -> None:
         await asyncio.Event().wait()
 
+    async def restore(self) -> int:
+        return 0
+
     async def vouch(self) -> None:
         subject = VOUCHED[self._owner].of(self._owner)
         known = self.get(subject)
@@ -348,6 +351,9 @@ class MemoryBus:
 
     async def ensure_streams(self) -> None:
         """They are made when they are used."""
+
+    async def keep_streams(self) -> None:
+        await asyncio.Event().wait()
 
 
 async def first_synced(batches: AsyncIterator[Batch]) -> tuple[dict[str, Message], Batch]:

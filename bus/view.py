@@ -71,6 +71,16 @@ class View:
         """Whether a log that begins at sequence `first` has lost a key that the reader was told of."""
         return any(0 <= sequence < first for sequence in self._sequences.values())
 
+    @property
+    def few_keys(self) -> str:
+        """The pattern of one node's keys in the log of many, where no more is read: they can be asked for by name."""
+        (pattern, *more) = self.interest.patterns
+        return pattern if self._by_node and not more and pattern.count(".") > 3 else ""
+
+    def misses(self, keys: frozenset[str]) -> bool:
+        """Whether a log that has these keys has lost one that the reader was told of."""
+        return any(sequence >= 0 and subject not in keys for subject, sequence in self._sequences.items())
+
     def probe(self) -> tuple[str, int]:
         """The key that was heard last, and its sequence: what the log must have, or something later. ("", 0): none."""
         return max(self._sequences.items(), key=lambda item: item[1], default=("", 0))
@@ -206,6 +216,6 @@ class View:
             self._sequences[entry.subject] = entry.sequence
             return [entry]
         if known is None:
-            return []
+            return [entry] if self._believes else []  # the owner counts what the log holds, deletions too
         del self._sequences[entry.subject]
         return [entry]

@@ -107,7 +107,7 @@ class Merged:
         for entry in entries:
             change = read_entry(entry)
             if change is None:
-                self.unreadable.add(entry.subject)
+                (self.unreadable.add if entry.body is not None else self.unreadable.discard)(entry.subject)
             else:
                 self.unreadable.discard(entry.subject)
                 self.changes.pop(change.subject, None)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from bus.control import Action, Claim, Report, Say, Unsay
+from bus.control import Action, Claim, Report, Say, Unsay, is_newer
 from bus.interface import Bus, Conflict, Lease, Outbox, Unreadable
 from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Notice, PodStatus, Refusal
 from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, POD_STATUS
@@ -54,14 +54,16 @@ class Handlers:
         settings: Settings,
         new_uid: Callable[[], str] = lambda: str(uuid4()),
         realised: Callable[[int], None] = lambda _: None,
+        store: Store | None = None,
     ) -> None:
+        """`store`: what this process held when it was active the last time. It counts where the log has lost some."""
         self._realised = realised
         self._outbox = outbox
         self._settings = settings
         self._new_uid = new_uid
-        self._store = Store()
-        self._is_current = False  # the store holds what the log does
-        self._losses = outbox.losses  # of the log, that the store has made good
+        self._is_current = store is not None and outbox.losses > 0  # the store holds what the log does, or more
+        self._store = store if store is not None and self._is_current else Store()
+        self._losses = 0 if self._is_current else outbox.losses  # of the log, that the store has made good
         self._seen = 0  # the log's position at the last look
         self._written = 0  # its sequence counted from our own writes: each is at least one more
         self._one_at_a_time = asyncio.Lock()
@@ -91,15 +93,20 @@ class Handlers:
     async def _say_again(self) -> None:
         """The store is what the user wants; the log has lost some of it, or gone back. Until it is vouched for, whoever
         hears it goes on with what was said before."""
-        losses = self._outbox.losses
         log.warning("the log has lost something: saying all of it again", resources=len(list(self._store.items())))
-        said = dict(self._store.items())
-        steps: list[Action] = [Say(subject, message) for subject, message in said.items()]
-        steps += [Unsay(subject) for subject in self._outbox.subjects() if subject not in said]
-        if await self._carry_out(steps, set()) and losses == self._outbox.losses:
-            self._losses = losses
-            self._seen = self._written = self._outbox.position
-            await self._outbox.vouch()
+        while (losses := self._outbox.losses) != self._losses:
+            said = dict(self._store.items())
+            steps: list[Action] = [Say(subject, message) for subject, message in said.items()]
+            strays = [subject for subject in self._outbox.subjects() if subject not in said]
+            steps += [Unsay(subject) for subject in strays if not is_newer(self._outbox, subject)]
+            if await self._carry_out(steps, set()) and losses == self._outbox.losses:
+                self._losses = losses
+        self._seen = self._written = self._outbox.position
+        await self._outbox.vouch()
+
+    @property
+    def store(self) -> Store:
+        return self._store
 
     @property
     def digests(self) -> dict[str, str]:
@@ -160,6 +167,8 @@ class Handlers:
         claimed: set[str] = set()
         first: Plan | None = None
         for _ in range(ATTEMPTS):
+            if self._losses != self._outbox.losses:
+                await self._say_again()
             plan = make_plan()
             first = first or plan
             if plan.refusals:
@@ -217,7 +226,8 @@ class Handlers:
                 self._written += was_there
                 self._store.delete(step.subject)
         except Conflict:
-            self._relearn(step.subject)
+            if self._losses == self._outbox.losses:  # else the log knows less than the store
+                self._relearn(step.subject)
             return False
         except Unreadable:  # only addresses are claimed: somebody has this one, whoever it is; plan with another
             (address,) = CLUSTER_ADDRESS.parse(step.subject)
@@ -242,15 +252,17 @@ class Handlers:
             self._as_in_log(subject)
 
 
-async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> None:
-    """Answer while the lease is held. Returns when it is lost; a standby answers nothing."""
+async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report, store: Store | None = None) -> Store:
+    """Answer while the lease is held. Returns when it is lost, with what was held then; a standby answers nothing."""
     outbox = await bus.own("resources", vouch=False)
     try:
 
         def realised(revision: int) -> None:
             report.report(ready=True, active=True, revision={"resources": revision})
 
-        handlers = Handlers(outbox, settings, realised=realised)
+        handlers = Handlers(outbox, settings, realised=realised, store=store)
+        if store is None:
+            await outbox.restore()
         await handlers.catch_up()
         await outbox.vouch()
         handlers.tell_digests()
@@ -260,6 +272,7 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> N
                 tasks.create_task(bus.answer(APPLY, handler=handlers.apply), name="answer apply"),
                 tasks.create_task(bus.answer(BIND, handler=handlers.bind), name="answer bind"),
                 tasks.create_task(handlers.mend(), name="mend the log"),
+                tasks.create_task(bus.keep_streams(), name="keep streams"),
                 tasks.create_task(bus.answer(POD_STATUS, handler=handlers.pod_status), name="answer podstatus"),
             ]
             log.info("active", revision=handlers.revision)
@@ -269,14 +282,16 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report) -> N
     finally:
         await outbox.close()
     log.warning("the lease was lost; this replica stands by")
+    return handlers.store
 
 
 async def run(bus: Bus, settings: Settings, report: Report) -> None:
     """Stand by, be active, and stand by again, until cancelled."""
+    store: Store | None = None
     while True:
         report.report(ready=True, active=False, revision={})
         async with bus.lease(LEASE) as lease:
-            await serve(bus, lease, settings, report)
+            store = await serve(bus, lease, settings, report, store)
 
 
 @dataclass

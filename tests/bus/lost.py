@@ -227,7 +227,6 @@ async def cluster(server: Server, folder: Path) -> AsyncIterator[World]:
     """All services, two nodes, three pods, a Service and a policy; the maps hold all of it."""
     async with AsyncExitStack() as stack:
         user = await stack.enter_async_context(connect(server.url, name="user"))
-        await user.ensure_streams()
         world = World(server, user, {})
         try:
             for owner in ("resources", *MODELS):

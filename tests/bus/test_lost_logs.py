@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bus.link import ApiError
 from bus.server import Server
-from bus.subjects import OWNERS
-from tests.bus.lost import World, cluster, pod, policy, service
+from bus.subjects import JOURNAL, LEASES, OWNERS
+from tests.bus.lost import MODELS, World, cluster, pod, policy, service
 from tests.unit.dataplane.test_node import until
 
 NOTICED_SECONDS = 5.0  # it is noticed within one; this machine is busy
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.timeout(120)
 
 async def goes_on(world: World) -> None:
     """What is applied now arrives at both nodes."""
-    await world.apply(pod("late", "node-2"), service("late"), policy("late", "client"))
     before = world.maps()
+    await world.apply(pod("late", "node-2"), service("late"), policy("late", "client"))
     await world.add("late", "node-2")
     for name in world.machines:
         for table in ("ipcache", "services", "backends"):
@@ -30,7 +31,8 @@ async def goes_on(world: World) -> None:
     await until(lambda: len(world.maps()["node-2", "policy"]) > len(before["node-2", "policy"]))
 
 
-async def survives(world: World, owner: str, how: str, away: float = 0.0) -> None:
+async def survives(world: World, owner: str, how: str, away: float = 0.0, *, anew: bool = False) -> None:
+    """`anew`: the owner's process dies with its log."""
     if how == "older":
         await world.copy(owner)
         await world.apply(pod("newer", "node-1"), service("newer"), policy("newer", "client"))
@@ -39,7 +41,11 @@ async def survives(world: World, owner: str, how: str, away: float = 0.0) -> Non
     held = await world.settled()
     said = await world.said(owner)
     world.watch()
+    if anew:
+        await world.stop(owner)
     await world.damage(owner, how, away)
+    if anew:
+        world.start(owner)
     await goes_on(world)
     assert world.changed == []
     now = world.maps()
@@ -70,3 +76,33 @@ async def test_nothing_is_lost_with_a_log_while_the_bus_is_away_for_longer_than_
 ) -> None:
     async with cluster(server, tmp_path) as world:
         await survives(world, owner, how, away=3.5)
+
+
+@pytest.mark.parametrize("how", ["removed", "purged", "older"])
+@pytest.mark.parametrize("owner", ["resources", *MODELS])
+async def test_nothing_is_lost_with_a_log_and_its_owners_memory(
+    server: Server, tmp_path: Path, owner: str, how: str
+) -> None:
+    """What it says follows from what it hears; numbers and blocks that were given are those of before; and what the
+    user wants is in the journal."""
+    async with cluster(server, tmp_path) as world:
+        await survives(world, owner, how, anew=True)
+
+
+async def test_the_journal_and_the_leases_are_there_again_when_they_were_lost(server: Server, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path) as world:
+        held = await world.settled()
+        world.watch()
+        for stream in (JOURNAL, LEASES):
+            await world.user.link.api(f"STREAM.DELETE.{stream}")
+        await goes_on(world)
+        assert world.changed == []
+        assert all(entries.items() <= world.maps()[where].items() for where, entries in held.items())
+        async with asyncio.timeout(15):
+            while True:
+                with suppress(ApiError):
+                    known = await world.user.link.api(f"STREAM.INFO.{JOURNAL}", {"subjects_filter": ">"})
+                    if any(subject.startswith("state.policy.rules.") for subject in known["state"].get("subjects", ())):
+                        break
+                await asyncio.sleep(0.1)
+        await world.user.link.api(f"STREAM.INFO.{LEASES}")

@@ -32,7 +32,7 @@ from bus.link import Link, open_link
 from bus.log import Log, entry_headers, make_all_streams
 from bus.messages import Message
 from bus.outbox import NatsOutbox
-from bus.subjects import Request
+from bus.subjects import Request, check_event
 from bus.telemetry import count, current_cause, logger
 from bus.watch import watch
 
@@ -108,9 +108,10 @@ class NatsBus:
     async def watch_events(self, pattern: str, kind: type[M]) -> AsyncIterator[tuple[str, M]]:
         subscription = await self.link.subscribe(pattern, limit=EVENTS_WAITING)
         try:
-            async for message in subscription.messages:
+            async for message in self.link.read(subscription, pattern):
                 try:
                     event = decode(message.subject, message.data, kind)
+                    check_event(message.subject, event)
                 except Undecodable as problem:
                     count("bus_undecodable", family=".".join(message.subject.split(".")[:3]))
                     log.warning("event dropped: it does not decode", subject=problem.subject, why=problem.why)

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from bus.interface import BusAway
 from bus.link import Link, Mailbox
-from bus.log import RESUME_SECONDS, RETRY_SECONDS, Log, LogAbsent, LogInfo, Missed, Reader, log_config, make_stream
+from bus.log import RESUME_SECONDS, RETRY_SECONDS, Log, LogAbsent, LogInfo, log_config, make_stream
+from bus.reader import Missed, Reader
 from bus.telemetry import count, logger
 from bus.view import View
 from bus.wire import Entry
@@ -49,15 +50,12 @@ async def follow(
             async with Mailbox(link) as box:
                 info = await source.info(view.few_keys)
                 start = await _start(source, view, info, left_at, began, is_whole)
-                inbox = link.client.new_inbox()
-                await box.join(inbox)
-                reader = await source.open_reader(view.reads, inbox, start)
+                reader = await Reader.open(source, view.reads, box, start, info.last)
                 try:
                     await _read(box, reader, source, view, info, sink, is_whole)
                 finally:
                     if view.complete:
                         left_at = asyncio.get_running_loop().time()
-                    await reader.close()
         except LogAbsent:
             await make_stream(link, log_config(source.owner))
         except Missed as problem:
@@ -129,17 +127,16 @@ async def _read(
     sink: Sink,
     is_whole: Callable[[LogInfo], bool] = lambda _: True,
 ) -> None:
-    """One consumer's life. Raises: Missed, BusAway: it has to be replaced."""
+    """Until the reading has to begin anew. Raises: Missed, BusAway."""
     now = asyncio.get_running_loop().time
     full = not view.complete
-    target, first = info.last, info.first
-    at_end = reader.pending == 0
-    heard = looked = now()
+    target, first = info.last, info.first  # a full reading has to reach to `target` to be one
+    looked = now()
     while True:
-        if at_end and (full or view.position < target):
-            sink(_arrive(view, target, full))
+        if reader.at_end and reader.reached >= (target if full else view.position + 1):
+            sink(_arrive(view, reader.reached, full))
             full = False
-        item = await box.get(min(heard + Reader.SILENCE_SECONDS, looked + LOOK_SECONDS))
+        item = await box.get(looked + LOOK_SECONDS)
         entries: list[Entry] = []
         taken = 0
         until = now() + HOLD_SECONDS
@@ -147,29 +144,23 @@ async def _read(
             label, message = item
             if label == Mailbox.RECONNECTED or message is None:
                 raise Missed("the connection was made anew")
-            heard = now()
-            entry = await reader.take(message)
+            entry = await reader.take(label, message)
             taken += 1
             if entry is not None:
                 entries.append(entry)
-                at_end = reader.pending == 0
-            # What the server still has to send is worth waiting for, but not long: it also counts what was overwritten
-            # before it was sent, and never comes.
-            more = taken < BATCH and not (box.empty and at_end)
+            # What the server still has to send is worth waiting for, but not long.
+            more = taken < BATCH and not (box.empty and reader.at_end)
             item = await box.get(until) if more else None
         # In one step, without an await between: whoever asks how far the view reaches has its changes too.
         if entries:
             sink([change for entry in entries for change in view.record(entry)])
-        if now() - heard >= Reader.SILENCE_SECONDS:
-            raise Missed("the consumer is silent")
         if now() - looked >= LOOK_SECONDS:
             looked = now()
             seen = await _look(source, view)
             if (seen.first > first and view.lost(seen.first)) or _lacks(view, seen) or not is_whole(seen):
                 raise Missed("the log has lost messages")
             first = seen.first
-            if (seen.last > view.position or not at_end) and await reader.caught_up():
-                target, at_end = seen.last, True
+            await reader.look(seen.last)
 
 
 def _arrive(view: View, target: int, full: bool) -> list[Entry]:

@@ -135,7 +135,7 @@ class Outbox(Protocol):
 
     @property
     def position(self) -> int:
-        """The last sequence of the log that this outbox has seen."""
+        """The last sequence of the log that this outbox has seen or written."""
 
     def get(self, subject: str) -> Message | None:
         """The value of `subject` now; None when it has none (or one that does not decode)."""

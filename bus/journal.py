@@ -12,7 +12,7 @@ from collections.abc import Callable
 from bus.interface import BusAway
 from bus.link import ApiError, Link, NobodyAnswers
 from bus.log import stored_entry
-from bus.subjects import JOURNAL, VOUCHED, is_vouch, log_of
+from bus.subjects import JOURNAL, VOUCHED, info_of, is_vouch, last_of, log_of
 from bus.wire import Entry
 
 AT_ONCE = 64
@@ -57,7 +57,7 @@ def _is_newer(copied: Entry, held: Entry | None) -> bool:
 
 async def _last(link: Link, subject: str) -> Entry | None:
     try:
-        answer = await link.api(f"STREAM.MSG.GET.{JOURNAL}", {"last_by_subj": subject})
+        answer = await link.api(last_of(JOURNAL), {"last_by_subj": subject})
     except ApiError as problem:
         if problem.number in (NO_MESSAGE, NO_STREAM):
             return None
@@ -69,7 +69,7 @@ async def _subjects(link: Link, pattern: str) -> list[str]:
     found: dict[str, int] = {}
     while True:
         question = {"subjects_filter": pattern, "offset": len(found)}
-        answer = await link.api(f"STREAM.INFO.{JOURNAL}", question)
+        answer = await link.api(info_of(JOURNAL), question)
         page = answer["state"].get("subjects") or {}
         found |= page
         if not page or len(found) >= int(answer.get("total", 0)):

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from bus.interface import BusAway, BusError
 from bus.link import REQUEST_SECONDS, ApiError, Link, Mailbox, NobodyAnswers, parse_api
 from bus.log import leases_config, make_stream
-from bus.subjects import LEASES, lease_of
+from bus.subjects import LEASES, last_of, lease_of
 from bus.telemetry import count, logger
 
 log = logger(__name__)
@@ -152,7 +152,7 @@ class _Claim:
     async def _look(self) -> tuple[int, bytes]:
         """(sequence, body) of the lease's message; (0, released) when there is none."""
         try:
-            answer = await self._link.api(f"STREAM.MSG.GET.{LEASES}", {"last_by_subj": self._subject})
+            answer = await self._link.api(last_of(LEASES), {"last_by_subj": self._subject})
         except ApiError as problem:
             if problem.number == _NO_MESSAGE:
                 return 0, _RELEASED

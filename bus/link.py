@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from bus.interface import BusAway, BusError, Refused
 from bus.natspy import Client, Msg, Subscription, errors
-from bus.subjects import escape
+from bus.subjects import escape, matches
 from bus.telemetry import count, logger
 
 log = logger(__name__)
@@ -26,6 +26,7 @@ REQUEST_SECONDS = 2.0  # a JetStream answer takes about 1 ms; a server that is b
 CONNECT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.05  # between attempts; nats-py adds nothing to it
 PING_SECONDS = 1  # with two unanswered pings allowed, a dead link is noticed within 4 s
+STORED_IN = "Nats-Stream"  # the server puts it on whatever it sends out of a stream's store
 T = TypeVar("T")
 _VIOLATION = re.compile(r'permissions violation for (\w+) to "([^"]+)"')  # nats-py hands it on in lower case
 
@@ -58,6 +59,36 @@ async def heeding(call: Awaitable[T], undo: Callable[[T], Awaitable[None]] | Non
             await undo(result)
         raise asyncio.CancelledError
     return result
+
+
+def objection(pattern: str, message: Msg, *, stored: bool = False) -> str | None:
+    """Why a message that came in on a subscription to `pattern` is not to be believed; None: it is what it seems.
+
+    The server delivers on a subscription more than what somebody published there: a consumer's messages come to the
+    subject that its maker chose, and so do answers of a stream to a question with that subject as its reply. Who may
+    write there is then no question of permissions. Such a message bears the subject under which it was stored, or says
+    in which stream. `stored`: that is what is waited for here.
+    """
+    if message.subject != pattern and not matches(pattern, message.subject):
+        return f"it was published on {message.subject}"
+    if not stored and STORED_IN in (message.headers or {}):
+        return "it comes out of a stream's store"
+    if message.reply.startswith("$JS."):
+        return "it comes from a consumer"
+    return None
+
+
+def may_answer(message: Msg) -> bool:
+    """Whether an answer to this question goes to an asker's inbox, and to no subject that means something else.
+
+    Of a question from another account (a node's) the server gives a subject of its own, and passes the answer on.
+    """
+    if message.reply.startswith(("_INBOX.", "_R_.")):
+        return True
+    if message.reply:
+        count("bus_reply_refused", subject=message.subject)
+        log.warning("question dropped: its answer was to go to no inbox", subject=message.subject, reply=message.reply)
+    return False
 
 
 class Link:
@@ -108,17 +139,18 @@ class Link:
 
     async def read_replies(self) -> None:
         """Give each answer to whoever waits for it; runs as long as the connection."""
-        subscription = await self.subscribe(f"{self._replies}.*")
+        pattern = f"{self._replies}.*"
+        subscription = await self.subscribe(pattern)
         self._connected.set()
-        async for message in subscription.messages:
+        async for message in self.read(subscription, pattern):
             _, reply = self._waiting.get(message.subject.rpartition(".")[2], ("", None))
             if reply is not None and not reply.done():
                 reply.set_result(message)
 
     async def api(self, subject: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A JetStream administration call. Raises: ApiError, BusAway, NobodyAnswers, Refused."""
+        """A call to JetStream. Raises: ApiError, BusAway, NobodyAnswers, Refused."""
         body = json.dumps(question).encode() if question is not None else b""
-        answer = await self.request(f"$JS.API.{subject}", body)
+        answer = await self.request(subject, body)
         return parse_api(answer.data)
 
     async def publish(
@@ -140,6 +172,16 @@ class Link:
             await heeding(subscription.unsubscribe())
         except (errors.Error, OSError):
             pass  # the connection is gone, and the subscription with it
+
+    async def read(self, subscription: Subscription, pattern: str, *, stored: bool = False) -> AsyncIterator[Msg]:
+        """What comes in on a subscription to `pattern`, and is what it seems. Everything that is read passes here."""
+        async for message in subscription.messages:
+            why = objection(pattern, message, stored=stored)
+            if why is None:
+                yield message
+            else:
+                count("bus_foreign", subject=".".join(pattern.split(".")[:3]))
+                log.warning("message dropped: it is not what it seems", subscribed=pattern, why=why)
 
     async def connected(self) -> None:
         """Returns when there is a connection."""
@@ -272,12 +314,12 @@ class Mailbox:
         for subject in list(self._open):
             await self.leave(subject)
 
-    async def join(self, subject: str, *, queue: str = "") -> None:
-        """Messages on `subject` come in from now on, labelled with it."""
+    async def join(self, subject: str, *, queue: str = "", stored: bool = False) -> None:
+        """Messages on `subject` come in from now on, labelled with it. `stored`: out of a stream's store, too."""
         subscription = await self._link.subscribe(subject, queue=queue)
         self._open[subject] = (
             subscription,
-            asyncio.create_task(self._pump(subject, subscription), name=f"read {subject}"),
+            asyncio.create_task(self._pump(subject, subscription, stored), name=f"read {subject}"),
         )
 
     async def leave(self, subject: str) -> None:
@@ -299,8 +341,8 @@ class Mailbox:
     def empty(self) -> bool:
         return self._queue.empty()
 
-    async def _pump(self, label: str, subscription: Subscription) -> None:
-        async for message in subscription.messages:
+    async def _pump(self, label: str, subscription: Subscription, stored: bool) -> None:
+        async for message in self._link.read(subscription, label, stored=stored):
             if self._limit and self._waiting and self._waiting + self._cost(message) > self._limit:
                 count(self._dropped, subject=label)
             else:

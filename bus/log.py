@@ -1,5 +1,5 @@
-"""An owner's log: one JetStream stream that keeps the last message of every key. Writing by compare-and-set, reading by
-a consumer of our own that is made anew, from where it was, whenever something is missing.
+"""An owner's log: one JetStream stream that keeps the last message of every key, written by compare-and-set. How it is
+read: reader.py, follow.py.
 
 A deletion is a message without body and with a header, which the server forgets after an hour. A reader that was away
 for longer therefore reads everything and compares.
@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bus.interface import BusAway, BusError, Conflict
 from bus.link import ApiError, Link, NobodyAnswers, parse_api
-from bus.natspy import Msg
-from bus.subjects import JOURNAL, LEASES, OWNERS, log_of, stream_of
+from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, last_of, log_of, stored_of, stream_of
 from bus.telemetry import Cause, count, current_cause, logger
-from bus.wire import Entry, Interest
+from bus.wire import Entry
 
 log = logger(__name__)
 
@@ -65,14 +64,14 @@ def entry_headers(cause: Cause) -> dict[str, str]:
 
 
 def cause_of(headers: Mapping[str, str] | None) -> Cause:
-    """The reverse; 0.0 when the time is missing or no number."""
+    """The reverse; 0.0 when the time is missing or none."""
     if not headers:
         return Cause(0.0, {})
     try:
         at = float(headers.get(CAUSED_AT, "0"))
     except ValueError:
         at = 0.0
-    return Cause(at, {name: headers[name] for name in _TRACE if name in headers})
+    return Cause(at if math.isfinite(at) else 0.0, {name: headers[name] for name in _TRACE if name in headers})
 
 
 class Log:
@@ -87,7 +86,7 @@ class Log:
         """`keys`: a pattern of few keys, which are to be named. Raises: LogAbsent, BusAway."""
         question = {"subjects_filter": keys} if keys else None
         try:
-            answer = await self.link.api(f"STREAM.INFO.{self.stream}", question)
+            answer = await self.link.api(info_of(self.stream), question)
         except ApiError as problem:
             if problem.number == _NO_STREAM:
                 raise LogAbsent(self.stream) from None
@@ -115,7 +114,7 @@ class Log:
         """The last message of a key, a deletion included, as the stream's leader knows it. Waits for the server."""
         while True:
             try:
-                answer = await self.link.api(f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": subject})
+                answer = await self.link.api(last_of(self.stream), {"last_by_subj": subject})
             except ApiError as problem:
                 if problem.number == _NO_MESSAGE:
                     return None
@@ -160,41 +159,6 @@ class Log:
                 log.debug("log write without answer", owner=self.owner, subject=subject, why=str(problem))
             await self._wait()
 
-    async def open_reader(self, interest: Interest, deliver: str, start: int) -> Reader:
-        """A consumer that sends everything from sequence `start` on to the subject `deliver`, in order.
-
-        Raises: LogAbsent, BusAway.
-        """
-        name = f"read-{secrets.token_hex(8)}"
-        config: dict[str, Any] = {
-            "name": name,
-            "deliver_subject": deliver,
-            "deliver_policy": "by_start_sequence" if start > 1 else "all",
-            "ack_policy": "none",
-            "max_deliver": 1,
-            "replay_policy": "instant",
-            "idle_heartbeat": Reader.HEARTBEAT_SECONDS * _NANOSECONDS,
-            "flow_control": True,
-            "inactive_threshold": 10 * _NANOSECONDS,
-            "mem_storage": True,
-            "num_replicas": 1,
-        }
-        if start > 1:
-            config["opt_start_seq"] = start
-        if interest.patterns != [log_of(self.owner)]:
-            config["filter_subjects"] = interest.patterns
-        try:
-            answer = await self.link.api(
-                f"CONSUMER.CREATE.{self.stream}.{name}", {"stream_name": self.stream, "config": config}
-            )
-        except ApiError as problem:
-            if problem.number == _NO_STREAM:
-                raise LogAbsent(self.stream) from None
-            raise BusAway(str(problem)) from problem
-        except NobodyAnswers as problem:
-            raise BusAway("JetStream is not up") from problem
-        return Reader(self, name, int(answer.get("num_pending", 0)))
-
     async def _current(self, subject: str, text: str) -> int:
         found = re.search(r"wrong last sequence: (\d+)", text)
         if found:
@@ -205,85 +169,6 @@ class Log:
     async def _wait(self) -> None:
         await self.link.connected()
         await asyncio.sleep(RETRY_SECONDS)
-
-
-class Missed(Exception):
-    """A consumer did not deliver everything, or died."""
-
-
-class Reader:
-    """One consumer: checks that nothing is missing from what it delivers."""
-
-    HEARTBEAT_SECONDS = 1
-    SILENCE_SECONDS = 2.5  # without message or heartbeat for this long, the consumer is taken for dead
-
-    def __init__(self, log: Log, name: str, pending: int) -> None:
-        self._log = log
-        self.name = name
-        self.delivered = 0  # messages that this consumer has sent us
-        self.pending = pending  # what it still had to send, as of the last message
-
-    async def take(self, message: Msg) -> Entry | None:
-        """A message of the log; None for the consumer's own signs of life. Raises: Missed."""
-        status = (message.headers or {}).get("Status")
-        if status is not None:
-            await self._sign(message, status)
-            return None
-        stored = delivered_entry(message)
-        if stored is None:
-            return None  # not from a consumer: somebody wrote to our inbox
-        entry, delivered, pending = stored
-        if delivered != self.delivered + 1:
-            raise Missed(f"message {delivered} after {self.delivered}")
-        self.delivered = delivered
-        self.pending = pending
-        return entry
-
-    async def caught_up(self) -> bool:
-        """The server has nothing more for us than what we took. Raises: BusAway."""
-        try:
-            answer = await self._log.link.api(f"CONSUMER.INFO.{self._log.stream}.{self.name}")
-        except (ApiError, NobodyAnswers) as problem:
-            raise BusAway(str(problem)) from problem
-        return int(answer["num_pending"]) == 0 and int(answer["delivered"]["consumer_seq"]) == self.delivered
-
-    async def close(self) -> None:
-        """Tell the server; it would find out by itself in ten seconds."""
-        try:
-            await self._log.link.publish(f"$JS.API.CONSUMER.DELETE.{self._log.stream}.{self.name}", b"")
-        except BusAway:
-            pass
-
-    async def _sign(self, message: Msg, status: str) -> None:
-        headers = message.headers or {}
-        if status != "100":
-            raise Missed(f"status {status} {headers.get('Description', '')}")
-        if message.reply:  # flow control: the server waits for this before it sends more
-            await self._log.link.publish(message.reply, b"")
-            return
-        if stalled := headers.get("Nats-Consumer-Stalled"):
-            await self._log.link.publish(stalled, b"")
-        last = headers.get("Nats-Last-Consumer")
-        if last is not None and int(last) != self.delivered:
-            raise Missed(f"heartbeat says {last} messages, {self.delivered} came")
-
-
-def delivered_entry(message: Msg) -> tuple[Entry, int, int] | None:
-    """(entry, number in the consumer, messages pending) from what a consumer delivered; None when it is not that.
-
-    The reply subject carries it: $JS.ACK.<stream>.<consumer>.<tries>.<sequence>.<number>.<time ns>.<pending>; newer
-    servers may put domain and account hash after ACK and a token at the end.
-    """
-    tokens = message.reply.split(".") if message.reply else []
-    if len(tokens) < 9 or tokens[0] != "$JS" or tokens[1] != "ACK":
-        return None
-    at = 5 if len(tokens) == 9 else 7
-    sequence, number, stored_at, pending = (int(token) for token in tokens[at : at + 4])
-    headers = message.headers
-    body = None if not message.data and headers and DELETED in headers else bytes(message.data)
-    cause = cause_of(headers)
-    entry = Entry(sequence, message.subject, body, cause.at, dict(cause.trace), stored_at / _NANOSECONDS)
-    return entry, number, pending
 
 
 def stored_entry(message: Mapping[str, Any]) -> Entry:
@@ -312,6 +197,7 @@ def log_config(owner: str) -> dict[str, Any]:
         "allow_direct": True,
         "allow_msg_ttl": True,
         "num_replicas": 1,
+        "republish": {"src": log_of(owner), "dest": stored_of(owner), "headers_only": True},
     }
 
 
@@ -354,7 +240,7 @@ async def make_stream(link: Link, config: Mapping[str, Any]) -> None:
     Without permission or server nothing happens. The caller looks again afterwards, so a failed attempt is only logged.
     """
     try:
-        await link.api(f"STREAM.CREATE.{config['name']}", config)
+        await link.api(f"$JS.API.STREAM.CREATE.{config['name']}", config)
     except ApiError as problem:
         if problem.number != _NAME_IN_USE:
             log.warning("stream could not be made", stream=config["name"], why=str(problem))
@@ -369,7 +255,7 @@ async def make_all_streams(link: Link) -> None:
         is_asked = False  # to be made
         while True:
             try:
-                await link.api(f"STREAM.INFO.{config['name']}")
+                await link.api(info_of(config["name"]))
                 break
             except (ApiError, BusAway, NobodyAnswers) as problem:
                 if isinstance(problem, ApiError) and not is_asked:

@@ -25,7 +25,7 @@ from bus.codec import Undecodable, encode
 from bus.follow import follow
 from bus.interface import BusAway, Conflict, Unreadable
 from bus.journal import lost_by
-from bus.link import Link, Mailbox
+from bus.link import Link, Mailbox, may_answer
 from bus.log import RESUME_SECONDS, RETRY_SECONDS, TOMBSTONE_SECONDS, Log, LogInfo
 from bus.messages import Message
 from bus.messages.log import Vouched
@@ -152,7 +152,7 @@ class NatsOutbox:
 
     @property
     def position(self) -> int:
-        return self._view.position
+        return max(self._view.position, self._written)
 
     async def open(self, start: Starter) -> None:
         """Load the log, then hand it out until `close`. `start` runs a task that is not to fail."""
@@ -414,7 +414,7 @@ class NatsOutbox:
             await box.join(snapshot_of(self._owner), queue=self._owner)
             while True:
                 item = await box.get()
-                if item is not None and item[1] is not None and item[1].reply:
+                if item is not None and item[1] is not None and may_answer(item[1]):
                     await self._answer(item[1])
 
     async def _answer(self, message: Msg) -> None:

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from bus.codec import TooLarge, Undecodable, decode, encode
 from bus.interface import BusAway, BusError, Unanswered
-from bus.link import Link, Mailbox, NobodyAnswers
+from bus.link import Link, Mailbox, NobodyAnswers, may_answer
 from bus.log import cause_of, entry_headers
 from bus.messages import Message
 from bus.natspy import Msg
-from bus.subjects import Request
+from bus.subjects import Request, speaks_of
 from bus.telemetry import caused_by, count, current_cause, logger
 
 log = logger(__name__)
@@ -61,7 +61,7 @@ async def answer(
         await box.join(subject, queue=request.owner)
         while True:
             item = await box.get()
-            if item is None or item[1] is None or not item[1].reply:
+            if item is None or item[1] is None or not may_answer(item[1]):
                 continue
             message = item[1]
             until = box.arrived + _seconds_left(message)
@@ -106,6 +106,8 @@ async def answer_bytes(
     """
     try:
         question = decode(subject, body, request.message, limit=LIMIT_BYTES)
+        if not speaks_of(request, subject, question):
+            raise Undecodable(subject, "it is of another than its subject says")
     except Undecodable as problem:
         count("bus_undecodable", family=request.head)
         log.warning("question refused: it does not decode", subject=subject, why=problem.why)

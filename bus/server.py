@@ -18,7 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bus.subjects import READING
+
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+TENANT_PAYLOAD_BYTES = 1024 * 1024  # a state has at most half of it
+TENANT_CONNECTIONS = 16
+ACCOUNT = "plexus"  # the cluster's own
 START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 
@@ -38,6 +43,30 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """A user with an account of its own: it sees nothing of the cluster's but what is handed into it.
+
+    Whatever it names as the reply to a question is a subject of its own account, so nothing that the server or a
+    service answers comes to anybody else.
+    """
+
+    user: User
+    asks: Sequence[str] = ()  # subjects on which it speaks to the cluster; answers come back
+    hears: Sequence[str] = ()  # subjects that it may subscribe to
+    answers: Sequence[str] = ()  # subjects on which the cluster asks it
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files. `verify`: whoever connects needs a certificate of the same authority."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """One server on one machine."""
 
@@ -45,6 +74,8 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 4222
     users: Sequence[User] = field(default_factory=tuple)  # none: anyone who can connect may do everything
+    tenants: Sequence[Tenant] = field(default_factory=tuple)
+    tls: Tls | None = None  # None: in the clear
 
     @property
     def url(self) -> str:
@@ -79,9 +110,62 @@ def configuration(settings: ServerSettings) -> str:
         "ping_max": 2,
         "jetstream": {"store_dir": str(settings.store), "sync_interval": "always"},
     }
+    if settings.tls:
+        config["tls"] = {
+            "cert_file": str(settings.tls.certificate),
+            "key_file": str(settings.tls.key),
+            "ca_file": str(settings.tls.authority),
+            "verify": settings.tls.verify,
+        }
     if settings.users:
-        config["authorization"] = {"users": [_user(user) for user in settings.users]}
+        config["accounts"] = {ACCOUNT: _account(settings)} | {
+            tenant.user.name: _tenant(tenant) for tenant in settings.tenants
+        }
+    else:
+        config["mappings"] = READING
     return json.dumps(config, indent=2)
+
+
+def _account(settings: ServerSettings) -> Mapping[str, Any]:
+    """The cluster's own: all logs, the control services, and what of it is handed to whom.
+
+    Everything is exported by name of who may have it; one answer is expected, but to reading and to snapshots.
+    """
+    exports: dict[tuple[str, str], list[str]] = {}
+    for tenant in settings.tenants:
+        for subject in tenant.asks:
+            exports.setdefault(("service", subject), []).append(tenant.user.name)
+        for subject in tenant.hears:
+            exports.setdefault(("stream", subject), []).append(tenant.user.name)
+    return {
+        "jetstream": "enabled",
+        "mappings": READING,
+        "users": [_user(user) for user in settings.users],
+        "exports": [
+            {kind: subject, "accounts": names} | ({"response_type": "stream"} if kind == "service" else {})
+            for (kind, subject), names in exports.items()
+        ],
+        "imports": [
+            {"service": {"account": tenant.user.name, "subject": subject}}
+            for tenant in settings.tenants
+            for subject in tenant.answers
+        ],
+    }
+
+
+def _tenant(tenant: Tenant) -> Mapping[str, Any]:
+    imports = [{"service": {"account": ACCOUNT, "subject": subject}} for subject in tenant.asks]
+    imports += [{"stream": {"account": ACCOUNT, "subject": subject}} for subject in tenant.hears]
+    return {
+        "users": [_user(tenant.user)],
+        "imports": imports,
+        "exports": [{"service": subject, "accounts": [ACCOUNT]} for subject in tenant.answers],
+        "limits": {
+            "max_payload": TENANT_PAYLOAD_BYTES,
+            "max_connections": TENANT_CONNECTIONS,
+            "max_subscriptions": 1000,
+        },
+    }
 
 
 def _user(user: User) -> Mapping[str, Any]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
+from bus.codec import Undecodable
 from bus.messages import Message, dataplane, identity, ipam, lb, policy, resources
 from bus.messages import log as log_messages
 
@@ -109,7 +110,7 @@ POLICY = State("state.resources.policy", ("kind", "namespace", "name"), resource
 CLUSTER_ADDRESS = State("state.resources.clusteraddress", ("address",), resources.ClusterAddress)
 APPLY = Request("req.resources.apply", (), resources.Apply, resources.Applied)
 BIND = Request("req.resources.bind", (), resources.Bind, resources.Applied)
-POD_STATUS = Request("req.resources.podstatus", (), resources.PodStatus, resources.Applied)
+POD_STATUS = Request("req.resources.podstatus", ("node",), resources.PodStatus, resources.Applied)
 
 # services/identity: who is who
 IDENTITY = State("state.identity.identity", ("number",), identity.Identity)
@@ -138,6 +139,7 @@ HEALTH = {
 }
 
 STATES: tuple[State[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, State))
+EVENTS: tuple[Event[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Event))
 OWNERS = tuple(dict.fromkeys(state.owner for state in STATES))
 MANY_WRITERS = frozenset({"dataplane"})  # logs without one owner: each node writes its own keys
 
@@ -153,6 +155,35 @@ def state_of(subject: str) -> State[Message] | None:
 def is_vouch(subject: str) -> bool:
     """It is a word on the log itself."""
     return subject.split(".", 3)[2:3] == ["vouched"]
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subscription to `pattern` is to get what was published on `subject`."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted = wanted[:-1]
+        if len(tokens) <= len(wanted):
+            return False
+    elif len(wanted) != len(tokens):
+        return False
+    return all(one in ("*", other) for one, other in zip(wanted, tokens, strict=False))
+
+
+def speaks_of(family: Subject[Any], subject: str, message: Message) -> bool:
+    """Whether what the message says of itself is what its subject says, as far as it says anything.
+
+    Who may publish on a subject is settled by its tokens: a body does not speak for another.
+    """
+    if not family.has(subject):
+        return False
+    told = zip(family.keys, family.parse(subject), strict=True)
+    return all(str(getattr(message, key, token)) == token for key, token in told)
+
+
+def check_event(subject: str, message: Message) -> None:
+    """As `check_subject`, of a fact. Raises: Undecodable: it speaks of another than its subject says."""
+    if not any(speaks_of(event, subject, message) for event in EVENTS if isinstance(message, event.message)):
+        raise Undecodable(subject, "it is of another than its subject says")
 
 
 def check_subject(subject: str, message: Message) -> None:
@@ -178,6 +209,35 @@ def log_of(owner: str) -> str:
 def stream_of(owner: str) -> str:
     """The name of the JetStream stream that is the owner's log."""
     return f"STATE_{owner.upper()}"
+
+
+def stored_of(owner: str) -> str:
+    """The pattern on which the server tells, without their bodies, what it has stored in the owner's log."""
+    return f"stored.{owner}.>"
+
+
+def read_of(stream: str) -> str:
+    """Where the server is asked for messages of a stream, many at a time (JetStream's DIRECT.GET)."""
+    return f"log.read.{stream}"
+
+
+def last_of(stream: str) -> str:
+    """Where the server is asked for the last message of a key, as the stream's leader has it (STREAM.MSG.GET)."""
+    return f"log.last.{stream}"
+
+
+def info_of(stream: str) -> str:
+    """Where the server is asked how a stream is (STREAM.INFO)."""
+    return f"log.info.{stream}"
+
+
+READING = {
+    read_of("*"): "$JS.API.DIRECT.GET.$1",
+    last_of("*"): "$JS.API.STREAM.MSG.GET.$1",
+    info_of("*"): "$JS.API.STREAM.INFO.$1",
+}
+"""All that reading takes, under names of our own, and JetStream's names for it: the server maps one to the other, so
+that whoever only reads needs no right to JetStream's API at all."""
 
 
 def delta_of(owner: str) -> str:

@@ -21,7 +21,7 @@ from bus.messages.log import Vouched
 from bus.questions import LIMIT_BYTES as QUESTION_BYTES
 from bus.questions import answer_bytes
 from bus.revision import ROOTS, Revision
-from bus.subjects import VOUCHED, Request, is_vouch, stream_of
+from bus.subjects import VOUCHED, Request, check_event, is_vouch, stream_of
 from bus.telemetry import count, current_cause, logger
 from bus.view import View
 from bus.watch import Merged, interests, new_view, read_entry, unreadable
@@ -296,6 +296,7 @@ class MemoryBus:
                 subject, body = await queue.get()
                 try:
                     event = decode(subject, body, kind, limit=LIMIT_BYTES)
+                    check_event(subject, event)
                 except Undecodable as problem:
                     count("bus_undecodable", family=".".join(subject.split(".")[:3]))
                     log.warning("event dropped: it does not decode", subject=problem.subject, why=problem.why)

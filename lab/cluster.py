@@ -146,7 +146,7 @@ def stuck(cluster: Cluster) -> list[tuple[Pod, str]]:
 async def say_why(bus: Bus, pod: Pod, why: str) -> None:
     """Report why a pod waits."""
     status = PodStatus(namespace=pod.namespace, name=pod.name, uid=pod.uid, phase="Pending", ready=False, reason=why)
-    report(await bus.ask(POD_STATUS, message=status))
+    report(await bus.ask(POD_STATUS, status.node, message=status))
 
 
 async def bind(cluster: Cluster, bus: Bus, pod: Pod, node: str) -> None:

@@ -159,13 +159,14 @@ class Kubelet:
             address="".join(addresses[:1]),
             addresses=addresses,
             reason=reason,
+            node=box.node,
         )
         await self._send(status, ended)
 
     async def _send(self, status: PodStatus, ended: asyncio.Event) -> None:
         while not ended.is_set():
             try:
-                answer = await self._bus.ask(POD_STATUS, message=status)
+                answer = await self._bus.ask(POD_STATUS, status.node, message=status)
             except BusError:
                 await happens_within(ended, FIRST_RETRY_SECONDS)
                 continue

@@ -54,12 +54,12 @@ def bus(lab: Record) -> Program:
 def bus_settings(lab: Record) -> ServerSettings:
     """The bus listens in the control host's namespace, for the LAN and for the management network, which is IPv4."""
     passwords = state.read(lab.directory.passwords, dict[str, str]) or {}
-    everyone = accounts.users(lab.nodes, passwords)
     return ServerSettings(
         store=lab.directory.bus / "store",
         host="[::]" if 6 in lab.families else "0.0.0.0",
         port=BUS_PORT,
-        users=everyone,
+        users=accounts.users(passwords),
+        tenants=accounts.tenants(lab.nodes, passwords),
     )
 
 

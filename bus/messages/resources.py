@@ -274,7 +274,7 @@ class Bind(Message, frozen=True, kw_only=True):
 
 
 class PodStatus(Message, frozen=True, kw_only=True):
-    """What the kubelet reports. Subject: req.resources.podstatus"""
+    """What the kubelet reports of a pod of its node. Subject: req.resources.podstatus.<node>"""
 
     namespace: str
     name: str
@@ -284,3 +284,4 @@ class PodStatus(Message, frozen=True, kw_only=True):
     address: str = ""  # the first of `addresses`
     reason: str = ""
     addresses: list[str] = []  # one of each family at most
+    node: str = ""  # whose kubelet reports; "": the scheduler, of a pod that no node has

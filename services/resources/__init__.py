@@ -3,7 +3,7 @@
 Owns    state.resources.*: Namespace, Node, Pod, Service, EndpointSlice, Deployment, StatefulSet, DaemonSet, Policy,
         ClusterAddress.
 Hears   nothing: people and controllers ask it. `req.resources.apply` brings manifests, `req.resources.bind` a
-        scheduler's choice, `req.resources.podstatus` what a kubelet sees.
+        scheduler's choice, `req.resources.podstatus.<node>` what a kubelet sees.
 Says    each resource as a message that needs no further checking, with the manifest as it was written.
 
 Two replicas may run. The one that holds the lease "resources" answers; the other waits. Nothing is kept but the log, so

@@ -149,6 +149,7 @@ def plan_apply(
     )
     draft.refusals += _duplicates(resources)
     wanted = [_wanted(draft, each) for each in resources]
+    draft.refusals += _claimed_addresses(store, resources, wanted)
     if draft.refusals:
         return Plan(refusals=tuple(draft.refusals))
     outcomes = []
@@ -201,7 +202,15 @@ def plan_status(store: Store, status: PodStatus) -> Plan:
     pod, no_such_pod = _living(store, "podstatus", status.namespace, status.name, status.uid)
     if pod is None:
         return no_such_pod
+    if pod.node != status.node:
+        bound = f"bound to {pod.node}" if pod.node else "not bound to a node"
+        return _refused("podstatus", pod, "node", f"the pod is {bound}, whose kubelet alone reports it")
     reported = all_of(status)
+    strange = [] if not pod.host_network else [each for each in reported if each not in store.node_addresses(pod.node)]
+    if strange:
+        return _refused(
+            "podstatus", pod, "address", f"{strange[0]} is no address of {pod.node}, on whose network it is"
+        )
     for at, text in enumerate(reported):
         wrong = words.address(text)
         if wrong is None and len(by_family(reported[:at])) == len(by_family(reported[: at + 1])):
@@ -254,6 +263,25 @@ def _duplicates(resources: Iterable[Resource]) -> list[Refusal]:
             problem = f'"{each.key.name}" is also in {first[each.key]}; apply one of them'
             refusals.append(_refusal(each, "metadata.name", problem))
         first.setdefault(each.key, each.source)
+    return refusals
+
+
+def _claimed_addresses(
+    store: Store, resources: Sequence[Resource], wanted: Sequence[list[tuple[str, Message]]]
+) -> list[Refusal]:
+    """A node's address is that node's: whoever else had it would be taken for the node, and be sent what is for it."""
+    asked = [(each, message) for each, told in zip(resources, wanted, strict=True) for _, message in told]
+    new = {message.name for _, message in asked if isinstance(message, Node)}
+    if not new:
+        return []
+    holder = {address: node.name for node in store.nodes() if node.name not in new for address in node.addresses}
+    refusals = []
+    for resource, message in asked:
+        for address in message.addresses if isinstance(message, Node) else []:
+            other = holder.setdefault(address, resource.key.name)
+            if other != resource.key.name:
+                problem = f"{address} is an address of node {other}; delete that first if it is the same machine"
+                refusals.append(_refusal(resource, "status.addresses", problem))
     return refusals
 
 

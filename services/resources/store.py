@@ -14,6 +14,7 @@ from bus.messages.resources import (
     DaemonSet,
     Deployment,
     EndpointSlice,
+    Node,
     Pod,
     Policy,
     Service,
@@ -70,6 +71,15 @@ class Store:
 
     def has_node(self, name: str) -> bool:
         return NODE.of(name) in self._values
+
+    def nodes(self) -> list[Node]:
+        """All of them; asked for when one is applied, and costs a look at everything."""
+        return [each for each in self._values.values() if isinstance(each, Node)]
+
+    def node_addresses(self, name: str) -> list[str]:
+        """Its own; none of a node that is not there."""
+        node = self._values.get(NODE.of(name))
+        return node.addresses if isinstance(node, Node) else []
 
     def node_names(self) -> list[str]:
         return sorted(NODE.parse(subject)[0] for subject in self._values if NODE.has(subject))

@@ -197,15 +197,15 @@ class World:
         """`away`: for how long the server is."""
         stream = stream_of(owner)
         if how == "purged":
-            await self.user.link.api(f"STREAM.PURGE.{stream}")
+            await self.user.link.api(f"$JS.API.STREAM.PURGE.{stream}")
             return
         if how == "deleted":
-            await self.user.link.api(f"STREAM.DELETE.{stream}")
+            await self.user.link.api(f"$JS.API.STREAM.DELETE.{stream}")
             return
         if how == "one message":
             subject = max(await self.said(owner))
-            last = await self.user.link.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
-            await self.user.link.api(f"STREAM.MSG.DELETE.{stream}", {"seq": last["message"]["seq"]})
+            last = await self.user.link.api(f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+            await self.user.link.api(f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": last["message"]["seq"]})
             return
         await self.server.kill()
         place = self.store(stream)

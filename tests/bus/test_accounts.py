@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bus import subjects
-from bus.accounts import OPERATOR, new_passwords, node_name, users
+from bus.accounts import OPERATOR, new_passwords, node_name, tenants, users
 from bus.client import NatsBus, connect
 from bus.interface import Refused
 from bus.messages.dataplane import Endpoint
@@ -29,7 +29,9 @@ def endpoint(node: str) -> Endpoint:
 
 async def test_everyone_can_do_its_own_and_nothing_of_another(tmp_path: Path) -> None:
     passwords = new_passwords(NODES)
-    settings = ServerSettings(tmp_path / "nats", port=free_port(), users=users(NODES, passwords))
+    settings = ServerSettings(
+        tmp_path / "nats", port=free_port(), users=users(passwords), tenants=tenants(NODES, passwords)
+    )
 
     def as_user(server: Server, name: str) -> object:
         return connect(server.url, name=name, user=name, password=passwords[name])
@@ -96,7 +98,7 @@ async def _refusals(resources: NatsBus, identity: NatsBus, node: NatsBus) -> Non
 
 
 async def test_a_wrong_password_is_said_and_gets_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = ServerSettings(tmp_path / "nats", port=free_port(), users=users([], new_passwords([])))
+    settings = ServerSettings(tmp_path / "nats", port=free_port(), users=users(new_passwords([])))
     async with running(settings) as server:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5), connect(server.url, name="x", user="identity", password="wrong"):

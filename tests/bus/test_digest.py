@@ -163,7 +163,7 @@ async def test_an_owner_whose_log_was_emptied_while_its_model_says_three_rules_c
                 await box.say(subjects.NAMESPACE.of(name), Namespace(name=name))
             await reader.until(lambda reader: len(reader.values) == 3 and is_right(reader))
             reader.green.clear()
-            await thief.link.api(f"STREAM.DELETE.{stream_of('identity')}")
+            await thief.link.api(f"$JS.API.STREAM.DELETE.{stream_of('identity')}")
             before = reader.compared
             await reader.until(lambda reader: reader.compared > before or reader.held.problem)
             assert set(reader.green) <= {3}, "it never looked right with less than its owner says"

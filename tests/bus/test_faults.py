@@ -239,7 +239,7 @@ async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> No
 
         async def journal_holds(wanted: int) -> None:
             async with asyncio.timeout(10):
-                while (await owner.link.api(f"STREAM.INFO.{subjects.JOURNAL}"))["state"]["messages"] < wanted:
+                while (await owner.link.api(f"$JS.API.STREAM.INFO.{subjects.JOURNAL}"))["state"]["messages"] < wanted:
                     await asyncio.sleep(0.02)
 
         await outbox.say(subject(1), Namespace(name="one"))
@@ -248,4 +248,4 @@ async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> No
         await journal_holds(3)
         await outbox.unsay(subject(1))
         await journal_holds(4)
-        assert (await owner.link.api(f"STREAM.INFO.{stream_of('resources')}"))["state"]["messages"] == 2
+        assert (await owner.link.api(f"$JS.API.STREAM.INFO.{stream_of('resources')}"))["state"]["messages"] == 2

@@ -94,15 +94,15 @@ async def test_the_journal_and_the_leases_are_there_again_when_they_were_lost(se
         held = await world.settled()
         world.watch()
         for stream in (JOURNAL, LEASES):
-            await world.user.link.api(f"STREAM.DELETE.{stream}")
+            await world.user.link.api(f"$JS.API.STREAM.DELETE.{stream}")
         await goes_on(world)
         assert world.changed == []
         assert all(entries.items() <= world.maps()[where].items() for where, entries in held.items())
         async with asyncio.timeout(15):
             while True:
                 with suppress(ApiError):
-                    known = await world.user.link.api(f"STREAM.INFO.{JOURNAL}", {"subjects_filter": ">"})
+                    known = await world.user.link.api(f"$JS.API.STREAM.INFO.{JOURNAL}", {"subjects_filter": ">"})
                     if any(subject.startswith("state.policy.rules.") for subject in known["state"].get("subjects", ())):
                         break
                 await asyncio.sleep(0.1)
-        await world.user.link.api(f"STREAM.INFO.{LEASES}")
+        await world.user.link.api(f"$JS.API.STREAM.INFO.{LEASES}")

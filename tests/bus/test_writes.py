@@ -99,7 +99,7 @@ async def test_a_key_can_be_said_again_after_its_deletion_was_forgotten(server: 
         await box.unsay(subject)
         assert await box.say(subject, Namespace(name="again"))
         await box.unsay(subject)
-        await one.link.api("STREAM.PURGE.STATE_RESOURCES")  # as the server does with deletions after an hour
+        await one.link.api("$JS.API.STREAM.PURGE.STATE_RESOURCES")  # as the server does with deletions after an hour
         assert await box.say(subject, Namespace(name="once more"))
         assert await box.claim(subject, Namespace(name="late")) == Namespace(name="once more")
 

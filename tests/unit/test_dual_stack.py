@@ -117,9 +117,16 @@ async def test_a_pod_and_its_service_have_addresses_of_every_family_that_is_on(f
         own = [str(block[5]) for each in families for block in blocks if family(block) == each]
         assert len(own) == len(families)
         status = PodStatus(
-            namespace="default", name="web", uid=pod.uid, phase="Running", ready=True, address=own[0], addresses=own
+            namespace="default",
+            name="web",
+            uid=pod.uid,
+            phase="Running",
+            ready=True,
+            address=own[0],
+            addresses=own,
+            node="node1",
         )
-        taken(await bus.ask(POD_STATUS, message=status))
+        taken(await bus.ask(POD_STATUS, "node1", message=status))
         endpoint = Endpoint(
             node="node1", namespace="default", pod="web", uid=pod.uid, address=own[0], addresses=own, mac="",
             interface="", interface_index=1, identity=0, state="ready",

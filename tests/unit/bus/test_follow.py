@@ -10,7 +10,8 @@ import pytest
 from bus import follow
 from bus.follow import _read
 from bus.link import Mailbox
-from bus.log import Log, LogInfo, Missed, Reader
+from bus.log import Log, LogInfo
+from bus.reader import Missed, Reader
 from bus.view import View
 from bus.wire import Entry, Interest
 
@@ -34,11 +35,11 @@ class Box:
         return ("inbox", self._left.pop(0)) if self._left else (Mailbox.RECONNECTED, None)
 
 
-class Consumer:
-    SILENCE_SECONDS = 5.0
-    pending = LAST
+class Answers:
+    at_end = False
+    reached = 0
 
-    async def take(self, message: int) -> Entry:
+    async def take(self, label: str, message: int) -> Entry:
         return Entry(message, f"state.resources.node.n{message}", b"")
 
 
@@ -51,7 +52,7 @@ async def test_a_position_is_never_ahead_of_the_changes_told(monkeypatch: pytest
     with pytest.raises(Missed):
         await _read(
             cast(Mailbox, Box(view, told)),
-            cast(Reader, Consumer()),
+            cast(Reader, Answers()),
             cast(Log, None),
             view,
             LogInfo("log", 0),

@@ -139,7 +139,9 @@ def test_every_service_is_a_user_of_its_own_on_the_bus() -> None:
     told = [program.environment for program in programs.programs(lab).values() if program.service != "bus"]
     users = {each["PLEXUS_BUS_USER"]: each["PLEXUS_BUS_PASSWORD"] for each in told}
     users[lab.bus_user] = lab.bus_password
-    assert users == {user.name: user.password for user in programs.bus_settings(lab).users}
+    bus = programs.bus_settings(lab)
+    known = [*bus.users, *(tenant.user for tenant in bus.tenants)]
+    assert users == {user.name: user.password for user in known}
     assert len(set(users.values())) == len(told) + 1
     assert lab.directory.path.stat().st_mode & 0o077 == 0
 

@@ -70,9 +70,9 @@ async def test_apply_bind_and_status_travel_from_request_to_log() -> None:
         assert isinstance(found, Pod)
         bound = await bus.ask(BIND, message=Bind(namespace="default", name="p", uid=found.uid, node="node1"))
         status = PodStatus(
-            namespace="default", name="p", uid=found.uid, phase="Running", ready=True, address="10.0.0.9"
+            namespace="default", name="p", uid=found.uid, phase="Running", ready=True, address="10.0.0.9", node="node1"
         )
-        told = await bus.ask(POD_STATUS, message=status)
+        told = await bus.ask(POD_STATUS, "node1", message=status)
         assert (bound.refusals, told.refusals) == ([], [])
         now = hub.states("resources")[POD.of("default", "p")]
         assert isinstance(now, Pod)
@@ -129,7 +129,9 @@ async def test_a_pod_that_is_taken_has_room_for_what_is_told_of_it_later() -> No
         room -= 256
     bound = await handlers.bind(Bind(namespace="default", name="p", uid="uid", node="node1"))
     assert bound.refusals == []
-    told = PodStatus(namespace="default", name="p", uid="uid", phase="Pending", ready=False, reason="r" * 3000)
+    told = PodStatus(
+        namespace="default", name="p", uid="uid", phase="Pending", ready=False, reason="r" * 3000, node="node1"
+    )
     assert (await handlers.pod_status(told)).refusals == []
     far_too_long = msgspec.structs.replace(told, reason="r" * LIMIT_BYTES)
     assert [each.path for each in (await handlers.pod_status(far_too_long)).refusals] == ["reason"]

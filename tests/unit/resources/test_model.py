@@ -23,6 +23,7 @@ from tests.unit.resources.manifests import cilium, documents, pod, service
 NETWORK = IPv4Network("10.96.0.0/24")
 NODE_ONE = """{apiVersion: v1, kind: Node, metadata: {name: node1},
  status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}"""
+NODE_TWO = NODE_ONE.replace("node1", "node2").replace("192.0.2.1", "192.0.2.2")
 SHOP = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}"
 DEPLOYMENT_WEB = """
 apiVersion: apps/v1
@@ -156,7 +157,9 @@ def test_a_pod_keeps_its_uid_node_and_status_over_a_re_apply(cluster: Cluster) -
     cluster.apply(NODE_ONE, pod())
     uid = cluster.pod().uid
     cluster.do(plan_bind(cluster.store, Bind(namespace="default", name="p", uid=uid, node="node1")))
-    status = PodStatus(namespace="default", name="p", uid=uid, phase="Running", ready=True, address="10.0.0.5")
+    status = PodStatus(
+        namespace="default", name="p", uid=uid, phase="Running", ready=True, address="10.0.0.5", node="node1"
+    )
     cluster.do(plan_status(cluster.store, status))
     assert cluster.apply(pod(metadata=", labels: {a: b}")) == {"p": "changed"}
     found = cluster.pod()
@@ -207,7 +210,7 @@ def test_a_name_for_a_name_has_no_address_and_gives_back_the_one_it_had(cluster:
 
 
 def test_a_bound_pod_does_not_move_and_a_stale_uid_binds_nothing(cluster: Cluster) -> None:
-    cluster.apply(NODE_ONE, NODE_ONE.replace("node1", "node2"), pod())
+    cluster.apply(NODE_ONE, NODE_TWO, pod())
     uid = cluster.pod().uid
     bind = Bind(namespace="default", name="p", uid=uid, node="node1")
     cluster.do(plan_bind(cluster.store, bind))
@@ -224,6 +227,46 @@ def test_a_status_with_a_bad_address_is_refused(cluster: Cluster) -> None:
     cluster.apply(pod())
     bad = PodStatus(namespace="default", name="p", uid=cluster.pod().uid, phase="Running", ready=True, address="x")
     assert plan_status(cluster.store, bad).refusals[0].path == "address"
+
+
+def test_only_the_kubelet_of_its_node_reports_a_pod_and_the_scheduler_one_that_no_node_has(cluster: Cluster) -> None:
+    cluster.apply(NODE_ONE, NODE_TWO, pod())
+    uid = cluster.pod().uid
+
+    def by(node: str) -> PodStatus:
+        return PodStatus(namespace="default", name="p", uid=uid, phase="Running", ready=True, node=node)
+
+    (refusal,) = plan_status(cluster.store, by("node2")).refusals
+    assert (refusal.path, refusal.problem[:33]) == ("node", "the pod is not bound to a node, w")
+    assert not plan_status(cluster.store, by("")).refusals
+    cluster.do(plan_bind(cluster.store, Bind(namespace="default", name="p", uid=uid, node="node1")))
+    assert not plan_status(cluster.store, by("node1")).refusals
+    for stranger in ("node2", "", "node3"):
+        (refusal,) = plan_status(cluster.store, by(stranger)).refusals
+        assert "bound to node1" in refusal.problem
+
+
+def test_a_pod_on_the_hosts_network_has_no_address_but_its_nodes(cluster: Cluster) -> None:
+    """It would be a backend there."""
+    cluster.apply(NODE_ONE, NODE_TWO, pod(", hostNetwork: true, nodeName: node1"))
+    uid = cluster.pod().uid
+    for address, is_taken in (("192.0.2.1", True), ("192.0.2.2", False), ("198.51.100.1", False)):
+        told = PodStatus(
+            namespace="default", name="p", uid=uid, phase="Running", ready=True, address=address, node="node1"
+        )
+        assert (not plan_status(cluster.store, told).refusals) is is_taken
+
+
+def test_no_node_has_an_address_of_another(cluster: Cluster) -> None:
+    """The other nodes would send it what is for the other, and believe it to be that."""
+    cluster.apply(NODE_ONE)
+    taken = NODE_TWO.replace("192.0.2.2", "192.0.2.1")
+    assert "192.0.2.1 is an address of node node1" in cluster.refused(taken)["status.addresses"]
+    cluster.apply(NODE_TWO)
+    assert "address of node node1" in cluster.refused(taken)["status.addresses"]
+    cluster.apply(NODE_ONE.replace("192.0.2.1", "192.0.2.3"), taken)  # it has another now, in the same document
+    both = [NODE_TWO.replace("node2", name).replace("192.0.2.2", "192.0.2.9") for name in ("node8", "node9")]
+    assert "address of node node8" in cluster.refused(*both)["status.addresses"]
 
 
 # -- Deployments

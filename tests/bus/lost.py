@@ -147,8 +147,16 @@ class World:
         address = await machine.add(f"c-{name}", name)
         known = (await self.said("resources"))[subjects.POD.of("default", name)]
         assert isinstance(known, Pod)
-        status = PodStatus(namespace="default", name=name, uid=known.uid, phase="Running", ready=True, address=address)
-        await answered(lambda: self.user.ask(POD_STATUS, message=status, timeout=10))
+        status = PodStatus(
+            namespace="default",
+            name=name,
+            uid=known.uid,
+            phase="Running",
+            ready=True,
+            address=address,
+            node=where,
+        )
+        await answered(lambda: self.user.ask(POD_STATUS, where, message=status, timeout=10))
         await until(lambda: (entry := machine.entry(address)) is not None and entry.flags != 3 and entry.identity)
 
     def maps(self) -> dict[tuple[str, str], dict[bytes, bytes]]:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from scapy.layers.inet import TCP, UDP
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
+from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, pack_address
 from services.dataplane.policy import EGRESS
 from tests.bpf.conftest import CROWDED
 from tests.bpf.datapath import TC_ACT_SHOT, TC_ACT_UNSPEC, V4, V6, Family, Routed, key_between, tcp, udp
@@ -88,3 +88,25 @@ def test_more_connections_to_a_service_than_choices_have_room_for(node: Routed, 
     assert node.run("from_pod", tcp(at.neighbour, at.pod, 8080, ports[0], "SA")).result == TC_ACT_SHOT
     assert node.passes("from_pod", tcp(at.pod, at.service, ports[0], 80))[at.ip].dst == at.neighbour
     assert node.passes("from_pod", tcp(at.neighbour, at.pod, 8080, ports[0], "SA"))[at.ip].src == at.service
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_flows_of_one_pod_take_no_other_pods_connection_to_another_backend(
+    node: Routed, at: Family, protocol: int
+) -> None:
+    """Choices are shared by all pods: a client that lost its own finds the same backend again."""
+    node.service(at.service, 80, protocol, [(at.neighbour, port) for port in range(8080, 8088)])
+    node.service(at.service, 53, 17, [(at.neighbour, 53)], number=2)
+
+    def goes_to(client: int, flags: str) -> int:
+        made = tcp(at.pod, at.service, client, 80, flags) if protocol == 6 else udp(at.pod, at.service, client, 80)
+        return int(node.passes("from_pod", made)[at.ip].payload.dport)
+
+    clients = [node.free_port() for _ in range(LATEST)]
+    before = {client: goes_to(client, "S") for client in clients}
+    assert len(set(before.values())) > 1
+    for _ in range(MANY):
+        node.passes("from_pod", udp(at.neighbour, at.service, node.free_port(), 53))
+    kept = {key[:16] for key, _ in node.maps["choices"].items()}  # whose they are
+    assert pack_address(at.pod) not in kept
+    assert {client: goes_to(client, "A") for client in clients} == before

@@ -84,11 +84,6 @@ def without_backend(on: Datapath, at: Family) -> bytes:
     return tcp(at.pod, at.service, on.free_port(), 80)
 
 
-def its_own_backend(on: Datapath, at: Family) -> bytes:
-    on.service(at.service, 80, 6, [(at.pod, 80)])
-    return tcp(at.pod, at.service, on.free_port(), 80)
-
-
 def sctp_with_another_port(on: Datapath, at: Family) -> bytes:
     on.service(at.service, 80, 132, [(at.remote, 81)])
     return sctp(at.pod, at.service, on.free_port(), 80)
@@ -148,7 +143,6 @@ PROVOCATIONS = [
     Provocation(
         147, "from_overlay", "overlay.bpf.c", lambda on, at: tcp(at.remote, at.pod, 1, 80), INGRESS, mode="tunnel"
     ),
-    Provocation(150, "from_pod", "service.h", its_own_backend, EGRESS),
     Provocation(150, "from_pod", "pod.bpf.c", lambda on, at: udp(at.pod, loopback(at), 1, 80), EGRESS),
     Provocation(151, "from_pod", "forward.h", lambda on, at: tcp(at.pod, at.nobody, on.free_port(), 80), EGRESS),
     Provocation(151, "to_pod", "pod.bpf.c", lambda on, at: tcp(at.node, at.nobody, 1, 80), INGRESS),

@@ -41,6 +41,20 @@ static __always_inline int keep_connection(struct connection_key *key, struct co
 	return key->protocol == IPPROTO_TCP ? ct_tcp.update(key, c) : ct_any.update(key, c);
 }
 
+/* For the same two ends always the same on this node, and nobody else can tell it. */
+static __always_inline __u32 hash_of_ends(struct packet *p)
+{
+	__u32 hash = p->seed;
+
+	hash = (hash ^ p->source.word[3]) *
+	       0x9e3779b1; /* odd numbers without a pattern; the shifts spread the high bits */
+	hash ^= hash >> 15;
+	hash = (hash ^ p->destination.word[3] ^ p->protocol) * 0x85ebca6b;
+	hash ^= hash >> 13;
+	hash = (hash ^ p->source_port ^ (__u32)p->destination_port << 16) * 0xc2b2ae35;
+	return hash ^ hash >> 16;
+}
+
 /* A packet's place in its connection. */
 struct flow {
 	struct connection_key key;

@@ -73,21 +73,6 @@ static __always_inline bool is_nodes_own(struct __sk_buff *skb, struct packet *p
 	return true;
 }
 
-/* The first port that is tried: for the same two ends always the same, so that a connection whose entry was evicted
- * mostly finds the port that it had. */
-static __always_inline __u32 first_try(struct packet *p)
-{
-	__u32 hash = p->seed;
-
-	hash = (hash ^ p->source.word[3]) *
-	       0x9e3779b1; /* odd numbers without a pattern; the shifts spread the high bits */
-	hash ^= hash >> 15;
-	hash = (hash ^ p->destination.word[3] ^ p->protocol) * 0x85ebca6b;
-	hash ^= hash >> 13;
-	hash = (hash ^ p->source_port ^ (__u32)p->destination_port << 16) * 0xc2b2ae35;
-	return hash ^ hash >> 16;
-}
-
 /* Without a jump for each word: the search asks it many times. */
 static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *mine)
 {
@@ -107,7 +92,7 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 {
 	struct nat_key *key = &p->mapping;
 	struct nat_entry *entry;
-	__u32 place = first_try(p);
+	__u32 place = hash_of_ends(p); /* so a connection whose entry was evicted mostly finds the port that it had */
 
 	nat_key_of(key, &p->destination, p->destination_port, p->source_port, p->protocol);
 	p->nat_first = p->protocol == IPPROTO_SCTP ? bpf_ntohs(p->source_port) : NAT_PORT_MIN;

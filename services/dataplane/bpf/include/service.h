@@ -32,13 +32,15 @@ static __always_inline bool keeps(struct packet *p, struct choice *kept, struct 
 	return true;
 }
 
+/* By its ends and not at random: a client whose choice was evicted, by others' many, comes back to where it was, as long as
+ * the service has the same backends. */
 static __always_inline bool choose(struct packet *p, struct service *service, struct choice *choice)
 {
 	struct backend_key key = { .service = service->number };
 	struct backend *backend = NULL;
 
 	if (service->backends) {
-		key.slot = bpf_get_prandom_u32() % service->backends;
+		key.slot = hash_of_ends(p) % service->backends;
 		backend = backends.lookup(&key);
 	}
 	if (!backend) /* or the host's stack would answer for it */

@@ -164,9 +164,7 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 	key.protocol = ctx->protocol;
 	from.cookie = bpf_get_socket_cookie(ctx);
 	service = services.lookup(&key);
-	if (!service && is_of_services(&key.address))
-		return refuse();
-	if (!service) {
+	if (!service) { /* also an unused port: a pod that answers itself through its Service sends there; else tc drops it */
 		from.address = key.address;
 		from.port = key.port;
 		if (sock_reverse.lookup(&from))

@@ -80,6 +80,8 @@ async def _start(
     recent = asyncio.get_running_loop().time() - left_at < RESUME_SECONDS
     same = _is_same(view, info) and not view.lost(info.first) and not _lacks(view, info) and is_whole(info)
     same = same and await _has_what_we_know(source, view, recent)
+    if same:
+        view.confirm()
     if same and recent and view.complete:
         return view.position + 1
     if not same:
@@ -160,6 +162,7 @@ async def _read(
             if (seen.first > first and view.lost(seen.first)) or _lacks(view, seen) or not is_whole(seen):
                 raise Missed("the log has lost messages")
             first = seen.first
+            view.confirm()
             await reader.look(seen.last)
 
 

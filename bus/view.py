@@ -51,6 +51,7 @@ class View:
         self._is_read = False  # a full reading has come to its end
         self._held: dict[str, dict[str, Entry]] = {}  # by writer: what was read and is not told yet
         self._vouched: dict[str, int] = {}  # by writer: the highest number seen
+        self._confirmed: dict[str, int] = {}  # the same, when the log was last known to be whole
         self._owed: dict[str, int] = {}  # by writer whose word is waited for: the number that it has to exceed
 
     @property
@@ -89,6 +90,10 @@ class View:
         """The next full reading tells every value, known or not."""
         self._sequences = dict.fromkeys(self._sequences, -1)
 
+    def confirm(self) -> None:
+        """The log is whole now. What its writer says from here on may come after a loss that is noticed later."""
+        self._confirmed = dict(self._vouched)
+
     # -- from the owner
 
     def delta(self, delta: Delta) -> list[Entry] | None:
@@ -103,6 +108,7 @@ class View:
         news = self._after(self.position, delta.entries)
         self.position = delta.last
         self.revision = delta.revision or self.revision
+        self.confirm()
         return news
 
     def snapshot(
@@ -125,6 +131,7 @@ class View:
         self.position = last
         self._behind = 0
         self.revision = revision or self.revision
+        self.confirm()
         return news
 
     # -- from the log itself
@@ -134,7 +141,7 @@ class View:
         if self.log and (log != self.log or went_back):
             writers = {self._writer(subject) for subject in self._sequences} if self._by_node else {""}
             if not self._believes:
-                self._owed |= {writer: self._vouched.get(writer, 0) for writer in writers}
+                self._owed |= {writer: self._confirmed.get(writer, 0) for writer in writers}
             self._sequences = dict.fromkeys(self._sequences, -1)
             self.revision = {}
         elif not self.log and self._patient:

@@ -198,3 +198,13 @@ def test_a_log_that_was_purged_has_lost_what_the_reader_knows() -> None:
     told = view(put(3, "a"), put(5, "b"), last=5)
     assert not told.lost(3) and told.lost(4)
     assert told.probe() == ("s.b", 5)
+
+
+def test_a_word_that_was_heard_before_the_loss_was_noticed_counts_when_it_is_read_again() -> None:
+    """The writer may notice first, say all again and vouch, and be heard as if the log went on."""
+    told = view(put(1, "a"), put(2, "b"), vouch(3, 10), last=3)
+    assert told.record(put(4, "a")) == [put(4, "a")]
+    assert told.record(vouch(5, 20)) == []
+    assert read(told, put(1, "c"), put(4, "a"), vouch(5, 20), log="new") == [put(1, "c"), put(4, "a"), gone(5, "b")]
+    told.confirm()
+    assert read(told, put(4, "a"), vouch(5, 20), log="newer") == []

@@ -27,6 +27,13 @@ class Sink(Protocol):
     def __call__(self, news: list[Entry], /) -> None: ...
 
 
+class Lost(Missed):
+    """The log has less than we were told of it."""
+
+    def __init__(self) -> None:
+        super().__init__("the log has lost messages")
+
+
 async def follow(
     link: Link,
     source: Log,
@@ -45,17 +52,23 @@ async def follow(
     left_at = 0.0  # loop time when we last knew that nothing was missing; the first reading cannot resume by it
     if view.complete:
         left_at = asyncio.get_running_loop().time()
+    has_lost = False
     while True:
         try:
             async with Mailbox(link) as box:
                 info = await source.info(view.few_keys)
-                start = await _start(source, view, info, left_at, began, is_whole)
+                start = await _start(source, view, info, left_at, began, is_whole, has_lost)
+                has_lost = False
                 reader = await Reader.open(source, view.reads, box, start, info.last)
                 try:
                     await _read(box, reader, source, view, info, sink, is_whole)
                 finally:
                     if view.complete:
                         left_at = asyncio.get_running_loop().time()
+        except Lost as problem:
+            has_lost = True
+            log.debug("reading the log anew", owner=source.owner, why=str(problem))
+            continue
         except LogAbsent:
             await make_stream(link, log_config(source.owner))
         except Missed as problem:
@@ -75,10 +88,13 @@ async def _start(
     left_at: float,
     began: Callable[[], None],
     is_whole: Callable[[LogInfo], bool],
+    has_lost: bool,
 ) -> int:
     """The sequence to read from. Begins a full reading when `view` cannot go on from where it is."""
     recent = asyncio.get_running_loop().time() - left_at < RESUME_SECONDS
-    same = _is_same(view, info) and not view.lost(info.first) and not _lacks(view, info) and is_whole(info)
+    same = not has_lost and _is_same(view, info) and is_whole(info)
+    if view.position == info.last:  # else what is not read yet may explain what is missing
+        same = same and not view.lost(info.first) and not _lacks(view, info)
     same = same and await _has_what_we_know(source, view, recent)
     if same:
         view.confirm()
@@ -104,8 +120,11 @@ def _is_same(view: View, info: LogInfo) -> bool:
 
 
 def _lacks(view: View, info: LogInfo) -> bool:
-    """A key that we know is not there. One that was deleted meanwhile is, for an hour."""
-    return view.complete and info.keys is not None and view.misses(info.keys)
+    """A key that we know is not there, nor anything later of it. One that was deleted is, for an hour.
+
+    To be asked when everything up to `info.last` was read: a key may have been written again since we heard of it.
+    """
+    return view.complete and info.keys is not None and view.misses(info.keys, info.last)
 
 
 async def _has_what_we_know(source: Log, view: View, recent: bool) -> bool:
@@ -132,7 +151,9 @@ async def _read(
     """Until the reading has to begin anew. Raises: Missed, BusAway."""
     now = asyncio.get_running_loop().time
     full = not view.complete
-    target, first = info.last, info.first  # a full reading has to reach to `target` to be one
+    target = info.last  # a full reading has to reach to there to be one
+    first = 0  # the log's first sequence when it was found to have everything
+    unsure: LogInfo | None = info  # whether the log had all that we know when it was like this
     looked = now()
     while True:
         if reader.at_end and reader.reached >= (target if full else view.position + 1):
@@ -159,11 +180,15 @@ async def _read(
         if now() - looked >= LOOK_SECONDS:
             looked = now()
             seen = await _look(source, view)
-            if (seen.first > first and view.lost(seen.first)) or _lacks(view, seen) or not is_whole(seen):
-                raise Missed("the log has lost messages")
-            first = seen.first
-            view.confirm()
+            if not is_whole(seen):
+                raise Lost
+            unsure = unsure or seen
             await reader.look(seen.last)
+        if unsure is not None and view.complete and view.position >= unsure.last:
+            if (unsure.first > first and view.lost(unsure.first)) or _lacks(view, unsure):
+                raise Lost
+            first, unsure = unsure.first, None
+            view.confirm()
 
 
 def _arrive(view: View, target: int, full: bool) -> list[Entry]:

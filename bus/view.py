@@ -78,9 +78,9 @@ class View:
         (pattern, *more) = self.interest.patterns
         return pattern if self._by_node and not more and pattern.count(".") > 3 else ""
 
-    def misses(self, keys: frozenset[str]) -> bool:
-        """Whether a log that has these keys has lost one that the reader was told of."""
-        return any(sequence >= 0 and subject not in keys for subject, sequence in self._sequences.items())
+    def misses(self, keys: frozenset[str], last: int) -> bool:
+        """Whether a log that had these keys, up to sequence `last`, had lost one that the reader was told of."""
+        return any(0 <= sequence <= last and subject not in keys for subject, sequence in self._sequences.items())
 
     def probe(self) -> tuple[str, int]:
         """The key that was heard last, and its sequence: what the log must have, or something later. ("", 0): none."""

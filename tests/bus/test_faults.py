@@ -11,6 +11,7 @@ from bus import subjects, wire
 from bus.client import NatsBus
 from bus.interface import Outbox
 from bus.messages import Message
+from bus.messages.dataplane import Endpoint
 from bus.messages.resources import Namespace
 from bus.server import Server
 from bus.subjects import delta_of, stream_of
@@ -249,3 +250,32 @@ async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> No
         await outbox.unsay(subject(1))
         await journal_holds(4)
         assert (await owner.link.api(f"$JS.API.STREAM.INFO.{stream_of('resources')}"))["state"]["messages"] == 2
+
+
+def endpoint(node: str, pod: str) -> Endpoint:
+    return Endpoint(
+        node=node, namespace="default", pod=pod, address="10.0.0.1", mac="", interface="", interface_index=1,
+        identity=0, state="ready",
+    )  # fmt: skip
+
+
+async def test_a_log_whose_oldest_key_is_written_again_while_nobody_reads_has_lost_nothing(server: Server) -> None:
+    """Its first sequence goes up past what a reader knows; what the reader has not read yet explains it. Nobody has a
+    reason to vouch, so a reader that waited for that would wait for ever."""
+    async with buses(server, "node", "reader") as (node, reader):
+        await node.ensure_streams()
+        first, second = (subjects.ENDPOINT.of("n", "default", pod) for pod in "ab")
+        await node.publish_state(first, endpoint("n", "a"))
+        await node.publish_state(second, endpoint("n", "b"))
+        async with watching(reader, subjects.ENDPOINT) as told:
+            before = counted("bus_log_replaced")
+            breaking = asyncio.create_task(reader.link.client.force_reconnect())
+            await node.publish_state(first, endpoint("n", "a"))
+            last = await node.publish_state(second, endpoint("n", "b"))
+            await breaking
+            await told.until_revision({"dataplane": last})
+            for number in range(300):  # and while somebody reads who cannot keep up
+                last = await node.publish_state((first, second)[number % 2], endpoint("n", "ab"[number % 2]))
+            await told.until_revision({"dataplane": last})
+            assert counted("bus_log_replaced") == before
+            assert [each for each in told.told if each[1] is None] == []

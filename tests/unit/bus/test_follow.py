@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from bus import follow
-from bus.follow import _read
+from bus.follow import _read, _start
 from bus.link import Mailbox
 from bus.log import Log, LogInfo
 from bus.reader import Missed, Reader
@@ -60,3 +60,41 @@ async def test_a_position_is_never_ahead_of_the_changes_told(monkeypatch: pytest
         )
     assert [entry.sequence for entry in told] == [1, 2, 3, 4]  # the fifth is read again after the reconnect
     assert view.position == 4
+
+
+class Held:
+    """A log that answers for single keys."""
+
+    owner = "dataplane"
+
+    def __init__(self, *entries: Entry) -> None:
+        self._entries = {entry.subject: entry for entry in entries}
+
+    async def last(self, subject: str) -> Entry | None:
+        return self._entries.get(subject)
+
+
+async def resumed(held: Held, info: LogInfo) -> tuple[int, int]:
+    """Where a reader of n1 at 1 and n2 at 2 goes on after a short absence, and how often it took the log for lost."""
+    view = View(Interest(["state.resources.>"]))
+    view.begin("log")
+    for number in (1, 2):
+        view.record(put(number, number))
+    view.finish(2)
+    losses: list[None] = []
+    now = asyncio.get_running_loop().time()
+    start = await _start(cast(Log, held), view, info, now, lambda: losses.append(None), lambda _: True, has_lost=False)
+    return start, len(losses)
+
+
+def put(sequence: int, number: int) -> Entry:
+    return Entry(sequence, f"state.resources.node.n{number}", b"")
+
+
+async def test_the_oldest_key_written_again_while_the_reader_was_away_is_no_loss() -> None:
+    """The log then begins after what the reader knows of that key; what it has not read yet explains it."""
+    assert await resumed(Held(put(3, 1), put(2, 2)), LogInfo("log", last=3, first=2, messages=2)) == (3, 0)
+
+
+async def test_a_key_that_is_gone_when_there_is_nothing_more_to_read_is_a_loss() -> None:
+    assert await resumed(Held(put(2, 2)), LogInfo("log", last=2, first=2, messages=1)) == (1, 1)

@@ -233,6 +233,7 @@ def _prefix(key: bytes) -> str:
 WORDS: dict[str, Callable[[bytes], str]] = {
     "policy": _policy,
     "ipcache": _prefix,
+    "masq_exclude": _prefix,
     "services": _service,
     "backends": _backend,
     "endpoints": layouts.text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from typing import cast
@@ -19,6 +20,7 @@ from services.dataplane.hooks import Hooks
 from services.dataplane.links import DeviceInfo, Links, TcProgram
 from services.dataplane.loader import DatapathConfig
 from services.dataplane.migrate import Migration
+from services.dataplane.model import masq_exclude
 from services.dataplane.recall import Recall
 from services.dataplane.rtnl import Protocol
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
@@ -108,6 +110,13 @@ async def ensure_tunnel(settings: NodeSettings, links: Links, mtu_bytes: int) ->
     return 0
 
 
+async def write_masq_exclude(maps: Maps, cidrs: Iterable[str]) -> None:
+    """Before the programs, which go by it from their first packet on; then the model keeps it. Raises: OSError."""
+    table = masq_exclude(cidrs)
+    table.adopt(await maps.read(table.name))
+    await maps.write((table,))
+
+
 async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) -> Datapath:
     """Programs and maps in the kernel, and on the node's own hooks; open until `stack` ends.
 
@@ -118,7 +127,7 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
         loaded = await loader.load(ground.config, settings.pin_dir, settings.state_dir)
         log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
         maps = opened.enter_context(closing(Maps(settings.pin_dir)))
-        maps.set_masq_exclude(settings.not_masqueraded)
+        await write_masq_exclude(maps, settings.not_masqueraded)
         fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
         for fd in fds.values():
             opened.callback(os.close, fd)

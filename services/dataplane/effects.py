@@ -17,15 +17,14 @@ from bus.telemetry import count, logger
 from services.dataplane import layouts
 from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import Map
-from services.dataplane.layouts import Prefix
 from services.dataplane.limits import map_path
 from services.dataplane.tables import Table
 
 log = logger(__name__)
 
-WRITE_ORDER = ("ipcache", "named_ports", "policy", "backends", "living", "services", "endpoints")
+WRITE_ORDER = ("masq_exclude", "ipcache", "named_ports", "policy", "backends", "living", "services", "endpoints")
 """A pod's entry comes last: what it refers to is there before it opens anything."""
-DELETE_ORDER = ("endpoints", "services", "living", "backends", "policy", "named_ports", "ipcache")
+DELETE_ORDER = ("endpoints", "services", "living", "backends", "policy", "named_ports", "ipcache", "masq_exclude")
 NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # full as a hash says it, as a trie does; no memory
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
 
@@ -123,14 +122,6 @@ class Maps:
             log.error(why, map=table.name, missing=len(missing))
             told[table.name] = f"{why} ({len(missing)} missing)"
         self.no_room = told
-
-    def set_masq_exclude(self, cidrs: Iterable[str]) -> None:
-        """Destinations that see pods' own addresses, and no others. "10.0.0.0/8", of either family."""
-        wanted = {Prefix.of(cidr).pack() for cidr in cidrs}
-        found = self._maps["masq_exclude"]
-        found.remove_many([key for key, _ in found.items() if key not in wanted])
-        for key in wanted:
-            found.set(key, b"\x01")
 
     def raise_epoch(self) -> None:
         """Connections are judged again, under what is written now."""

@@ -33,6 +33,7 @@ from services.dataplane.layouts import (
     IpcacheKey,
     PolicyMapEntry,
     PolicyMapKey,
+    Prefix,
     pack_address,
 )
 from services.dataplane.named_ports import NamedPorts, names_in
@@ -104,11 +105,17 @@ class NodeModel:
     )
 
     def __init__(
-        self, node: str, own_addresses: frozenset[str] = frozenset(), routing: Routing = ONE_FAMILY_ANYWHERE
+        self,
+        node: str,
+        own_addresses: frozenset[str] = frozenset(),
+        routing: Routing = ONE_FAMILY_ANYWHERE,
+        not_masqueraded: Iterable[str] = (),
     ) -> None:
+        """`not_masqueraded`: destinations, as CIDRs of either family, that see pods' own addresses."""
         self.node = node
         self.routing = routing
         self.services = ServiceTables()
+        self.masq_exclude = masq_exclude(not_masqueraded)
         self.endpoints = Table("endpoints")
         self.ipcache = Table("ipcache")
         self.policy = Table("policy")
@@ -143,7 +150,8 @@ class NodeModel:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        return (self.ipcache, self.policy, self.named.table, self.endpoints, *self.services.tables)
+        found = (self.masq_exclude, self.ipcache, self.policy, self.named.table, self.endpoints)
+        return (*found, *self.services.tables)
 
     def answers_to(self, addresses: Mapping[str, str]) -> None:
         """All that the node has now, and on which device: to its pods it is the host by each (a second network, a
@@ -541,6 +549,14 @@ class NodeModel:
                 gateway_mac=bytes.fromhex(pod.gateway_mac.replace(":", "")),
             ).pack(),
         )
+
+
+def masq_exclude(cidrs: Iterable[str]) -> Table:
+    """Destinations that see pods' own addresses, and no others. "10.0.0.0/8", of either family."""
+    table = Table("masq_exclude")
+    for cidr in cidrs:
+        table.put(Prefix.of(cidr).pack(), b"\x01")
+    return table
 
 
 def check_identity(number: int) -> None:

@@ -79,7 +79,7 @@ class Node:
         own = frozenset(filter(None, (device.address, device.address6)))
         networks = tuple(map(ip_network, device.networks))
         routing = Routing(settings.families, underlay, settings.auto_direct_node_routes, networks)
-        self.model = NodeModel(settings.node, own, routing)
+        self.model = NodeModel(settings.node, own, routing, settings.not_masqueraded)
         self.model.policies.entries_max = settings.policy_map_max
         self.endpoints = Endpoints()
         self.addresses = Addresses(settings.families)

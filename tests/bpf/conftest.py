@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from services.dataplane import loader
+from services.dataplane.model import masq_exclude
 from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SERVICES, SERVICES6, SIZES, V4, V6, Datapath, Family, Routed
 from tests.bpf.spaces import making_namespaces
 
@@ -102,7 +103,8 @@ def tunnel_namespace(tunnel_programs: Path) -> Iterator[Routed]:
 @pytest.fixture
 def tunnelled(tunnel_namespace: Routed) -> Routed:
     tunnel_namespace.clear()
-    tunnel_namespace.maps.set_masq_exclude(NATIVE_CIDRS)
+    for key, value in masq_exclude(NATIVE_CIDRS).wanted.items():
+        tunnel_namespace.maps["masq_exclude"].set(key, value)
     return tunnel_namespace
 
 

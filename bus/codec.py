@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bus.messages import Message
+from bus.messages import OTHER, Message
+from bus.telemetry import count, logger
+
+log = logger(__name__)
 
 M = TypeVar("M", bound=Message)
 
@@ -53,7 +56,8 @@ def encode(message: Message, *, subject: str = "", limit: int = LIMIT_BYTES) -> 
 def decode(subject: str, body: bytes, expected: type[M], *, limit: int = LIMIT_BYTES) -> M:
     """The message in `body`, every field checked against its type.
 
-    Unknown fields are passed over; a schema newer than ours is refused, because a meaning has changed.
+    Unknown fields are passed over, and an unknown word reads "other" where the field has that; a schema newer than ours
+    is refused, because a meaning has changed.
     Raises: Undecodable (Newer, when it is that), and nothing else, whatever the bytes are.
     """
     if len(body) > limit:
@@ -64,7 +68,10 @@ def decode(subject: str, body: bytes, expected: type[M], *, limit: int = LIMIT_B
             raise Newer(subject, f"schema {schema} is newer than {expected.schema}, which is known here")
         if schema < 1:
             raise Undecodable(subject, f"schema {schema}: the first is 1")
-        message: M = _decoder(expected).decode(rest)
+        try:
+            message: M = _decoder(expected).decode(rest)
+        except msgspec.ValidationError:
+            message = _decode_newer(expected, rest)
     except Undecodable:
         raise
     except Exception as problem:  # noqa: BLE001  # whatever a decoder does with hostile bytes, it is one answer here
@@ -75,3 +82,42 @@ def decode(subject: str, body: bytes, expected: type[M], *, limit: int = LIMIT_B
 @cache
 def _decoder(expected: type[Message]) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(expected)
+
+
+def _decode_newer(expected: type[M], rest: msgspec.Raw) -> M:
+    """What a newer writer says in words that are not known here. Raises: msgspec.ValidationError: it says no such."""
+    read = msgspec.msgpack.decode(rest)
+    unknown: list[str] = []
+    known = _in_known_words(msgspec.inspect.type_info(expected), read, unknown)
+    message: M = _decoder(expected).decode(_encoder.encode(known))
+    count("unknown_words", len(unknown), message=expected.__name__)
+    if expected not in _told:
+        _told.add(expected)
+        log.warning("a newer service's words are not known here: they read as other", message=expected.__name__,
+                    words=unknown[:3])  # fmt: skip
+    return message
+
+
+_told: set[type[Message]] = set()
+
+
+def _in_known_words(info: msgspec.inspect.Type, value: Any, unknown: list[str]) -> Any:
+    match info, value:
+        case msgspec.inspect.StructType(), dict():
+            types = {field.encode_name: field.type for field in info.fields}
+            return {
+                key: _in_known_words(types[key], each, unknown) if key in types else each for key, each in value.items()
+            }
+        case msgspec.inspect.ListType(), list():
+            return [_in_known_words(info.item_type, each, unknown) for each in value]
+        case msgspec.inspect.DictType(), dict():
+            return {key: _in_known_words(info.value_type, each, unknown) for key, each in value.items()}
+        case msgspec.inspect.UnionType(), _:
+            for each in info.types:
+                value = _in_known_words(each, value, unknown)
+            return value
+        case msgspec.inspect.LiteralType(), str() if OTHER in info.values and value not in info.values:
+            unknown.append(value)
+            return OTHER
+        case _:
+            return value

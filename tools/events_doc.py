@@ -36,9 +36,10 @@ Three families of subjects:
 
 A token in angle brackets is a key, escaped: a byte that is not a letter, a digit or one of `_ / : = -` is `%XX`, and
 an empty key is `%`. The body is the MessagePack array `[schema, map]`. The map's keys are the field names below; a
-field at its default is left out. A reader passes over fields that it does not know and refuses a schema that is newer
-than its own. Headers: `Plexus-Caused-At` (seconds since the epoch when the change began), `traceparent` and
-`tracestate` when the change is traced, and `Plexus-Deleted` on a state without a body: the key is gone.
+field at its default is left out. A reader passes over fields that it does not know, reads a word that it does not
+know as "other" where the field has that, and refuses a schema that is newer than its own. Headers: `Plexus-Caused-At`
+(seconds since the epoch when the change began), `traceparent` and `tracestate` when the change is traced, and
+`Plexus-Deleted` on a state without a body: the key is gone.
 
 How an owner hands out its log (`delta.<owner>`, `req.<owner>.snapshot`) is described in `bus/wire.py`.
 """

@@ -22,7 +22,7 @@ class Endpoint(Message, frozen=True, kw_only=True):
     interface: str
     interface_index: int
     identity: int  # 0 while it is not known: the pod is denied
-    state: Literal["waiting-for-identity", "waiting-for-policy", "ready"]
+    state: Literal["waiting-for-identity", "waiting-for-policy", "ready", "other"]
     addresses: list[str] = []  # one of each family at most; empty: `address` is all
 
 
@@ -39,11 +39,11 @@ class Flow(Part, frozen=True, kw_only=True):
     """One packet's fate, as the kernel told it."""
 
     at: float  # seconds since the epoch
-    type: Literal["drop", "policy-verdict"]
-    verdict: Literal["forwarded", "dropped"]
+    type: Literal["drop", "policy-verdict", "other"]
+    verdict: Literal["forwarded", "dropped", "other"]
     reason: str = ""  # public name: "Policy denied"
     reason_code: int = 0
-    direction: Literal["ingress", "egress", ""] = ""
+    direction: Literal["ingress", "egress", "", "other"] = ""
     source: str  # "10.0.1.2", "fd00::2"
     destination: str
     protocol: int

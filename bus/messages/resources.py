@@ -48,7 +48,7 @@ class Pod(Message, frozen=True, kw_only=True):
     node: str = ""  # "" until it is bound
     host_network: bool = False
     ports: list[ContainerPort] = []
-    phase: Literal["Pending", "Running", "Succeeded", "Failed"] = "Pending"
+    phase: Literal["Pending", "Running", "Succeeded", "Failed", "other"] = "Pending"
     ready: bool = False
     address: str = ""  # "10.0.1.2" or "fd00::2", as whoever runs the pod reported it: the first of `addresses`
     reason: str = ""  # why it is not ready, for people
@@ -124,7 +124,7 @@ class Service(Message, frozen=True, kw_only=True):
 
     namespace: str
     name: str
-    type: Literal["ClusterIP", "ExternalName"] = "ClusterIP"
+    type: Literal["ClusterIP", "ExternalName", "other"] = "ClusterIP"
     cluster_addresses: list[str] = []  # one of each of `ip_families`, in their order; empty: headless, or a name only
     selector: dict[str, str] = {}  # empty: backends come from EndpointSlices
     ports: list[ServicePort]
@@ -199,7 +199,7 @@ class Rule(Part, frozen=True, kw_only=True):
 class Policy(Message, frozen=True, kw_only=True):
     """A NetworkPolicy or CiliumNetworkPolicy, in one form. Subject: state.resources.policy.<kind>.<namespace>.<name>"""
 
-    kind: Literal["NetworkPolicy", "CiliumNetworkPolicy"]
+    kind: str  # "NetworkPolicy", "CiliumNetworkPolicy"
     namespace: str
     name: str
     subject: LabelSelector  # over canonical label keys, namespace included
@@ -231,7 +231,7 @@ class Outcome(Part, frozen=True, kw_only=True):
     kind: str
     namespace: str = ""
     name: str
-    change: Literal["created", "changed", "unchanged", "deleted", "absent"]
+    change: Literal["created", "changed", "unchanged", "deleted", "absent", "other"]
 
 
 class Refusal(Part, frozen=True, kw_only=True):
@@ -279,7 +279,7 @@ class PodStatus(Message, frozen=True, kw_only=True):
     namespace: str
     name: str
     uid: str
-    phase: Literal["Pending", "Running", "Succeeded", "Failed"]
+    phase: Literal["Pending", "Running", "Succeeded", "Failed", "other"]
     ready: bool
     address: str = ""  # the first of `addresses`
     reason: str = ""

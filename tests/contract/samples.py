@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import bus.subjects  # noqa: F401  # imports every module of messages
-from bus.messages import Message
+from bus.messages import OTHER, Message
 
 
 def message_types() -> list[type[Message]]:
@@ -49,7 +49,7 @@ def _of(info: msgspec.inspect.Type, name: str) -> Any:
         case msgspec.inspect.BytesType():
             return b"\x00bytes"
         case msgspec.inspect.LiteralType():
-            return info.values[-1]
+            return [each for each in info.values if each != OTHER][-1]
         case msgspec.inspect.ListType():
             return [_of(info.item_type, name)]
         case msgspec.inspect.DictType():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import operator
 import random
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 
 import msgspec
@@ -12,10 +17,13 @@ from hypothesis import strategies as st
 
 from bus import subjects, wire
 from bus.codec import LIMIT_BYTES, TooLarge, Undecodable, decode, encode
-from bus.messages import Message
+from bus.messages import OTHER, Message
 from bus.messages.resources import Namespace, Pod
+from bus.telemetry import counted
 from tests.contract.make_golden import golden
 from tests.contract.samples import message_types, name_of, sample
+
+Path = tuple[str | int, ...]
 
 every_message = pytest.mark.parametrize("kind", message_types(), ids=name_of)
 
@@ -53,6 +61,54 @@ def test_an_older_writers_message_is_read_with_defaults(kind: type[Message]) -> 
     schema, body = msgspec.msgpack.decode(encode(sample(kind)))
     older = msgspec.msgpack.encode([schema, {name: value for name, value in body.items() if name in required}])
     assert isinstance(decode("s", older, kind), kind)
+
+
+def words_in(info: msgspec.inspect.Type, path: Path = ()) -> Iterator[tuple[Path, bool]]:
+    """Where the words of a message are, and whether "other" is one."""
+    match info:
+        case msgspec.inspect.StructType():
+            for field in info.fields:
+                yield from words_in(field.type, (*path, field.encode_name))
+        case msgspec.inspect.ListType():
+            yield from words_in(info.item_type, (*path, 0))
+        case msgspec.inspect.DictType():
+            yield from words_in(info.value_type, (*path, "a key"))
+        case msgspec.inspect.UnionType():
+            for each in info.types:
+                yield from words_in(each, path)
+        case msgspec.inspect.LiteralType():
+            yield path, OTHER in info.values
+
+
+EVERY_WORD = [
+    pytest.param(kind, path, describes, id=f"{name_of(kind)}-{'.'.join(map(str, path))}")
+    for kind in message_types()
+    for path, describes in words_in(msgspec.inspect.type_info(kind))
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "describes"), EVERY_WORD)
+def test_a_word_of_tomorrow_is_other_where_it_describes_and_refused_where_it_decides(
+    kind: type[Message], path: Path, describes: bool
+) -> None:
+    schema, body = msgspec.msgpack.decode(encode(sample(kind)))
+    said, expected = copy.deepcopy(body), copy.deepcopy(body)
+    for each, word in ((said, "Tomorrow"), (expected, OTHER)):
+        *way, last = path
+        functools.reduce(operator.getitem, way, each)[last] = word
+    newer = msgspec.msgpack.encode([schema, said])
+    if not describes:
+        with pytest.raises(Undecodable, match=r"Invalid enum value 'Tomorrow'.*" + re.escape(str(path[-1]))):
+            decode("s", newer, kind)
+        return
+    before = counted("unknown_words", message=kind.__name__)
+    assert msgspec.msgpack.decode(encode(decode("s", newer, kind))) == [schema, expected]
+    assert counted("unknown_words", message=kind.__name__) == before + 1
+
+
+def test_words_that_decide_what_passes_are_never_guessed() -> None:
+    deciding = {f"{name_of(param.values[0])}.{param.values[1][-1]}" for param in EVERY_WORD if not param.values[2]}  # type: ignore[index,arg-type]
+    assert {"policy.PolicyRules.direction", "policy.PolicyRules.protocol", "resources.Policy.operator"} <= deciding
 
 
 @every_message

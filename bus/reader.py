@@ -19,7 +19,8 @@ from datetime import datetime
 from bus.link import STORED_IN, Mailbox
 from bus.log import DELETED, Log, cause_of
 from bus.natspy import Msg
-from bus.subjects import log_of, read_of, stored_of
+from bus.subjects import is_written, log_of, read_of, stored_of
+from bus.telemetry import count
 from bus.wire import Entry, Interest
 
 MESSAGES_ASKED = 20_000  # each question costs the server a count of all that is left
@@ -96,6 +97,9 @@ class Reader:
         self._next = entry.sequence + 1
         if self._patterns and entry.sequence > self._first_end:
             return None  # comes again, in its order
+        if not is_written(entry.subject):  # nor could it be asked for by the name that it has here
+            count("bus_undecodable", family=log_of(self._log.owner))
+            return None
         return entry if self._interest.has(entry.subject) else None
 
     async def look(self, last: int) -> None:

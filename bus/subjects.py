@@ -24,6 +24,7 @@ M_co = TypeVar("M_co", bound=Message, covariant=True)
 A_co = TypeVar("A_co", bound=Message, covariant=True)
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_/:=-]")
+_WRITTEN = re.compile(r"[A-Za-z0-9_/:=%.-]+")
 
 
 def escape(token: str) -> str:
@@ -31,6 +32,12 @@ def escape(token: str) -> str:
     if not token:
         return "%"
     return _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), token)
+
+
+def is_written(subject: str) -> bool:
+    """Whether `subject` is of the letters that `escape` leaves: else none of us wrote it, and a name in it could be
+    read in two ways."""
+    return _WRITTEN.fullmatch(subject) is not None
 
 
 def unescape(token: str) -> str:

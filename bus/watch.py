@@ -72,7 +72,9 @@ def message_of(entry: Entry) -> Message | None:
     if family is None:
         raise Undecodable(entry.subject, "no such family of subjects")
     try:
-        family.parse(entry.subject)
+        tokens = family.parse(entry.subject)
+        if "%" in entry.subject and family.of(*tokens) != entry.subject:
+            raise ValueError(entry.subject)  # another way to write the name of another key
     except ValueError:
         raise Undecodable(entry.subject, "its key is not a text as subjects have it") from None
     return None if entry.body is None else decode(entry.subject, entry.body, family.message)

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from bus import subjects
+from bus.client import NatsBus
 from bus.codec import encode
 from bus.messages import Message
+from bus.messages.dataplane import AppliedRevision, Endpoint
 from bus.server import Server
 from bus.subjects import OWNERS, STATES, Event, Request, State, delta_of, snapshot_of
 from bus.telemetry import counted
@@ -124,3 +126,62 @@ async def test_an_owner_whose_log_holds_garbage_starts_and_can_take_it_back(serv
         assert box.items() == {} and box.subjects() == [subject]
         assert await box.unsay(subject)
         assert box.subjects() == []
+
+
+STRANGE = (
+    b"\xff", b"\xc3(", b"\x0c", b"\x0b", b"\x00", b"\x85", b"\x1f", "\ufffd".encode(), "\u2028".encode(),
+    b"%ff", b"%70", b"*",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+async def test_a_subject_of_any_bytes_costs_its_writer_that_alone(server: Server, strange: bytes) -> None:
+    """The server takes any bytes. Readers keep their connection, hear what comes after, and find nothing missing when
+    they connect anew while such a key is there."""
+    right = subjects.ENDPOINT.of("n", "default", "p")
+    value = Endpoint(
+        node="n", namespace="default", pod="p", address="10.0.0.1", mac="", interface="", interface_index=1,
+        identity=0, state="ready",
+    )  # fmt: skip
+    fact = AppliedRevision(node="n", revision={}, at=1.0)
+    heard: list[AppliedRevision] = []
+
+    async def hear(bus: NatsBus) -> None:
+        async for _, event in bus.watch_events(subjects.APPLIED.all(), AppliedRevision):
+            heard.append(event)  # one by one: whoever waits is to see them
+
+    async with buses(server, "node", "reader") as (node, reader):
+        await node.ensure_streams()
+        client = reader.link.client
+        hearing = asyncio.create_task(hear(reader))
+        async with watching(reader, subjects.ENDPOINT) as told:
+            reconnects, replaced = client.stats["reconnects"], counted("bus_log_replaced")
+            host, _, port = server.url.removeprefix("nats://").partition(":")
+            _, raw = await asyncio.open_connection(host, int(port))
+            raw.write(b'CONNECT {"verbose":false,"pedantic":false}\r\n')
+            for subject in (
+                b"state.dataplane.endpoint.n.default." + strange,
+                b"state.dataplane.endpoint.n." + strange + b".p",
+                b"evt.dataplane.applied." + strange,
+                b"delta.identity" + strange,
+                b"_INBOX." + strange,
+            ):
+                body = encode(value)
+                raw.write(b"PUB %s %s %d\r\n%s\r\n" % (subject, b"reply." + strange, len(body), body))
+            await raw.drain()
+            for number in range(3):  # the last one after the reader connected anew
+                value = msgspec.structs.replace(value, interface_index=number)
+                await node.publish_state(right, value)
+                await told.until_is({right: value})
+                heard.clear()
+                async with asyncio.timeout(10):
+                    while not heard:  # facts go by another connection, which may come later
+                        await node.publish_event(subjects.APPLIED.of("n"), fact)
+                        await asyncio.sleep(0.01)
+                assert client.stats["reconnects"] == reconnects
+                if number == 1:
+                    await client.force_reconnect()
+                    reconnects += 1
+            assert counted("bus_log_replaced") == replaced
+        raw.close()
+        hearing.cancel()

@@ -65,9 +65,11 @@ class Table:
         self.entries: dict[str, Entry] = {}
         self.floor = 0  # up to here deletions may have been forgotten: whoever stands before it needs everything
 
-    def least_messages(self, recent: float) -> int:
-        """How many messages the log has at the least: a value each, and the deletions stored after `recent`."""
-        return sum(entry.body is not None or entry.stored_at > recent for entry in self.entries.values())
+    def least_messages(self, last: int, recent: float) -> int:
+        """How many messages the log had at the least when it reached to `last`: a value each, and the deletions stored
+        after `recent`. A key that was written since may not have been there."""
+        known = (entry for entry in self.entries.values() if entry.sequence <= last)
+        return sum(entry.body is not None or entry.stored_at > recent for entry in known)
 
     def put(self, entry: Entry) -> None:
         """Take an entry unless a later one of its key is known."""
@@ -144,6 +146,7 @@ class NatsOutbox:
         self._digests: dict[str, str] = {}  # by noun: what the model says, while nothing of it is being written
         self._locks = KeyLocks()
         self._snapshots: dict[tuple[int, tuple[str, ...]], Kept] = {}
+        self._making_seconds = 0.0  # of our thread, for the snapshot that was answered last
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -360,7 +363,7 @@ class NatsOutbox:
             return False
         if info.messages >= len(self._table.entries):
             return True
-        return info.messages >= self._table.least_messages(time.time() - RESUME_SECONDS)
+        return info.messages >= self._table.least_messages(info.last, time.time() - RESUME_SECONDS)
 
     def _log_name(self) -> str:
         return self._view.log + self._epoch
@@ -415,7 +418,10 @@ class NatsOutbox:
             while True:
                 item = await box.get()
                 if item is not None and item[1] is not None and may_answer(item[1]):
+                    self._making_seconds = 0.0
                     await self._answer(item[1])
+                    # Whoever asks again and again, in other words each time, has half of our time at the most.
+                    await asyncio.sleep(self._making_seconds)
 
     async def _answer(self, message: Msg) -> None:
         try:
@@ -445,6 +451,7 @@ class NatsOutbox:
         revision = dict(self._revision)
         if kept is not None and (kept.position, kept.revision) == (position, revision):
             return kept.since, kept.chunks
+        began = time.thread_time()
         start, entries = self._table.since(since, Interest(patterns))
         pack: partial[list[bytes]] = partial(list, wire.pack_entries(entries))
         packed = pack() if len(entries) < LARGE_SNAPSHOT else await asyncio.to_thread(pack)
@@ -455,6 +462,7 @@ class NatsOutbox:
         while len(self._snapshots) >= CACHED_SNAPSHOTS:
             del self._snapshots[next(iter(self._snapshots))]
         self._snapshots[key] = Kept(position, revision, start, chunks)
+        self._making_seconds = time.thread_time() - began
         return start, chunks
 
 

@@ -6,10 +6,11 @@ The bodies of states travel inside as they are in the log, so an entry that does
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import zstandard
+from msgspec import Meta
 
 from bus.codec import Undecodable
 
@@ -41,13 +42,17 @@ class Delta(msgspec.Struct, array_like=True, frozen=True):
     digests: dict[str, str] = {}  # what the owner's model says at `last`, by noun (bus/digest.py); empty: it is writing
 
 
+PATTERNS_MOST = 64  # of one question: each key of the log is held against all of them
+Pattern = Annotated[str, Meta(max_length=1000)]
+
+
 class SnapshotQuestion(msgspec.Struct, array_like=True, frozen=True):
     """What do these patterns hold? All, or what changed after `since` when the log is still `log`."""
 
     schema: int
-    log: str
+    log: Annotated[str, Meta(max_length=200)]
     since: int
-    patterns: list[str]
+    patterns: Annotated[list[Pattern], Meta(max_length=PATTERNS_MOST)]
 
 
 class SnapshotChunk(msgspec.Struct, array_like=True, frozen=True):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from bus.messages import Message, Part
+from bus.messages.resources import PodAddresses
 
 CONTAINERS = "containers"
 """The namespace of an endpoint whose runtime named no Kubernetes pod; its name is the container's id."""
@@ -18,12 +21,12 @@ class Endpoint(Message, frozen=True, kw_only=True):
     pod: str
     uid: str = ""
     address: str  # "10.0.1.2" or "fd00::2": the first of `addresses`
-    mac: str
-    interface: str
+    mac: Annotated[str, Meta(max_length=17)]
+    interface: Annotated[str, Meta(max_length=15)]
     interface_index: int
     identity: int  # 0 while it is not known: the pod is denied
     state: Literal["waiting-for-identity", "waiting-for-policy", "ready", "other"]
-    addresses: list[str] = []  # one of each family at most; empty: `address` is all
+    addresses: PodAddresses = []  # empty: `address` is all
 
 
 class AppliedRevision(Message, frozen=True, kw_only=True):

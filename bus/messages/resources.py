@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from bus.messages import Message, Part
 
 Protocol = Literal["TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "ANY"]
 Family = Literal["IPv4", "IPv6"]
+PodAddresses = Annotated[list[str], Meta(max_length=2)]  # one of each family at most
 
 
 class Namespace(Message, frozen=True, kw_only=True):
@@ -54,7 +57,7 @@ class Pod(Message, frozen=True, kw_only=True):
     reason: str = ""  # why it is not ready, for people
     owner: str = ""  # "deployment/default/web", "statefulset/...", "daemonset/..."; "" when applied by itself
     manifest: dict[str, Any] = {}
-    addresses: list[str] = []  # one of each family at most; empty: `address` is all
+    addresses: PodAddresses = []  # empty: `address` is all
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
@@ -283,5 +286,5 @@ class PodStatus(Message, frozen=True, kw_only=True):
     ready: bool
     address: str = ""  # the first of `addresses`
     reason: str = ""
-    addresses: list[str] = []  # one of each family at most
+    addresses: PodAddresses = []
     node: str = ""  # whose kubelet reports; "": the scheduler, of a pod that no node has

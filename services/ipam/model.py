@@ -191,9 +191,12 @@ class BlockAllocation:
         return list(self._blocks)
 
     def _needs_block(self, node: str, wanted: Family) -> bool:
-        """It has none of the family, or more than FULL_SHARE of its addresses of the family are in use."""
-        room = sum(max(1, block.num_addresses - RESERVED_ADDRESSES) for block in self._blocks_on(node, wanted))
-        used = sum(family(each) == wanted for known in self._addresses.get(node, {}).values() for each in known)
+        """It has none of the family, or more than FULL_SHARE of its addresses of the family are in use. What it says of
+        addresses that it does not hold counts for nothing."""
+        blocks = self._blocks_on(node, wanted)
+        room = sum(max(1, block.num_addresses - RESERVED_ADDRESSES) for block in blocks)
+        told = {each for known in self._addresses.get(node, {}).values() for each in known}
+        used = sum(any(each in block for block in blocks) for each in told)
         return used > FULL_SHARE * room or room == 0
 
     def _candidate(self, node: str, pools: Pools, claimed: set[int]) -> int | None:

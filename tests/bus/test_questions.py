@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -187,6 +188,37 @@ async def test_of_more_questions_for_a_snapshot_than_may_wait_some_are_dropped(
         go.set()
         async with watching(reader, subjects.NAMESPACE) as told:
             await told.until_values([subjects.NAMESPACE.of("n")])
+
+
+async def test_who_asks_for_snapshots_in_ever_other_words_leaves_an_owner_half_of_its_time(server: Server) -> None:
+    """As many questions as wait, each to be answered from all keys: the owner writes meanwhile, and answers others."""
+    async with buses(server, "owner", "stranger", "reader") as (owner, stranger, reader):
+        box = await owner.own("resources")
+        for number in range(300):
+            await box.say(subjects.NAMESPACE.of(f"n{number}"), Namespace(name=f"n{number}", labels={"a": "x" * 500}))
+        made: list[float] = []
+        make = outbox.NatsOutbox._snapshot
+
+        async def measured(self: outbox.NatsOutbox, since: int, patterns: list[str]) -> tuple[int, list[bytes]]:
+            found = await make(self, since, patterns)
+            made.append(self._making_seconds)
+            return found
+
+        began = time.monotonic()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(outbox.NatsOutbox, "_snapshot", measured)
+            for number in range(400):
+                patterns = [subjects.NAMESPACE.all(), *(f"x{number}.{at}.>" for at in range(wire.PATTERNS_MOST - 1))]
+                question = wire.SnapshotQuestion(wire.SCHEMA, "", 0, patterns)
+                inbox = stranger.link.client.new_inbox()
+                await stranger.link.publish(subjects.snapshot_of("resources"), wire.pack(question), reply=inbox)
+            async with asyncio.timeout(60):
+                while len(made) < 200:
+                    await asyncio.sleep(0.01)
+        assert sum(made) <= (time.monotonic() - began) / 2
+        await box.say(subjects.NAMESPACE.of("m"), Namespace(name="m"))
+        async with watching(reader, subjects.NAMESPACE) as told:
+            await told.until_told(subjects.NAMESPACE.of("m"))
 
 
 async def test_a_megabyte_fits_into_an_answer_and_one_that_does_not_is_refused(server: Server) -> None:

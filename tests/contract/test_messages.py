@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from bus import subjects, wire
 from bus.codec import LIMIT_BYTES, TooLarge, Undecodable, decode, encode
 from bus.messages import OTHER, Message
-from bus.messages.resources import Namespace, Pod
+from bus.messages.dataplane import Endpoint
+from bus.messages.resources import Namespace, Pod, PodStatus
 from bus.telemetry import counted
 from tests.contract.make_golden import golden
 from tests.contract.samples import message_types, name_of, sample
@@ -171,6 +172,28 @@ def test_equal_messages_are_equal_bytes_whatever_the_order_of_their_keys() -> No
     one = Namespace(name="n", labels={"a": "1", "b": "2"})
     other = Namespace(name="n", labels={"b": "2", "a": "1"})
     assert encode(one) == encode(other)
+
+
+LONG_LISTS = [
+    (Endpoint, "addresses", ["10.0.0.1", "fd00::1", "10.0.0.2"]),
+    (PodStatus, "addresses", ["10.0.0.1", "fd00::1", "10.0.0.2"]),
+    (Endpoint, "interface", "sixteen-letters!"),
+    (Endpoint, "mac", "00:00:00:00:00:00:"),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value"), LONG_LISTS)
+def test_a_node_says_no_more_of_a_pod_than_a_pod_can_have(kind: type[Message], field: str, value: object) -> None:
+    """Else one message of a node would have control services write thousands of keys."""
+    schema, body = msgspec.msgpack.decode(encode(sample(kind)))
+    with pytest.raises(Undecodable, match=rf"length <= \d+.*{field}"):
+        decode("s", msgspec.msgpack.encode([schema, body | {field: value}]), kind)
+
+
+def test_a_question_for_a_snapshot_names_no_more_patterns_than_a_reader_has() -> None:
+    for patterns in (["state.resources.pod.>"] * (wire.PATTERNS_MOST + 1), ["x" * 1001]):
+        with pytest.raises(Undecodable, match="length <= "):
+            wire.unpack("s", wire.pack(wire.SnapshotQuestion(1, "log", 0, patterns)), wire.SnapshotQuestion)
 
 
 def test_what_is_too_large_is_refused_on_both_sides() -> None:

@@ -46,6 +46,19 @@ def test_a_log_without_recent_entries_can_only_be_continued_at_its_end() -> None
     assert table.since(7, ALL) == (7, [])
 
 
+def test_a_log_seen_before_a_key_was_written_has_lost_nothing_without_it() -> None:
+    """What the server tells of its log may be older than what it has acknowledged since."""
+    table = Table()
+    table.put(entry(1, "a"))
+    table.put(entry(2, "b"))
+    table.put(entry(3, "a", b"again"))
+    table.put(entry(4, "c", None, stored_at=100.0))
+    assert table.least_messages(1, recent=0.0) == 0  # "a" was another message then
+    assert table.least_messages(2, recent=0.0) == 1
+    assert table.least_messages(4, recent=0.0) == 3
+    assert table.least_messages(4, recent=200.0) == 2
+
+
 def test_an_entry_that_comes_late_changes_nothing() -> None:
     table = Table()
     table.put(entry(3, "a", b"new"))

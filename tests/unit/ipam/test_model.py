@@ -95,6 +95,20 @@ def test_a_node_gets_another_block_when_three_quarters_are_in_use() -> None:
     assert len(log.of("a")) == 2
 
 
+def test_addresses_that_a_node_does_not_hold_or_says_twice_get_it_no_block() -> None:
+    log, model = Log(), BlockAllocation(SMALL)
+    model.put(*node("a"))
+    log.settle(model)
+    (first,) = log.of("a")
+    strangers = [*addresses(SMALL.block(0)), *addresses(SMALL.block(1)), "1.0.3.1", "10.1.0.1"]
+    for at, address in enumerate(each for each in strangers if each not in addresses(first)):
+        model.put(*endpoint("a", f"p{at}", address))
+    for at in range(8):
+        model.put(*endpoint("a", f"q{at}", addresses(first)[0]))
+    log.settle(model)
+    assert log.of("a") == [first]
+
+
 def test_a_deleted_nodes_block_is_freed_only_when_no_endpoint_is_left_in_it() -> None:
     log, model = Log(), BlockAllocation(SMALL)
     model.put(*node("a"))

@@ -94,10 +94,10 @@ class Unanswered(BusError):
 
 
 class Refused(BusError):
-    """The server does not let this user write this subject."""
+    """The server does not take this from this user, now or later."""
 
-    def __init__(self, subject: str) -> None:
-        super().__init__(f"no permission to publish {subject}")
+    def __init__(self, subject: str, why: str = "no permission to publish it") -> None:
+        super().__init__(f"{subject}: {why}")
         self.subject = subject
 
 

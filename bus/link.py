@@ -36,12 +36,14 @@ class NobodyAnswers(BusError):
 
 
 class ApiError(BusError):
-    """JetStream refused; `number` is its own error number."""
+    """JetStream refused; `number` is its own error number. `final`: the question is at fault, so that asking again is
+    in vain (4xx); else the server's state is, which may pass."""
 
-    def __init__(self, number: int, text: str) -> None:
+    def __init__(self, number: int, text: str, *, final: bool = False) -> None:
         super().__init__(f"{text} ({number})")
         self.number = number
         self.text = text
+        self.final = final
 
 
 async def heeding(call: Awaitable[T], undo: Callable[[T], Awaitable[None]] | None = None) -> T:
@@ -239,7 +241,8 @@ def parse_api(body: bytes) -> dict[str, Any]:
     if error := answer.get("error"):
         if error.get("code") == 503:
             raise BusAway(str(error.get("description")))
-        raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))
+        final = 400 <= int(error.get("code", 0)) < 500
+        raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")), final=final)
     return answer
 
 

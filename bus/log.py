@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bus.interface import BusAway, BusError, Conflict
+from bus.interface import BusAway, BusError, Conflict, Refused
 from bus.link import ApiError, Link, NobodyAnswers, parse_api
 from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, last_of, log_of, stored_of, stream_of
 from bus.telemetry import Cause, count, current_cause, logger
@@ -33,7 +33,12 @@ CAUSED_AT = "Plexus-Caused-At"
 DELETED = "Plexus-Deleted"
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _TTL = "Nats-TTL"
-_TRACE = ("traceparent", "tracestate")
+_TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+_TRACE = {
+    "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
+    "tracestate": re.compile(r"[\x20-\x7e]{1,512}"),
+}
+CLOCKS_DIFFER_SECONDS = 60.0  # at the most, between machines; what began later than that did not
 
 _WRONG_SEQUENCE = (10071, 10164)  # JSStreamWrongLastSequenceErrF and ...ConstantErr of nats-server
 _NO_STREAM = 10059
@@ -64,14 +69,17 @@ def entry_headers(cause: Cause) -> dict[str, str]:
 
 
 def cause_of(headers: Mapping[str, str] | None) -> Cause:
-    """The reverse; 0.0 when the time is missing or none."""
+    """The reverse; 0.0 when the time is missing, none, or to come; a trace that is none is passed over.
+
+    These go into all that is written because of this message, whoever wrote it: so they are of the W3C's form and
+    length, and of nothing else.
+    """
     if not headers:
         return Cause(0.0, {})
-    try:
-        at = float(headers.get(CAUSED_AT, "0"))
-    except ValueError:
-        at = 0.0
-    return Cause(at if math.isfinite(at) else 0.0, {name: headers[name] for name in _TRACE if name in headers})
+    told = headers.get(CAUSED_AT, "")
+    at = float(told) if _TIME.fullmatch(told) else 0.0
+    trace = {name: headers[name] for name, form in _TRACE.items() if form.fullmatch(headers.get(name, ""))}
+    return Cause(at if at <= time.time() + CLOCKS_DIFFER_SECONDS else 0.0, trace if "traceparent" in trace else {})
 
 
 class Log:
@@ -144,6 +152,8 @@ class Log:
                 answer = await self.link.request(subject, body or b"", headers=headers)
                 return int(parse_api(answer.data)["seq"])
             except ApiError as problem:
+                if problem.final and problem.number not in _WRONG_SEQUENCE:
+                    raise Refused(subject, str(problem)) from problem
                 if problem.number not in _WRONG_SEQUENCE:
                     log.warning("log does not take a message", owner=self.owner, subject=subject, why=str(problem))
                     count("bus_write_retried", owner=self.owner)

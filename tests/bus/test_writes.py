@@ -8,10 +8,12 @@ import pytest
 
 from bus import subjects, wire
 from bus.codec import LIMIT_BYTES, TooLarge, encode
-from bus.interface import Conflict
+from bus.interface import Conflict, Refused
+from bus.log import Log
 from bus.messages.identity import Identity
 from bus.messages.resources import Namespace
 from bus.server import Server
+from bus.telemetry import Cause
 from tests.bus.watcher import buses
 
 
@@ -121,6 +123,16 @@ async def test_a_message_over_the_limit_is_refused_before_it_is_sent(server: Ser
         with pytest.raises(TooLarge, match="limit"):
             await box.say(subjects.NAMESPACE.of("n"), large)
         assert box.items() == {}
+
+
+async def test_what_the_server_will_never_take_is_refused_and_what_comes_after_it_is_written(server: Server) -> None:
+    async with asyncio.timeout(20), buses(server, "owner") as (owner,):
+        await owner.ensure_streams()
+        log = Log(owner.link, "resources")
+        subject = subjects.NAMESPACE.of("n")
+        with pytest.raises(Refused, match=r"state\.resources\.namespace\.n: header size exceeds maximum"):
+            await log.write(subject, b"x", expected=0, cause=Cause(1.0, {"traceparent": "x" * 70_000}))
+        assert await log.write(subject, b"x", expected=0, cause=Cause(1.0, {})) == 1
 
 
 async def test_writes_wait_for_a_server_that_is_away(server: Server) -> None:

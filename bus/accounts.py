@@ -34,6 +34,7 @@ from bus.subjects import (
     snapshot_of,
     stored_of,
     stream_of,
+    word_of,
 )
 
 OPERATOR = "operator"  # the `plexus` command and whoever starts the cluster: everything
@@ -53,6 +54,7 @@ def service_user(owner: str, password: str) -> User:
             for call in (read_of, last_of, info_of)
         ),
         *(mapped(call(LEASES)) for call in (last_of, info_of)),
+        *(f"$JS.API.DIRECT.GET.{JOURNAL}.{VOUCHED[other].of(other)}" for other in CONTROL),
         *(f"$JS.API.STREAM.CREATE.{stream}" for stream in streams),
         log_of(owner),
         f"evt.{owner}.>",
@@ -91,7 +93,7 @@ def node(name: str, password: str) -> Tenant:
         f"evt.{MANY}.*.{own}",
         f"evt.{MANY}.*.{own}.>",
         *(call(stream_of(owner)) for owner in OWNERS for call in (read_of, last_of, info_of)),
-        *(snapshot_of(owner) for owner in CONTROL),
+        *(ask(owner) for owner in CONTROL for ask in (word_of, snapshot_of)),
         POD_STATUS.of(name),
     ]
     hears = [*(delta_of(owner) for owner in CONTROL), *(stored_of(owner) for owner in OWNERS)]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bus.interface import BusAway
+from bus.journal import last_word
 from bus.link import Link, Mailbox
 from bus.log import RESUME_SECONDS, RETRY_SECONDS, Log, LogAbsent, LogInfo, log_config, make_stream
 from bus.reader import Missed, Reader
@@ -57,6 +58,8 @@ async def follow(
         try:
             async with Mailbox(link) as box:
                 info = await source.info(view.few_keys)
+                if view.is_first:
+                    view.expect(await last_word(link, source.owner))
                 start = await _start(source, view, info, left_at, began, is_whole, has_lost)
                 has_lost = False
                 reader = await Reader.open(source, view.reads, box, start, info.last)

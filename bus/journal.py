@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from bus.codec import Undecodable, decode
 from bus.interface import BusAway
-from bus.link import ApiError, Link, NobodyAnswers
+from bus.link import STORED_IN, ApiError, Link, Mailbox, NobodyAnswers
 from bus.log import stored_entry
-from bus.subjects import JOURNAL, VOUCHED, info_of, is_vouch, last_of, log_of
+from bus.messages.log import Vouched
+from bus.subjects import JOURNAL, VOUCHED, info_of, is_vouch, last_of, log_of, word_of
 from bus.wire import Entry
 
 AT_ONCE = 64
+ANSWER_SECONDS = 2.0
 NO_MESSAGE, NO_STREAM = 10037, 10059  # JetStream's error numbers
 
 
@@ -46,6 +49,28 @@ async def lost_by(link: Link, owner: str, held: Callable[[str], Entry | None]) -
         raise BusAway(str(problem)) from problem
     lost = [entry for entry in found if entry is not None and _is_newer(entry, held(entry.subject))]
     return sorted((entry for entry in lost if not is_vouch(entry.subject)), key=lambda entry: entry.sequence)
+
+
+async def last_word(link: Link, owner: str) -> int:
+    """The number by which the owner vouched last, as far as JOURNAL knows; 0: it knows of none, or is not there.
+
+    A log that holds a lower one is an older copy, whoever reads it and whatever he remembers.
+    Raises: BusAway.
+    """
+    inbox = link.client.new_inbox()
+    async with Mailbox(link) as box:
+        await box.join(inbox, stored=True)
+        await link.publish(word_of(owner), b"", reply=inbox)
+        item = await box.get(asyncio.get_running_loop().time() + ANSWER_SECONDS)
+    message = item[1] if item is not None else None
+    if message is None:
+        raise BusAway(f"{JOURNAL} does not answer")
+    if not message.data or (message.headers or {}).get(STORED_IN) != JOURNAL:
+        return 0
+    try:
+        return decode(VOUCHED[owner].of(owner), message.data, Vouched).number
+    except Undecodable:
+        return 0
 
 
 def _is_newer(copied: Entry, held: Entry | None) -> bool:

@@ -24,7 +24,7 @@ from bus import wire
 from bus.codec import Undecodable, encode
 from bus.follow import follow
 from bus.interface import BusAway, Conflict, Unreadable
-from bus.journal import lost_by
+from bus.journal import last_word, lost_by
 from bus.link import Link, Mailbox, may_answer
 from bus.log import RESUME_SECONDS, RETRY_SECONDS, TOMBSTONE_SECONDS, Log, LogInfo
 from bus.messages import Message
@@ -271,13 +271,21 @@ class NatsOutbox:
         losses = self._losses
         subject = VOUCHED[self._owner].of(self._owner)
         while not (self._is_vouched or self._losses != losses):
-            before = max(self._number, self._word.number if self._word else 0)
             try:
+                before = max(self._number, self._word.number if self._word else 0, await self._last_word())
                 await self.say(subject, Vouched(writer=self._owner, number=max(time.time_ns(), before + 1)))
             except Conflict:
                 continue  # another replica's, which we know now: ours has to be higher
             self._is_vouched = self._losses == losses
         self._dirty.set()
+
+    async def _last_word(self) -> int:
+        while True:
+            try:
+                return await last_word(self._link, self._owner)
+            except BusAway as problem:
+                log.debug("journal not readable yet", owner=self._owner, why=str(problem))
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _vouch_again(self) -> None:
         """For an owner who says what the log says, whatever that is."""

@@ -238,10 +238,16 @@ def info_of(stream: str) -> str:
     return f"log.info.{stream}"
 
 
+def word_of(owner: str) -> str:
+    """Where the server is asked for an owner's last word on its log, as JOURNAL has it (DIRECT.GET of a key)."""
+    return f"log.word.{owner}.{owner}"
+
+
 READING = {
     read_of("*"): "$JS.API.DIRECT.GET.$1",
     last_of("*"): "$JS.API.STREAM.MSG.GET.$1",
     info_of("*"): "$JS.API.STREAM.INFO.$1",
+    "log.word.*.*": f"$JS.API.DIRECT.GET.{JOURNAL}.state.$1.vouched.$2",
 }
 """All that reading takes, under names of our own, and JetStream's names for it: the server maps one to the other, so
 that whoever only reads needs no right to JetStream's API at all."""

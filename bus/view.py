@@ -53,6 +53,7 @@ class View:
         self._vouched: dict[str, int] = {}  # by writer: the highest number seen
         self._confirmed: dict[str, int] = {}  # the same, when the log was last known to be whole
         self._owed: dict[str, int] = {}  # by writer whose word is waited for: the number that it has to exceed
+        self._least = 0  # the number of the owner's word, at the least, as of before the first reading
 
     @property
     def complete(self) -> bool:
@@ -85,6 +86,15 @@ class View:
     def probe(self) -> tuple[str, int]:
         """The key that was heard last, and its sequence: what the log must have, or something later. ("", 0): none."""
         return max(self._sequences.items(), key=lambda item: item[1], default=("", 0))
+
+    @property
+    def is_first(self) -> bool:
+        """Nothing was read yet, and the first reading counts when it is vouched for."""
+        return self._patient and not self.log
+
+    def expect(self, number: int) -> None:
+        """The owner has vouched with this number already: what a first reading finds with a lower one is older."""
+        self._least = max(number, self._least)
 
     def retell(self) -> None:
         """The next full reading tells every value, known or not."""
@@ -145,7 +155,7 @@ class View:
             self._sequences = dict.fromkeys(self._sequences, -1)
             self.revision = {}
         elif not self.log and self._patient:
-            self._owed = {"": 0}
+            self._owed = {"": max(self._least - 1, 0)}
         if log != self.log or went_back:
             self.position = 0
         self.log = log

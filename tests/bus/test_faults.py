@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from bus import subjects, wire
 from bus.client import NatsBus
 from bus.interface import Outbox
+from bus.journal import last_word
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.resources import Namespace
@@ -229,6 +230,46 @@ async def test_that_nobody_has_told_is_not_taken_for_there_is_none(server: Serve
             async with asyncio.timeout(5):
                 await waiting.synced.wait()
             assert waiting.values == {}
+        finally:
+            reading.cancel()
+
+
+async def test_who_begins_with_an_older_copy_of_a_log_waits_for_its_owner(server: Server) -> None:
+    """As a node that starts before the service whose log was put back: by its own memory it cannot know that."""
+    async with buses(server, "first", "second", "reader", "witness") as (first, second, reader, witness):
+        await first.ensure_streams()
+        outbox = await first.own("resources")
+        await outbox.say(subject(1), Namespace(name="n1"))
+        await outbox.close()
+        await server.stop()
+        log, kept = (
+            server.settings.store / f"jetstream/$G/streams/{stream_of('resources')}",
+            server.settings.store / "kept",
+        )
+        shutil.copytree(log, kept)
+        await server.start()
+        outbox = await second.own("resources")  # which vouches for it
+        await outbox.say(subject(2), Namespace(name="n2"))
+        async with asyncio.timeout(10):
+            while await last_word(second.link, "resources") != outbox._number:
+                await asyncio.sleep(0.01)
+        await outbox.close()
+        await server.stop()
+        shutil.rmtree(log)
+        kept.rename(log)
+        await server.start()
+        waiting = Watcher()
+        reading = asyncio.create_task(waiting.read(reader.watch_state(subjects.NAMESPACE)))
+        try:
+            for _ in range(3):  # whoever asks for the log as it is gets it
+                async with watching(witness, subjects.NAMESPACE, direct=True) as direct:
+                    assert set(direct.values) == {subject(1)}
+            assert not waiting.synced.is_set()
+            outbox = await second.own("resources", vouch=False)
+            assert await outbox.restore() == 1
+            await outbox.vouch()
+            await waiting.until_values([subject(1), subject(2)])
+            assert len(waiting.told) == 2
         finally:
             reading.cancel()
 

@@ -28,7 +28,19 @@ from bus.messages.identity import AddressIdentity
 from bus.messages.resources import Applied, Apply, Document
 from bus.natspy import Msg
 from bus.server import Server, ServerSettings, User, free_port, running
-from bus.subjects import LEASES, OWNERS, READING, delta_of, info_of, last_of, matches, read_of, snapshot_of, stream_of
+from bus.subjects import (
+    LEASES,
+    OWNERS,
+    READING,
+    delta_of,
+    info_of,
+    last_of,
+    matches,
+    read_of,
+    snapshot_of,
+    stream_of,
+    word_of,
+)
 from bus.telemetry import counted
 from bus.wire import Delta, Entry, pack
 from tests.bus.watcher import buses, watching
@@ -133,7 +145,7 @@ async def everything(intruder: Link) -> None:
     """All that is tried, and the server has taken it."""
     streams = (stream_of("dataplane"), stream_of("identity"), LEASES)
     calls = [f"$JS.API.{call}" for call in API]
-    reading = [call("S") for call in (read_of, last_of, info_of)]
+    reading = [call("S") for call in (read_of, last_of, info_of, word_of)]
     for target, stream, call in itertools.product(TARGETS, streams, (*calls, *reading)):
         if call == calls[0]:
             await intruder.client.flush(timeout=60)  # the server may end a connection that it cannot keep up with

@@ -1,6 +1,16 @@
-"""Texts that somebody else wrote, within a length that a person reads. Pure."""
+"""Texts that somebody else wrote: within a length that a person reads, and of characters that are seen. Pure."""
 
 from __future__ import annotations
+
+import re
+
+# Controls (C0, DEL, C1), what changes the direction of what follows, line and paragraph separators, lone surrogates.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """`text` with all that a terminal would obey, or hide, as JSON writes it: "\\u001b". A line stays one."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shortened(text: str, most: int) -> str:

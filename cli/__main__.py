@@ -81,8 +81,10 @@ class Commands(TyperGroup):
             lines = explain(error)
             if lines is None or os.environ.get("PLEXUS_DEBUG"):
                 raise
+            from bus.texts import visible
+
             for line in lines:
-                print(f"plexus: {line}", file=sys.stderr)
+                print(f"plexus: {visible(line)}", file=sys.stderr)
             raise typer.Exit(1) from None
 
 

@@ -12,6 +12,7 @@ import typer
 
 from bus.messages.resources import Applied, Apply, Notice, Outcome, Refusal
 from bus.subjects import APPLY
+from bus.texts import visible
 from cli.errors import Failed
 from cli.output import Format, Output, show_value
 from cli.session import Name, Session, run
@@ -65,13 +66,13 @@ def send(filename: list[str], *, delete: bool, skip_unsupported: bool, name: str
         raise Failed(*map(refusal_line, answer.refusals))
     if output is Format.TABLE:
         for outcome in answer.outcomes:
-            print(outcome_line(outcome))
+            print(visible(outcome_line(outcome)))
     else:
         show_value(answer, output)
     for warning in answer.warnings:
-        print(warning_line(warning), file=sys.stderr)
+        print(visible(warning_line(warning)), file=sys.stderr)
     if answer.skipped:
-        print(skipped_line(answer.skipped), file=sys.stderr)
+        print(visible(skipped_line(answer.skipped)), file=sys.stderr)
 
 
 async def carried_out(bus: Bus, question: Apply) -> Applied:

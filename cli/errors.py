@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bus.texts import shortened
+from bus.texts import shortened, visible
 
 LONGEST_LINE = 1500  # characters; what somebody else wrote may stand in a line, and be of any length
 
@@ -17,4 +17,4 @@ class Failed(Exception):
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
-        self.lines: Sequence[str] = [shortened(" ".join(line.split()), LONGEST_LINE) for line in lines]
+        self.lines: Sequence[str] = [shortened(visible(" ".join(line.split())), LONGEST_LINE) for line in lines]

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +13,10 @@ import typer
 
 from bus.messages.dataplane import Flow, FlowBatch
 from bus.subjects import FLOWS
+from bus.texts import visible
 from cli.errors import Failed
 from cli.lists import identity_name
-from cli.output import json_line, parse_duration
+from cli.output import clock, json_line, parse_duration
 from cli.session import Name, Session, run
 from cli.state import settled
 
@@ -92,7 +92,7 @@ async def follow(session: Session, node: str, wanted: Filter, most: int, seconds
         async with asyncio.timeout(seconds):
             async for item in flows(session.bus, node):
                 if isinstance(item, FlowBatch):
-                    print(f"{item.node}: {item.lost} events were lost", file=sys.stderr, flush=True)
+                    print(f"{visible(item.node)}: {item.lost} events were lost", file=sys.stderr, flush=True)
                 elif wanted.takes(item[1]):
                     print(as_json(*item) if output is Form.JSON else line(*item), flush=True)
                     shown += 1
@@ -124,7 +124,7 @@ def side(pod_name: str, address: str, port: int, identity: int, labels: dict[str
 
 def line(node: str, flow: Flow) -> str:
     """One flow on one line: time, node, from, to, protocol, verdict, reason, policies."""
-    at = datetime.fromtimestamp(flow.at, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    at = clock(flow.at)
     source = side(flow.source_pod, flow.source, flow.source_port, flow.source_identity, flow.source_labels)
     destination = side(
         flow.destination_pod,
@@ -139,7 +139,7 @@ def line(node: str, flow: Flow) -> str:
     parts = [f"{at} {node}: {way} {flow.direction}".rstrip(), verdict]
     if flow.policies:
         parts.append(", ".join(flow.policies))
-    return "  ".join(parts)
+    return visible("  ".join(parts))
 
 
 def as_json(node: str, flow: Flow) -> str:

@@ -6,10 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, TextIO
 
 import typer
+
+from bus.texts import visible
 
 Row = Mapping[str, Any]
 
@@ -61,15 +64,18 @@ def show_value(value: Any, form: Format, *, file: TextIO | None = None) -> None:
     if form is Format.YAML:
         import yaml
 
-        yaml.safe_dump(plain(value), out, sort_keys=False, allow_unicode=True, width=120)
+        written = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=120)
+        if any(line != visible(line) for line in written.split("\n")):
+            written = yaml.safe_dump(plain(value), sort_keys=False, width=120)
+        out.write(written)
     else:
-        json.dump(plain(value), out, indent=2, ensure_ascii=False)
-        out.write("\n")
+        written = json.dumps(plain(value), indent=2, ensure_ascii=False)
+        out.write("\n".join(map(visible, written.split("\n"))) + "\n")
 
 
 def json_line(value: Any) -> str:
     """One value on one line, for streams."""
-    return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"))
+    return visible(json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")))
 
 
 def plain(value: Any) -> Any:
@@ -113,7 +119,11 @@ def table(rows: Sequence[Row], columns: Sequence[Column], *, terminal: bool, wid
 
 
 def text(value: Any) -> str:
-    """A cell. Lists by commas, labels as key=value, nothing as a dash."""
+    """A cell, visible as it is. Lists by commas, labels as key=value, nothing as a dash."""
+    return visible(_text(value))
+
+
+def _text(value: Any) -> str:
     if value is None or value == "" or value == [] or value == {}:
         return "-"
     if isinstance(value, bool):
@@ -121,7 +131,7 @@ def text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{key}={item}" if item != "" else str(key) for key, item in value.items())
     if isinstance(value, (list, tuple, set, frozenset)):
-        return ", ".join(text(item) for item in value)
+        return ", ".join(map(_text, value))
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     return str(value)
@@ -152,6 +162,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def clock(at: float) -> str:
+    """The time of day here of a moment in seconds since the epoch, "10:42:07.123"; "-" for what is none."""
+    try:
+        return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    except (OverflowError, ValueError, OSError):  # not a number; a year that no calendar has
+        return "-"
 
 
 def size(octets: int) -> str:

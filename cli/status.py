@@ -125,11 +125,17 @@ def health_row(owner: str, instance: str, answer: Health | str, logs: dict[str, 
         "lag": sum(lag.values()),
         "revision": answer.revision,
         "resident_bytes": answer.resident_bytes,
-        "seconds_up": round(max(0.0, time.time() - answer.started_at), 3),
+        "seconds_up": seconds_since(answer.started_at),
         "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in answer.checks],
         "digests": answer.digests,
         "problem": "; ".join(bad),
     }
+
+
+def seconds_since(moment: float) -> float:
+    """0.0 for one that is to come; at most all that have been since the epoch."""
+    now = time.time()
+    return round(now - moment, 3) if 0 <= moment <= now else 0.0
 
 
 COLUMNS = [

@@ -19,6 +19,7 @@ import typer
 from bus import subjects
 from bus.messages import Message
 from bus.subjects import State, Subject
+from bus.texts import visible
 from cli.errors import Failed
 from cli.output import json_line, parse_duration, plain
 from cli.session import Name, Session, run
@@ -186,5 +187,5 @@ def write(heard: Heard, form: Form) -> None:
         text = json_line(as_value(heard))
     else:
         body = "gone" if heard.message is None else json_line(heard.message)
-        text = f"{heard.subject}  {heard.sequence or '-'}  {body}"
+        text = f"{visible(heard.subject)}  {heard.sequence or '-'}  {body}"
     print(text, flush=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from bus.texts import visible
 from cli.output import duration
 
 
@@ -65,7 +66,7 @@ class Teller:
 
     def say(self, text: str) -> None:
         """Lines that belong to the step."""
-        for line in text.splitlines():
+        for line in map(visible, text.splitlines()):
             if self._console.is_terminal:
                 self._held.append(Text(f"  {line}"))
             else:

@@ -20,6 +20,7 @@ from bus.messages.dataplane import CONTAINERS, AppliedRevision, Endpoint, Health
 from bus.messages.resources import Node, Pod
 from bus.revision import ROOTS, Revision, includes
 from bus.subjects import APPLIED, DAEMON_SET, DEPLOYMENT, ENDPOINT, HEALTH, NODE, POD, STATEFUL_SET, STATES
+from bus.texts import visible
 from cli.errors import Failed
 from cli.output import Format, Output, duration, parse_duration, show_value
 from cli.session import Name, Session, run
@@ -52,7 +53,7 @@ def wait(
 
     result = run(main, name)
     if output is Format.TABLE:
-        print(in_words(result))
+        print(visible(in_words(result)))
     else:
         show_value({"revision": result.revision, "nodes": result.nodes, "seconds": result.seconds}, output)
 

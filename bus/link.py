@@ -301,8 +301,7 @@ class Mailbox:
         self._limit = limit
         self._dropped = dropped
         self._waiting = 0  # bytes
-        self._queue: asyncio.Queue[tuple[str, Msg | None, float]] = asyncio.Queue()
-        self.arrived = 0.0  # loop time when the message that `get` gave last came in
+        self._queue: asyncio.Queue[tuple[str, Msg | None]] = asyncio.Queue()
         self._open: dict[str, tuple[Subscription, asyncio.Task[None]]] = {}
         self._forget: Callable[[], None] = lambda: None
 
@@ -353,11 +352,10 @@ class Mailbox:
 
     def _put(self, label: str, message: Msg | None) -> None:
         self._waiting += self._cost(message)
-        self._queue.put_nowait((label, message, asyncio.get_running_loop().time()))
+        self._queue.put_nowait((label, message))
 
-    def _taken(self, label: str, message: Msg | None, arrived: float) -> tuple[str, Msg | None]:
+    def _taken(self, label: str, message: Msg | None) -> tuple[str, Msg | None]:
         self._waiting -= self._cost(message)
-        self.arrived = arrived
         return label, message
 
     def _cost(self, message: Msg | None) -> int:

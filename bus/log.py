@@ -17,7 +17,7 @@ from typing import Any
 
 from bus.interface import BusAway, BusError, Conflict, Refused
 from bus.link import ApiError, Link, NobodyAnswers, parse_api
-from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, last_of, log_of, stored_of, stream_of
+from bus.subjects import JOURNAL, LEASES, MANY_WRITERS, OWNERS, info_of, last_of, log_of, stored_of, stream_of
 from bus.telemetry import Cause, count, current_cause, logger
 from bus.wire import Entry
 
@@ -26,6 +26,7 @@ log = logger(__name__)
 TOMBSTONE_SECONDS = 3600  # how long a deletion stays in the log
 RESUME_SECONDS = 3000.0  # a reader away for longer reads everything; less than TOMBSTONE_SECONDS by a margin
 JOURNAL_SECONDS = 7 * 24 * 3600  # how far back time travel reaches
+JOURNAL_VALUES = 256  # of one key; the oldest goes first, here and below
 JOURNAL_BYTES = 1 << 30  # and what it may take on disk; the oldest goes first
 RETRY_SECONDS = 0.1  # between attempts while the server is away or its storage is not up yet
 
@@ -46,6 +47,9 @@ _NO_MESSAGE = 10037
 _NAME_IN_USE = 10058
 
 _NANOSECONDS = 1_000_000_000
+_UNIQUE = {"duplicate_window": _NANOSECONDS // 10}
+"""The least that the server takes. Nobody here numbers messages; a stranger's Nats-Msg-Id, of any length, would be kept
+in the server's memory for two minutes."""
 
 
 class LogAbsent(Exception):
@@ -207,21 +211,27 @@ def log_config(owner: str) -> dict[str, Any]:
         "allow_direct": True,
         "allow_msg_ttl": True,
         "num_replicas": 1,
+        **_UNIQUE,
         "republish": {"src": log_of(owner), "dest": stored_of(owner), "headers_only": True},
     }
 
 
 def journal_config() -> dict[str, Any]:
-    """One stream that copies every log and keeps what the logs replace, for as long as time travel is to reach back.
+    """One stream that copies every owner's log and keeps what the logs replace, for as long as time travel is to reach
+    back; of one key JOURNAL_VALUES at the most.
 
-    The server copies as a reader does: a value that was replaced within the millisecond may not be in it.
+    The nodes' log is not among them: a node that writes its own keys again and again would push out all the others',
+    and what a node says it says again itself. The server copies as a reader does: a value that was replaced within the
+    millisecond may not be in it.
     """
     return {
         "name": JOURNAL,
         "retention": "limits",
         "storage": "file",
-        "sources": [{"name": stream_of(owner)} for owner in OWNERS],
+        "sources": [{"name": stream_of(owner)} for owner in OWNERS if owner not in MANY_WRITERS],
+        **_UNIQUE,
         "max_age": JOURNAL_SECONDS * _NANOSECONDS,
+        "max_msgs_per_subject": JOURNAL_VALUES,
         "max_bytes": JOURNAL_BYTES,
         "discard": "old",
         "allow_direct": True,
@@ -234,6 +244,7 @@ def leases_config() -> dict[str, Any]:
     return {
         "name": LEASES,
         "subjects": ["lease.>"],
+        **_UNIQUE,
         "retention": "limits",
         "storage": "file",
         "max_msgs_per_subject": 1,

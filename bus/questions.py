@@ -1,4 +1,4 @@
-"""Questions and answers: a queue group, a deadline, a bound on how many are answered at once.
+"""Questions and answers: a queue group, a deadline, a bound on how many are answered at once, and of each asker.
 
 A refusal travels as a header with its reason, so that an answer's type stays what it is.
 """
@@ -6,17 +6,19 @@ A refusal travels as a header with its reason, so that an answer's type stays wh
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from bus.codec import TooLarge, Undecodable, decode, encode
 from bus.interface import BusAway, BusError, Unanswered
-from bus.link import Link, Mailbox, NobodyAnswers, may_answer
+from bus.link import Link, NobodyAnswers, may_answer
 from bus.log import cause_of, entry_headers
 from bus.messages import Message
-from bus.natspy import Msg
+from bus.natspy import Msg, Subscription
 from bus.subjects import Request, speaks_of
 from bus.telemetry import caused_by, count, current_cause, logger
+from bus.turns import Rate, Turns
 
 log = logger(__name__)
 
@@ -25,10 +27,14 @@ A = TypeVar("A", bound=Message)
 
 AT_ONCE = 16  # questions in hand; further ones wait, and are dropped when their asker has given up
 WAITING_BYTES = 8 << 20  # of questions that wait; further ones are dropped, and their askers hear nothing
+ASKER_BYTES = 256 << 10  # the same of one asker, where the subject names it (a node)
+ASKER_RATE = Rate(at_once=1000, per_second=100)  # and so many are answered: a node's pods, several times each
+MOST_SECONDS = 60.0  # that an asker waits, whatever it says
 LIMIT_BYTES = 4 * 1024 * 1024  # of a question or an answer, if the server takes that much
 
 REFUSED = "Plexus-Refused"
 DEADLINE = "Plexus-Deadline-Seconds"
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
 async def ask(link: Link, request: Request[M, A], tokens: tuple[str, ...], message: M, timeout: float) -> A:
@@ -57,28 +63,35 @@ async def answer(
     subject = request.all(*tokens)
     now = asyncio.get_running_loop().time
     places = asyncio.Semaphore(AT_ONCE)
-    async with Mailbox(link, limit=WAITING_BYTES, dropped="bus_question_dropped") as box, asyncio.TaskGroup() as tasks:
-        await box.join(subject, queue=request.owner)
-        while True:
-            item = await box.get()
-            if item is None or item[1] is None or not may_answer(item[1]):
-                continue
-            message = item[1]
-            until = box.arrived + _seconds_left(message)
-            await places.acquire()
-            if now() > until:
-                places.release()
-                count("bus_question_late", subject=request.head)
-                continue
-            task = tasks.create_task(_answer_one(link, request, message, handler), name=f"answer {message.subject}")
-            task.add_done_callback(lambda _: places.release())
+    names_askers = len(tokens) < len(request.keys)
+    turns: Turns[tuple[Msg, float]] = Turns(ASKER_BYTES, ASKER_RATE) if names_askers else Turns(WAITING_BYTES)
+
+    async def hear(subscription: Subscription) -> None:
+        async for message in link.read(subscription, subject):
+            until = now() + _seconds_left(message)
+            if may_answer(message) and not turns.put(message.subject, (message, until), len(message.data)):
+                count("bus_question_dropped", subject=subject)
+
+    subscription = await link.subscribe(subject, queue=request.owner)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(hear(subscription), name=f"questions {subject}")
+            while True:
+                await places.acquire()
+                message, until = await turns.next()
+                if now() > until:
+                    places.release()
+                    count("bus_question_late", subject=request.head)
+                    continue
+                task = tasks.create_task(_answer_one(link, request, message, handler), name=f"answer {message.subject}")
+                task.add_done_callback(lambda _: places.release())
+    finally:
+        await link.unsubscribe(subscription)
 
 
 def _seconds_left(message: Msg) -> float:
-    try:
-        return float((message.headers or {}).get(DEADLINE, "5"))
-    except ValueError:
-        return 5.0
+    told = (message.headers or {}).get(DEADLINE, "")
+    return min(float(told), MOST_SECONDS) if _SECONDS.fullmatch(told) else 5.0
 
 
 async def _answer_one(link: Link, request: Request[M, A], message: Msg, handler: Callable[[M], Awaitable[A]]) -> None:

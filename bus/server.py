@@ -22,7 +22,9 @@ from bus.subjects import READING
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 TENANT_PAYLOAD_BYTES = 1024 * 1024  # a state has at most half of it
-TENANT_CONNECTIONS = 16
+TENANT_CONNECTIONS = 4  # its services', and one while one of them starts anew
+PENDING_BYTES = 64 << 20  # that wait for one who reads too slowly, before it is cut off
+UNANSWERED_SECONDS = 30  # then the server forgets the way back of a node's question
 ACCOUNT = "plexus"  # the cluster's own
 START_SECONDS = 15.0
 STOP_SECONDS = 5.0
@@ -104,7 +106,7 @@ def configuration(settings: ServerSettings) -> str:
         "listen": f"{settings.host}:{settings.port}",
         "server_name": f"plexus-{settings.port}",
         "max_payload": MAX_PAYLOAD_BYTES,
-        "max_pending": 256 * 1024 * 1024,
+        "max_pending": PENDING_BYTES,
         "write_deadline": "10s",
         "ping_interval": "5s",
         "ping_max": 2,
@@ -142,7 +144,7 @@ def _account(settings: ServerSettings) -> Mapping[str, Any]:
         "mappings": READING,
         "users": [_user(user) for user in settings.users],
         "exports": [
-            {kind: subject, "accounts": names} | ({"response_type": "stream"} if kind == "service" else {})
+            {kind: subject, "accounts": names, **(_answers(subject) if kind == "service" else {})}
             for (kind, subject), names in exports.items()
         ],
         "imports": [
@@ -151,6 +153,11 @@ def _account(settings: ServerSettings) -> Mapping[str, Any]:
             for subject in tenant.answers
         ],
     }
+
+
+def _answers(subject: str) -> dict[str, Any]:
+    many = subject.startswith("log.read.") or subject.endswith(".snapshot")
+    return {"response": "stream" if many else "singleton", "threshold": f"{UNANSWERED_SECONDS}s"}
 
 
 def _tenant(tenant: Tenant) -> Mapping[str, Any]:

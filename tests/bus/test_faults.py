@@ -291,6 +291,12 @@ async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> No
         await outbox.unsay(subject(1))
         await journal_holds(4)
         assert (await owner.link.api(f"$JS.API.STREAM.INFO.{stream_of('resources')}"))["state"]["messages"] == 2
+        for number in range(3):  # a node's keys are not in it, or they could push out all else
+            await owner.publish_state(subjects.ENDPOINT.of("n", "default", "p"), endpoint("n", f"p{number}"))
+        await outbox.say(subject(2), Namespace(name="three"))
+        await journal_holds(5)
+        info = await owner.link.api(f"$JS.API.STREAM.INFO.{subjects.JOURNAL}", {"subjects_filter": ">"})
+        assert {each.split(".")[1] for each in info["state"]["subjects"]} == {"resources"}
 
 
 def endpoint(node: str, pod: str) -> Endpoint:
@@ -298,6 +304,17 @@ def endpoint(node: str, pod: str) -> Endpoint:
         node=node, namespace="default", pod=pod, address="10.0.0.1", mac="", interface="", interface_index=1,
         identity=0, state="ready",
     )  # fmt: skip
+
+
+async def test_the_server_keeps_no_numbers_of_messages(server: Server) -> None:
+    """Of any length, for two minutes each, if it were left to it."""
+    async with buses(server, "owner") as (owner,):
+        await owner.ensure_streams()
+        names = (await owner.link.api("$JS.API.STREAM.NAMES"))["streams"]
+        assert len(names) == len(subjects.OWNERS) + 2
+        for name in names:
+            info = await owner.link.api(f"$JS.API.STREAM.INFO.{name}")
+            assert info["config"]["duplicate_window"] == 100_000_000, name
 
 
 async def test_a_log_whose_oldest_key_is_written_again_while_nobody_reads_has_lost_nothing(server: Server) -> None:

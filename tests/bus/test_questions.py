@@ -16,7 +16,7 @@ from bus.client import NatsBus
 from bus.codec import encode
 from bus.interface import Unanswered
 from bus.messages.dataplane import AppliedRevision, Dump, DumpRows
-from bus.messages.resources import Applied, Apply, Document, Namespace
+from bus.messages.resources import Applied, Apply, Document, Namespace, PodStatus
 from bus.server import Server
 from bus.telemetry import counted
 from tests.bus.watcher import buses, watching
@@ -188,6 +188,37 @@ async def test_of_more_questions_for_a_snapshot_than_may_wait_some_are_dropped(
         go.set()
         async with watching(reader, subjects.NAMESPACE) as told:
             await told.until_values([subjects.NAMESPACE.of("n")])
+
+
+async def test_a_node_that_asks_without_end_keeps_no_other_waiting(server: Server) -> None:
+    """It says that it waits for ever, too."""
+    handled: list[str] = []
+
+    async def handler(status: PodStatus) -> Applied:
+        handled.append(status.node)
+        await asyncio.sleep(0.002)
+        return Applied()
+
+    def status(node: str) -> PodStatus:
+        return PodStatus(namespace="n", name="p", uid="u", phase="Running", ready=True, node=node)
+
+    async with buses(server, "service", "loud", "quiet") as (service, loud, quiet):
+        task = asyncio.create_task(service.answer(subjects.POD_STATUS, handler=handler))
+        await quiet.ask(subjects.POD_STATUS, "quiet", message=status("quiet"), timeout=10.0)
+        for number in range(20_000):
+            inbox = loud.link.client.new_inbox()
+            await loud.link.publish(
+                subjects.POD_STATUS.of("loud"), encode(status("loud")), reply=inbox, headers={questions.DEADLINE: "inf"}
+            )
+            if number % 2000 == 0:
+                await quiet.ask(subjects.POD_STATUS, "quiet", message=status("quiet"), timeout=2.0)
+        dropped = counted("bus_question_dropped", subject=subjects.POD_STATUS.all())
+        assert dropped > 10_000
+        before = handled.count("loud")
+        for _ in range(20):
+            await quiet.ask(subjects.POD_STATUS, "quiet", message=status("quiet"), timeout=2.0)
+        assert handled.count("loud") - before <= 20 * (questions.AT_ONCE + 1)
+        task.cancel()
 
 
 async def test_who_asks_for_snapshots_in_ever_other_words_leaves_an_owner_half_of_its_time(server: Server) -> None:

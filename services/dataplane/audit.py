@@ -49,6 +49,7 @@ class Drift:
     keys: tuple[str, ...]  # the first of them, in words
     since: float  # seconds since the epoch
     at: float  # when the last were found
+    seen: float = 0.0  # the same on a clock that nobody sets
 
     def __str__(self) -> str:
         more = f" and {self.entries - len(self.keys)} more" if self.entries > len(self.keys) else ""
@@ -173,13 +174,13 @@ class Audit:
 
     def _is_right(self, name: str) -> None:
         known = self.differing.get(name)
-        if known is not None and time.time() - known.at >= TOLD_SECONDS:
+        if known is not None and time.monotonic() - known.seen >= TOLD_SECONDS:
             del self.differing[name]
 
     def _found(self, name: str, wrong: set[bytes]) -> None:
         known, at = self.differing.get(name), time.time()
         keys = tuple(in_words(name, key) for key in sorted(wrong)[:NAMED])
-        self.differing[name] = Drift(name, len(wrong), keys, known.since if known else at, at)
+        self.differing[name] = Drift(name, len(wrong), keys, known.since if known else at, at, time.monotonic())
         count("map_differences", len(wrong), map=name)
         log.warning("a map did not hold what was written: putting it back", map=name, entries=len(wrong), keys=keys)
 

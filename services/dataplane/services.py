@@ -6,6 +6,7 @@ map holds after a restart is kept, so nothing is rewritten and nothing points at
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from services.dataplane.layouts import BackendEntry, BackendKey, LivingKey, Serv
 from services.dataplane.tables import Table
 
 LIVES = b"\x01"
+NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 ServiceName = tuple[str, str]  # namespace, name
@@ -47,9 +49,17 @@ class ServiceTables:
         return (self.services, self.backends, self.living)
 
     def adopt(self, seen: Mapping[bytes, bytes]) -> None:
-        """Keep the numbers of the map as it was found. Call before the first `put`."""
-        self._kept = {ServiceKey.unpack(key): ServiceEntry.unpack(value).number for key, value in seen.items()}
-        self._next = max(self._kept.values(), default=0) + 1
+        """Keep the numbers of the map as it was found. Call before the first `put`.
+
+        A number that two frontends have is kept by neither, for each would have the other's backends; nor is one that
+        this process would not have come to.
+        """
+        found = {ServiceKey.unpack(key): ServiceEntry.unpack(value).number for key, value in seen.items()}
+        times = Counter(found.values())
+        self._kept = {
+            key: number for key, number in found.items() if times[number] == 1 and 0 < number < NUMBERS_FOUND_MAX
+        }
+        self._next = max((number for number in times if number < NUMBERS_FOUND_MAX), default=0) + 1
 
     def name_of(self, address: str, port: int, protocol: int) -> str:
         """ "default/web", "" when no service has this address."""

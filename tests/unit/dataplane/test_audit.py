@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,18 @@ async def test_a_difference_is_told_for_some_seconds_though_it_is_mended(
         first = await asked(node)
         assert "drift" in first
         assert await asked(node) == first
+
+
+async def test_a_clock_that_goes_back_makes_nothing_be_told_for_longer(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine.running() as node:
+        await started(machine, node)
+        machine.maps.memory["services"].entries.clear()
+        assert "drift" in await asked(node)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 3600)
+        assert await asked(node) == {}
 
 
 async def test_what_cannot_be_put_back_stays_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

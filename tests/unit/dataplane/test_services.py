@@ -150,6 +150,26 @@ def test_numbers_are_kept_over_a_restart_so_that_nothing_is_rewritten() -> None:
     assert number not in {ServiceEntry.unpack(raw).number for raw in kernel.maps["services"].values()}
 
 
+@pytest.mark.parametrize("number", [1, 2, 0, 0xFFFFFFFF, 1 << 31])
+def test_a_number_that_somebody_changed_in_the_map_gives_no_service_anothers_backends(number: int) -> None:
+    before, kernel = ServiceTables(), Kernel()
+    for name, address in (("a", "10.96.0.1"), ("b", "10.96.0.2")):
+        before.put(service(name, [f"10.0.0.{address[-1]}"], address))
+    kernel.write(before)
+    key = ServiceKey("10.96.0.2", 80, 6).pack()
+    kernel.maps["services"][key] = ServiceEntry(number, 1).pack()
+    after = ServiceTables()
+    after.adopt(kernel.maps["services"])
+    for name, address in (("b", "10.96.0.2"), ("a", "10.96.0.1"), ("new", "10.96.0.3")):
+        after.put(service(name, [f"10.0.0.{address[-1]}"], address))
+    for table in (after.services, after.backends):
+        table.adopt(kernel.maps[table.name])
+    kernel.write(after)
+    numbers = [ServiceEntry.unpack(value).number for value in kernel.maps["services"].values()]
+    assert len(set(numbers)) == 3
+    assert kernel.backends() == {(f"10.96.0.{last}", 80): [(f"10.0.0.{last}", 8080)] for last in "123"}
+
+
 def test_a_service_that_takes_anothers_address_over_keeps_it_when_the_other_ends() -> None:
     """As when a service is renamed; the new name may be heard first."""
     tables, kernel = ServiceTables(), Kernel()

@@ -93,6 +93,10 @@ class Unanswered(BusError):
         self.why = why
 
 
+class TurnedAway(BusError):
+    """The bus is there, and does not take us as we are; the text says what to do. Waiting does not help."""
+
+
 class Refused(BusError):
     """The server does not take this from this user, now or later."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from bus.interface import BusAway, BusError, Conflict, Refused
 from bus.link import ApiError, Link, NobodyAnswers, parse_api
-from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, last_of, log_of, stored_of, stream_of
+from bus.subjects import JOURNAL, LEASES, MANY_WRITERS, OWNERS, info_of, last_of, log_of, stored_of, stream_of
 from bus.telemetry import Cause, count, current_cause, logger
 from bus.wire import Entry
 
@@ -28,6 +28,8 @@ RESUME_SECONDS = 3000.0  # a reader away for longer reads everything; less than 
 JOURNAL_SECONDS = 7 * 24 * 3600  # how far back time travel reaches
 JOURNAL_BYTES = 1 << 30  # and what it may take on disk; the oldest goes first
 RETRY_SECONDS = 0.1  # between attempts while the server is away or its storage is not up yet
+
+WRITER_MESSAGE_BYTES = 16 * 1024  # with headers, of one of many writers: an endpoint has 2 KiB at the most
 
 CAUSED_AT = "Plexus-Caused-At"
 DELETED = "Plexus-Deleted"
@@ -207,6 +209,7 @@ def log_config(owner: str) -> dict[str, Any]:
         "allow_direct": True,
         "allow_msg_ttl": True,
         "num_replicas": 1,
+        **({"max_msg_size": WRITER_MESSAGE_BYTES} if owner in MANY_WRITERS else {}),
         "republish": {"src": log_of(owner), "dest": stored_of(owner), "headers_only": True},
     }
 

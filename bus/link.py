@@ -119,6 +119,7 @@ class Link:
 
     def __init__(self, client: Client, *, patient: bool = True) -> None:
         self.client = client
+        self.reached: dict[str, int] = {}  # by stream: the last sequence that was seen of it by anybody here
         self._reconnected: set[Callable[[], None]] = set()
         self._connected = asyncio.Event()
         self.turned_away: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # why, if that is told

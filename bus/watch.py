@@ -176,7 +176,7 @@ class Merged:
 
 def _revision_of(owner: str, view: View) -> revision.Revision:
     if owner in revision.ROOTS:
-        return {owner: view.position}
+        return {owner: view.included}
     return view.revision or dict.fromkeys(revision.ROOTS, 0)
 
 

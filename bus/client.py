@@ -34,6 +34,7 @@ from bus.messages import Message
 from bus.outbox import NatsOutbox
 from bus.subjects import Request, check_event
 from bus.telemetry import count, current_cause, logger
+from bus.tls import ClientTls
 from bus.watch import watch
 
 __all__ = [
@@ -161,14 +162,16 @@ class NatsBus:
 
 
 @asynccontextmanager
-async def connect(url: str, *, name: str, user: str = "", password: str = "") -> AsyncIterator[NatsBus]:
-    """A bus for the service called `name`; waits until the server is there.
+async def connect(
+    url: str, *, name: str, user: str = "", password: str = "", tls: ClientTls | None = None, patient: bool = True
+) -> AsyncIterator[NatsBus]:
+    """A bus for the service called `name`; waits until the server is there. `patient`, and what it raises: open_link.
 
     Should one of its own tasks fail, the body is cancelled and that failure raised.
     """
     body = asyncio.current_task()
     assert body is not None
-    async with open_link(url, name=name, user=user, password=password) as link:
+    async with open_link(url, name=name, user=user, password=password, tls=tls, patient=patient) as link:
         bus = NatsBus(link, name, body.cancel)
         try:
             yield bus

@@ -160,6 +160,7 @@ class Control:
         self._wanted: dict[str, Message | None] = {}  # what we said, to say it again after another has led
         self.own = tuple(family for family in model.hears if family.owner == model.owner)
         self._known: dict[str, Message] = {}  # of those families: what the log held when we knew it last
+        self._over: Mapping[str, str] = {}  # nodes that say more than they may
         self._unwritten: dict[str, Action] = {}
         self._given_up: dict[str, tuple[Action, str]] = {}  # what cannot be carried out as it is, and why
         self._tried: dict[str, tuple[Action, str]] = {}  # in this turn and in vain: each subject's last action, and why
@@ -176,7 +177,9 @@ class Control:
 
     def take(self, what: str, batch: Batch) -> None:
         """Feed one batch to the model."""
-        before = self._unusable.copy(), self.held.problem
+        before = self._unusable.copy(), self.held.problem, self._over
+        if what == "inputs":
+            self._over = batch.over
         for change in batch.changes:
             is_taken = self._feed(change.subject, change.message, change.body)
             if what == "inputs":
@@ -190,7 +193,7 @@ class Control:
         if batch.synced and what in self.waits_for:
             self.waits_for.discard(what)
             self._tell()
-        elif (self._unusable, self.held.problem) != before:
+        elif (self._unusable, self.held.problem, self._over) != before:
             self._tell()
         if what == "inputs":  # our own log does not count: its revision is what we say of it
             self._revision = batch.revision
@@ -445,6 +448,8 @@ class Control:
             outputs = outputs + named("cannot be written", given_up) if self._active else []  # else another's business
             inputs = named("cannot be used", self._unusable)
             self._report.check("inputs", not inputs, "; ".join(inputs))
+            over = "; ".join(f"{node}: {why}" for node, why in sorted(self._over.items()))
+            self._report.check("nodes within bounds", not over, over)
             self._report.check("digests", not self.held.problem, self.held.problem)
             self._report.check("outputs", not outputs, "; ".join(outputs))
             self._report.report(ready=not self.waits_for, active=self._active, revision=self._done)

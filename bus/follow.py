@@ -73,6 +73,7 @@ async def follow(
             log.debug("reading the log anew", owner=source.owner, why=str(problem))
             continue
         except LogAbsent:
+            source.saw(view.position)
             await make_stream(link, log_config(source.owner))
         except Missed as problem:
             count("bus_reader_missed", owner=source.owner)

@@ -42,7 +42,8 @@ class Batch:
     holds until it is vouched for (bus/view.py). Told of logs that are read directly.
 
     `said` is what owners' models say, by family, a digest each (bus/digest.py): of those whose word is for exactly
-    what the watch has told up to here. `unreadable`: subjects whose new value does not decode here.
+    what the watch has told up to here. `unreadable`: subjects whose new value does not decode here. `over`: nodes that
+    say more than they may, and in what (bus/bounds.py).
     """
 
     changes: list[Change]
@@ -51,6 +52,7 @@ class Batch:
     lost: frozenset[str] = frozenset()
     said: dict[str, str] = field(default_factory=dict)
     unreadable: frozenset[str] = frozenset()
+    over: Mapping[str, str] = field(default_factory=dict)
 
 
 class Anew:
@@ -91,6 +93,10 @@ class Unanswered(BusError):
         super().__init__(f"{subject}: {why}")
         self.subject = subject
         self.why = why
+
+
+class TurnedAway(BusError):
+    """The bus is there, and does not take us as we are; the text says what to do. Waiting does not help."""
 
 
 class Refused(BusError):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from bus.interface import BusAway, BusError, Refused
+from bus.interface import BusAway, BusError, Refused, TurnedAway
 from bus.natspy import Client, Msg, Subscription, errors
 from bus.subjects import escape, matches
 from bus.telemetry import count, logger
+from bus.tls import ClientTls, advice
 
 log = logger(__name__)
 
@@ -93,14 +95,36 @@ def may_answer(message: Msg) -> bool:
     return False
 
 
+async def insisting(call: Coroutine[Any, Any, T], *, unless: asyncio.Future[None]) -> T:
+    """What `call` gives, for one that tries for ever and passes over a cancellation: it is told to end until it does.
+
+    Client.connect is such a one: between two attempts nobody looks whether a cancellation was swallowed in one.
+    Raises: what `unless` is told first.
+    """
+    task = asyncio.create_task(call)
+    either: list[asyncio.Future[Any]] = [task, unless]
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            unless.result()
+        return await task
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
+
+
 class Link:
     """A connected client, and who wants to know when it was connected anew."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, patient: bool = True) -> None:
         self.client = client
+        self.reached: dict[str, int] = {}  # by stream: the last sequence that was seen of it by anybody here
         self._reconnected: set[Callable[[], None]] = set()
         self._connected = asyncio.Event()
-        self._unauthorized = False
+        self.turned_away: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # why, if that is told
+        self._patient = patient
+        self._is_turned_away = False  # and that was logged
         self._replies = ""  # what the subjects of answers to our questions start with
         self._asked = 0
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}  # token -> (subject asked, its answer)
@@ -137,6 +161,7 @@ class Link:
 
     def open_replies(self) -> None:
         """Choose where answers come in; once, when connected."""
+        self._is_turned_away = False
         self._replies = self.client.new_inbox()
 
     async def read_replies(self) -> None:
@@ -206,6 +231,7 @@ class Link:
             log.warning("bus connection lost, reconnecting")
 
     async def heard_reconnected(self) -> None:
+        self._is_turned_away = False
         self._connected.set()
         count("bus_reconnected")
         log.info("bus connected again")
@@ -221,13 +247,21 @@ class Link:
             for subject, reply in self._waiting.values():
                 if subject.lower() == found[2] and not reply.done():
                     reply.set_exception(Refused(subject))
+        elif isinstance(problem, ssl.SSLError):
+            count("bus_tls_failed")
+            self._turn_away(f"no TLS with the bus: {advice(problem)}")
         elif "authorization violation" in str(problem).lower():
             count("bus_unauthorized")
-            if not self._unauthorized:
-                log.error("the bus refuses user or password: check PLEXUS_BUS_USER and PLEXUS_BUS_PASSWORD")
-            self._unauthorized = True
+            self._turn_away("the bus refuses user or password: check PLEXUS_BUS_USER and PLEXUS_BUS_PASSWORD")
         else:
             log.debug("bus connection", problem=str(problem) or type(problem).__name__)
+
+    def _turn_away(self, why: str) -> None:
+        if not self._is_turned_away:
+            log.error(why)
+        self._is_turned_away = True
+        if not self._patient and not self.turned_away.done():
+            self.turned_away.set_exception(TurnedAway(why))
 
 
 def parse_api(body: bytes) -> dict[str, Any]:
@@ -247,16 +281,26 @@ def parse_api(body: bytes) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_link(url: str, *, name: str, user: str = "", password: str = "") -> AsyncIterator[Link]:
-    """Connect; waits as long as it takes for a server that takes this user and password."""
+async def open_link(
+    url: str, *, name: str, user: str = "", password: str = "", tls: ClientTls | None = None, patient: bool = True
+) -> AsyncIterator[Link]:
+    """Connect; waits as long as it takes for a server that takes this user and password.
+
+    Args:
+        patient: waits for a server that turns us away, too: it may be set right.
+    Raises: tls.Unusable; TurnedAway, unless `patient`.
+    """
     client = Client()
-    link = Link(client)
+    context = tls.context() if tls else None
+    link = Link(client, patient=patient)
     connecting = client.connect(
         url,
         name=name,
         user=user or None,
         password=password or None,
         inbox_prefix=inbox_of(user),
+        tls=context,
+        tls_handshake_first=tls is not None,
         max_reconnect_attempts=-1,
         reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # only ever slept for
         connect_timeout=CONNECT_SECONDS,
@@ -269,7 +313,7 @@ async def open_link(url: str, *, name: str, user: str = "", password: str = "") 
     )
     replies: asyncio.Task[None] | None = None
     try:
-        await heeding(connecting)
+        await insisting(connecting, unless=link.turned_away)
         link.open_replies()
         replies = asyncio.create_task(link.read_replies(), name="read answers")
         await link.connected()

@@ -28,7 +28,10 @@ RESUME_SECONDS = 3000.0  # a reader away for longer reads everything; less than 
 JOURNAL_SECONDS = 7 * 24 * 3600  # how far back time travel reaches
 JOURNAL_VALUES = 256  # of one key; the oldest goes first, here and below
 JOURNAL_BYTES = 1 << 30  # and what it may take on disk; the oldest goes first
+AFTER_A_LOSS = 10_000  # sequences left out by a log that is made anew: what was written since we looked last
 RETRY_SECONDS = 0.1  # between attempts while the server is away or its storage is not up yet
+
+WRITER_MESSAGE_BYTES = 16 * 1024  # with headers, of one of many writers: an endpoint has 2 KiB at the most
 
 CAUSED_AT = "Plexus-Caused-At"
 DELETED = "Plexus-Deleted"
@@ -106,9 +109,14 @@ class Log:
         except NobodyAnswers as problem:
             raise BusAway("JetStream is not up") from problem
         state = answer["state"]
+        self.saw(int(state["last_seq"]))
         first, last, messages = (int(state[name]) for name in ("first_seq", "last_seq", "messages"))
         found = frozenset(state.get("subjects") or ()) if keys else None
         return LogInfo(str(answer["created"]), last, first, messages, found)
+
+    def saw(self, sequence: int) -> None:
+        """The log has come so far: should it be lost, the next one begins beyond."""
+        _saw(self.link, self.stream, sequence)
 
     async def settled_info(self, *, create: bool = True) -> LogInfo:
         """`info`, as soon as the server answers and the stream is there; makes it when it is missing."""
@@ -154,7 +162,9 @@ class Log:
         while True:
             try:
                 answer = await self.link.request(subject, body or b"", headers=headers)
-                return int(parse_api(answer.data)["seq"])
+                sequence = int(parse_api(answer.data)["seq"])
+                self.saw(sequence)
+                return sequence
             except ApiError as problem:
                 if problem.final and problem.number not in _WRONG_SEQUENCE:
                     raise Refused(subject, str(problem)) from problem
@@ -212,6 +222,7 @@ def log_config(owner: str) -> dict[str, Any]:
         "allow_msg_ttl": True,
         "num_replicas": 1,
         **_UNIQUE,
+        **({"max_msg_size": WRITER_MESSAGE_BYTES} if owner in MANY_WRITERS else {}),
         "republish": {"src": log_of(owner), "dest": stored_of(owner), "headers_only": True},
     }
 
@@ -258,8 +269,12 @@ def leases_config() -> dict[str, Any]:
 async def make_stream(link: Link, config: Mapping[str, Any]) -> None:
     """Make the stream if it is missing; one that is there stays as it is.
 
+    A log that was lost goes on beyond what was seen of it, so that nobody who has only heard the old one seems to have
+    what the new one says: sequences are revisions (bus/revision.py).
     Without permission or server nothing happens. The caller looks again afterwards, so a failed attempt is only logged.
     """
+    if (reached := link.reached.get(config["name"], 0)) > 0:
+        config = {**config, "first_seq": reached + AFTER_A_LOSS}
     try:
         await link.api(f"$JS.API.STREAM.CREATE.{config['name']}", config)
     except ApiError as problem:
@@ -276,7 +291,9 @@ async def make_all_streams(link: Link) -> None:
         is_asked = False  # to be made
         while True:
             try:
-                await link.api(info_of(config["name"]))
+                answer = await link.api(info_of(config["name"]))
+                if config["name"] not in (LEASES, JOURNAL):
+                    _saw(link, config["name"], int(answer["state"]["last_seq"]))
                 break
             except (ApiError, BusAway, NobodyAnswers) as problem:
                 if isinstance(problem, ApiError) and not is_asked:
@@ -286,3 +303,7 @@ async def make_all_streams(link: Link) -> None:
             is_asked = False
             await link.connected()
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _saw(link: Link, stream: str, sequence: int) -> None:
+    link.reached[stream] = max(sequence, link.reached.get(stream, 0))

@@ -53,5 +53,15 @@ class Client(_Client):
         lines = (line.partition(":") for line in raw.decode("utf-8", "replace").split("\r\n"))
         return {name.strip(" "): value.strip(" ") for name, colon, value in lines if colon}
 
+    async def _process_connect_init(self) -> None:
+        """A connection of which nothing came is dropped. Whose TLS failed never tells its end: nats-py waits for it."""
+        try:
+            await super()._process_connect_init()
+        except OSError:  # TimeoutError and ssl.SSLError are such
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]  # nats-py has no type for it
+                self._transport = None
+            raise
+
 
 __all__ = ["Client", "Msg", "Subscription", "errors"]

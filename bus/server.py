@@ -118,6 +118,8 @@ def configuration(settings: ServerSettings) -> str:
             "key_file": str(settings.tls.key),
             "ca_file": str(settings.tls.authority),
             "verify": settings.tls.verify,
+            "min_version": "1.3",
+            "handshake_first": "300ms",  # who has said nothing by then is told in the clear that this is TLS
         }
     if settings.users:
         config["accounts"] = {ACCOUNT: _account(settings)} | {

@@ -30,6 +30,7 @@ from bus.messages.dataplane import Check, Health, HealthQuestion, ReachedRevisio
 from bus.revision import Revision, includes
 from bus.subjects import HEALTH
 from bus.telemetry import Labels, configure_logs, logger
+from bus.tls import ClientTls, Unusable, client_tls
 
 log = logger(__name__)
 
@@ -54,6 +55,9 @@ class Settings:
     bus_url: str = "nats://127.0.0.1:4222"
     bus_user: str = ""
     bus_password: str = ""
+    bus_tls_ca: str = ""  # PEM files, see bus/tls.py; "": no TLS
+    bus_tls_cert: str = ""
+    bus_tls_key: str = ""
     instance: str = "control"  # token of req.<owner>.health.<instance>; a node's name on a node
     http: str = ""  # "host:port" or "unix:/path" for health and metrics; "" is off
     log_level: str = "info"
@@ -62,7 +66,18 @@ class Settings:
     @staticmethod
     def of(environment: Mapping[str, str]) -> Settings:
         """Raises: BadSettings."""
-        names = ("bus_url", "bus_user", "bus_password", "instance", "http", "log_level", "log_format")
+        names = (
+            "bus_url",
+            "bus_user",
+            "bus_password",
+            "bus_tls_ca",
+            "bus_tls_cert",
+            "bus_tls_key",
+            "instance",
+            "http",
+            "log_level",
+            "log_format",
+        )
         given = {name: value for name in names if (value := environment.get(f"PLEXUS_{name.upper()}"))}
         settings = Settings(**given)
         if settings.http and not settings.http.startswith("unix:"):
@@ -73,7 +88,17 @@ class Settings:
             raise BadSettings(f"PLEXUS_LOG_LEVEL is debug, info, warning or error, not {settings.log_level!r}")
         if settings.log_format not in ("json", "text"):
             raise BadSettings(f"PLEXUS_LOG_FORMAT is json or text, not {settings.log_format!r}")
+        try:
+            if (tls := settings.bus_tls) is not None:
+                tls.context()
+        except Unusable as problem:
+            raise BadSettings(str(problem)) from None
         return settings
+
+    @property
+    def bus_tls(self) -> ClientTls | None:
+        """Raises: tls.Unusable."""
+        return client_tls(self.bus_url, self.bus_tls_ca, self.bus_tls_cert, self.bus_tls_key)
 
 
 class Service:
@@ -244,6 +269,7 @@ def _connection(name: str, settings: Settings) -> AbstractAsyncContextManager[Bu
         name=f"{name} {settings.instance}",
         user=settings.bus_user,
         password=settings.bus_password,
+        tls=settings.bus_tls,
     )
 
 

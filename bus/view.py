@@ -65,6 +65,11 @@ class View:
         """A full reading has been finished, and nobody has vouched for what it found."""
         return self._is_read and bool(self._owed)
 
+    @property
+    def included(self) -> int:
+        """Up to this sequence of the log everything was told; 0 while what was read of another log is held back."""
+        return 0 if self._owed and not self._by_node else self.position
+
     def since(self, log: str) -> int:
         """From where a reader of `log` may ask for the rest; 0: it needs everything."""
         return self.position if self.complete and log == self.log else 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bus import revision, wire
+from bus.bounds import Bounds
 from bus.codec import Newer, Undecodable, decode
 from bus.follow import follow
 from bus.interface import Anew, Batch, BusAway, Change, Family, Unreadable
@@ -28,6 +29,7 @@ log = logger(__name__)
 
 ANSWER_SECONDS = 0.5  # an owner that has not begun to answer by then is away
 CHUNK_SECONDS = 2.0  # between the pieces of one snapshot
+RELEASE_SECONDS = 0.25  # between looks at what a node said too fast
 SILENCE_SECONDS = 2.5  # an owner says something every second; after this long it is asked
 
 
@@ -100,6 +102,8 @@ class Merged:
     synced: bool = False
     lost: set[str] = field(default_factory=set)  # owners whose logs were
     unreadable: set[str] = field(default_factory=set)
+    over: dict[str, str] = field(default_factory=dict)  # writers, and in what
+    _is_over_news: bool = False
     _told: dict[str, int] = field(default_factory=dict)
     _said: dict[str, dict[str, str]] = field(default_factory=dict)  # by owner: its digests, as of what is told
     _told_said: dict[str, str] = field(default_factory=dict)
@@ -122,6 +126,13 @@ class Merged:
         self.lost.add(owner)
         self.news.set()
 
+    def is_over(self, writers: Mapping[str, str]) -> None:
+        """These say more than they may, now."""
+        if writers != self.over:
+            self.over = dict(writers)
+            self._is_over_news = True
+            self.news.set()
+
     def says(self, owner: str, digests: Mapping[str, str]) -> None:
         """What the owner's model says is this, as of all that was added. Empty: it is not known."""
         self._said[owner] = {f"{owner}.{noun}": digest for noun, digest in digests.items()}
@@ -136,7 +147,11 @@ class Merged:
         now = self.revision()
         said = {family: digest for each in self._said.values() for family, digest in each.items()}
         is_said = said.items() <= self._told_said.items()  # or less of it: that is no news
-        if not (self.changes or self.unreadable or self.lost or first) and now == self._told and is_said:
+        if (
+            not (self.changes or self.unreadable or self.lost or self._is_over_news or first)
+            and now == self._told
+            and is_said
+        ):
             return None
         batch = Batch(
             list(self.changes.values()),
@@ -145,7 +160,9 @@ class Merged:
             lost=frozenset(self.lost),
             said=said,
             unreadable=frozenset(self.unreadable),
+            over=self.over,
         )
+        self._is_over_news = False
         self.changes, self.lost, self.unreadable = {}, set(), set()
         self._told, self._told_said = now, said
         return batch
@@ -159,7 +176,7 @@ class Merged:
 
 def _revision_of(owner: str, view: View) -> revision.Revision:
     if owner in revision.ROOTS:
-        return {owner: view.position}
+        return {owner: view.included}
     return view.revision or dict.fromkeys(revision.ROOTS, 0)
 
 
@@ -191,10 +208,45 @@ async def watch(
 
 
 async def _watch_owner(link: Link, owner: str, view: View, merged: Merged, direct: bool, anew: Anew) -> None:
-    if direct or owner in MANY_WRITERS:
+    if owner in MANY_WRITERS:
+        await _watch_writers(link, owner, view, merged)
+    elif direct:
         await follow(link, Log(link, owner), view, merged.add, began=partial(merged.lose, owner))
     else:
         await OwnerWatch(link, owner, view, merged, anew).run()
+
+
+async def _watch_writers(link: Link, owner: str, view: View, merged: Merged) -> None:
+    """A log of many writers, each of them bounded in what is heard of it."""
+    source = Log(link, owner)
+    bounds = Bounds()
+    is_over = asyncio.Event()
+    now = asyncio.get_running_loop().time
+
+    def tell(entries: list[Entry]) -> None:
+        merged.add(entries)
+        merged.is_over(bounds.problems)
+        (is_over.set if bounds.problems else is_over.clear)()
+
+    def hear(entries: list[Entry]) -> None:
+        tell(bounds.admit(entries, now()))
+
+    async def release() -> None:
+        while True:
+            await is_over.wait()
+            await asyncio.sleep(RELEASE_SECONDS)
+            tell(bounds.release(now()))
+            for subject in bounds.room():
+                entry = await source.last(subject)
+                if bounds.is_over(subject):  # still: nothing later of it was heard
+                    hear([entry or Entry(0, subject, None)])
+
+    releasing = asyncio.create_task(release(), name=f"bounds of {owner}")
+    try:
+        await follow(link, source, view, hear, began=partial(merged.lose, owner))
+    finally:
+        releasing.cancel()
+        await asyncio.gather(releasing, return_exceptions=True)
 
 
 class OwnerWatch:

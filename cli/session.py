@@ -16,6 +16,7 @@ from cli.errors import Failed
 
 if TYPE_CHECKING:
     from bus.interface import Bus
+    from bus.tls import ClientTls
     from lab.state import Record
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Target:
     url: str
     user: str = ""
     password: str = ""
+    tls: ClientTls | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # the lab's, Helm keys
 
 
@@ -56,10 +58,16 @@ def target(name: str = "") -> Target:
     user, password = os.environ.get("PLEXUS_BUS_USER", ""), os.environ.get("PLEXUS_BUS_PASSWORD", "")
     url = os.environ.get("PLEXUS_BUS_URL", "")
     if url and not name and not os.environ.get(state.ENVIRONMENT_NAME) and not state.labs():
-        return Target("", url, user, password)
+        from bus.tls import Unusable, client_tls
+
+        files = (os.environ.get(f"PLEXUS_BUS_TLS_{name}", "") for name in ("CA", "CERT", "KEY"))
+        try:
+            return Target("", url, user, password, client_tls(url, *files))
+        except Unusable as error:
+            raise Failed(str(error)) from None
     found = state.find(name)
     account = (user, password) if user else (found.bus_user, found.bus_password)
-    return Target(found.name, found.bus_url, *account, settings_of(found))
+    return Target(found.name, found.bus_url, *account, found.bus_tls(account[0]), settings_of(found))
 
 
 def settings_of(lab: Record) -> dict[str, Any]:
@@ -78,8 +86,9 @@ def run(main: Callable[[Session], Awaitable[T]], name: str = "") -> T:
 async def with_session(main: Callable[[Session], Awaitable[T]], where: Target) -> T:
     """Do `main` with a connection. Raises: Failed: the bus is not there, or a question was not answered."""
     from bus.client import connect
-    from bus.interface import BusError, Unanswered
+    from bus.interface import BusError, TurnedAway, Unanswered
     from bus.telemetry import configure_logs
+    from bus.tls import Unusable
 
     if os.environ.get("PLEXUS_DEBUG"):
         configure_logs("debug", "text")
@@ -89,8 +98,11 @@ async def with_session(main: Callable[[Session], Awaitable[T]], where: Target) -
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                opened = connect(where.url, name="plexus", user=where.user, password=where.password)
+                account = {"user": where.user, "password": where.password}
+                opened = connect(where.url, name="plexus", **account, tls=where.tls, patient=False)
                 bus = await stack.enter_async_context(opened)
+        except (TurnedAway, Unusable) as error:
+            raise Failed(f"the bus at {where.url} is not to be had like this: {error}") from error
         except (TimeoutError, OSError, BusError) as error:
             why = f" ({error})" if str(error) else ""
             remedy = f"plexus lab start --name {where.lab} --bus starts it" if where.lab else "look at PLEXUS_BUS_URL"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bus import accounts
 from bus.server import ServerSettings, find_binary
-from lab import names, state
+from lab import certificates, names, state
 from lab.errors import LabError
 from lab.plan import BUS_PORT, DEVICE
 from lab.state import Record
@@ -60,6 +60,9 @@ def bus_settings(lab: Record) -> ServerSettings:
         port=BUS_PORT,
         users=accounts.users(passwords),
         tenants=accounts.tenants(lab.nodes, passwords),
+        tls=certificates.server(lab.directory.certificates, verify=bool(lab.settings.get("bus.tls.verifyClients")))
+        if lab.settings.get("bus.tls.enabled")
+        else None,
     )
 
 
@@ -84,7 +87,9 @@ def dataplane(lab: Record, node: str) -> Program:
 
 def common(lab: Record, name: str, instance: str, user: str) -> dict[str, str]:
     """What every service is told. `user`: who it is on the bus."""
-    return {
+    tls = lab.bus_tls(user)
+    files = {"CA": tls.authority, "CERT": tls.certificate, "KEY": tls.key} if tls else {}
+    return {f"PLEXUS_BUS_TLS_{name}": path for name, path in files.items() if path} | {
         "PLEXUS_BUS_URL": lab.plan.bus_url(lab.families[0]),
         "PLEXUS_BUS_USER": user,
         "PLEXUS_BUS_PASSWORD": lab.password(user),

@@ -194,6 +194,8 @@ KEYS: Mapping[str, Key] = {
     "ipam.operator.clusterPoolIPv6PodCIDRList": Key(list_of(network(6))),
     "ipam.operator.clusterPoolIPv6MaskSize": Key(number(64, 126), 120),
     "kubeProxyReplacement": Key(only(True, "leaving Services to kube-proxy"), True),
+    "bus.tls.enabled": Key(boolean, False),
+    "bus.tls.verifyClients": Key(boolean, False),
     "debug.enabled": Key(boolean, False),
 }
 
@@ -356,6 +358,8 @@ def settings(values: Mapping[str, Any]) -> Settings:
         raise LabError("underlayProtocol: the nodes have no such addresses; enable the family")
     if not found.get("ipMasqAgent.enabled") and (given := [key for key in checked if key.startswith(AGENT)]):
         raise LabError(f"{given[0]}: does nothing by itself; set ipMasqAgent.enabled=true")
+    if found.get("bus.tls.verifyClients") and not found.get("bus.tls.enabled"):
+        raise LabError("bus.tls.verifyClients: does nothing by itself; set bus.tls.enabled=true")
     masqueraded = [key for family in found.families if found.get(key := f"enableIPv{family}Masquerade")]
     if not found.get("bpf.masquerade") and masqueraded:
         raise LabError(

@@ -2,6 +2,7 @@
 
     lab.json               slot, nodes, settings: written first, never changed
     topology               empty; there once every link is
+    certificates/          of the bus and its users, with bus.tls.enabled
     passwords.json         of the bus, by user; for root's eyes, as is the whole directory
     up.json                the `lab up` that is at work, while it is
     processes/<name>.json  a process that runs, by pid and start time
@@ -23,7 +24,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -31,6 +32,9 @@ from lab import names
 from lab.errors import LabError
 from lab.plan import SLOTS, Family, Plan
 from lab.settings import Settings
+
+if TYPE_CHECKING:
+    from bus.tls import ClientTls
 
 RUN = Path("/run/plexus/lab")
 BPF = Path("/sys/fs/bpf")
@@ -89,6 +93,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Of `bus_user`; "" when the lab is not so far yet."""
         return self.password(OPERATOR)
 
+    def bus_tls(self, user: str = OPERATOR) -> ClientTls | None:
+        """What `user` connects to the bus with; None: it speaks in the clear."""
+        if not self.settings.get("bus.tls.enabled"):
+            return None
+        from lab import certificates
+
+        verify = bool(self.settings.get("bus.tls.verifyClients"))
+        return certificates.client(self.directory.certificates, user, verify=verify)
+
     def password(self, user: str) -> str:
         """Of a user of the bus."""
         return (read(self.directory.passwords, dict[str, str]) or {}).get(user, "")
@@ -146,6 +159,11 @@ class Directory:
     @property
     def lab(self) -> Path:
         return self.path / "lab.json"
+
+    @property
+    def certificates(self) -> Path:
+        """Of the bus, and of its users."""
+        return self.path / "certificates"
 
     @property
     def passwords(self) -> Path:

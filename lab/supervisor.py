@@ -163,6 +163,7 @@ class Supervisor:
                     name=f"lab-{self._lab.name}",
                     user=self._lab.bus_user,
                     password=self._lab.bus_password,
+                    tls=self._lab.bus_tls(),
                 ) as bus:
                     self._bus = bus
                     await cluster.run(self._lab, bus)

@@ -222,7 +222,9 @@ class Lab:
             lab = self.record
             async with (
                 asyncio.timeout(ANSWER_SECONDS),  # a test that failed may have left the bus dead
-                connect(lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password) as bus,
+                connect(
+                    lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password, tls=lab.bus_tls()
+                ) as bus,
             ):
                 answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)  # type: ignore[arg-type]
                 if answer.problem:
@@ -236,7 +238,9 @@ class Lab:
 
         async def ask() -> dict[str, Check]:
             lab = self.record
-            async with connect(lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password) as bus:
+            async with connect(
+                lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password, tls=lab.bus_tls()
+            ) as bus:
                 try:
                     answer = await bus.ask(HEALTH["dataplane"], node, message=HealthQuestion(), timeout=2.0)
                 except BusError:

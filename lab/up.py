@@ -14,7 +14,7 @@ from typing import Any
 from bus import accounts
 from bus.server import configuration
 from bus.service import CANNOT_START
-from lab import cleanup, dialogue, host, names, processes, state, supervisor, topology
+from lab import certificates, cleanup, dialogue, host, names, processes, state, supervisor, topology
 from lab.errors import LabError
 from lab.plan import MOST_NODES, MOST_SUBNETS
 from lab.programs import BUS, bus_settings
@@ -97,7 +97,11 @@ def make(name: str, wanted: Wanted, progress: Progress) -> Record:
     progress("links and namespaces")
     topology.build(lab)
     lab.directory.topology.touch()
-    state.write(lab.directory.passwords, accounts.new_passwords(lab.nodes))
+    passwords = accounts.new_passwords(lab.nodes)
+    state.write(lab.directory.passwords, passwords)
+    if lab.settings.get("bus.tls.enabled"):
+        where = [lab.plan.management_control.ip, *(lab.plan.control(family).ip for family in lab.families)]
+        certificates.make(lab.directory.certificates, where, passwords)
     (lab.directory.bus / "nats-server.conf").write_text(configuration(bus_settings(lab)))
     supervisor.spawn(lab)
     wait_ready(lab, progress)

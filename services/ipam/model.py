@@ -18,6 +18,7 @@ from bus.messages.dataplane import Endpoint
 from bus.messages.ipam import Block
 from bus.messages.resources import Family, Node
 from bus.subjects import BLOCK, ENDPOINT, NODE, State, check_subject
+from bus.texts import is_subdomain
 
 RESERVED_ADDRESSES = 3  # of each block no pod has: the network's, the node's router, the broadcast address
 FULL_SHARE = 0.75  # of its addresses in use, and a node gets another block
@@ -89,6 +90,7 @@ class BlockAllocation:
         self._addresses: dict[str, dict[str, list[Address]]] = defaultdict(
             dict
         )  # node -> endpoint's subject -> its own
+        self._has_acted = False
         self._dirty: set[str] = set()  # nodes whose need, or whose end, is to be looked at
         self._short: dict[str, set[Family]] = {}  # nodes that need a block and could not get one, of these families
 
@@ -105,6 +107,8 @@ class BlockAllocation:
         try:
             check_subject(subject, message)
             network = _network(message) if isinstance(message, Block) else None
+            if isinstance(message, Node) and not is_subdomain(message.name):
+                raise ValueError(f"{message.name!r} is not a node's name")
         except ValueError:
             if BLOCK.has(subject):
                 self.taken(subject)
@@ -122,7 +126,7 @@ class BlockAllocation:
                 self._networks[subject] = network
                 self._blocks_of[message.node].add(subject)
                 self._take(network)
-                self._dirty.add(message.node)
+                self._dirty |= {message.node} & self._nodes
 
     def delete(self, subject: str) -> None:
         if NODE.has(subject):
@@ -152,8 +156,13 @@ class BlockAllocation:
     def act(self) -> Iterable[Action]:
         """Free what has no use any more, then claim what is needed. After a lost claim the next block is tried.
 
-        All is worked out before anything is taken as done, so that nothing is lost on the way.
+        All is worked out before anything is taken as done, so that nothing is lost on the way. A block of a node that
+        nobody knows is free the first time, when everything was heard. Later another replica may have given it, as a
+        lost claim shows, to a node that is still to be heard of: it stays.
         """
+        if not self._has_acted:
+            self._dirty |= self._blocks_of.keys()
+            self._has_acted = True
         freed = [
             subject
             for node in sorted(self._dirty - self._nodes)

@@ -10,7 +10,7 @@ import pytest
 from bus import subjects
 from bus.accounts import OPERATOR, new_passwords, node_name, tenants, users
 from bus.client import NatsBus, connect
-from bus.interface import Refused
+from bus.interface import Refused, TurnedAway
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import Identity
 from bus.messages.resources import Applied, Apply, Namespace
@@ -102,5 +102,8 @@ async def test_a_wrong_password_is_said_and_gets_nowhere(tmp_path: Path, caplog:
     async with running(settings) as server:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5), connect(server.url, name="x", user="identity", password="wrong"):
+                raise AssertionError
+        with pytest.raises(TurnedAway, match="check PLEXUS_BUS_USER and PLEXUS_BUS_PASSWORD"):
+            async with asyncio.timeout(10), connect(server.url, name="x", user=OPERATOR, password="no", patient=False):
                 raise AssertionError
     assert "check PLEXUS_BUS_USER and PLEXUS_BUS_PASSWORD" in caplog.text

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bus.link import ApiError
+from bus.revision import ROOTS
 from bus.server import Server
-from bus.subjects import JOURNAL, LEASES, OWNERS
+from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, stream_of
 from tests.bus.lost import MODELS, World, cluster, pod, policy, service
 from tests.unit.dataplane.test_node import until
 
@@ -87,6 +88,20 @@ async def test_nothing_is_lost_with_a_log_and_its_owners_memory(
     user wants is in the journal."""
     async with cluster(server, tmp_path) as world:
         await survives(world, owner, how, anew=True)
+
+
+@pytest.mark.parametrize("how", ["removed", "deleted"])
+@pytest.mark.parametrize("owner", ROOTS)
+async def test_a_root_log_that_is_made_anew_goes_on_beyond_what_anybody_has_heard(
+    server: Server, tmp_path: Path, owner: str, how: str
+) -> None:
+    """Else who has heard only the old one would seem to have realised what the new one says (plexus wait)."""
+    async with cluster(server, tmp_path) as world:
+        await world.settled()
+        before = (await world.user.link.api(info_of(stream_of(owner))))["state"]["last_seq"]
+        await world.damage(owner, how)
+        await goes_on(world)
+        assert (await world.user.link.api(info_of(stream_of(owner))))["state"]["first_seq"] > before
 
 
 async def test_the_journal_and_the_leases_are_there_again_when_they_were_lost(server: Server, tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ class Cluster:
 
     @property
     def values(self) -> dict[str, object]:
-        return {"routingMode": self.mode} | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
+        """One of the labs has its bus over TLS, both ways."""
+        tls = self.mode == "native" and self.families == (6,)
+        values: dict[str, object] = {"routingMode": self.mode, "bus.tls.enabled": tls, "bus.tls.verifyClients": tls}
+        return values | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
 
 
 CLUSTERS = [Cluster(mode, families) for families in ((4,), (6,), (4, 6)) for mode in ("tunnel", "native")]

@@ -249,6 +249,25 @@ def test_a_control_model_goes_on_whatever_it_hears(name: str, data: st.DataObjec
     assert {subject: log[subject] for subject in outputs} == {subject: expected[subject] for subject in outputs}
 
 
+def test_a_block_is_its_nodes_though_another_node_was_heard_of_first() -> None:
+    """The same with a draw that is rare: a name by which a node claims the very block that the log gives to another."""
+    (subject,) = MODELS["ipam"][1]
+    name = next(name for name in map(str, range(10_000)) if _first_claim(name) == subject)
+    model = MODELS["ipam"][0]()
+    log: dict[str, Message] = {subject: BLOCK}
+    hear(model, model.hears, (subjects.NODE.of(name), Node(name=name, addresses=[])))
+    settle(model, log)
+    assert log[subject] == BLOCK
+
+
+def _first_claim(name: str) -> str:
+    model = MODELS["ipam"][0]()
+    model.put(subjects.NODE.of(name), Node(name=name, addresses=[]))
+    (claim,) = model.act()
+    assert isinstance(claim, Claim)
+    return claim.subject
+
+
 @thorough
 @given(data=st.data())
 def test_a_node_goes_on_whatever_it_hears(data: st.DataObject) -> None:

@@ -12,10 +12,10 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from bus.addresses import family as family_of
 from bus.addresses import is_mapped, parse
 from bus.messages.resources import Family
+from bus.texts import is_subdomain
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -36,7 +36,7 @@ def service_name(text: str) -> str | None:
 
 def dns_subdomain(text: str) -> str | None:
     """DNS-1123 labels with dots between: at most 253 characters."""
-    if len(text) <= 253 and _SUBDOMAIN.fullmatch(text):
+    if is_subdomain(text):
         return None
     return f'"{text}" is not a name; use at most 253 of a-z, 0-9, "-" and ".", the first and last a letter or digit'
 

@@ -158,7 +158,9 @@ def test_a_log_that_began_anew_takes_nothing_away_until_it_is_vouched_for() -> N
     assert read(told, put(1, "a"), log="new") == []
     assert is_waiting(told)
     assert told.record(put(2, "c")) == []
+    assert told.position == 2 and told.included == 0, "what is held back is no revision that anybody has realised"
     assert told.record(vouch(3, 11)) == [put(1, "a"), put(2, "c"), gone(3, "b")]
+    assert told.included == 3
     assert told.complete and told.record(put(4, "d")) == [put(4, "d")]
 
 

@@ -15,7 +15,7 @@ SETTINGS = {"bpf.enableTCX": False, "ipv6.enabled": True, "MTU": 1400}
 
 
 def test_config_shows_true_and_false(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "target", lambda name: Target("a", "", "", "", SETTINGS))
+    monkeypatch.setattr(status, "target", lambda name: Target("a", "", settings=SETTINGS))
     shown = CliRunner().invoke(app, ["config"]).stdout.split()
     assert shown == ["SETTING", "VALUE", "bpf.enableTCX", "false", "ipv6.enabled", "true", "MTU", "1400"]
 

@@ -448,3 +448,40 @@ def test_nodes_that_ask_a_pool_with_little_or_nothing_left_do_not_each_look_at_a
         pools.block(pools.count - 1 - number) for number in range(free)
     }
     assert len(model.short) == 1000 - free
+
+
+def test_a_block_that_another_replica_gave_to_a_node_which_is_not_heard_of_yet_stays_that_nodes() -> None:
+    log, behind, ahead = Log(), BlockAllocation(SMALL), BlockAllocation(SMALL)
+    behind.put(*node("a"))
+    log.settle(behind)
+    for subject, given_before in log.blocks.items():
+        ahead.put(subject, given_before)
+    for name in ("a", "b"):
+        ahead.put(*node(name))
+    log.settle(ahead)
+    (block,) = log.of("b")
+    other = next(name for name in map(str, range(1000)) if claimed_first(name) == block)
+    behind.put(*node(other))
+    log.settle(behind)  # it claims what "b" has, and learns of that
+    assert log.of("b") == [block] and log.of(other) not in ([], [block])
+    behind.put(*node("b"))
+    behind.delete(NODE.of("b"))
+    log.settle(behind)
+    assert log.of("b") == []
+
+
+def claimed_first(name: str) -> str:
+    """Which block of SMALL a node wants when all are free."""
+    model = BlockAllocation(SMALL)
+    model.put(*node(name))
+    (claim,) = model.act()
+    assert isinstance(claim, Claim) and isinstance(claim.message, Block)
+    return claim.message.cidr
+
+
+def test_a_node_whose_name_is_none_has_no_block() -> None:
+    model = BlockAllocation(SMALL)
+    for name in ("Ü$jl.", "", "a/b", "A"):
+        with pytest.raises(ValueError, match="not a node's name"):
+            model.put(*node(name))
+    assert list(model.act()) == []

@@ -119,7 +119,7 @@ class Bounds:
 
     def _judge(self, writers: Mapping[str, Writer]) -> None:
         for name, writer in writers.items():
-            node = unquote(name, errors="replace")
+            node = called(name)
             words = []
             if writer.over:
                 words.append(f"{len(writer.over)} keys beyond {KEYS}, which do not count")
@@ -129,6 +129,11 @@ class Bounds:
                 self._problems[node] = "; ".join(words)
             else:
                 self._problems.pop(node, None)
+
+
+def called(writer: str) -> str:
+    """A writer's name, for people."""
+    return unquote(writer, errors="replace")
 
 
 def _name(subject: str) -> str:

@@ -96,10 +96,11 @@ async def _start(
 ) -> int:
     """The sequence to read from. Begins a full reading when `view` cannot go on from where it is."""
     recent = asyncio.get_running_loop().time() - left_at < RESUME_SECONDS
-    same = not has_lost and _is_same(view, info) and is_whole(info)
+    went_back = not (_is_same(view, info) and is_whole(info))
     if view.position == info.last:  # else what is not read yet may explain what is missing
-        same = same and not view.lost(info.first) and not _lacks(view, info)
-    same = same and await _has_what_we_know(source, view, recent)
+        has_lost = has_lost or view.lost(info.first) or _lacks(view, info)
+    has_lost = has_lost or (not went_back and not await _has_what_we_know(source, view, recent))
+    same = not (went_back or has_lost)
     if same:
         view.confirm()
     if same and recent and view.complete:
@@ -115,7 +116,7 @@ async def _start(
                 log=info.log,
                 last=info.last,
             )
-    view.begin(info.log, went_back=not same)
+    view.begin(info.log, went_back=went_back, has_lost=has_lost)
     return 1
 
 

@@ -36,7 +36,7 @@ WRITER_MESSAGE_BYTES = 16 * 1024  # with headers, of one of many writers: an end
 CAUSED_AT = "Plexus-Caused-At"
 DELETED = "Plexus-Deleted"
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-_TTL = "Nats-TTL"
+TTL = "Nats-TTL"
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _TRACE = {
     "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
@@ -155,7 +155,7 @@ class Log:
         """
         headers = entry_headers(cause or current_cause())
         if body is None:
-            headers |= {DELETED: "1", _TTL: str(TOMBSTONE_SECONDS)}
+            headers |= {DELETED: "1", TTL: str(TOMBSTONE_SECONDS)}
         if expected is not None:
             headers[_EXPECTED] = str(expected)
         unsure = False
@@ -200,7 +200,7 @@ def stored_entry(message: Mapping[str, Any]) -> Entry:
     body: bytes | None = base64.b64decode(message.get("data") or "")
     lines = base64.b64decode(message.get("hdrs") or "").decode(errors="replace").split("\r\n")[1:]
     headers = {name: value.strip() for name, separator, value in (line.partition(":") for line in lines) if separator}
-    if not body and DELETED in headers:
+    if TTL in headers or (not body and DELETED in headers):
         body = None
     cause = cause_of(headers)
     return Entry(int(message["seq"]), str(message["subject"]), body, cause.at, dict(cause.trace))

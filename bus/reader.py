@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from bus.link import STORED_IN, Mailbox
-from bus.log import DELETED, Log, cause_of
+from bus.log import DELETED, TTL, Log, cause_of
 from bus.natspy import Msg
 from bus.subjects import is_written, log_of, read_of, stored_of
 from bus.telemetry import count
@@ -158,7 +158,7 @@ class Reader:
 def read_entry(body: bytes, headers: Mapping[str, str]) -> Entry:
     """An entry from what a direct get answers: the stored bytes, the stored headers, and the server's after them."""
     cause = cause_of(headers)
-    gone = not body and DELETED in headers
+    gone = TTL in headers or (not body and DELETED in headers)  # what is to end by itself is over: values do not
     stored_at = datetime.fromisoformat(headers[_STORED_AT]).timestamp()
     return Entry(
         int(headers[_SEQUENCE]), headers[_SUBJECT], None if gone else body, cause.at, dict(cause.trace), stored_at

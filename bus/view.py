@@ -17,6 +17,8 @@ from bus.messages.log import Vouched
 from bus.subjects import is_vouch
 from bus.wire import Delta, Entry, Interest
 
+HELD_MOST = 2048  # keys of one of many writers that a full reading keeps: bus/bounds.py counts fewer
+
 
 class View:
     """Position in one log, and the sequence of every key that the reader has been told of.
@@ -52,6 +54,8 @@ class View:
         self._held: dict[str, dict[str, Entry]] = {}  # by writer: what was read and is not told yet
         self._vouched: dict[str, int] = {}  # by writer: the highest number seen
         self._confirmed: dict[str, int] = {}  # the same, when the log was last known to be whole
+        self._doubted = False  # the reading that has begun is to show whose keys are missing
+        self._ended: set[str] = set()  # keys of which it has shown the end
         self._owed: dict[str, int] = {}  # by writer whose word is waited for: the number that it has to exceed
         self._least = 0  # the number of the owner's word, at the least, as of before the first reading
 
@@ -64,6 +68,11 @@ class View:
     def waits(self) -> bool:
         """A full reading has been finished, and nobody has vouched for what it found."""
         return self._is_read and bool(self._owed)
+
+    @property
+    def waited_for(self) -> frozenset[str]:
+        """Writers whose keys are held back until they vouch for them."""
+        return frozenset(self._owed) if self._is_read else frozenset()
 
     @property
     def included(self) -> int:
@@ -151,8 +160,15 @@ class View:
 
     # -- from the log itself
 
-    def begin(self, log: str, *, went_back: bool = False) -> None:
-        """A full reading of `log` begins. In another log, or one that went back, old sequences mean nothing."""
+    def begin(self, log: str, *, went_back: bool = False, has_lost: bool = False) -> None:
+        """A full reading of `log` begins. In another log, or one that went back, old sequences mean nothing.
+
+        `has_lost`: keys are missing in a log that has otherwise gone on. Of many writers those whose keys are missing
+        are to vouch for them anew, and they alone: one who takes keys of his own away costs the others nothing.
+        """
+        self._doubted = has_lost and self._by_node and log == self.log and not went_back
+        self._ended = set()
+        went_back = went_back or (has_lost and not self._doubted)
         if self.log and (log != self.log or went_back):
             writers = {self._writer(subject) for subject in self._sequences} if self._by_node else {""}
             if not self._believes:
@@ -179,8 +195,12 @@ class View:
         held = self._held.get(writer) if self._is_read else self._held.setdefault(writer, {})
         if held is None:
             return self._news(entry)
+        if self._doubted and entry.sequence < self._sequences.get(entry.subject, 0):
+            self._doubt_all()
         held.pop(entry.subject, None)
-        if entry.body is not None:
+        if entry.body is None:
+            self._ended.add(entry.subject)
+        elif len(held) < HELD_MOST or not self._by_node:
             held[entry.subject] = entry
         return []
 
@@ -190,9 +210,30 @@ class View:
         self.position = max(self.position, position)
         for subject in self._sequences:
             self._held.setdefault(self._writer(subject), {})
+        if self._doubted:
+            missing = {
+                self._writer(subject)
+                for subject in self._sequences
+                if subject not in self._ended and subject not in self._held[self._writer(subject)]
+            }
+            self._owe(missing)
+        self._doubted = False
         for writer in self._owed:
             self._held.setdefault(writer, {})
         return self._tell(list(self._held))
+
+    def _doubt_all(self) -> None:
+        """An older value of a key is there: the log went back, and has grown beyond where it was."""
+        self._doubted = False
+        self._owe({self._writer(subject) for subject in self._sequences})
+
+    def _owe(self, writers: set[str]) -> None:
+        """Their words are waited for, but for who has vouched since the log was last known to be whole."""
+        waited = {each for each in writers if self._vouched.get(each, 0) <= self._confirmed.get(each, 0)}
+        self._owed |= {each: self._confirmed.get(each, 0) for each in waited}
+        for subject in self._sequences:
+            if self._writer(subject) in writers:
+                self._sequences[subject] = -1
 
     def _tell(self, writers: Iterable[str]) -> list[Entry]:
         """What the full reading found of those who have vouched, and what it did not find."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bus import revision, wire
-from bus.bounds import Bounds
+from bus.bounds import Bounds, called
 from bus.codec import Newer, Undecodable, decode
 from bus.follow import follow
 from bus.interface import Anew, Batch, BusAway, Change, Family, Unreadable
@@ -225,7 +225,8 @@ async def _watch_writers(link: Link, owner: str, view: View, merged: Merged) -> 
 
     def tell(entries: list[Entry]) -> None:
         merged.add(entries)
-        merged.is_over(bounds.problems)
+        waiting = dict.fromkeys(map(called, view.waited_for), "has not vouched for its keys since the log lost some")
+        merged.is_over({**bounds.problems, **waiting})
         (is_over.set if bounds.problems else is_over.clear)()
 
     def hear(entries: list[Entry]) -> None:

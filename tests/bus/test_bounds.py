@@ -8,7 +8,10 @@ import pytest
 
 from bus import bounds, subjects
 from bus.bounds import KEYS
+from bus.client import NatsBus
+from bus.codec import encode
 from bus.control import run_control
+from bus.log import Log
 from bus.messages.dataplane import Endpoint
 from bus.server import Server
 from services.identity.model import IdentityModel
@@ -85,3 +88,39 @@ async def test_a_node_that_changes_without_end_is_told_after_the_others(
             monkeypatch.setattr(bounds, "CHANGES_PER_SECOND", 1e6)
             await told.until(lambda told: not told.batches[-1].over)
             assert set(told.values) == {mine, *(subject for subject, _ in many)}
+
+
+async def publish_short(node: NatsBus, subject: str, body: bytes, seconds: int) -> None:
+    """As whoever speaks to the server himself may: a message that the server forgets by itself."""
+    headers = {"Nats-TTL": str(seconds)} | ({} if body else {"Plexus-Deleted": "1"})
+    await node.link.request(subject, body, headers=headers)
+
+
+async def until_gone(bus: NatsBus, subject: str) -> None:
+    async with asyncio.timeout(10):
+        while await Log(bus.link, "dataplane").last(subject) is not None:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_key_that_the_server_forgets_by_itself_makes_no_reader_doubt_the_others(server: Server) -> None:
+    """It was the last of the log, and the reader loses its connection; or it stood in the place of an honest value."""
+    async with buses(server, "loud", "quiet", "reader") as (loud, quiet, reader):
+        await quiet.ensure_streams()
+        mine, new = (subjects.ENDPOINT.of("quiet", "default", pod) for pod in "pq")
+        short = subjects.ENDPOINT.of("loud", "default", "short")
+        await quiet.publish_state(mine, endpoint("quiet", "p"))
+        async with watching(reader, subjects.ENDPOINT) as told:
+            await told.until_values({mine})
+            begun = len(told.batches)
+            for before in (False, True):
+                if before:
+                    await loud.publish_state(short, endpoint("loud", "short"))
+                    await told.until_told(short)
+                await publish_short(loud, short, encode(endpoint("loud", "short")), 1)
+                await until_gone(reader, short)
+                await reader.link.client.force_reconnect()
+                await quiet.publish_state(new, endpoint("quiet", "q"))
+                await told.until_values({mine, new})
+                await quiet.delete_state(new)
+                await told.until_values({mine})
+            assert not any(batch.over or batch.lost for batch in told.batches[begun:])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bus.codec import encode
 from bus.messages.log import Vouched
-from bus.view import View
+from bus.view import HELD_MOST, View
 from bus.wire import SCHEMA, Delta, Entry, Interest
 
 ALL = Interest(["s.>"])
@@ -210,3 +210,75 @@ def test_a_word_that_was_heard_before_the_loss_was_noticed_counts_when_it_is_rea
     assert read(told, put(1, "c"), put(4, "a"), vouch(5, 20), log="new") == [put(1, "c"), put(4, "a"), gone(5, "b")]
     told.confirm()
     assert read(told, put(4, "a"), vouch(5, 20), log="newer") == []
+
+
+def of_many(*entries: Entry) -> View:
+    """A reader of a log of two writers, each of whom has vouched."""
+    made = View(Interest(["state.x.y.>"]), ["state.x.vouched.>"], by_node=True)
+    made.begin("log")
+    for entry in entries:
+        made.record(entry)
+    made.finish(max(entry.sequence for entry in entries))
+    made.confirm()
+    return made
+
+
+def key(sequence: int, writer: str, name: str, *, is_gone: bool = False) -> Entry:
+    return Entry(sequence, f"state.x.y.{writer}.{name}", None if is_gone else b"%d" % sequence)
+
+
+def word(sequence: int, writer: str, number: int) -> Entry:
+    return Entry(sequence, f"state.x.vouched.{writer}", encode(Vouched(writer=writer, number=number)))
+
+
+BOTH = (key(1, "a", "p"), key(2, "b", "p"), word(3, "a", 10), word(4, "b", 10), key(5, "a", "q"))
+
+
+def test_of_many_writers_the_one_whose_key_is_missing_vouches_anew_and_the_others_are_heard() -> None:
+    told = of_many(*BOTH)
+    told.begin("log", has_lost=True)
+    for entry in (key(1, "a", "p"), key(2, "b", "p"), word(3, "a", 10), word(4, "b", 10), key(6, "b", "new")):
+        assert told.record(entry) == []
+    assert told.finish(6) == [key(6, "b", "new")]
+    assert told.waited_for == {"a"}
+    assert told.record(key(7, "b", "p")) == [key(7, "b", "p")]
+    assert told.record(key(8, "a", "r")) == []
+    assert told.record(word(9, "a", 11)) == [key(1, "a", "p"), key(8, "a", "r"), Entry(9, "state.x.y.a.q", None)]
+    assert not told.waited_for
+
+
+def test_a_key_whose_end_is_shown_is_missed_by_nobody() -> None:
+    told = of_many(*BOTH)
+    told.begin("log", has_lost=True)
+    for entry in (*BOTH[:4], key(6, "a", "q", is_gone=True)):
+        told.record(entry)
+    assert told.finish(6) == [Entry(6, "state.x.y.a.q", None)]
+    assert not told.waited_for
+
+
+def test_one_who_has_vouched_since_is_not_waited_for() -> None:
+    told = of_many(*BOTH)
+    told.begin("log", has_lost=True)
+    for entry in (key(1, "a", "p"), key(2, "b", "p"), word(4, "b", 10), word(7, "a", 11)):
+        told.record(entry)
+    assert told.finish(7) == [key(1, "a", "p"), Entry(7, "state.x.y.a.q", None)]
+    assert not told.waited_for
+
+
+def test_an_older_value_shows_that_the_log_went_back_for_everyone() -> None:
+    """It has grown beyond where it was, so that nothing else tells."""
+    told = of_many(key(2, "b", "p"), word(3, "a", 10), word(4, "b", 10), key(5, "a", "p"))
+    told.begin("log", has_lost=True)
+    for entry in (key(1, "a", "p"), key(2, "b", "p"), word(3, "a", 10), word(4, "b", 10), key(9, "b", "new")):
+        told.record(entry)
+    assert told.finish(9) == []
+    assert told.waited_for == {"a", "b"}
+
+
+def test_of_one_writer_a_full_reading_keeps_so_many_values_and_no_more() -> None:
+    told = View(Interest(["state.x.y.>"]), ["state.x.vouched.>"], by_node=True)
+    told.begin("log")
+    for number in range(HELD_MOST + 10):
+        told.record(key(number + 1, "a", f"p{number}"))
+    told.record(key(HELD_MOST + 100, "b", "p"))
+    assert len(told.finish(HELD_MOST + 100)) == HELD_MOST + 1

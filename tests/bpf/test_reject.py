@@ -6,6 +6,8 @@ Expected answers are built here by scapy from the RFCs, byte by byte; the progra
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,12 +20,14 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from services.dataplane import bpf_syscall, limits
+from services.dataplane import bpf_syscall, limits, loader
+from services.dataplane.hooks import with_link
 from services.dataplane.steps import Steps, paths
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
     DEVICE_INDEX,
     LOOPBACK_INDEX,
+    SIZES,
     TC_ACT_REDIRECT,
     TC_ACT_SHOT,
     TC_ACT_UNSPEC,
@@ -230,8 +234,14 @@ def test_all_else_that_leaves_the_node_is_none_of_its_business(leaving: Routed, 
 
 
 @pytest.fixture(scope="module")
-def silent_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
-    with loaded("drop", tmp_path_factory.mktemp("state"), reject=False) as pin_dir, closing(Routed(pin_dir)) as found:
+def silent_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with loaded("drop", tmp_path_factory.mktemp("state"), reject=False) as pin_dir:
+        yield pin_dir
+
+
+@pytest.fixture(scope="module")
+def silent_node(silent_programs: Path) -> Iterator[Routed]:
+    with closing(Routed(silent_programs)) as found:
         yield found
 
 
@@ -243,6 +253,92 @@ def test_with_drop_nothing_is_answered_and_all_is_counted(silent_node: Routed, a
         assert is_silent(silent_node, udp(at.pod, to, silent_node.free_port(), port))
         assert is_silent(silent_node, tcp(at.pod, to, silent_node.free_port(), port))
         assert is_silent(silent_node, udp(at.node, to, 4000, port), "to_netdev")
+
+
+# Calls
+
+CALLS = """
+import errno, os, socket, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+address = sys.argv[2]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+for how in (socket.SOCK_STREAM, socket.SOCK_DGRAM, "sendto"):
+    with socket.socket(family, socket.SOCK_DGRAM if how == "sendto" else how) as one:
+        one.setblocking(False)
+        try:
+            one.sendto(b"hello", (address, 80)) if how == "sendto" else one.connect((address, 80))
+            print("-")
+        except OSError as problem:
+            print(errno.errorcode[problem.errno])
+"""
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    root = next(path for path in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if path.is_dir())
+    made = root / f"plexus-test-reject-{os.getpid()}"
+    made.mkdir()
+    yield made
+    made.rmdir()
+
+
+def calls(pin_dir: Path, group: Path, at: Family) -> list[str]:
+    """How connect() of TCP, of UDP, and sendto() end that call a Service without backends."""
+    names = [f"{call}{at.version}" for call in ("connect", "sendmsg")]
+    links = [pin_dir / "links" / name for name in names]
+    for name, link in zip(names, links, strict=True):
+        program = loader.open_program(pin_dir, name)
+        bpf_syscall.attach_cgroup(program, group, loader.SOCKET_PROGRAMS[name], link)
+        os.close(program)
+    try:
+        command = [sys.executable, "-c", CALLS, str(group), at.service]
+        # Away from every route: where a call goes on, its packets go nowhere.
+        return subprocess.run(["unshare", "-n", *command], capture_output=True, text=True, check=True).stdout.split()
+    finally:
+        for link in links:
+            with_link(link, bpf_syscall.detach_link)
+            link.unlink()
+
+
+def empty_services(node: Datapath, at: Family) -> None:
+    node.clear()
+    for number, protocol in enumerate((6, 17), 1):
+        node.service(at.service, 80, protocol, [], number=number)
+
+
+def test_a_call_to_a_service_without_backends_fails_with_connection_refused(
+    routed: Routed, programs: Path, group: Path, at: Family
+) -> None:
+    empty_services(routed, at)
+    before = routed.drops()[NO_BACKEND]
+    assert calls(programs, group, at) == ["ECONNREFUSED"] * 3
+    assert routed.drops()[NO_BACKEND] == before + 3
+
+
+@pytest.fixture(scope="module")
+def older_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    older = SIZES | {"SET_RETVAL": 0}  # as compiler.py says it there
+    with loaded("older", tmp_path_factory.mktemp("state"), sizes=older) as pin_dir:
+        yield pin_dir
+
+
+@pytest.mark.timeout(300)  # whoever comes first compiles
+def test_a_kernel_that_lets_programs_name_no_error_says_that_it_is_not_permitted(
+    older_programs: Path, group: Path, at: Family
+) -> None:
+    with closing(Datapath(older_programs)) as node:
+        empty_services(node, at)
+        assert calls(older_programs, group, at) == ["EPERM"] * 3
+
+
+def test_with_drop_the_call_goes_on_to_where_its_packets_are_dropped(
+    silent_node: Routed, silent_programs: Path, group: Path, at: Family
+) -> None:
+    empty_services(silent_node, at)
+    before = silent_node.drops()[NO_BACKEND]
+    no_way = "ENETUNREACH" if at.version == 4 else "EADDRNOTAVAIL"  # the kernel looks for one, in vain
+    assert calls(silent_programs, group, at) == [no_way] * 3
+    assert silent_node.drops()[NO_BACKEND] == before
 
 
 # The step

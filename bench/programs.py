@@ -46,6 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
 FAMILIES: dict[str, dict[str, Any]] = {"v4": {"ipv6": False}, "v6": {"ipv4": False}}  # NODE has both
 SWITCHES: dict[str, dict[str, Any]] = {
     "legacy": {"legacy_routing": True},
+    "drop": {"reject": False},
     "no masquerade": {"masquerade": False, "masquerade6": False},
     "no masquerade4": {"masquerade": False},
     "no masquerade6": {"masquerade6": False},

@@ -13,7 +13,8 @@ class Backend(Part, frozen=True, kw_only=True):
 
 
 class Frontend(Part, frozen=True, kw_only=True):
-    """An address and port that clients use. No backends: packets to it are dropped with "Service backend not found"."""
+    """An address and port that clients use. No backends: packets to it are dropped with "Service backend not found";
+    serviceNoBackendResponse says whether their senders are told."""
 
     address: str
     port: int

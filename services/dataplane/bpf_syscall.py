@@ -21,6 +21,7 @@ from pathlib import Path
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
+PROG_LOAD = 5
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 PROG_BY_ID, MAP_BY_ID = 13, 14
@@ -33,12 +34,15 @@ ENABLE_STATS = 32
 LINK_DETACH = 34
 NOEXIST = 1  # BPF_NOEXIST
 TCX_INGRESS, TCX_EGRESS = 46, 47  # enum bpf_attach_type
+CGROUP_CONNECT4, CGROUP_SENDMSG4 = 10, 14
 LINK_CGROUP, LINK_TCX = 3, 11  # enum bpf_link_type
 FIRST = 1 << 3  # BPF_F_BEFORE, and nobody named: before all
 
 UNNAMED = "_new"  # how a pin's name ends until it takes its place; this file system allows no dots
 
 _ATTR_BYTES = 128
+_CGROUP_SOCK_ADDR = 18  # enum bpf_prog_type
+_SET_RETVAL = 187  # the number of bpf_set_retval
 _NO_BATCH = (errno.EINVAL, 524)  # 524: ENOTSUPP, which has no name in user space
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -395,6 +399,29 @@ def has_tcx() -> bool:
     """
     try:
         tcx_programs(1, TCX_INGRESS)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
+def has_set_retval() -> bool:
+    """Whether a program at connect() and sendmsg() may say which error the caller gets (kernel 6.0), by asking the
+    kernel to take such a program. Raises: OSError: it does not let us ask."""
+    refuse = (
+        (0xB7, 1, -errno.ECONNREFUSED),  # r1 = the error
+        (0x85, 0, _SET_RETVAL),
+        (0xB7, 0, 0),
+        (0x95, 0, 0),  # return 0
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=BBhi", op, reg, 0, imm) for op, reg, imm in refuse))
+    terms = ctypes.create_string_buffer(b"GPL")
+    try:
+        for attach_type in (CGROUP_CONNECT4, CGROUP_SENDMSG4):
+            attr = struct.pack("=IIQQ", _CGROUP_SOCK_ADDR, len(refuse), _address(code), _address(terms))
+            attr = struct.pack("=68sI", attr, attach_type)
+            os.close(_bpf(PROG_LOAD, attr))
     except OSError as error:
         if error.errno == errno.EINVAL:
             return False

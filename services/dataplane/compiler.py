@@ -1,8 +1,9 @@
 """The compiler's own process: C in, pinned programs out. Started by loader.py, ends when done, so its memory goes back.
 
-Reads a JSON request from stdin, {"parent": process id, "pin_dir": ..., "defines": {...}, "units": {unit: [function]}},
-and writes a JSON answer to stdout: {"programs": {function: instructions}}. On failure it exits 1 with the compiler's or
-the verifier's words on stderr. It ends with its parent: what it pinned later would take the place of the next one's.
+Reads a JSON request from stdin, {"parent": process id, "pin_dir": ..., "generation": names the maps of these programs
+alone, "defines": {...}, "units": {unit: [function]}}, and writes a JSON answer to stdout: {"programs": {function:
+instructions}}. On failure it exits 1 with the compiler's or the verifier's words on stderr. It ends with its parent:
+what it pinned later would take the place of the next one's.
 
 Needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON or root, bcc (Debian python3-bpfcc) and the C library's headers; no kernel
 headers: `kernel/` holds the little that bcc expects of them.
@@ -16,6 +17,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -61,17 +63,24 @@ def flatten(source: Path, seen: set[str] | None = None) -> str:
     return "\n".join(lines)
 
 
-def compile_and_pin(pin_dir: Path, defines: dict[str, str], units: dict[str, list[str]]) -> dict[str, int]:
+def compile_and_pin(
+    pin_dir: Path, generation: str, defines: dict[str, str], units: dict[str, list[str]]
+) -> dict[str, int]:
     """Load each function of each unit and pin it as `pin_dir`/programs/<function>, replacing the one before.
 
-    Maps are made and pinned on first use under `pin_dir`/maps. Returns instructions by function.
+    Maps are made and pinned on first use under `pin_dir`/maps; steps are in their slots before a unit that comes after
+    them is loaded. Returns instructions by function.
     """
     os.environ["BCC_KERNEL_SOURCE"] = str(HERE / "kernel")
     from bcc import BPF
 
     from services.dataplane import bpf_syscall
+    from services.dataplane import steps as own
+    from services.dataplane.limits import steps
 
-    flags = [*FLAGS, f'-DPIN_DIR="{pin_dir}"', *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
+    flags = [*FLAGS, f'-DPIN_DIR="{pin_dir}"', f'-DGENERATION="{generation}"']
+    flags.append(f"-DSET_RETVAL={int(bpf_syscall.has_set_retval())}")  # no choice of the node's: it is in no digest
+    flags += [f"-D{name}={value}" for name, value in sorted(defines.items())]
     instructions: dict[str, int] = {}
     for unit, functions in units.items():
         module = BPF(text=flatten(SOURCES / f"{unit}.bpf.c"), cflags=flags)
@@ -80,6 +89,9 @@ def compile_and_pin(pin_dir: Path, defines: dict[str, str], units: dict[str, lis
             kind = BPF.SCHED_CLS if attach_type < 0 else BPF.CGROUP_SOCK_ADDR
             loaded = module.load_func(function, kind, attach_type=attach_type)
             bpf_syscall.pin(loaded.fd, pin_dir / "programs" / function)
+            if function in steps():
+                with closing(bpf_syscall.Map.open(own.paths(pin_dir, generation)[0])) as array:
+                    own.fill(array, function, loaded.fd)
             instructions[function] = len(module.dump_func(function)) // 8
     return instructions
 
@@ -89,7 +101,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:
         sys.exit("whoever asked ended before the kernel could be told to end this with it")
-    programs = compile_and_pin(Path(request["pin_dir"]), request["defines"], request["units"])
+    programs = compile_and_pin(Path(request["pin_dir"]), request["generation"], request["defines"], request["units"])
     json.dump({"programs": programs}, sys.stdout)
 
 

@@ -24,6 +24,7 @@ from services.dataplane.model import masq_exclude
 from services.dataplane.recall import Recall
 from services.dataplane.rtnl import Protocol
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
+from services.dataplane.steps import Steps
 
 log = logger(__name__)
 
@@ -85,6 +86,7 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         legacy_routing=settings.host_legacy_routing,
         services=settings.service_cidr if settings.ipv4_enabled else "",
         services6=settings.service_cidr6 if settings.ipv6_enabled else "",
+        reject=settings.service_no_backend_response == "reject",
         masquerade=settings.masquerade,
         masquerade6=settings.masquerade6,
         nat_port_min=ports.first,
@@ -133,10 +135,14 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
             opened.callback(os.close, fd)
         made = Hooks(settings.pin_dir, settings.cgroup, fds, enable_tcx=settings.enable_tcx)
         hooks = opened.enter_context(closing(made))
-        await hooks.keep_pins(loader.pin_paths(settings.pin_dir))
+        generation = loader.generation(ground.config)
+        await hooks.keep_pins(loader.pin_paths(settings.pin_dir, generation))
+        steps = Steps(settings.pin_dir, generation)
+        opened.callback(steps.close)
+        await hooks.keep_steps(steps)
         await hooks.keep_sockets()
         for hook in ground.hooks(settings):
-            is_wanted = hook.program != "to_netdev" or settings.host_legacy_routing
+            is_wanted = hook.program != "to_netdev" or ground.config.acts_on_leaving
             await (hooks.keep(hook) if is_wanted else hooks.remove(hook))
         stack.push_async_exit(opened.pop_all())
     pod_programs = (

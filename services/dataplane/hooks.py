@@ -32,6 +32,7 @@ from services.dataplane.bpf_syscall import LINK_CGROUP, LINK_TCX, TCX_EGRESS, TC
 from services.dataplane.links import LinkError, advice
 from services.dataplane.netlink import Netlink
 from services.dataplane.pins import Pins
+from services.dataplane.steps import Steps
 
 log = logger(__name__)
 
@@ -108,6 +109,7 @@ class Hooks:
         self._events = Events()
         self._thread = ThreadPoolExecutor(1, "hooks")
         self._kept: list[Hook] = []
+        self._steps: Steps | None = None
         self._socket_programs: dict[str, int] = {}  # the kernel's numbers
         self._applied: dict[Hook, Mechanism] = {}
         self._problems: dict[str, str] = {}  # by device and direction, or name of a socket program
@@ -164,6 +166,14 @@ class Hooks:
 
         await self._run(hold)
 
+    async def keep_steps(self, steps: Steps) -> None:
+        """What programs jump to is there when this returns, and kept there. They stay the caller's, open meanwhile.
+
+        Raises: LinkError.
+        """
+        await self._run(steps.look)
+        self._steps = steps
+
     async def adopt(self, hooks: Collection[Hook]) -> dict[Hook, str]:
         """After a restart: this version's programs at each, by the mechanism that is there. Returns what failed."""
         return await self._run(self._adopt, list(hooks))
@@ -190,6 +200,8 @@ class Hooks:
                 return False
 
         await self._run(self.pins.look)
+        if self._steps is not None:
+            await self._run(self._steps.look)
         for hook in await self._run(self._look, [*self._kept, *pods()]):
             if await bring(hook, may_move=False):
                 count("drift", kind="program")

@@ -14,6 +14,7 @@ MAP_TYPES = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "lpm_trie"
 
 _NUMBER = re.compile(r"^#define (\w+) \(?(\d+)(?: << (\d+)\))?(?: /\*.*)?$", re.MULTILINE)
 _TABLE = re.compile(r'BPF_TABLE_PINNED\(\s*"(\w+)",\s*[\w ]+,\s*[\w ]+,\s*(\w+),\s*(\w+),\s*PINNED\("(\w+)"\)')
+_STEP = re.compile(r"^\tSTEP_(\w+) = (\d+),", re.MULTILINE)
 _RING = re.compile(r'maps/ringbuf:" PINNED\("(\w+)"\)\)\)\) struct \w+ (\w+) = \{\s*\.max_entries = (\w+)')
 
 
@@ -43,6 +44,13 @@ def declared_maps() -> dict[str, DeclaredMap]:
     text = (INCLUDE / "maps.h").read_text()
     found = {name: DeclaredMap(MAP_TYPES[kind], size, file) for kind, name, size, file in _TABLE.findall(text)}
     return found | {name: DeclaredMap(MAP_TYPES["ringbuf"], size, file) for file, name, size in _RING.findall(text)}
+
+
+@cache
+def steps() -> dict[str, int]:
+    """Every step (steps.h), by the name of its function: its slot in the array."""
+    text = (INCLUDE / "steps.h").read_text()
+    return {name.lower(): int(slot) for name, slot in _STEP.findall(text)}
 
 
 def map_path(pin_dir: Path, name: str) -> Path:

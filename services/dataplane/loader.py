@@ -3,7 +3,8 @@
 A restart finds its programs pinned and compiles nothing, unless the C, the compiler's flags, the node's configuration
 or the limits changed, or a pin is missing. Maps outlive all of that: what a map of an older layout or of another size
 holds goes into the one that takes its place (migrate.py).
-Order is a contract: maps first (they are made as programs load), then programs, then attaching (effects.py).
+Order is a contract: maps first (they are made as programs load), then steps, which others jump to, then those others,
+then attaching (effects.py). Programs of before jump to steps of before until the last of them is gone (steps.h).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from pathlib import Path
 
 from bus.telemetry import logger
 from services.dataplane import bpf_syscall, layouts, migrate
+from services.dataplane import steps as own
 from services.dataplane.batch import answered, to_the_end
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.compiler import ATTACH_TYPES
 from services.dataplane.layouts import MapShape
-from services.dataplane.limits import declared_maps, limit, map_path
+from services.dataplane.limits import declared_maps, limit, map_path, steps
 
 log = logger(__name__)
 
@@ -34,11 +36,13 @@ HERE = Path(__file__).parent
 REAL_TIME = Path("/sys/kernel/realtime")
 
 UNITS: dict[str, list[str]] = {
+    **{step: [step] for step in steps()},  # before those that jump to them
     "pod": ["from_pod", "to_pod"],
     "netdev": ["from_netdev", "to_netdev"],
     "overlay": ["from_overlay"],
     "sock": ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"],
 }
+STEPS = tuple(steps())
 TC_PROGRAMS = ("from_pod", "to_pod", "from_netdev", "to_netdev", "from_overlay")
 SOCKET_PROGRAMS = ATTACH_TYPES
 
@@ -70,12 +74,18 @@ class DatapathConfig:
     legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0017)
     services: str = ""  # the range of ClusterIPs, "10.96.0.0/16": what no Service has there is dropped; "": not known
     services6: str = ""
+    reject: bool = True  # who sends to no Service of that range, or to one without backends, is told
     masquerade: bool = True
     masquerade6: bool = True
     nat_port_min: int = 36_864
     nat_port_max: int = 65_535
     sizes: Mapping[str, int] = field(default_factory=dict)  # of maps, by their names in bpf/include/limits.h
     seconds: Mapping[str, int] = field(default_factory=dict)  # lifetimes of connections, the same
+
+    @property
+    def acts_on_leaving(self) -> bool:
+        """to_netdev has something to do."""
+        return self.legacy_routing or bool(self.services or self.services6)
 
     def defines(self) -> dict[str, str]:
         words = struct.unpack("=4I", socket.inet_pton(socket.AF_INET6, self.node_address6 or "::"))
@@ -87,6 +97,7 @@ class DatapathConfig:
             "TUNNEL_PORT": self.tunnel_port,
             "UNDERLAY_IP6": int(self.underlay_ipv6),
             "LEGACY_ROUTING": int(self.legacy_routing),
+            "REJECT": int(self.reject),
             "MASQUERADE4": int(self.masquerade and self.ipv4 and bool(self.node_address)),
             "MASQUERADE6": int(self.masquerade6 and self.ipv6 and bool(self.node_address6)),
             "NAT_PORT_MIN": self.nat_port_min,
@@ -120,6 +131,11 @@ def digest(config: DatapathConfig) -> str:
     for path in sources():
         found.update(f"{path.relative_to(HERE)}\n".encode() + path.read_bytes())
     return found.hexdigest()
+
+
+def generation(config: DatapathConfig) -> str:
+    """Names the maps that the programs of this configuration have for themselves (steps.py)."""
+    return digest(config)[:16]
 
 
 def sources() -> list[Path]:
@@ -204,6 +220,7 @@ async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded
         if isinstance(problem, migrate.DoesNotFit):
             raise LayoutError(str(problem)) from problem
         raise
+    migration.leave(own.of_others(pin_dir, generation(config)))
     return Loaded(instructions is not None, instructions or {}, migration)
 
 
@@ -227,7 +244,7 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     """Programs and maps, pinned. None: they were, nothing was compiled."""
     stamp = state_dir / STAMP
     wanted = digest(config)
-    if _stamped(stamp) == wanted and all(each.exists() for each in pin_paths(pin_dir)):
+    if _stamped(stamp) == wanted and all(each.exists() for each in pin_paths(pin_dir, generation(config))):
         return None
     _forget_stamp(state_dir)
     instructions = await _compile(config, pin_dir)
@@ -239,10 +256,10 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     return instructions
 
 
-def pin_paths(pin_dir: Path) -> list[Path]:
-    """Where every map and program of this version is pinned."""
+def pin_paths(pin_dir: Path, of_generation: str) -> list[Path]:
+    """Where every map and program of this version and configuration is pinned."""
     programs = [pin_dir / "programs" / name for unit in UNITS.values() for name in unit]
-    return [map_path(pin_dir, name) for name in layouts.MAPS] + programs
+    return [map_path(pin_dir, name) for name in layouts.MAPS] + own.paths(pin_dir, of_generation) + programs
 
 
 def _forget_stamp(state_dir: Path) -> None:
@@ -268,7 +285,12 @@ async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
         cwd=HERE.parent.parent,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    work = {"pin_dir": str(pin_dir), "defines": config.defines(), "units": UNITS}
+    work = {
+        "pin_dir": str(pin_dir),
+        "generation": generation(config),
+        "defines": config.defines(),
+        "units": UNITS,
+    }
     request = json.dumps({"parent": os.getpid(), **work})
     out, err = await answered(child, request.encode())
     if child.returncode:

@@ -72,6 +72,11 @@ class Migration:
         self._maps = pin_dir / "maps"
         self._copied = pin_dir / COPIED
         self._sources = tuple(sources)
+        self._left: tuple[Path, ...] = ()
+
+    def leave(self, files: Iterable[Path]) -> None:
+        """Pinned maps that only programs of before use, and whose entries go nowhere: `finish` lets them go."""
+        self._left = tuple(files)
 
     def __bool__(self) -> bool:
         return bool(self._sources)
@@ -97,6 +102,8 @@ class Migration:
         copied = self.copy()
         for source in self._sources:
             (self._maps / source.file).unlink(missing_ok=True)
+        for file in self._left:
+            file.unlink(missing_ok=True)
         self._forget_copied()
         self._sources = ()
         return copied

@@ -54,6 +54,7 @@ class NodeSettings:
         ""  # of ClusterIPs: what no Service has there is dropped; "": not known, and routed as it may be
     )
     service_cidr6: str = ""
+    service_no_backend_response: str = "reject"  # or "drop": to what no Service takes, or one without backends
     masq_exclude: str = ""  # more of them, in any mode: CIDRs of both families, with commas between
     mtu: int = 0  # bytes, of pods; 0: the device's, less what the tunnel takes
     map_dynamic_size_ratio: float = sizes.RATIO  # of the node's memory, for the maps that are sized by it; 0: off
@@ -143,6 +144,7 @@ class NodeSettings:
         _one_of("PLEXUS_ROUTING_MODE", settings.routing_mode, "tunnel", "native")
         if settings.underlay_protocol:
             _one_of("PLEXUS_UNDERLAY_PROTOCOL", settings.underlay_protocol, "ipv4", "ipv6")
+        _one_of("PLEXUS_SERVICE_NO_BACKEND_RESPONSE", settings.service_no_backend_response, "reject", "drop")
         _one_of("PLEXUS_TUNNEL_PROTOCOL", settings.tunnel_protocol, *TUNNEL_PORTS)
         if not settings.families:
             raise BadSettings("PLEXUS_IPV4_ENABLED and PLEXUS_IPV6_ENABLED are both false: set one of them to true")

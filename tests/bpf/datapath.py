@@ -37,6 +37,7 @@ from services.dataplane.reasons import reasons
 from tests.bpf.reading import with_right_checksums
 
 TC_ACT_UNSPEC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 0, 2, 7
+NO_BACKEND = 158  # the reason whose packets are answered
 DEVICE_INDEX = 77  # of the outward device, where there is one
 LOOPBACK_INDEX = 1  # the one interface that is always there
 CONTEXT_BYTES = 192  # struct __sk_buff
@@ -182,6 +183,10 @@ class Datapath:
         """The device by which the next packets came to the node's stack; 0: they are its own."""
         struct.pack_into("=I", self._context, CAME_FROM_AT, index)
 
+    def runs_on(self, index: int) -> None:
+        """The device that the next packets come in or go out by; it must be there."""
+        struct.pack_into("=I", self._context, IFINDEX_AT, index)
+
     def clear(self) -> None:
         """Empty every map but counters; connections are judged anew, and packets are the node's own."""
         self.came_from(0)
@@ -262,12 +267,13 @@ class Datapath:
         return found
 
     def dropped_for(self, program: str, packet: bytes) -> int:
-        """The reason for which `program` drops `packet`; 0 when it does not."""
+        """The reason for which `program` drops `packet`; 0 when it does not. What no Service takes may be answered."""
         before = self.drops()
         result = self.run(program, packet).result
         new = {reason: count - before.get(reason, 0) for reason, count in self.drops().items()}
         reasons = [reason for reason, count in new.items() if count]
-        assert (result == TC_ACT_SHOT) == bool(reasons), f"result {result}, counted {reasons}: a drop without a reason"
+        dropped = result == TC_ACT_SHOT or (result == TC_ACT_REDIRECT and reasons == [NO_BACKEND])
+        assert dropped == bool(reasons), f"result {result}, counted {reasons}: a drop without a reason"
         return reasons[0] if reasons else 0
 
     def passes(self, program: str, packet: bytes) -> Any:

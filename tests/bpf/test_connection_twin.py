@@ -346,13 +346,16 @@ class Twins:
         before = wait_for_room()
         run = self.kernel.run(hook, to_bytes(packet))
         assume(time.clock_gettime_ns(COARSE_CLOCK) // TICK_NS == before)
-        reason = self.reason_of_drop() if run.result == TC_ACT_SHOT else 0
-        after = from_bytes(run.packet, packet)
+        went, reason = GOES[run.result], 0
+        if went == Goes.NOWHERE or self.drops_now() != self.drops:
+            reason = self.reason_of_drop()
+        if reason == Drop.NO_BACKEND.value:  # answered or not, it is dropped: test_reject.py reads the answers
+            went = Goes.NOWHERE
+        after = packet if reason == Drop.NO_BACKEND.value else from_bytes(run.packet, packet)
         mappings = self.mappings()
         seen = Seen(after.destination, reason, frozenset(mappings))
         self.model.now = before + self.aged
         fate = self.model.meets(hook, packet, seen)
-        went = GOES[run.result]
         got = (went, seen.reason, bare(after) if went in (Goes.REDIRECTED, Goes.TO_STACK) else None)
         assert got == (fate.goes, fate.why.value if fate.why else 0, fate.packet), f"{packet} at {hook}"
         assert self.connections() == {told(connection, self.aged) for connection in self.model.connections.values()}

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import os
 import shutil
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from services.dataplane import bpf_syscall, layouts, limits, loader
+from services.dataplane import bpf_syscall, layouts, limits, loader, steps
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.effects import Maps
 from services.dataplane.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
 from services.dataplane.services import ServiceTables
-from tests.bpf.datapath import NODE, SIZES, Datapath
+from tests.bpf.conftest import BPFFS
+from tests.bpf.datapath import NODE, SERVICES, SIZES, Datapath
+
+
+@pytest.fixture(autouse=True)
+def loaded_generation(programs: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """CONFIG is taken for the configuration that was loaded, and so has its generation of programs."""
+    [array] = (programs / "maps").glob("steps_*")
+    found = array.name.removeprefix("steps_")
+    monkeypatch.setattr(loader, "generation", lambda config: found)
+    return found
 
 
 def test_every_map_has_the_shape_that_python_writes(programs: Path) -> None:
     files = {limits.map_path(programs, name): name for name in layouts.MAPS}
-    assert set((programs / "maps").iterdir()) == set(files)
+    own = set(steps.paths(programs, loader.generation(CONFIG)))
+    assert set((programs / "maps").iterdir()) == set(files) | own
     for name, shape in layouts.MAPS.items():
         found = Map.open(limits.map_path(programs, name))
         assert MapShape(found.info.key_bytes, found.info.value_bytes) == shape, name
@@ -30,7 +43,7 @@ def test_every_map_has_the_shape_that_python_writes(programs: Path) -> None:
 
 def test_every_program_is_pinned(programs: Path) -> None:
     assert {each.name for each in (programs / "programs").iterdir()} == set().union(*loader.UNITS.values())
-    assert {*loader.TC_PROGRAMS, *loader.SOCKET_PROGRAMS} == set().union(*loader.UNITS.values())
+    assert {*loader.STEPS, *loader.TC_PROGRAMS, *loader.SOCKET_PROGRAMS} == set().union(*loader.UNITS.values())
 
 
 def test_a_map_of_another_shape_is_refused_by_name(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +70,12 @@ def test_a_changed_size_is_seen(programs: Path) -> None:
     assert loader.resized_maps(larger, programs) == {"ct_tcp": (16384, 32768)}
 
 
-@pytest.mark.parametrize("missing", ["maps/nat_v2", "programs/to_pod"])
+@pytest.mark.parametrize("missing", ["maps/nat_v2", "maps/steps_*", "programs/to_pod", "programs/reject"])
 async def test_a_pin_that_is_gone_means_compiling(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
+    [gone] = programs.glob(missing)
+    missing = str(gone.relative_to(programs))
     (tmp_path / "programs.json").write_text(f'{{"digest": "{loader.digest(CONFIG)}"}}')
 
     async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
@@ -100,6 +115,7 @@ CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1, sizes=SIZES)
         {"tunnel_index": 3},
         {"masquerade": False},
         {"legacy_routing": True},
+        {"reject": False},
         {"ipv6": True},
         {"ipv4": False},
         {"node_address6": "2001:db8::9"},
@@ -183,6 +199,35 @@ async def test_what_does_not_compile_says_where(
             each.unlink()
         for each in (*pin_dir.glob("*"), pin_dir):
             each.rmdir()
+
+
+# Generations
+
+
+async def test_programs_of_before_keep_their_steps_until_the_last_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what another configuration has jumped by goes then, and not before."""
+    monkeypatch.setattr(loader, "generation", lambda config: loader.digest(config)[:16])
+    pin_dir = BPFFS / f"plexus-test-generations-{os.getpid()}"
+    first = loader.DatapathConfig(node_address=NODE, device_index=1, services=SERVICES, sizes=SIZES)
+    second = dataclasses.replace(first, device_index=2)
+    try:
+        (await loader.load(first, pin_dir, tmp_path)).migration.finish()
+        generations = [loader.digest(each)[:16] for each in (first, second)]
+        now = await loader.load(second, pin_dir, tmp_path)
+        assert {each.name for each in (pin_dir / "maps").glob("steps_*")} == {f"steps_{each}" for each in generations}
+        assert not is_empty(pin_dir, generations[0]) and not is_empty(pin_dir, generations[1])
+        now.migration.finish()
+        assert [each.name for each in (pin_dir / "maps").glob("*_" + generations[0])] == []
+        assert not is_empty(pin_dir, generations[1])
+    finally:
+        shutil.rmtree(pin_dir, ignore_errors=True)
+
+
+def is_empty(pin_dir: Path, generation: str) -> bool:
+    with closing(Map.open(steps.paths(pin_dir, generation)[0])) as array:
+        return not dict(array.items())
 
 
 # Maps

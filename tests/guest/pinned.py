@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import closing
 from pathlib import Path
 
 from bench.programs import read
 from bench.verifier import Program, create_map, load
-from services.dataplane.bpf_syscall import pin
+from services.dataplane import limits
+from services.dataplane.bpf_syscall import Map, pin
+from services.dataplane.steps import ARRAY, fill
 from tests.guest.prepare import NODE_PROGRAMS
 
 
@@ -22,6 +25,7 @@ def pin_all(configuration: str, pin_dir: Path) -> None:
     for folder in ("maps", "programs", "links"):
         (pin_dir / folder).mkdir(parents=True)
     maps: dict[str, int] = {}
+    steps: dict[str, int] = {}
     for program in _programs():
         if program.configuration == configuration:
             for kind in program.maps:
@@ -30,6 +34,13 @@ def pin_all(configuration: str, pin_dir: Path) -> None:
                     pin(maps[kind.name], pin_dir / "maps" / kind.name)
             fd = load(program, [maps[kind.name] for kind in program.maps])
             pin(fd, pin_dir / "programs" / program.name)
+            if program.name in limits.steps():
+                steps[program.name] = fd
+            else:
+                os.close(fd)
+    with closing(Map(maps.pop(ARRAY))) as array:
+        for name, fd in steps.items():
+            fill(array, name, fd)
             os.close(fd)
     for fd in maps.values():
         os.close(fd)

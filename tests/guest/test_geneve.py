@@ -5,6 +5,7 @@ Devices, routes and hooks are made by the dataplane's own code.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -182,3 +183,30 @@ def test_another_identity_in_the_key_is_refused(nodes: tuple[Node, Node], family
         assert inside(near.pod, "ping", "-c", "1", "-W", "3", far.pod_addresses[family]).returncode == 1
     finally:
         near.put_pod(SENDER)
+
+
+REFUSED = """
+import errno, socket, sys
+for address in sys.argv[1:]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(family, kind) as one:
+            one.settimeout(60)
+            try:
+                one.connect((address, 80))
+                one.send(b"hello")
+                one.recv(9)
+            except OSError as problem:
+                print(errno.errorcode.get(problem.errno, problem))
+"""
+
+
+def test_a_pod_hears_at_once_that_a_service_has_no_backend(nodes: tuple[Node, Node]) -> None:
+    """By the step that its program jumps to: a reset, and "port unreachable"."""
+    near, _ = nodes
+    services = ("10.96.0.9", "fd00:96::9")
+    for number, (service, protocol) in enumerate(itertools.product(services, (6, 17)), 1):
+        key, value = layouts.ServiceKey(service, 80, protocol), layouts.ServiceEntry(number, 0)
+        near.maps["services"].set(key.pack(), value.pack())
+    found = inside(near.pod, sys.executable, "-c", REFUSED, *services)
+    assert found.stdout.split() == ["ECONNREFUSED"] * 4, found

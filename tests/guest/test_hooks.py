@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from tests.guest.pinned import pin_all
 from tests.guest.prepare import programs_of
 
 SERVICES = {"10.96.0.1": "127.0.0.1", "fd00:96::1": "::1"}  # to what stands behind it
+EMPTY = ("10.96.0.9", "fd00:96::9")  # Services without backends
 SERVICE_PORT, PORT = 80, 8081
 GROUP = Path("/sys/fs/cgroup/clients")
 CLIENT = """
-import os, socket, sys
+import errno, os, socket, sys
 open("/sys/fs/cgroup/clients/cgroup.procs", "w").write(str(os.getpid()))
 def call(address, kind):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as one:
@@ -36,6 +38,14 @@ def call(address, kind):
         one.sendto(b"hello", (address, 80))
         said, sender = one.recvfrom(9)
         return said.decode(), sender[0]
+if sys.argv[1] == "refused":
+    for address in sys.argv[2:]:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            try:
+                call(address, kind)
+            except OSError as problem:
+                print(errno.errorcode.get(problem.errno, problem))
+    sys.exit()
 for address in sys.argv[1:]:
     print(*call(address, socket.SOCK_STREAM), *call(address, socket.SOCK_DGRAM))
 """
@@ -83,6 +93,10 @@ def test_a_process_of_the_cgroup_reaches_services_by_the_socket_hooks_of_both_fa
         for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
             put(pins, "services", layouts.ServiceKey(service, SERVICE_PORT, protocol), layouts.ServiceEntry(number, 1))
         put(pins, "backends", layouts.BackendKey(number, 0), layouts.BackendEntry(backend, PORT))
+    for number, (service, protocol) in enumerate(
+        itertools.product(EMPTY, (socket.IPPROTO_TCP, socket.IPPROTO_UDP)), 10
+    ):
+        put(pins, "services", layouts.ServiceKey(service, SERVICE_PORT, protocol), layouts.ServiceEntry(number, 0))
     GROUP.mkdir()
 
     async def attach() -> None:
@@ -96,6 +110,9 @@ def test_a_process_of_the_cgroup_reaches_services_by_the_socket_hooks_of_both_fa
         client = [sys.executable, "-c", CLIENT, *SERVICES]
         found = subprocess.run(client, capture_output=True, text=True, check=False)
         server.kill()
+    refused = subprocess.run([*client[:3], "refused", *EMPTY], capture_output=True, text=True, check=False)
+    assert bpf_syscall.has_set_retval(), "Debian's kernel has it"
+    assert refused.stdout.split() == ["ECONNREFUSED"] * 4, refused
     assert found.stdout.splitlines() == [f"HELLO {each} HELLO {each}" for each in SERVICES], found
 
 

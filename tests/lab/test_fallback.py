@@ -17,6 +17,7 @@ from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY, opened, web_only
 from tests.lab.test_reach import SPOOF
+from tests.lab.test_services import callers, ends, nobodys
 from tests.lab.test_survival import stream
 
 pytestmark = pytest.mark.timeout(300)  # each goes to rules and back, and may compile
@@ -127,14 +128,19 @@ def test_policy_holds_by_rules_and_a_new_one_ends_a_stream(space: Space) -> None
         assert not space.get("other", space.address("client"), seconds=1)
 
 
-def test_by_rules_too_what_no_service_has_in_its_range_leaves_no_node(space: Space) -> None:
-    space.apply(space.pod("client"), space.pod("web", "node2"), space.service("svc", "web"))
-    known = space.cluster_address("svc")
+def test_by_rules_too_who_calls_what_no_service_takes_is_refused_at_once_and_nothing_leaves_the_node(
+    space: Space,
+) -> None:
+    targets = nobodys(space)
     with fallback(space.lab, "node1"), space.lab.capture("node1") as wire:
-        assert not space.get("client", known, port=81, seconds=1)
-        assert space.lab.exec_node("node1", *curl(known, port=81, seconds=1)).returncode
-        assert "Hostname: web" in space.get("client", known)
-    assert not [line for line in wire.lines() if known in line]
+        before = space.lab.drops()["Service backend not found"]
+        for who in ("a pod", "the node"):
+            for target in targets:
+                assert ends(space, callers(space)[who], "tcp", *target) == "ECONNREFUSED", (who, target)
+                assert ends(space, callers(space)[who], "udp", *target) == "ECONNREFUSED", (who, target)
+        assert eventually(lambda: space.lab.drops()["Service backend not found"] >= before + 2 * 2 * len(targets))
+        assert "Hostname: web" in space.get("client", targets[0][0])
+    assert not [line for line in wire.lines() if any(address in line for address, _ in targets)]
 
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from subprocess import Popen
 from typing import Any
 
+import pytest
+
 from lab import execute, namespaces
+from lab.testing import Lab, eventually
+from services.dataplane import bpf_syscall
+from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl, host
 from tests.lab.test_policy import DENY
 
@@ -129,26 +134,111 @@ def test_sockets_of_one_pod_are_spread_over_backends(space: Space) -> None:
                 each.close()
 
 
-def past_hooks(space: Space, pod: str, *command: str) -> str:
-    """What a program in the pod's namespace says whose sockets no hook sees: its packets bear the Service's address."""
-    place = execute.pod(space.lab.record, f"{space.name}/{pod}")
+REFUSED = """
+import errno, socket, sys
+way, address, port, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+with socket.socket(family, socket.SOCK_STREAM if way == "tcp" else socket.SOCK_DGRAM) as one:
+    one.settimeout(seconds)
+    try:
+        if way == "sendto":
+            one.sendto(b"hello", (address, port))
+        else:
+            one.connect((address, port))
+        if way != "tcp":
+            one.send(b"hello") if way == "udp" else None
+            one.recv(9)
+        print("answered")
+    except TimeoutError:
+        print("timed out")
+    except OSError as problem:
+        print(errno.errorcode[problem.errno])
+"""
+LONG = 60.0  # seconds: nothing waits for them unless an answer is lost
+
+
+def past_hooks(place: execute.Place, *command: str) -> str:
+    """What a program of a namespace says whose sockets no hook sees: its packets bear the Service's address."""
     entered = namespaces.command(place.netns, None, list(command))
-    return subprocess.run(entered, capture_output=True, text=True, timeout=20, check=False).stdout
+    return subprocess.run(entered, capture_output=True, text=True, timeout=2 * LONG, check=False).stdout.strip()
 
 
-def test_what_no_service_has_in_its_range_leaves_no_node(space: Space) -> None:
-    """By a socket the call fails at once; per packet it is dropped, and counted."""
-    space.apply(space.pod("client"), space.pod("web", "node2"), space.service("svc", "web"))
+def callers(space: Space) -> dict[str, Callable[..., str]]:
+    """Programs of a pod and of the node, those whose sockets hooks see and those whose they do not."""
+    lab = space.lab
+    pod = execute.pod(lab.record, f"{space.name}/client")
+    node = execute.node(lab.record, "node1")
+    return {
+        "a pod": lambda *command: space.exec("client", *command).stdout.strip(),
+        "a pod past the hooks": lambda *command: past_hooks(pod, *command),
+        "the node": lambda *command: lab.exec_node("node1", *command).stdout.strip(),
+        "the node past the hooks": lambda *command: past_hooks(node, *command),
+    }
+
+
+def ends(space: Space, ask: Callable[..., str], way: str, address: str, port: int, seconds: float = LONG) -> str:
+    """How a call ends: with the name of an error, "timed out" or "answered"."""
+    return ask("/usr/bin/python3", "-c", REFUSED, way, address, str(port), str(seconds))
+
+
+def nobodys(space: Space) -> list[tuple[str, int]]:
+    """A Service without backends, an unused port of a Service, and an address that no Service has."""
+    space.apply(
+        space.pod("client"),
+        space.pod("web", "node2"),
+        space.service("svc", "web"),
+        space.service("empty", "nobody"),
+        space.service("silent", "nobody", protocol="UDP"),
+    )
     known = space.cluster_address("svc")
     unused = known.rpartition(":")[0] + ":fff7" if space.family == 6 else known.rpartition(".")[0] + ".253"
+    return [(known, 81), (unused, 80), *((space.cluster_address(name), 80) for name in ("empty", "silent"))]
+
+
+def test_who_calls_what_no_service_takes_is_refused_at_once_and_nothing_leaves_the_node(space: Space) -> None:
+    """By a socket the call fails; per packet the answer comes from the pod's link, or from the node's device."""
+    targets = nobodys(space)
+    before = space.lab.drops()["Service backend not found"]
     with space.lab.capture("node1") as wire:
-        for address, port in ((known, 81), (unused, 80)):
-            asked = space.exec("client", *curl(address, "-v", port=port))
-            assert asked.returncode and "Operation not permitted" in asked.stderr + asked.stdout
-            assert not past_hooks(space, "client", *curl(address, port=port, seconds=1))
-        assert space.exec("client", "ping", "-c1", "-W1", known).returncode
-    assert not [line for line in wire.lines() if known in line or unused in line]
-    assert "Hostname: web" in space.get("client", known)
+        for who, ask in callers(space).items():
+            for address, port in targets:
+                assert ends(space, ask, "tcp", address, port) == "ECONNREFUSED", (who, address, port)
+                assert ends(space, ask, "udp", address, port) == "ECONNREFUSED", (who, address, port)
+        for who, ask in list(callers(space).items())[::2]:  # who is seen by hooks hears it of a single datagram
+            assert ends(space, ask, "sendto", space.cluster_address("silent"), 80) == "ECONNREFUSED", who
+        assert space.exec("client", "ping", "-c1", "-W1", targets[0][0]).returncode
+        assert space.lab.exec_node("node1", "ping", "-c1", "-W1", targets[0][0]).returncode
+    assert not [line for line in wire.lines() if any(address in line for address, _ in targets)]
+    assert space.lab.drops()["Service backend not found"] >= before + 2 * 4 * len(targets)
+    assert "Hostname: web" in space.get("client", targets[0][0])
+
+
+def test_a_step_that_somebody_has_taken_out_is_put_back(space: Space) -> None:
+    targets = nobodys(space)
+    pins = space.lab.record.pins("node1")
+    [array] = (pins / "maps").glob("steps_*")
+    with closing(bpf_syscall.Map.open(array)) as steps:
+        assert steps.remove(bytes(4))
+        assert eventually(lambda: steps.get(bytes(4)) is not None, 10)
+    assert ends(space, callers(space)["a pod past the hooks"], "tcp", *targets[0]) == "ECONNREFUSED"
+
+
+@pytest.mark.timeout(120)
+def test_told_to_drop_it_says_nothing_and_counts(alone: None) -> None:
+    values = {"serviceNoBackendResponse": "drop", "routingMode": "native"}
+    with (
+        Lab("test-drop", nodes=2, values=values, expected_drops=EXPECTED_DROPS) as lab,
+        fresh_space(lab, 4, "drop") as space,
+    ):
+        targets = nobodys(space)
+        with lab.capture("node1") as wire:
+            for who, ask in callers(space).items():
+                for address, port in targets:
+                    for way in ("tcp", "udp"):
+                        before = lab.drops()["Service backend not found"]
+                        assert ends(space, ask, way, address, port, 0.2) == "timed out", (who, way, address, port)
+                        assert lab.drops()["Service backend not found"] > before, (who, way, address, port)
+        assert not [line for line in wire.lines() if any(address in line for address, _ in targets)]
 
 
 ASK_ONCE = """
@@ -169,9 +259,14 @@ def test_per_packet_too_a_pod_reaches_itself_by_its_service(space: Space) -> Non
         space.service("again", "client", PORT, "UDP"),
         DENY.format(namespace=space.name, app="client", direction="Ingress, Egress"),
     )
-    answer = past_hooks(space, "client", *curl(space.cluster_address("self")))
+    answer = past_hooks(execute.pod(space.lab.record, f"{space.name}/client"), *curl(space.cluster_address("self")))
     assert "Hostname: client" in answer
     address = space.cluster_address("again")
     assert f"RemoteAddr: {host(space.cluster_address('self'))}:" in answer
     with echoes(space, "client"):
-        assert past_hooks(space, "client", "/usr/bin/python3", "-c", ASK_ONCE, address) == f"client {address}\n"
+        assert (
+            past_hooks(
+                execute.pod(space.lab.record, f"{space.name}/client"), "/usr/bin/python3", "-c", ASK_ONCE, address
+            )
+            == f"client {address}"
+        )

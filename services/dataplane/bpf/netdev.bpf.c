@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* The node's outward device. from_netdev (tc ingress): packets for pods of this node, and replies to masqueraded
- * connections. to_netdev (tc egress, only with LEGACY_ROUTING): masquerades what the stack has routed. */
+ * connections. to_netdev (tc egress): nothing leaves for an address of the Services' range; with LEGACY_ROUTING it
+ * masquerades what the stack has routed. */
 #include "plexus.h"
 #include "parse.h"
 #include "fragment.h"
+#include "steps.h"
 #include "events.h"
 #include "policy.h"
 #include "flow.h"
@@ -145,12 +147,34 @@ static __always_inline int pod_leaves(struct __sk_buff *skb, struct packet *p)
 	return !is_masqueraded(c, f.from_origin) || masquerade(skb, p, c) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
+/* No hook of a socket has led it to a backend, and nobody out there has the address: a datagram to a port that the Service
+ * has not, a ping, what a program outside of the cgroup sends. */
+static __always_inline int for_no_service(struct __sk_buff *skb, struct packet *p)
+{
+	if (!parse(skb, p))
+		return TC_ACT_SHOT;
+	remember(p);
+	p->source_identity = identity_of(&p->source, NULL);
+	REFUSE(p, DROP_NO_BACKEND);
+	return REJECT ? jump(skb, p, STEP_REJECT) : TC_ACT_SHOT;
+}
+
 int to_netdev(struct __sk_buff *skb)
 {
+	struct address to;
 	struct packet *p;
 	int action;
 
-	if (!LEGACY_ROUTING || !(MASQUERADE4 || MASQUERADE6) || !is_ip(skb) || skb->vlan_present)
+	if (!is_ip(skb) || skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	if (KNOWS_SERVICES && read_destination(skb, &to) && is_of_services(&to)) {
+		p = take(EGRESS);
+		if (!p)
+			return TC_ACT_SHOT;
+		read_clock(p);
+		return finish(skb, p, for_no_service(skb, p));
+	}
+	if (!LEGACY_ROUTING || !(MASQUERADE4 || MASQUERADE6))
 		return TC_ACT_UNSPEC;
 	p = take(EGRESS);
 	if (!p)

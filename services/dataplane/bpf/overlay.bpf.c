@@ -3,6 +3,7 @@
 #include "plexus.h"
 #include "parse.h"
 #include "fragment.h"
+#include "steps.h"
 #include "events.h"
 #include "policy.h"
 #include "flow.h"

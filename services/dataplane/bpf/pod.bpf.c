@@ -5,6 +5,7 @@
 #include "plexus.h"
 #include "parse.h"
 #include "fragment.h"
+#include "steps.h"
 #include "events.h"
 #include "policy.h"
 #include "flow.h"
@@ -13,6 +14,7 @@
 #include "nat.h"
 #include "forward.h"
 #include "error.h"
+#include "checksum.h"
 #include "neighbour.h"
 
 #undef THIS_FILE
@@ -261,11 +263,15 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 int from_pod(struct __sk_buff *skb)
 {
 	struct packet *p = take(EGRESS);
+	int action;
 
 	if (!p)
 		return TC_ACT_SHOT;
 	read_clock(p);
-	return finish(skb, p, pod_sends(skb, p));
+	action = pod_sends(skb, p);
+	if (REJECT && action == TC_ACT_SHOT && p->reason == DROP_NO_BACKEND)
+		action = jump(skb, p, STEP_REJECT);
+	return finish(skb, p, action);
 }
 
 int to_pod(struct __sk_buff *skb)

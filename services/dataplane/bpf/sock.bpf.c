@@ -10,7 +10,8 @@
 #include "plexus.h"
 
 #define CALL_GOES_ON 1
-#define CALL_IS_REFUSED 0 /* EPERM to the caller */
+#define CALL_IS_REFUSED 0 /* EPERM to the caller, unless bpf_set_retval says otherwise */
+#define CONNECTION_REFUSED 111 /* ECONNREFUSED */
 
 static __always_inline void read_address(struct bpf_sock_addr *ctx, struct address *address, bool is_ip6)
 {
@@ -36,13 +37,18 @@ static __always_inline void write_address(struct bpf_sock_addr *ctx, const struc
 	}
 }
 
-static __always_inline int refuse(void)
+/* The caller learns at once that no backend is there; or by time, as it were with packets: they are dropped on their way. */
+static __always_inline int refuse(const struct address *called)
 {
 	__u32 index = DROP_NO_BACKEND * 2 + EGRESS;
 	struct counter *counter = counters.lookup(&index);
 
+	if (!REJECT && is_of_services(called))
+		return CALL_GOES_ON;
 	if (counter)
 		counter->packets++;
+	if (REJECT && SET_RETVAL)
+		bpf_set_retval(-CONNECTION_REFUSED);
 	return CALL_IS_REFUSED;
 }
 
@@ -78,12 +84,13 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 	key.protocol = ctx->protocol;
 	service = services.lookup(&key);
 	if (!service) /* connect() of UDP sends nothing yet: who asks so by which address it would send is answered */
-		return key.protocol != IPPROTO_UDP && is_of_services(&key.address) ? refuse() : CALL_GOES_ON;
+		return key.protocol != IPPROTO_UDP && is_of_services(&key.address) ? refuse(&key.address)
+		                                                                   : CALL_GOES_ON;
 	if (!service->backends)
-		return refuse();
+		return refuse(&key.address);
 	backend = backend_in(service, bpf_get_prandom_u32() % service->backends, &key);
 	if (!backend)
-		return refuse();
+		return refuse(&key.address);
 	reverse_key.cookie = bpf_get_socket_cookie(ctx);
 	reverse_key.address = backend->address;
 	reverse_key.port = backend->port;
@@ -172,7 +179,7 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 		return CALL_GOES_ON;
 	}
 	if (!service->backends)
-		return refuse();
+		return refuse(&key.address);
 	flow.cookie = from.cookie;
 	flow.address = key.address;
 	flow.port = key.port;
@@ -182,7 +189,7 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 		from.port = kept->port;
 	} else {
 		if (!pick(service, &key, &from))
-			return refuse();
+			return refuse(&key.address);
 		fresh.address = from.address;
 		fresh.port = from.port;
 		sock_choices.update(&flow, &fresh);

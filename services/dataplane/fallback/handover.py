@@ -254,6 +254,7 @@ def place_of(settings: NodeSettings, ground: Ground) -> Place:
         masquerade=frozenset(version for version in families if masquerades[version]),
         never_masqueraded=tuple(settings.not_masqueraded),
         services=tuple(filter(None, (settings.service_cidr, settings.service_cidr6))),
+        reject=settings.service_no_backend_response == "reject",
         world=world,
     )
 

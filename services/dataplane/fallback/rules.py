@@ -72,6 +72,7 @@ class Place:
     masquerade: frozenset[int] = frozenset({4})  # IP versions
     never_masqueraded: tuple[str, ...] = ()  # CIDRs of destinations
     services: tuple[str, ...] = ()  # CIDRs of ClusterIPs
+    reject: bool = True  # who sends to no Service of those, or to one without backends, is told
     routers: tuple[str, ...] = ()  # what the node is called among pods, one address for each IP version
     guarded: frozenset[int] = frozenset()  # pods' links, by index, that BPF programs from before still judge
     world: Mapping[int, int] = field(default_factory=lambda: {4: RESERVED["world"], 6: RESERVED["world"]})
@@ -256,6 +257,19 @@ class _Node:
             found.append(_set(f"empty{version}", frontend_kind, empty))
         return chains + found
 
+    def _no_backend(self, what: Iterable[str], drop: Mapping[str, str]) -> list[str]:
+        """Drop what each matches, and tell the sender if that is to be. The kernel answers no reset and no error."""
+        if not self.place.reject:
+            return [f"{each} {drop['no_backend']}" for each in what]
+        return [
+            f"{each} {how}"
+            for each in what
+            for how in (
+                "meta l4proto tcp counter name no_backend reject with tcp reset",
+                "counter name no_backend reject with icmpx type port-unreachable",
+            )
+        ]
+
     # The hooks
 
     def hooks(self) -> list[tuple[str, str, list[str]]]:
@@ -264,9 +278,8 @@ class _Node:
         pod, guarded = f'"{place.pod_links}*"', ", ".join(map(str, sorted(place.guarded)))
         drop = {name: f"counter name {name} drop" for name in COUNTERS}
         let_guarded = [f"iif {{ {guarded} }} return"] if guarded else []
-        for_empty = [
-            f"{_ip(v)} daddr . meta l4proto . th dport @empty{v} {drop['no_backend']}" for v in (4, 6)
-        ]  # or the host's stack would answer, or send it to the world
+        empty = [f"{_ip(v)} daddr . meta l4proto . th dport @empty{v}" for v in (4, 6)]
+        for_empty = self._no_backend(empty, drop)  # or the host's stack would answer, or send it to the world
         raw = [*let_guarded, *for_empty, f"iifname {pod} goto from_pod", 'iifname "lo" return']
         raw += [
             f"{_ip(v)} saddr @{mine}{v} {drop['invalid_source']}" for mine in ("pods", "blocks", "here") for v in (4, 6)
@@ -290,9 +303,11 @@ class _Node:
         ingress = [f"ct reply {_ip(v)} saddr vmap @ingress{v}" for v in (4, 6)]
         reached = [f"oifname {pod} {_ip(v)} daddr != @pods{v} {drop['unroutable']}" for v in (4, 6)]
         forward = [*let_guarded, *([f"oif {{ {guarded} }} return"] if guarded else [])]
-        forward += [f"iifname {pod} goto judge", f"oifname {pod} goto judge"]
-        unused = [f"{_ip(ip_network(each).version)} daddr {each} {drop['no_backend']}" for each in place.services]
-        leaving = [*unused, *(f"{_ip(v)} saddr . {_ip(v)} daddr @itself{v} masquerade" for v in (4, 6))]
+        unused = [f"{_ip(ip_network(each).version)} daddr {each}" for each in place.services]
+        answered = self._no_backend(unused, drop) if place.reject else []
+        forward += [*answered, f"iifname {pod} goto judge", f"oifname {pod} goto judge"]
+        leaving = [f"{each} {drop['no_backend']}" for each in unused]  # nothing can be answered from here
+        leaving += [*(f"{_ip(v)} saddr . {_ip(v)} daddr @itself{v} masquerade" for v in (4, 6))]
         if place.tunnel:  # whoever answers the host finds it by this address alone
             leaving += [
                 f'oifname "{place.tunnel}" fib saddr type local {_ip(_version(each))} saddr != {each} '
@@ -310,6 +325,7 @@ class _Node:
             ("judge", "", [*judged, *reached, *egress, *ingress]),
             ("raw", "type filter hook prerouting priority raw; policy accept;", raw),
             ("from_host", "type filter hook output priority raw; policy accept;", for_empty),
+            ("unused", "type filter hook output priority filter; policy accept;", answered),
             ("to_service", "type nat hook prerouting priority dstnat; policy accept;", to_backend),
             ("host_to_service", "type nat hook output priority -100; policy accept;", to_backend),
             ("forward_pods", "type filter hook forward priority filter; policy accept;", forward),

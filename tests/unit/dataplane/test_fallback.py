@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -182,6 +184,24 @@ def test_a_service_without_backends_is_dropped_and_one_with_them_translated() ->
     script = render(tables(), PLACE, {}, "mark")
     assert elements(script, "empty4") == "10.67.0.2 . 17 . 53"
     assert chain(script, "service_1") == ["meta l4proto 6 dnat ip to numgen random mod 1 map { 0 : 10.0.2.2 . 8080 }"]
+
+
+@pytest.mark.parametrize("reject", [True, False])
+def test_what_no_service_takes_is_answered_where_the_kernel_can_answer_or_dropped_as_configured(reject: bool) -> None:
+    place = replace(PLACE, services=("10.67.0.0/16", "fd00:67::/112"), reject=reject)
+    script = render(tables(), place, {}, "mark")
+    ranges = ["ip daddr 10.67.0.0/16", "ip6 daddr fd00:67::/112"]
+    answers = [
+        "meta l4proto tcp counter name no_backend reject with tcp reset",
+        "counter name no_backend reject with icmpx type port-unreachable",
+    ]
+    answered = [f"{each} {how}" for each in ranges for how in answers]
+    assert chain(script, "unused")[1:] == (answered if reject else [])
+    assert chain(script, "forward_pods")[1:5] == answered if reject else "reject" not in script
+    empty = [line for line in chain(script, "from_host")[1:] if line.startswith("ip daddr")]
+    match = "ip daddr . meta l4proto . th dport @empty4"
+    assert empty == [f"{match} {how}" for how in (answers if reject else ["counter name no_backend drop"])]
+    assert chain(script, "leaving")[1:3] == [f"{each} counter name no_backend drop" for each in ranges]
 
 
 def test_counters_go_on_from_where_they_were_and_each_has_a_public_reason() -> None:

@@ -74,6 +74,8 @@ static __always_inline bool is_node(const struct address *a)
 	       a->word[0] == NODE_ADDRESS6_0;
 }
 
+#define KNOWS_SERVICES (SERVICES4_MASK || SERVICES6_MASK_0)
+
 /* Of the range of ClusterIPs: nobody has such an address. */
 static __always_inline bool is_of_services(const struct address *a)
 {

@@ -3,24 +3,6 @@
 #ifndef PLEXUS_EVENTS_H
 #define PLEXUS_EVENTS_H
 
-/* Each CPU's packet in hand. In a map and not on the stack: the verifier does not follow values in maps, so paths that
- * differ in them only are walked once (with 16 kinds of packets else more than its million steps). A program runs to its
- * end on its CPU before another begins: bottom halves are off. On a real-time kernel that is not enough: loader.py
- * refuses those. */
-BPF_PERCPU_ARRAY(in_hand, struct packet, 1);
-
-static __always_inline struct packet *take(__u8 direction)
-{
-	__u32 zero = 0;
-	struct packet *p = in_hand.lookup(&zero);
-
-	if (p) {
-		__builtin_memset(p, 0, offsetof(struct packet, mapping));
-		p->direction = direction;
-	}
-	return p;
-}
-
 /* Emit an event unless this CPU has sent its share of the type in this window. */
 static __always_inline void emit(struct __sk_buff *skb, struct packet *p, __u32 type)
 {

@@ -10,6 +10,10 @@
 #define PIN_DIR "/sys/fs/bpf/plexus" /* one directory a node; maps are PIN_DIR/maps/<name> */
 #endif
 
+#ifndef GENERATION
+#define GENERATION "0" /* of programs, which have some maps of their own: steps.h */
+#endif
+
 /* Entries. Memory is taken when the map is made for the LRU maps, as it fills for the others. */
 #ifndef CT_TCP_MAX
 #define CT_TCP_MAX 524288 /* a full map evicts the connection used longest ago */
@@ -84,6 +88,12 @@
 #define SERVICES6_MASK_1 0
 #define SERVICES6_MASK_2 0
 #define SERVICES6_MASK_3 0
+#endif
+#ifndef REJECT
+#define REJECT 1 /* who sends to no Service of the range, or to one without backends, is told; 0: dropped in silence */
+#endif
+#ifndef SET_RETVAL
+#define SET_RETVAL 1 /* bpf_set_retval is there for connect() and sendmsg() (kernel 6.0); compiler.py asks */
 #endif
 #ifndef DEVICE_INDEX
 #define DEVICE_INDEX 0 /* the device that leads to the other nodes and to the outside */

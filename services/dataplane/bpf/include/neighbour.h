@@ -46,20 +46,6 @@ invalid:
 	return DROP(p, DROP_INVALID);
 }
 
-/* The ICMPv6 checksum of an advertisement from `source` to `destination` (RFC 4443, 2.3). */
-static __always_inline __sum16 neighbour_check(struct neighbour *said, __be32 *source, __be32 *destination)
-{
-	__be32 rest[2] = { bpf_htonl(sizeof(*said)), bpf_htonl(IPPROTO_ICMP6) };
-	__s64 sum = bpf_csum_diff(0, 0, source, 16, 0);
-
-	sum = bpf_csum_diff(0, 0, destination, 16, sum);
-	sum = bpf_csum_diff(0, 0, rest, sizeof(rest), sum);
-	sum = bpf_csum_diff(0, 0, (__be32 *)said, sizeof(*said), sum);
-	sum = (sum & 0xffff) + ((__u32)sum >> 16);
-	sum = (sum & 0xffff) + ((__u32)sum >> 16);
-	return ~sum;
-}
-
 /* A pod's neighbour discovery, parsed as ICMP_IS_LINK. Routers and listeners are the node's affair, not a pod's. */
 static __always_inline int answer_neighbour(struct __sk_buff *skb, struct packet *p)
 {
@@ -99,7 +85,8 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb, struct packet
 	head.ip.payload_bytes = bpf_htons(sizeof(said));
 	__builtin_memcpy(head.ip.destination, p->source.word, 16);
 	__builtin_memcpy(head.ip.source, asked.word, 16);
-	said.check = neighbour_check(&said, asked.word, p->source.word);
+	said.check = fold(bpf_csum_diff(0, 0, (__be32 *)&said, sizeof(said),
+	                                pseudo_header(&asked, &p->source, sizeof(said), IPPROTO_ICMP6)));
 	if (bpf_skb_change_tail(skb, sizeof(head) + sizeof(said), 0) ||
 	    bpf_skb_store_bytes(skb, 0, &head, sizeof(head), BPF_F_INVALIDATE_HASH) ||
 	    bpf_skb_store_bytes(skb, sizeof(head), &said, sizeof(said), 0))

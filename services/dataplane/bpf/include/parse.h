@@ -25,6 +25,7 @@ struct quoted {
 #define TCP_FLAGS_OFFSET 13
 #define IP4_OFFSET 0x1fff /* of a fragment, in 8 bytes */
 #define IP4_MORE 0x2000
+#define IP4_DONT 0x4000 /* fragment it */
 #define IP6_OFFSET 0xfff8
 #define IP6_MORE 1
 #define EXTENSIONS_MAX 6 /* RFC 8200, 4.1 knows no more kinds */
@@ -326,6 +327,31 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *p)
 	if (next == IP6_HOP_BY_HOP || next == IP6_OPTIONS || next == IP6_ROUTING || next == IP6_FRAGMENT)
 		return skip_extensions(skb, p, next);
 	return next == IPPROTO_ICMP ? REFUSE(p, DROP_UNKNOWN_L4) : true;
+}
+
+/* Where a packet (`is_ip`) goes, before anything else of it is looked at. false: it is too short to say. */
+static __always_inline bool read_destination(struct __sk_buff *skb, struct address *to)
+{
+	if (!IPV6_ENABLED || (IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_IP))) {
+		struct iphdr *ip;
+
+		if (!can_read(skb, ETH_HLEN + sizeof(*ip)))
+			return false;
+		ip = (void *)(long)skb->data + ETH_HLEN;
+		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+			return false;
+		set_ip4(to, ip->daddr);
+	} else {
+		struct ip6 *ip;
+
+		if (!can_read(skb, ETH_HLEN + sizeof(*ip)))
+			return false;
+		ip = (void *)(long)skb->data + ETH_HLEN;
+		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+			return false;
+		set_ip6(to, ip->destination);
+	}
+	return true;
 }
 
 /* Of a family that this node speaks. */

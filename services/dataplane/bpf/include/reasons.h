@@ -12,6 +12,7 @@ enum drop_reason {
 	DROP_INVALID = 134,               /* Invalid packet dropped */
 	DROP_UNKNOWN_L4 = 137,            /* CT: Unknown L4 protocol */
 	DROP_UNSUPPORTED_L3 = 139,        /* Unsupported L3 protocol */
+	DROP_MISSED_TAIL_CALL = 140,      /* Missed tail call */
 	DROP_WRITE_ERROR = 141,           /* Error writing to packet */
 	DROP_NO_TUNNEL_KEY = 147,         /* Error retrieving tunnel key */
 	DROP_UNKNOWN_L3_TARGET = 150,     /* Unknown L3 target address */
@@ -47,6 +48,7 @@ enum source_file {
 	FILE_NEIGHBOUR = 12, /* neighbour.h */
 	FILE_DELIVER = 13,   /* deliver.h */
 	FILE_REWRITE = 14,   /* rewrite.h */
+	FILE_STEPS = 15,     /* steps.h */
 };
 
 #endif

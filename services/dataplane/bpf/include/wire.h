@@ -20,6 +20,7 @@ struct icmp {
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 
+#define ICMP6_DEST_UNREACH 1
 #define ICMP6_ERROR_LAST 127 /* RFC 4443, 2.1: errors have the types below 128 */
 #define ICMP6_ECHO 128
 #define ICMP6_ECHOREPLY 129

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Steps: what is rare on a packet's way, or large, is a program of its own to which the programs at the hooks jump
+ * (bpf_tail_call). It has its own stack and its own share of what the verifier will go through.
+ *
+ * A step is a number here, and a function of the same name in small letters. Nothing else lists it: limits.py reads
+ * this file. What caller and step know of the packet is in `in_hand`, so both must have the same layout of it: each
+ * generation of programs (what the loader compiles at a time) has a pair of these maps of its own, filled before any
+ * program that jumps is at a hook. Programs of an earlier generation jump to steps of theirs until they are gone. */
+#ifndef PLEXUS_STEPS_H
+#define PLEXUS_STEPS_H
+
+#undef THIS_FILE
+#define THIS_FILE FILE_STEPS
+
+enum step {
+	STEP_REJECT = 0, /* answer a packet that no Service takes; it has its reason to be dropped already */
+};
+
+#define STEPS_MAX 16 /* room in the array; 8 bytes each */
+
+#define OF_GENERATION(name) PINNED(name "_" GENERATION)
+
+BPF_TABLE_PINNED("prog", __u32, __u32, steps, STEPS_MAX, OF_GENERATION("steps"));
+
+/* Each CPU's packet in hand. In a map and not on the stack: the verifier does not follow values in maps, so paths that
+ * differ in them only are walked once (with 16 kinds of packets else more than its million steps). A program runs to its
+ * end on its CPU before another begins: bottom halves are off. On a real-time kernel that is not enough: loader.py
+ * refuses those. */
+BPF_TABLE_PINNED("percpu_array", __u32, struct packet, in_hand, 1, OF_GENERATION("in_hand"));
+
+static __always_inline struct packet *take(__u8 direction)
+{
+	__u32 zero = 0;
+	struct packet *p = in_hand.lookup(&zero);
+
+	if (p) {
+		__builtin_memset(p, 0, offsetof(struct packet, mapping));
+		p->direction = direction;
+	}
+	return p;
+}
+
+/* The packet that the program which jumped here had in hand. */
+static __always_inline struct packet *go_on_with(void)
+{
+	__u32 zero = 0;
+
+	return in_hand.lookup(&zero);
+}
+
+/* Jump to a step, which has the last word on the packet. It comes back only where the step is not there (somebody has
+ * emptied the slot; it is put back within seconds): then nobody has judged the packet to its end. */
+static __always_inline int jump(struct __sk_buff *skb, struct packet *p, enum step step)
+{
+	steps.call(skb, step);
+	return DROP(p, DROP_MISSED_TAIL_CALL);
+}
+
+#endif

@@ -43,6 +43,8 @@ class ServiceTables:
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
         self._next = 1
+        self.losses = 0
+        """Rises with each backend that a frontend has no more."""
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -102,6 +104,7 @@ class ServiceTables:
         living = _living(number, backends)
         for gone in (_living(number, before.backends) if before else set[bytes]()) - living:
             self.living.delete(gone)
+            self.losses += 1
         for each in living:
             self.living.put(each, LIVES)
         self.services.put(key.pack(), ServiceEntry(number, len(backends)).pack())
@@ -124,6 +127,7 @@ class ServiceTables:
             self.backends.delete(BackendKey(known.number, slot).pack())
         for each in _living(known.number, known.backends):
             self.living.delete(each)
+            self.losses += 1
 
 
 def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -35,9 +35,9 @@ PROBLEMS_SHOWN = 3
 NAMES = {UDP: "udp", TCP: "tcp"}
 
 
-def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], living: Container[bytes]) -> bool:
-    """Whether a socket was connected by a Service to a backend that it does not have now: an entry of `sock_reverse`
-    against what the maps `services` and `living` should hold."""
+def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], serves: Callable[[bytes], bool]) -> bool:
+    """Whether a socket was connected by a Service to a backend that it does not have now, not even as one that drains:
+    an entry of `sock_reverse` against what the map `services` should hold, and `ServiceTables.serves`."""
     _, backend, backend_port = SockReverseKey.layout.unpack(key)
     address, port, protocol, is_datagram = SockReverse.layout.unpack(value)
     if is_datagram:
@@ -46,7 +46,7 @@ def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], livin
         service = services.get(ServiceKey.layout.pack(address, port, each))
         if service is not None:
             number, _ = ServiceEntry.layout.unpack(service)
-            if LivingKey.layout.pack(number, backend_port, backend) in living:
+            if serves(LivingKey.layout.pack(number, backend_port, backend)):
                 return False
     return True
 
@@ -86,14 +86,14 @@ class Outdated:
 def find_outdated(
     entries: Iterable[tuple[bytes, bytes]],
     services: Mapping[bytes, bytes],
-    living: Container[bytes],
+    serves: Callable[[bytes], bool],
     may_end: Container[int],
 ) -> Outdated:
     """Those of the protocols that may be ended."""
     found = {}
     for key, value in entries:
         _, _, protocol, _ = SockReverse.layout.unpack(value)
-        if (not protocol or protocol in may_end) and is_outdated(key, value, services, living):
+        if (not protocol or protocol in may_end) and is_outdated(key, value, services, serves):
             found[key] = protocol
     return Outdated(found)
 
@@ -167,8 +167,8 @@ class Sockets:
         """On the calling thread, which is in any namespace of the node afterwards. `is_news`: a Service has lost a
         backend a moment ago, and so a connect() to that one may not be at its end. Raises: OSError.
         """
-        services, living = self._tables.services.wanted, self._tables.living.wanted
-        outdated = find_outdated(reverse.items(), services, living, self._may_end)
+        services, serves = self._tables.services.wanted, self._tables.serves
+        outdated = find_outdated(reverse.items(), services, serves, self._may_end)
         protocols = outdated.protocols(self._may_end)
         if not protocols:
             return Walk()
@@ -176,6 +176,6 @@ class Sockets:
         is_certain = done.is_whole and self._cgroup is not None and not is_news
         for key in outdated.settled(done, protocols, is_certain=is_certain):
             value = reverse.take(key)
-            if value is not None and not is_outdated(key, value, services, living):
+            if value is not None and not is_outdated(key, value, services, serves):
                 reverse.add(key, value)
         return done

@@ -31,19 +31,23 @@ def tables(udp: Sequence[str] = (), tcp: Sequence[str] = ()) -> ServiceTables:
     return made
 
 
-def service(udp: Sequence[str] = (), tcp: Sequence[str] = ()) -> LoadBalancedService:
+def service(udp: Sequence[str] = (), tcp: Sequence[str] = (), draining: Sequence[str] = ()) -> LoadBalancedService:
     return LoadBalancedService(
         namespace="kube-system",
         name="dns",
         frontends=[
-            Frontend(address=DNS, port=53, protocol="TCP", backends=[Backend(address=each, port=53) for each in tcp]),
-            Frontend(address=DNS, port=53, protocol="UDP", backends=[Backend(address=each, port=53) for each in udp]),
+            Frontend(address=DNS, port=53, protocol="TCP", backends=at(tcp)),
+            Frontend(address=DNS, port=53, protocol="UDP", backends=at(udp), draining=at(draining)),
         ],
     )
 
 
+def at(addresses: Sequence[str]) -> list[Backend]:
+    return [Backend(address=each, port=53) for each in addresses]
+
+
 def outdated(made: ServiceTables, entries: dict[bytes, bytes], may_end: tuple[int, ...] = (UDP,)) -> dict[bytes, int]:
-    return dict(find_outdated(entries.items(), made.services.wanted, made.living.wanted, may_end).entries)
+    return dict(find_outdated(entries.items(), made.services.wanted, made.serves, may_end).entries)
 
 
 def test_only_sockets_of_a_service_that_has_their_backend_no_more_are_outdated() -> None:
@@ -82,6 +86,21 @@ def test_ipv6_backends_are_told_apart_too() -> None:
     assert list(outdated(made, entries)) == [key(2, "fd00::2")]
 
 
+def test_who_is_connected_to_a_backend_that_drains_stays_so_until_it_is_gone() -> None:
+    """What it was asked before it still answers."""
+    made, entries = tables(udp=["10.0.0.1", "10.0.0.2"]), {key(1, "10.0.0.2"): value()}
+    made.put(service(udp=["10.0.0.1"], draining=["10.0.0.2"]))
+    assert made.losses == 0
+    assert not outdated(made, entries)
+    made.put(service(udp=["10.0.0.1"]))
+    assert made.losses == 1
+    assert outdated(made, entries) == {key(1, "10.0.0.2"): UDP}
+    made.put(service(udp=["10.0.0.1"], draining=["10.0.0.2"]))
+    made.delete("kube-system", "dns")
+    assert made.losses == 3
+    assert outdated(made, entries) == {key(1, "10.0.0.2"): UDP}
+
+
 def test_every_loss_of_a_backend_is_told_and_nothing_else() -> None:
     made = tables(udp=["10.0.0.1", "10.0.0.2"])
     assert made.losses == 0
@@ -107,7 +126,7 @@ def test_an_entry_leaves_the_map_only_if_its_socket_was_ended_or_surely_is_not_t
     found = find_outdated(
         [(key(cookie, address), value(protocol=each)) for (cookie, address), each in gone.items()],
         {},
-        set(),
+        lambda key: False,
         (UDP, TCP),
     )
     assert found.wanted.keys() == {cookie for cookie, _ in gone}
@@ -128,7 +147,7 @@ def test_an_entry_leaves_the_map_only_if_its_socket_was_ended_or_surely_is_not_t
 
 def test_what_is_not_to_be_ended_is_not_looked_for() -> None:
     made = tables()
-    only_tcp = find_outdated([(key(1, "10.0.0.1"), value(protocol=TCP))], made.services.wanted, set(), (UDP,))
+    only_tcp = find_outdated([(key(1, "10.0.0.1"), value(protocol=TCP))], made.services.wanted, made.serves, (UDP,))
     assert only_tcp.protocols((UDP,)) == []
-    unknown = find_outdated([(key(1, "10.0.0.1"), value(protocol=0))], made.services.wanted, set(), (UDP, TCP))
+    unknown = find_outdated([(key(1, "10.0.0.1"), value(protocol=0))], made.services.wanted, made.serves, (UDP, TCP))
     assert unknown.protocols((UDP, TCP)) == [UDP, TCP]

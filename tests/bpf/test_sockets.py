@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -10,15 +11,23 @@ import subprocess
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from services.dataplane import sock_diag
+from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from bus.service import Service, Settings
+from bus.testing import Hub
+from services.dataplane import bpf_syscall, loader, sock_diag
+from services.dataplane.effects import Maps
 from services.dataplane.layouts import pack_address
+from services.dataplane.services import ServiceTables
+from services.dataplane.settings import NodeSettings
 from services.dataplane.sock_diag import NLMSG_DONE, SOCK_DIAG_BY_FAMILY, TCP, UDP, Peer, SocketDiag, Walk, walk
+from services.dataplane.sockets import Sockets
 from tests.bpf.spaces import NAMESPACES, in_namespace, ip, making_namespaces
+from tests.connections import PORT, Connections, command
 
 SO_COOKIE = 57
 UDP4, UDP6 = (socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_INET6, socket.SOCK_DGRAM)
@@ -241,3 +250,134 @@ def test_what_a_pod_says_to_the_netlink_socket_in_its_namespace_is_not_heard(spa
 
     diag_port = in_namespace(pod, main)
     assert diag_port == (cookie(held),)
+
+
+GONE = "ECONNABORTED"
+
+
+class Node:
+    """The node's socket hooks on a cgroup, its Services, and what ends sockets."""
+
+    def __init__(self, maps: Maps, cgroup: Path, *, ends_tcp: bool = False, ends_pods: bool = True) -> None:
+        self.maps, self.tables = maps, ServiceTables()
+        chosen = NodeSettings(
+            node="n", cgroup=cgroup, terminate_all_protocols=ends_tcp, terminate_pod_connections=ends_pods
+        )
+        self.service = Service("dataplane", Settings(), Hub().bus())
+        self.sockets = Sockets(self.service, chosen, self.tables)
+
+    async def serve(self, address: str, *addresses: str) -> None:
+        """The Service has these backends, by UDP and TCP."""
+        backends = [Backend(address=each, port=PORT) for each in addresses]
+        fronts = [
+            Frontend(address=address, port=PORT, protocol="TCP", backends=backends),
+            Frontend(address=address, port=PORT, protocol="UDP", backends=backends),
+        ]
+        self.tables.put(LoadBalancedService(namespace="n", name="s", frontends=fronts))
+        await self.maps.write(self.tables.tables)
+        self.sockets.written()
+
+    def entries(self) -> int:
+        return len(self.maps.dump("sock_reverse"))
+
+
+@pytest.fixture
+def hooked(programs: Path, cgroup: Path) -> Iterator[Maps]:
+    links = programs / "test-sockets"
+    links.mkdir()
+    with ExitStack() as stack:
+        for name, kind in loader.SOCKET_PROGRAMS.items():
+            fd = loader.open_program(programs, name)
+            stack.callback(os.close, fd)
+            bpf_syscall.attach_cgroup(fd, cgroup, kind, links / name)
+            stack.callback((links / name).unlink)
+        maps = stack.enter_context(closing(Maps(programs)))
+        found = maps["sock_reverse"]
+        found.remove_many([key for key, _ in found.items()])
+        yield maps
+    links.rmdir()
+
+
+def caller(namespace: str, cgroup: Path, family: int, kind: str) -> Connections:
+    """A program in the cgroup and, if one is named, in a namespace."""
+    enter = ["nsenter", f"--net={NAMESPACES / namespace}"] if namespace else []
+    whole = ["sh", "-c", f'echo $$ > {cgroup}/pod/cgroup.procs; exec "$@"', "sh", *enter, *command(family, kind)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return Connections(subprocess.Popen(whole, **pipes))  # type: ignore[call-overload]  # as the dictionary has them
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("ends_tcp", [False, True])
+@pytest.mark.parametrize("ends_pods", [False, True])
+def test_what_is_ended_is_what_the_settings_say_and_came_by_the_service(
+    spaces: Callable[[str], str], cgroup: Path, hooked: Maps, family: int, ends_tcp: bool, ends_pods: bool
+) -> None:
+    own, pod = spaces("own"), spaces("pod")
+    address, backend = ("10.96.7.7", "127.0.0.1") if family == 4 else ("fd00:96::77", "::1")
+    kinds = {"SOCK_DGRAM": UDP4 if family == 4 else UDP6, "SOCK_STREAM": TCP4 if family == 4 else TCP6}
+    node = Node(hooked, cgroup, ends_tcp=ends_tcp, ends_pods=ends_pods)
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            for space in (own, pod):
+                for kind in kinds.values():
+                    server = stack.enter_context(made(space, kind, PORT))
+                    if kind[1] == socket.SOCK_STREAM:
+                        server.listen()
+            await node.serve(address, backend)
+            task = asyncio.create_task(node.sockets.run(hooked["sock_reverse"]))
+            callers = {
+                (space, kind): stack.enter_context(closing(caller(space, cgroup, family, kind)))
+                for space in (own, pod)
+                for kind in kinds
+            }
+            for held in callers.values():
+                assert held.connect("one", address) == "connected"
+                assert held.connect("direct", backend) == "connected"
+            for space in (own, pod):
+                udp = callers[space, "SOCK_DGRAM"]
+                assert udp.connect("turned", address) == "connected"
+                assert udp.connect_again("turned", backend) == "connected"
+            assert node.entries() == 4
+            met = {
+                (space, kind)
+                for space, kind in callers
+                if (space == own or ends_pods) and (kind == "SOCK_DGRAM" or ends_tcp)
+            }
+            for each in met:
+                callers[each].begin_to_wait("one")
+            await node.serve(address)
+            for each in met:
+                assert await asyncio.to_thread(callers[each].waited) == GONE
+            for each, held in callers.items():
+                assert held.state("direct") == [backend, 0]
+                if each not in met:
+                    assert held.state("one") == [address, 0]
+                if each[1] == "SOCK_DGRAM":
+                    assert held.state("turned") == [backend, 0]
+            task.cancel()
+            await asyncio.wait([task])
+            assert node.entries() == 4 - len(met)
+
+    in_namespace(own, main)
+
+
+def test_entries_of_sockets_that_are_closed_go_when_it_is_certain_that_they_are(
+    spaces: Callable[[str], str], cgroup: Path, hooked: Maps
+) -> None:
+    pod = spaces("pod")
+    node = Node(hooked, cgroup)
+    reverse, stop = hooked["sock_reverse"], threading.Event()
+    asyncio.run(node.serve("10.96.7.7", "127.0.0.1"))
+    with closing(caller(pod, cgroup, 4, "SOCK_DGRAM")) as closed:
+        assert closed.connect("one", "10.96.7.7") == "connected"
+    with closing(caller(pod, cgroup, 4, "SOCK_DGRAM")) as lives:
+        asyncio.run(node.serve("10.96.7.7", "127.0.0.2"))
+        assert lives.connect("one", "10.96.7.7") == "connected"
+        for is_news, left in ((True, 2), (False, 1), (False, 1)):
+            with ThreadPoolExecutor(1) as thread:
+                done = thread.submit(node.sockets.turn, reverse, is_news, stop).result()
+            assert not done.ended
+            assert not done.problems
+            assert node.entries() == left
+        assert lives.state("one") == ["10.96.7.7", 0]

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from lab import execute
-from tests.lab.connections import PORT, Connections
+from tests.connections import PORT, Connections, command
 from tests.lab.space import Space
 from tests.lab.test_services import echoes, web
 
@@ -16,19 +16,20 @@ GONE = "ECONNABORTED"
 
 
 @pytest.fixture
-def held(space: Space) -> Iterator[ExitStack]:
+def held() -> Iterator[ExitStack]:
+    """What a test starts, ended with it."""
     with ExitStack() as stack:
         yield stack
 
 
 def of_pod(space: Space, held: ExitStack, pod: str, kind: str = "SOCK_DGRAM") -> Connections:
     place = execute.pod(space.lab.record, f"{space.name}/{pod}")
-    return held.enter_context(closing(Connections(space.lab, place, space.family, kind)))
+    return held.enter_context(closing(Connections(space.lab.start(place, *command(space.family, kind)))))
 
 
 def of_node(space: Space, held: ExitStack, node: str, kind: str = "SOCK_DGRAM") -> Connections:
     place = execute.node(space.lab.record, node)
-    return held.enter_context(closing(Connections(space.lab, place, space.family, kind)))
+    return held.enter_context(closing(Connections(space.lab.start(place, *command(space.family, kind)))))
 
 
 def test_what_went_while_the_dataplane_was_away_is_told_when_it_is_back(space: Space, held: ExitStack) -> None:

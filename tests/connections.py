@@ -1,13 +1,10 @@
-"""Connected sockets of a pod or a node, held by one program that does as it is told."""
+"""Connected sockets, wherever their program is started: it does as it is told."""
 
 from __future__ import annotations
 
 import json
+from subprocess import Popen
 from typing import Any
-
-from lab.execute import Place
-from lab.plan import Family
-from lab.testing import Lab
 
 PORT = 7
 PROGRAM = """
@@ -17,6 +14,9 @@ known = {}
 def connect(name, address):
     known[name] = socket.socket(family, kind)
     known[name].settimeout(10)
+    known[name].connect((address, 7))
+    return "connected"
+def connect_again(name, address):
     known[name].connect((address, 7))
     return "connected"
 def ask(name):
@@ -38,14 +38,24 @@ for line in sys.stdin:
 """
 
 
+def command(family: int, kind: str = "SOCK_DGRAM") -> list[str]:
+    """`kind`: as the module `socket` calls it."""
+    return ["/usr/bin/python3", "-c", PROGRAM, str(family), kind]
+
+
 class Connections:
     """Sockets by a name, each connected to port 7 of an address. An answer is what came, or the error's name."""
 
-    def __init__(self, lab: Lab, place: Place, family: Family, kind: str = "SOCK_DGRAM") -> None:
-        self.process = lab.start(place, "/usr/bin/python3", "-c", PROGRAM, str(family), kind)
+    def __init__(self, process: Popen[str]) -> None:
+        """`process`: of `command`, with pipes."""
+        self.process = process
 
     def connect(self, name: str, address: str) -> str:
         return str(self._do("connect", name, address))
+
+    def connect_again(self, name: str, address: str) -> str:
+        """The same socket to another address, as UDP may."""
+        return str(self._do("connect_again", name, address))
 
     def ask(self, name: str) -> str:
         return str(self._do("ask", name))

@@ -194,6 +194,8 @@ KEYS: Mapping[str, Key] = {
     "ipam.operator.clusterPoolIPv6PodCIDRList": Key(list_of(network(6))),
     "ipam.operator.clusterPoolIPv6MaskSize": Key(number(64, 126), 120),
     "serviceNoBackendResponse": Key(one_of("reject", "drop"), "reject"),
+    "socketLB.terminatePodConnections": Key(boolean, True),
+    "extraConfig.lb-sock-terminate-all-protos": Key(boolean, False),
     "kubeProxyReplacement": Key(only(True, "leaving Services to kube-proxy"), True),
     "bus.tls.enabled": Key(boolean, False),
     "bus.tls.verifyClients": Key(boolean, False),
@@ -254,6 +256,8 @@ _PASSED_ON = {
     "tunnelPort": "PLEXUS_TUNNEL_PORT",
     "underlayProtocol": "PLEXUS_UNDERLAY_PROTOCOL",
     "extraConfig.plexus-masquerade-ports": "PLEXUS_MASQUERADE_PORTS",
+    "socketLB.terminatePodConnections": "PLEXUS_TERMINATE_POD_CONNECTIONS",
+    "extraConfig.lb-sock-terminate-all-protos": "PLEXUS_TERMINATE_ALL_PROTOCOLS",
 }
 
 _KEY_OF = {variable: key for key, variable in _PASSED_ON.items()} | {

@@ -21,6 +21,7 @@ class Frontend(Part, frozen=True, kw_only=True):
     protocol: Protocol
     port_name: str = ""
     backends: list[Backend] = []  # sorted by address, port
+    draining: list[Backend] = []  # about to end, and still serve who is connected to them: they get nothing new
 
 
 class LoadBalancedService(Message, frozen=True, kw_only=True):

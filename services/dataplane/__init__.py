@@ -17,9 +17,10 @@ for it, and changes of policy reach this node when it is back.
     migrate, layouts_v1           maps of another size or layout into those that take their place
     recall, statefile             what was heard last, on disk: the node comes up with it while the bus is away
     fallback/ nftables rules where the kernel takes no BPF              notrack  pods' connections, not tracked twice
+    sockets, sock_diag   ends sockets that are connected to a backend which is gone
     ring, flows, flow_events      events out of the kernel, with names, to the bus
     cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
 
 Capabilities: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON (programs, maps, links), CAP_SYS_ADMIN (entering a pod's network
-namespace); effects.py, hooks.py, links.py, netlink.py and compiler.py are the files that need them.
+namespace); effects.py, hooks.py, links.py, netlink.py, sock_diag.py and compiler.py are the files that need them.
 """

@@ -118,6 +118,7 @@ def watch_maps(service: Service, settings: NodeSettings, node: Node, tasks: asyn
     sweeper = Sweeper(sweep, settings.conntrack_gc_interval, settings.conntrack_gc_max_interval)
     service.gauge("conntrack_gc_interval_seconds", lambda: sweeper.interval_seconds)
     tasks.create_task(sweeper.sweep_for_ever(), name="sweep maps")
+    tasks.create_task(node.sockets.run(maps["sock_reverse"]), name="end sockets")
     tasks.create_task(Pressure(service, maps, node.model.tables, sweeper).watch(), name="watch maps")
 
 

@@ -400,6 +400,19 @@ class LivingKey:
         return self.layout.pack(self.service, self.port.to_bytes(2, "big"), pack_address(self.address))
 
 
+class SockReverseKey:
+    """Key of `sock_reverse`: a socket's cookie, and the backend that it speaks to. Read by thousands, as they are."""
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=Q16s2s6x")
+
+
+class SockReverse:
+    """The Service's address and port that the socket believes to speak to; its protocol (0: not known); 1 if nothing is
+    connected by it."""
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2sBB")
+
+
 @dataclass(frozen=True, slots=True)
 class BackendKey:
     service: int
@@ -515,8 +528,8 @@ MAPS: dict[str, MapShape] = {
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
     "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
     "living": MapShape(LivingKey.layout.size, 1),
-    "sock_choices": MapShape(32, Choice.layout.size),
-    "sock_reverse": MapShape(32, 20),
+    "sock_choices": MapShape(SockReverseKey.layout.size, Choice.layout.size),
+    "sock_reverse": MapShape(SockReverseKey.layout.size, SockReverse.layout.size),
     "node_state": MapShape(4, 8),
     "counters": MapShape(4, Counter.layout.size),
     "event_rate": MapShape(4, EventRate.layout.size),

@@ -41,6 +41,7 @@ from services.dataplane.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
 from services.dataplane.restart import BLOCKS_KEY, IDENTITY_HOST, Restart
 from services.dataplane.rtnl import NodeRoute
 from services.dataplane.settings import NodeSettings
+from services.dataplane.sockets import Sockets
 
 log = logger(__name__)
 
@@ -85,6 +86,7 @@ class Node:
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)
         self.restart = Restart(self)
+        self.sockets = Sockets(service, settings, self.model.services)
         self._recall = recall
         self.is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
@@ -285,6 +287,8 @@ class Node:
             changed = self.model.settle()
             self._check_changes()
             await self.maps.write(self.model.tables if self.is_whole else (self.model.endpoints,))
+            if self.is_synced:
+                self.sockets.written()
             missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
             self.service.check("room", not self.maps.no_room, "; ".join(missing))
             contested = self._address_problem or "; ".join(self.model.contested.values())
@@ -503,6 +507,7 @@ class Node:
         await self.write()  # also what found no room the last time
         await self.leftovers.remove_all()
         await self.restart.heal()
+        self.sockets.look_again()
         await self._look_for_rates()
         await self._heal_routes()
 

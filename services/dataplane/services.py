@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bus.messages.lb import Backend, LoadBalancedService
+from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.addresses import plain
 from services.dataplane.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
 from services.dataplane.tables import Table
@@ -26,6 +26,7 @@ ServiceName = tuple[str, str]  # namespace, name
 class _Frontend:
     number: int
     backends: tuple[Backend, ...]  # by slot
+    draining: tuple[Backend, ...]
     owner: ServiceName
 
 
@@ -43,6 +44,9 @@ class ServiceTables:
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
         self._next = 1
+        self.losses = 0
+        """Rises with each backend that a frontend has no more, draining or not."""
+        self._draining: set[bytes] = set()  # keys as those of `living`
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -66,11 +70,15 @@ class ServiceTables:
         known = self._frontends.get(ServiceKey(address, port, protocol))
         return "/".join(known.owner) if known else ""
 
+    def serves(self, key: bytes) -> bool:
+        """Whether who is connected to this backend may stay so. `key`: as of `living`."""
+        return key in self.living.wanted or key in self._draining
+
     def put(self, service: LoadBalancedService) -> None:
         """These are the service's frontends now. Raises: ValueError: an address or port is none; nothing is changed."""
         for each in service.frontends:
             _check(each.address, each.port)
-            for backend in each.backends:
+            for backend in (*each.backends, *each.draining):
                 _check(backend.address, backend.port)
                 if (":" in backend.address) != (":" in each.address):
                     raise ValueError(
@@ -78,34 +86,38 @@ class ServiceTables:
                     )
         name = (service.namespace, service.name)
         wanted = {
-            ServiceKey(plain(each.address), each.port, PROTOCOLS[each.protocol]): each.backends
+            ServiceKey(plain(each.address), each.port, PROTOCOLS[each.protocol]): each
             for each in service.frontends
             if each.protocol in PROTOCOLS
         }
         for key in self._of_service.get(name, set()) - wanted.keys():
             self._remove(key, name)
-        for key, backends in wanted.items():
-            self._fill(key, backends, name)
+        for key, frontend in wanted.items():
+            self._fill(key, frontend, name)
         self._of_service[name] = set(wanted)
 
     def delete(self, namespace: str, name: str) -> None:
         for key in self._of_service.pop((namespace, name), set()):
             self._remove(key, (namespace, name))
 
-    def _fill(self, key: ServiceKey, backends: list[Backend], owner: ServiceName) -> None:
-        before = self._frontends.get(key)
+    def _fill(self, key: ServiceKey, frontend: Frontend, owner: ServiceName) -> None:
+        before, backends = self._frontends.get(key), frontend.backends
         number = before.number if before else self._number(key)
         for slot, backend in enumerate(backends):
             self.backends.put(BackendKey(number, slot).pack(), BackendEntry(backend.address, backend.port).pack())
         for slot in range(len(backends), len(before.backends) if before else 0):
             self.backends.delete(BackendKey(number, slot).pack())
-        living = _living(number, backends)
-        for gone in (_living(number, before.backends) if before else set[bytes]()) - living:
+        living, draining = _living(number, backends), _living(number, frontend.draining)
+        had = _living(number, before.backends) if before else set[bytes]()
+        drained = _living(number, before.draining) if before else set[bytes]()
+        for gone in had - living:
             self.living.delete(gone)
+        self._draining = (self._draining - drained) | draining
+        self.losses += len((had | drained) - living - draining)
         for each in living:
             self.living.put(each, LIVES)
         self.services.put(key.pack(), ServiceEntry(number, len(backends)).pack())
-        self._frontends[key] = _Frontend(number, tuple(backends), owner)
+        self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
 
     def _number(self, key: ServiceKey) -> int:
         kept = self._kept.pop(key, None)
@@ -122,8 +134,11 @@ class ServiceTables:
         self.services.delete(key.pack())
         for slot in range(len(known.backends)):
             self.backends.delete(BackendKey(known.number, slot).pack())
-        for each in _living(known.number, known.backends):
+        had, drained = _living(known.number, known.backends), _living(known.number, known.draining)
+        for each in had:
             self.living.delete(each)
+        self._draining -= drained
+        self.losses += len(had | drained)
 
 
 def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:

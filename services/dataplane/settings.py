@@ -65,6 +65,8 @@ class NodeSettings:
     map_entries: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.NAMES> that was given
     ct_seconds: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.SECONDS> that was given
     force_fallback: bool = False  # nftables rules instead of BPF programs, as on a kernel that takes none
+    terminate_pod_connections: bool = True  # sockets whose backend is gone are ended in pods too, not on the host alone
+    terminate_all_protocols: bool = False  # those of TCP too, not of UDP alone
     no_conntrack_rules: bool = False  # native: the host does not track pods' connections; BPF does
 
     @property

@@ -19,7 +19,7 @@ from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from bus.messages.resources import EndpointSlice, Family, Pod, Service, ServicePort
+from bus.messages.resources import EndpointPort, EndpointSlice, Family, Pod, Service, ServicePort, SliceEndpoint
 from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE, State, check_subject
 from services.lb.places import NOT_AN_ADDRESS, Name, Places
 
@@ -28,6 +28,7 @@ OTHER_FAMILY = "not of its slice's address type"
 SCTP_KEEPS_PORT = "SCTP keeps its port: the backend's has to be the Service's"
 
 Label = tuple[str, str, str]  # (namespace, key, value)
+Offer = tuple[EndpointSlice, EndpointPort, SliceEndpoint]
 
 Report = Callable[[str, dict[str, str]], None]
 """Told once about each thing left out as it arises: why, and the facts."""
@@ -182,6 +183,7 @@ class LoadBalancing:
                         protocol=port.protocol,
                         port_name=port.name,
                         backends=sorted(backends, key=_backend_order),
+                        draining=sorted(set(self._draining(service, port, family(place))), key=_backend_order),
                     )
                 )
         frontends.sort(key=lambda each: (order(each.address), each.port, each.protocol))
@@ -218,6 +220,17 @@ class LoadBalancing:
 
         Where nothing is ready, those serve that are about to end and still can.
         """
+        ready, draining = self._offers(service, port, wanted)
+        yield from self._offered(ready or draining, port, wanted, left_out)
+
+    def _draining(self, service: Service, port: ServicePort, wanted: Family) -> Iterator[Backend]:
+        """Those that are about to end and still can serve, where others do."""
+        ready, draining = self._offers(service, port, wanted)
+        if ready and not service.selector:
+            yield from self._offered(draining, port, wanted, {})
+
+    def _offers(self, service: Service, port: ServicePort, wanted: Family) -> tuple[list[Offer], list[Offer]]:
+        """What the Service's slices have for its port: what is ready, and what is draining."""
         offers = [
             (known, offered, endpoint)
             for name in self._slices_by_service.get((service.namespace, service.name), ())
@@ -226,8 +239,12 @@ class LoadBalancing:
             if known.address_type == wanted and (offered.name, offered.protocol) == (port.name, port.protocol)
             for endpoint in known.endpoints
         ]
-        ready = [offer for offer in offers if offer[2].ready]
-        for known, offered, endpoint in ready or [offer for offer in offers if offer[2].draining]:
+        return [each for each in offers if each[2].ready], [each for each in offers if each[2].draining]
+
+    def _offered(
+        self, offers: Iterable[Offer], port: ServicePort, wanted: Family, left_out: dict[str, str]
+    ) -> Iterator[Backend]:
+        for known, offered, endpoint in offers:
             for address in map(plain, endpoint.addresses):
                 reason = _objection(address, offered.port) or _not_translated(port, offered.port)
                 if reason is None and of_family([address], wanted) is None:

@@ -56,7 +56,9 @@ static __always_inline int refuse(const struct address *called)
 static __always_inline void answer_as(struct sock_reverse_key *from, const struct service_key *at)
 {
 	struct sock_reverse *known = sock_reverse.lookup(from);
-	struct sock_reverse as = { .address = at->address, .port = at->port };
+	struct sock_reverse as = {
+		.address = at->address, .port = at->port, .protocol = at->protocol, .is_datagram = 1
+	};
 
 	if (!known || known->port != at->port || !is_same(&known->address, &at->address))
 		sock_reverse.update(from, &as);
@@ -83,19 +85,26 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 	key.port = ctx->user_port;
 	key.protocol = ctx->protocol;
 	service = services.lookup(&key);
-	if (!service) /* connect() of UDP sends nothing yet: who asks so by which address it would send is answered */
-		return key.protocol != IPPROTO_UDP && is_of_services(&key.address) ? refuse(&key.address)
-		                                                                   : CALL_GOES_ON;
+	reverse_key.cookie = bpf_get_socket_cookie(ctx);
+	if (!service) { /* connect() of UDP sends nothing yet: who asks so by which address it would send is answered */
+		if (key.protocol != IPPROTO_UDP)
+			return is_of_services(&key.address) ? refuse(&key.address) : CALL_GOES_ON;
+		reverse_key.address = key.address;
+		reverse_key.port = key.port;
+		if (sock_reverse.lookup(&reverse_key)) /* it had this backend by a service before */
+			sock_reverse.delete(&reverse_key);
+		return CALL_GOES_ON;
+	}
 	if (!service->backends)
 		return refuse(&key.address);
 	backend = backend_in(service, bpf_get_prandom_u32() % service->backends, &key);
 	if (!backend)
 		return refuse(&key.address);
-	reverse_key.cookie = bpf_get_socket_cookie(ctx);
 	reverse_key.address = backend->address;
 	reverse_key.port = backend->port;
 	reverse.address = key.address;
 	reverse.port = key.port;
+	reverse.protocol = key.protocol;
 	sock_reverse.update(&reverse_key, &reverse);
 	write_address(ctx, &backend->address, is_ip6);
 	ctx->user_port = backend->port;

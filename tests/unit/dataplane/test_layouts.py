@@ -36,6 +36,8 @@ from services.dataplane.layouts import (
     Prefix,
     ServiceEntry,
     ServiceKey,
+    SockReverse,
+    SockReverseKey,
 )
 
 INCLUDE = Path(layouts.__file__).parent / "bpf/include"
@@ -65,6 +67,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
     "choice": (Choice.layout, "address port epoch"),
     "living_key": (LivingKey.layout, "service port address"),
+    "sock_reverse_key": (SockReverseKey.layout, "cookie address port"),
+    "sock_reverse": (SockReverse.layout, "address port protocol is_datagram"),
     "event": (
         Event.layout,
         """at source_identity destination_identity source destination source_port destination_port protocol type reason
@@ -74,8 +78,6 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
 ONLY_IN_C = {
     "address": layouts.ADDRESS_BYTES,
     "endpoint_key": layouts.ADDRESS_BYTES,
-    "sock_reverse_key": 32,
-    "sock_reverse": 20,
     "fragment_key": 40,
     "fragment": 8,
     "node_state": 8,

@@ -42,6 +42,8 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_ENABLE_TCX": "false",
         "PLEXUS_MASQUERADE6": "false",
         "PLEXUS_MASQUERADE_PORTS": "40000-49999",
+        "PLEXUS_TERMINATE_POD_CONNECTIONS": "false",
+        "PLEXUS_TERMINATE_ALL_PROTOCOLS": "true",
         "PLEXUS_NATIVE_ROUTING_CIDR": "10.0.0.0/8",
         "PLEXUS_NATIVE_ROUTING_CIDR6": "fd00::/8",
         "PLEXUS_SERVICE_CIDR": "10.97.0.0/16",
@@ -94,6 +96,8 @@ def test_every_setting_has_its_variable() -> None:
         conntrack_gc_interval=20,
         conntrack_gc_max_interval=5400,
         force_fallback=True,
+        terminate_pod_connections=False,
+        terminate_all_protocols=True,
         no_conntrack_rules=True,
     )
     assert not settings.is_tunnel

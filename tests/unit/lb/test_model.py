@@ -264,14 +264,16 @@ def test_a_backend_at_another_port_is_left_out_of_a_service_for_sctp_by_name() -
 
 
 @pytest.mark.parametrize(
-    ("states", "serve"),
+    ("states", "serve", "drain"),
     [
-        ({"2": "ready", "3": "draining"}, {"2"}),
-        ({"2": "gone", "3": "draining", "4": "draining"}, {"3", "4"}),
-        ({"2": "gone"}, set()),
+        ({"2": "ready", "3": "draining", "4": "gone"}, {"2"}, {"3"}),
+        ({"2": "gone", "3": "draining", "4": "draining"}, {"3", "4"}, set()),
+        ({"2": "gone"}, set(), set()),
     ],
 )
-def test_endpoints_about_to_end_serve_where_none_is_ready(states: dict[str, str], serve: set[str]) -> None:
+def test_endpoints_about_to_end_serve_where_none_is_ready_and_else_drain(
+    states: dict[str, str], serve: set[str], drain: set[str]
+) -> None:
     port = EndpointPort(name="http", port=8080)
     slices = [
         slice_of(
@@ -284,8 +286,9 @@ def test_endpoints_about_to_end_serve_where_none_is_ready(states: dict[str, str]
         for last, state in states.items()
     ]
     ports = [ServicePort(name="http", port=80, target_port="http")]
-    found = backends(service(selector={}, ports=ports), *slices)
-    assert {each.address.rpartition(".")[2] for each in found} == serve
+    (found,) = said(list(model(service(selector={}, ports=ports), *slices).act())).frontends
+    assert {each.address.rpartition(".")[2] for each in found.backends} == serve
+    assert {each.address.rpartition(".")[2] for each in found.draining} == drain
 
 
 def test_a_service_without_backends_has_a_frontend_without_backends() -> None:

@@ -221,7 +221,8 @@ struct sock_reverse_key {
 struct sock_reverse {
 	struct address address; /* service */
 	__be16 port;
-	__u16 pad;
+	__u8 protocol;     /* the socket's; 0: the entry is older than this field */
+	__u8 is_datagram;  /* made by sendmsg: nothing is connected by it */
 };
 
 /* node_state: the one thing that changes while programs run. */

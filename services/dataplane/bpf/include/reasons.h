@@ -47,6 +47,7 @@ enum source_file {
 	FILE_NEIGHBOUR = 12, /* neighbour.h */
 	FILE_DELIVER = 13,   /* deliver.h */
 	FILE_REWRITE = 14,   /* rewrite.h */
+	FILE_SUBSTITUTE = 15, /* substitute.h */
 };
 
 #endif

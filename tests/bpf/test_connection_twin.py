@@ -561,6 +561,13 @@ SCTP_IN_PARTS = [
     Send(("pod", "service"), "sctp", 1000, 80, "", "first", 1),
     Send(("pod", "service"), "sctp", 1000, 80, "", "later", 1),
 ]
+FROM_ONE_PORT = [
+    Serve("udp", (("neighbour", 80),)),
+    *(Send(("pod", place), "udp", 1000, 80, "", "", 1) for place in ("service", "neighbour")),
+    Complain(0, "", "", 0, as_sent=False),  # the backend, about what came by a substitute
+    Follow(0, True, "", "", 1),
+    Complain(0, "", "", 0, as_sent=False),  # the client, about the answer
+]
 
 
 @pytest.mark.timeout(600)  # passes in 20 s; a failure takes longer, to be made small
@@ -585,6 +592,7 @@ def compare(kernel: Datapath, met: Counter[str]) -> None:
     @example(is_ip6=False, steps=SCTP_FROM_ONE_PORT)  # and these are rare
     @example(is_ip6=True, steps=DENIED)
     @example(is_ip6=False, steps=NO_BACKEND)
+    @example(is_ip6=True, steps=FROM_ONE_PORT)
     def check(is_ip6: bool, steps: list[Step]) -> None:
         twins = Twins(kernel, is_ip6)
         for step in steps:

@@ -19,6 +19,7 @@ HOST, WORLD4, WORLD6 = 1, 9, 10
 EGRESS, INGRESS = "egress", "ingress"
 MASQUERADE_PORTS = range(61000, 65536)  # tests/bpf/conftest.py
 TICK_NS = 1 << 30
+SUBSTITUTES = range(1, 9)  # by number, of each port
 CLOSED_SECONDS, UNANSWERED_SECONDS, ANSWERED_SECONDS, OTHERS_SECONDS = 10, 60, 8000, 60
 REDIRECT4 = 5
 
@@ -57,6 +58,12 @@ class Goes(Enum):
     NOWHERE = "dropped"
 
 
+def substitute(port: int, number: int) -> int:
+    """The port that stands for `port` where another connection has that; 0: itself. Those below 1024 stay there."""
+    first, ports = (0, 1024) if port < 1024 else (1024, 64512)
+    return first + (port - first + 32768 + 439 * number) % ports if number else port
+
+
 def ticks(seconds: int) -> int:
     """As many as the seconds need, and one."""
     return seconds * 10**9 // TICK_NS + 1
@@ -79,6 +86,7 @@ class Connection:
     reply_way: str = "unknown"
     hop: str = ""  # of the way that is "pod"
     service: End | None = None  # whom the origin believes to speak to
+    substitute: int = 0  # number of the port that stands for the origin's own, of which it knows nothing
     masqueraded: bool = False
     mapped_port: int = 0  # of the node, once it is masqueraded
     by_stack: bool = False  # the node's stack has the origin's packets, so it gets the replies
@@ -94,6 +102,12 @@ class Connection:
     def is_settled(self, now: int) -> bool:
         """Both ends have spoken, and it has not ended; a reset that anybody may have sent does not end it."""
         return self.replied and not (self.has_ended and self.expires <= now + ticks(CLOSED_SECONDS))
+
+    @property
+    def own_end(self) -> End:
+        """The origin, as it knows itself."""
+        ports = [port for port in range(65536) if substitute(port, self.substitute) == self.origin.port]
+        return End(self.origin.address, ports[0]) if self.substitute else self.origin
 
     @property
     def lifetime(self) -> int:
@@ -136,10 +150,12 @@ class Known:
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend to which a client's packets to a service go, and since which epoch it is known to serve it."""
+    """The backend to which a client's packets to a service go, since which epoch it is known to serve it, and the
+    number of the port that stands for the client's there."""
 
     backend: End
     epoch: int
+    substitute: int = 0
 
 
 @dataclass(frozen=True)
@@ -242,13 +258,16 @@ class _Passage:
         client = packet.ends[0]
         called: End | None = None
         choice: Choice | None = None
-        if connection is None or self.is_unsettled(connection, packet):
+        is_anothers = connection and connection.service and self.is_from_origin(connection, packet)
+        if connection is None or is_anothers or self.is_unsettled(connection, packet):
             balanced = self.balance(packet)
             if balanced:
-                called, choice = packet.ends[1], balanced
+                called = packet.ends[1]
                 packet = packet.with_destination(balanced.backend)
                 if balanced.backend.address == client.address:  # as if the service had called
                     packet = packet.with_source(End(called.address, client.port))
+                choice = self.keep_apart(packet, called, balanced)
+                packet = packet.with_source(End(packet.source, substitute(client.port, choice.substitute)))
                 connection = self.find(packet)
         if connection and connection.service and not self.is_from_origin(connection, packet):
             is_to_itself = connection.service.address == packet.destination
@@ -263,10 +282,11 @@ class _Passage:
             if called and choice:
                 node.choices[client, called, packet.protocol] = choice
             connection.service = called
+            connection.substitute = choice.substitute if choice else 0
         elif connection.service:
-            sent = packet.with_source(connection.service)
+            sent = self.as_service(packet, connection)
             if is_to_itself:
-                sent = sent.with_destination(End(packet.source, packet.dport))
+                sent = sent.with_destination(End(packet.source, sent.dport))
         if is_to_itself:
             return Fate(Goes.REDIRECTED, bare(sent))
         # Where it goes is asked of the connection first, and of maps once.
@@ -486,10 +506,14 @@ class _Passage:
         node = self.node
         client, called = packet.ends
         backends = None if packet.is_icmp else node.services.get((called, packet.protocol))
-        if backends is None:
-            return None
         at = (client, called, packet.protocol)
         choice = node.choices.get(at)
+        if backends is None:
+            place = node.connection_of(packet.protocol, *packet.ends)
+            if place is None or place.service is None or not self.is_from_origin(place, packet):
+                return None
+            place.expires = max(place.expires, self.held_until(packet.protocol))
+            return choice if choice and choice.backend == called else Choice(called, node.epoch)
         if choice and choice.epoch != node.epoch and (packet.protocol != TCP or packet.begins):
             if choice.backend in backends:
                 choice = node.choices[at] = replace(choice, epoch=node.epoch)
@@ -508,6 +532,31 @@ class _Passage:
             raise Disagreement(f"{self.seen} for one of {possible}")
         return choice or Choice(taken[0], node.epoch)
 
+    def held_until(self, protocol: int) -> int:
+        """Who goes by a substitute without a service is known by the connection in whose place it would else be."""
+        return self.node.now + ticks(ANSWERED_SECONDS if protocol == TCP else OTHERS_SECONDS)
+
+    def keep_apart(self, packet: Packet, called: End, choice: Choice) -> Choice:
+        """With the port from which nobody else speaks to the backend. `packet` is to that, from the client's own."""
+        own, backend = packet.ends
+
+        def other(number: int) -> bool | None:
+            """Is there a connection from this port that is another's? None: there is none."""
+            end = End(own.address, substitute(own.port, number))
+            found = self.node.connection_of(packet.protocol, end, backend)
+            return None if found is None else (found.origin, found.service, found.substitute) != (end, called, number)
+
+        if not other(choice.substitute):
+            return choice
+        if packet.protocol == SCTP:
+            raise Refused(Drop.NOT_MASQUERADABLE)
+        found = {number: other(number) for number in (0, *SUBSTITUTES)}
+        numbers = [number for number, is_taken in found.items() if is_taken is False]  # it has one
+        numbers = numbers or [number for number, is_taken in found.items() if is_taken is None]
+        if not numbers:
+            raise Refused(Drop.NO_MAPPING)
+        return replace(choice, substitute=numbers[0])
+
     @staticmethod
     def unreachable(backend: End, packet: Packet) -> Drop | None:
         """SCTP keeps its ports."""
@@ -515,9 +564,14 @@ class _Passage:
         return None if is_kept else Drop.NOT_MASQUERADABLE
 
     def as_service(self, packet: Packet, connection: Connection) -> Packet:
-        if connection.service and not self.is_from_origin(connection, packet):
-            return packet.with_source(connection.service)
-        return packet
+        if connection.service is None or self.is_from_origin(connection, packet):
+            return packet
+        own = connection.own_end
+        if connection.substitute and connection.service == connection.called:
+            place = self.node.connection_of(packet.protocol, own, connection.called)
+            if place and place.service:
+                place.expires = max(place.expires, self.held_until(packet.protocol))
+        return packet.with_source(connection.service).with_destination(End(packet.destination, own.port))
 
     # masquerade
 
@@ -615,7 +669,8 @@ class _Passage:
         if connection.service is None or not self.is_from_origin(connection, about):
             return packet
         source = connection.service.address if packet.source == about.destination else packet.source
-        return replace(packet, source=source, about=about.with_destination(connection.service))
+        about = about.with_destination(connection.service).with_source(connection.own_end)
+        return replace(packet, source=source, about=about)
 
     def pod_complains(self, packet: Packet) -> Fate:
         """A pod is an end of what it complains about, never a router."""
@@ -624,8 +679,14 @@ class _Passage:
         if about.destination != packet.source:
             raise Refused(Drop.INVALID)
         choice = self.node.choices.get((about.ends[1], about.ends[0], about.protocol))
+        as_it_is = self.node.connection_of(about.protocol, *about.ends)
+        is_of_earlier = choice and choice.backend == about.ends[0] and as_it_is and not as_it_is.service
+        if choice and choice.substitute and is_of_earlier:
+            choice = None
         if choice and about.source == packet.destination:  # it knows the service; speak of the backend
+            client = about.ends[1]
             about = about.with_source(choice.backend)
+            about = about.with_destination(End(client.address, substitute(client.port, choice.substitute)))
             packet = replace(packet, destination=choice.backend.address, about=about)
         connection = self.admit_error(packet, about)
         packet = self.about_service(packet, connection)

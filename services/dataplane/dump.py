@@ -79,6 +79,7 @@ def _connections(maps: Maps, model: NodeModel) -> Iterator[Row]:
             "source": end_text(*origin),
             "destination": end_text(*other),
             "service": end_text(v.service, v.service_port) if v.flags & 0x20 else "",
+            "substitute_for": layouts.own_port(origin[1], v.substitute) if v.substitute else 0,
             "masquerade_port": v.nat_port,
             "expires_seconds": round((v.expires - now) * layouts.TICK_NS / 1e9),
             "flags": [name for bit, name in layouts.CT_FLAGS.items() if v.flags & bit],

@@ -234,6 +234,26 @@ class ConnectionKey:
         return cls(text(low), text(high), socket.ntohs(low_port), socket.ntohs(high_port), protocol)
 
 
+PRIVILEGED_PORTS = 1024
+OTHER_PORTS = 65536 - PRIVILEGED_PORTS
+
+
+def substitute_port(port: int, number: int) -> int:
+    """The port that stands for `port` where another connection has that. Source: bpf/include/substitute.h."""
+    return _shifted(port, 32768 + 439 * number) if number else port
+
+
+def own_port(substitute: int, number: int) -> int:
+    """The port for which a substitute stands."""
+    return _shifted(substitute, OTHER_PORTS - (32768 + 439 * number)) if number else substitute
+
+
+def _shifted(port: int, places: int) -> int:
+    if port < PRIVILEGED_PORTS:
+        return (port + places) % PRIVILEGED_PORTS
+    return PRIVILEGED_PORTS + (port - PRIVILEGED_PORTS + places) % OTHER_PORTS
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     expires: int  # tick
@@ -245,8 +265,9 @@ class Connection:
     service: str
     service_port: int
     nat_port: int
+    substitute: int = 0  # number of the port that stands for the origin's own; see `own_port`
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=IIBBBx16s16sHH")
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIBBBB16s16sHH")
 
     def pack(self) -> bytes:
         return self.layout.pack(
@@ -255,6 +276,7 @@ class Connection:
             self.flags,
             self.reply_way,
             self.origin_way,
+            self.substitute,
             pack_address(self.hop),
             pack_address(self.service),
             socket.htons(self.service_port),
@@ -263,7 +285,7 @@ class Connection:
 
     @classmethod
     def unpack(cls, raw: bytes) -> Connection:
-        expires, epoch, flags, reply_way, origin_way, hop, service, port, nat = cls.layout.unpack(raw)
+        expires, epoch, flags, reply_way, origin_way, substitute, hop, service, port, nat = cls.layout.unpack(raw)
         return cls(
             expires,
             epoch,
@@ -274,6 +296,7 @@ class Connection:
             text(service),
             socket.ntohs(port),
             socket.ntohs(nat),
+            substitute,
         )
 
 
@@ -377,13 +400,14 @@ class Choice:
     address: str
     port: int
     epoch: int
+    substitute: int = 0  # number of the port that stands for the client's own there; see `substitute_port`
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s6xI")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2sB5xI")
 
     @classmethod
     def unpack(cls, raw: bytes) -> Choice:
-        address, port, epoch = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"), epoch)
+        address, port, substitute, epoch = cls.layout.unpack(raw)
+        return cls(text(address), int.from_bytes(port, "big"), epoch, substitute)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from bus.telemetry import count, logger
 from services.dataplane.bpf_syscall import Map
-from services.dataplane.layouts import TICK_NS
+from services.dataplane.layouts import TICK_NS, substitute_port
 
 log = logger(__name__)
 
@@ -149,9 +149,10 @@ class Sweep:
         return found is None or found[-2:] not in (node_port, b"\0\0")  # 0: it is about to take one, maybe this
 
     def _is_choice_over(self, key: bytes, value: bytes) -> bool:
-        """The connection to the backend that was chosen is gone."""
+        """The connection to the backend that was chosen, from the port that stands for the client's, is gone."""
         size = (len(key) - 8) // 2
-        client_port = key[2 * size : 2 * size + 2]
+        own_port = int.from_bytes(key[2 * size : 2 * size + 2], "big")
+        client_port = substitute_port(own_port, value[size + 2]).to_bytes(2, "big")
         return (
             self._connection(key[:size], client_port, value[:size], value[size : size + 2], key[2 * size + 4]) is None
         )

@@ -44,6 +44,7 @@ from tests.conntrack import (
     EGRESS,
     HOST,
     INGRESS,
+    SUBSTITUTES,
     TICK_NS,
     WORLD4,
     WORLD6,
@@ -56,6 +57,7 @@ from tests.conntrack import (
     Node,
     Pod,
     Seen,
+    substitute,
 )
 from tests.packets import ECHO, ECHO_REPLY, ERRORS, ICMP, ICMP6, SCTP, TCP, UDP, End, Packet, bare
 
@@ -67,6 +69,7 @@ MET = (
     {goes.name for goes in Goes} - {Goes.NOWHERE.name}
     | {why.name for why in Drop}
     | {"error passed", "later fragment passed", "to itself"}
+    | {"by a substitute", "answer to a substitute", "error by a substitute"}
 )
 MARGIN_NS = 20_000_000  # a step takes a few ms: one that began sooner before the next tick waits for it
 GOES = {
@@ -78,7 +81,7 @@ GOES = {
 DIRECTIONS = {INGRESS: policy.INGRESS, EGRESS: policy.EGRESS}
 IDENTITIES = {"pod": 256, "neighbour": 257, "remote": 300}
 BLOCKS = ("10.0.0.", "fd00:10::")
-SERVICE_PORT = 80
+SERVICE_PORTS = (80, 81)  # both lead to the same backends
 HOOKS = ("from_pod", "to_pod", "from_netdev")
 PLACES: dict[bool, dict[str, str]] = {
     False: {
@@ -320,14 +323,15 @@ class Twins:
         self.kernel.policy(pod, [(PolicyKey(peer, DIRECTIONS[direction], protocol, port, bits), entry)])
 
     def serve(self, kind: str, backends: tuple[tuple[str, int], ...] | None) -> None:
-        at, number = End(self.at("service"), SERVICE_PORT), self.protocol(kind)
-        if backends is None:
-            self.model.services.pop((at, number), None)
-            self.kernel.maps["services"].remove(layouts.ServiceKey(at.address, at.port, number).pack())
-            return
-        ends = [(self.at(place), port) for place, port in backends]
-        self.model.services[at, number] = tuple(End(*end) for end in ends)
-        self.kernel.service(at.address, at.port, number, ends, number=number)
+        number = self.protocol(kind)
+        for at in (End(self.at("service"), port) for port in SERVICE_PORTS):
+            if backends is None:
+                self.model.services.pop((at, number), None)
+                self.kernel.maps["services"].remove(layouts.ServiceKey(at.address, at.port, number).pack())
+                continue
+            ends = [(self.at(place), port) for place, port in backends]
+            self.model.services[at, number] = tuple(End(*end) for end in ends)
+            self.kernel.service(at.address, at.port, number, ends, number=number * 100 + at.port)
 
     def wait(self, ticks: int) -> None:
         self.aged += ticks
@@ -373,6 +377,21 @@ class Twins:
             self.fates["later fragment passed"] += 1
         if fate.packet and fate.packet.destination == packet.source:
             self.fates["to itself"] += 1
+        if fate.packet and not packet.is_icmp and packet.source in self.model.pods:
+            self.fates["by a substitute"] += "substitute" in self.changed_port(packet.sport, fate.packet.sport)
+        if fate.packet and not packet.is_icmp:
+            self.fates["answer to a substitute"] += "own" in self.changed_port(packet.dport, fate.packet.dport)
+        if fate.packet and packet.about and fate.packet.about:
+            changed = self.changed_port(packet.about.sport, fate.packet.about.sport)
+            changed += self.changed_port(packet.about.dport, fate.packet.about.dport)
+            self.fates["error by a substitute"] += bool(changed)
+
+    @staticmethod
+    def changed_port(before: int, after: int) -> str:
+        """Is either the other's substitute?"""
+        if before != after and after in {substitute(before, number) for number in SUBSTITUTES}:
+            return "substitute"
+        return "own" if before != after and before in {substitute(after, number) for number in SUBSTITUTES} else ""
 
     def reason_of_drop(self) -> int:
         """Why the only packet dropped since the last time was."""
@@ -469,7 +488,7 @@ class Twins:
                 for address, port in ((client, client_port), (service, service_port))
             ]
             kept = layouts.Choice.unpack(value)
-            found[ends[0], ends[1], protocol] = Choice(End(kept.address, kept.port), kept.epoch)
+            found[ends[0], ends[1], protocol] = Choice(End(kept.address, kept.port), kept.epoch, kept.substitute)
         return found
 
 
@@ -525,6 +544,7 @@ def read(key: layouts.ConnectionKey, value: layouts.Connection) -> Connection:
         reply_way=WAYS[value.reply_way],
         hop=value.hop,
         service=End(value.service, value.service_port) if "translated" in flags else None,
+        substitute=value.substitute,
         by_stack="by-stack" in flags,
         masqueraded="masqueraded" in flags,
         mapped_port=value.nat_port,
@@ -543,6 +563,13 @@ SCTP_IN_PARTS = [
     Serve("sctp", (("remote", 81),)),
     Send(("pod", "service"), "sctp", 1000, 80, "", "first", 1),
     Send(("pod", "service"), "sctp", 1000, 80, "", "later", 1),
+]
+FROM_ONE_PORT = [
+    Serve("udp", (("neighbour", 80),)),
+    *(Send(("pod", place), "udp", 1000, 80, "", "", 1) for place in ("service", "neighbour")),
+    Complain(0, "", "", 0, as_sent=False),  # the backend, about what came by a substitute
+    Follow(0, True, "", "", 1),
+    Complain(0, "", "", 0, as_sent=False),  # the client, about the answer
 ]
 
 
@@ -568,6 +595,7 @@ def compare(kernel: Datapath, met: Counter[str]) -> None:
     @example(is_ip6=False, steps=SCTP_FROM_ONE_PORT)  # and these are rare
     @example(is_ip6=True, steps=DENIED)
     @example(is_ip6=False, steps=NO_BACKEND)
+    @example(is_ip6=True, steps=FROM_ONE_PORT)
     def check(is_ip6: bool, steps: list[Step]) -> None:
         twins = Twins(kernel, is_ip6)
         for step in steps:

@@ -183,15 +183,6 @@ def test_who_called_before_the_service_was_known_reaches_it_by_calling_again(
     assert node.passes("from_pod", make(at.pod, at.native, client, 80))[at.ip].dst == at.remote
 
 
-def test_replies_bear_the_address_that_was_called_last(node: Datapath, at: Family) -> None:
-    node.service(at.service, 80, 6, [(at.remote, 8080)])
-    client = node.free_port()
-    node.passes("from_pod", tcp(at.pod, at.remote, client, 8080))
-    assert node.passes("from_netdev", tcp(at.remote, at.pod, 8080, client, "SA"))[at.ip].src == at.remote
-    node.passes("from_pod", tcp(at.pod, at.service, client, 80))
-    assert node.passes("from_netdev", tcp(at.remote, at.pod, 8080, client, "SA"))[at.ip].src == at.service
-
-
 def test_a_service_without_backends_is_dropped(node: Datapath, at: Family) -> None:
     node.service(at.service, 80, 6, [])
     assert node.dropped_for("from_pod", tcp(at.pod, at.service, node.free_port(), 80)) == NO_BACKEND

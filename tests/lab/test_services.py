@@ -259,14 +259,88 @@ def test_per_packet_too_a_pod_reaches_itself_by_its_service(space: Space) -> Non
         space.service("again", "client", PORT, "UDP"),
         DENY.format(namespace=space.name, app="client", direction="Ingress, Egress"),
     )
-    answer = past_hooks(execute.pod(space.lab.record, f"{space.name}/client"), *curl(space.cluster_address("self")))
+    client = execute.pod(space.lab.record, f"{space.name}/client")
+    answer = past_hooks(client, *curl(space.cluster_address("self")))
     assert "Hostname: client" in answer
     address = space.cluster_address("again")
     assert f"RemoteAddr: {host(space.cluster_address('self'))}:" in answer
     with echoes(space, "client"):
-        assert (
-            past_hooks(
-                execute.pod(space.lab.record, f"{space.name}/client"), "/usr/bin/python3", "-c", ASK_ONCE, address
-            )
-            == f"client {address}"
+        assert past_hooks(client, "/usr/bin/python3", "-c", ASK_ONCE, address) == f"client {address}"
+
+
+ANSWER_STREAMS = """
+import socketserver
+class Answer(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(b"heard " + line)
+class Server(socketserver.ThreadingTCPServer):
+    address_family, allow_reuse_address, daemon_threads = 10, True, True
+with Server(("::", 7), Answer) as server:
+    print("listening", flush=True)
+    server.serve_forever()
+"""
+ONE_PORT = """
+import json, socket, sys
+port, streams, datagrams = json.loads(sys.argv[1])
+family = socket.AF_INET6 if ":" in streams[0] else socket.AF_INET
+def bound(kind):
+    made = socket.socket(family, kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.settimeout(5)
+    made.bind(("", port))
+    return made
+opened = {}
+for address in streams:
+    opened[address] = bound(socket.SOCK_STREAM)
+    opened[address].connect((address, 7))
+heard, peers = set(), set()
+for turn in range(20):
+    for address, stream in opened.items():
+        stream.sendall(f"{address} {turn}\\n".encode())
+    for address, stream in opened.items():
+        heard.add((address, stream.recv(2048) == f"heard {address} {turn}\\n".encode()))
+asking = bound(socket.SOCK_DGRAM)
+for turn in range(20):
+    for address in datagrams:
+        asking.sendto(b"who", (address, 7))
+        peers.add((address, asking.recvfrom(2048)[1][0]))
+print(json.dumps([sorted(heard), sorted(peers)]))
+"""
+
+
+def test_per_packet_one_source_port_speaks_to_two_services_and_their_backend_at_once(space: Space) -> None:
+    """Streams and datagrams, whichever comes first, with a backend on the same node and on another."""
+    names = {
+        (backend, protocol): [f"{backend}-{protocol.lower()}-{number}" for number in (1, 2)]
+        for backend in ("near", "far")
+        for protocol in ("TCP", "UDP")
+    }
+    services = [
+        space.service(name, backend, PORT, protocol)
+        for (backend, protocol), services in names.items()
+        for name in services
+    ]
+    pods = [space.pod("near", "node1", image="sleeper"), space.pod("far", "node2", image="sleeper")]
+    space.apply(space.pod("client"), *pods, *services)
+    client = execute.pod(space.lab.record, f"{space.name}/client")
+    port = 40000
+    for backend in ("near", "far"):
+        streams, datagrams = (
+            [space.cluster_address(name) for name in names[backend, protocol]] + [space.address(backend)]
+            for protocol in ("TCP", "UDP")
         )
+        answering = space.lab.start_in(f"{space.name}/{backend}", "/usr/bin/python3", "-c", ANSWER_STREAMS)
+        try:
+            assert read(answering) == "listening\n"
+            with echoes(space, backend):
+                for turn in (1, -1):
+                    port += 1
+                    asked = json.dumps([port, streams[::turn], datagrams[::turn]])
+                    said = past_hooks(client, "/usr/bin/python3", "-c", ONE_PORT, asked)
+                    heard, peers = json.loads(said)
+                    assert heard == [[address, True] for address in sorted(streams)]
+                    assert peers == [[address, address] for address in sorted(datagrams)]
+        finally:
+            answering.kill()
+            answering.wait()

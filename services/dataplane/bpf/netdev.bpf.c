@@ -9,6 +9,7 @@
 #include "events.h"
 #include "policy.h"
 #include "flow.h"
+#include "substitute.h"
 #include "rewrite.h"
 #include "nat.h"
 #include "forward.h"

@@ -7,6 +7,7 @@
 #include "events.h"
 #include "policy.h"
 #include "flow.h"
+#include "substitute.h"
 #include "rewrite.h"
 #include "forward.h"
 #include "error.h"

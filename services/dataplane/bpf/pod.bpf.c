@@ -9,6 +9,7 @@
 #include "events.h"
 #include "policy.h"
 #include "flow.h"
+#include "substitute.h"
 #include "rewrite.h"
 #include "service.h"
 #include "nat.h"
@@ -69,6 +70,18 @@ static __always_inline bool is_unsettled(struct flow *f, struct packet *p)
 	return f->from_origin && c->epoch != p->epoch && (p->protocol == IPPROTO_UDP || !(c->flags & CT_REPLIED));
 }
 
+/* The choice is of an earlier connection with the backend itself, and there is one from the pod's own port. */
+static __always_inline bool is_of_earlier(struct packet *p, struct quoted *q, struct choice *choice)
+{
+	struct connection *c;
+
+	if (choice->port != q->source_port || !is_same(&choice->address, &q->source))
+		return false;
+	key_of(&p->holder, &q->source, q->source_port, &q->destination, q->destination_port, q->protocol);
+	c = connection_at(&p->holder);
+	return c && c->expires >= p->now && !(c->flags & CT_TRANSLATED);
+}
+
 /* The pod complains about a packet from a service whose backend it does not know: speak of the backend. */
 static __always_inline bool about_backend(struct __sk_buff *skb, struct packet *p, struct quoted *q)
 {
@@ -83,6 +96,11 @@ static __always_inline bool about_backend(struct __sk_buff *skb, struct packet *
 	choice = choices.lookup(&key);
 	if (!choice || !is_same(&q->source, &p->destination))
 		return true;
+	if (choice->substitute && is_of_earlier(p, q, choice))
+		return true;
+	if (choice->substitute &&
+	    !write_quoted_port(skb, p, q, false, substitute_of(q->destination_port, choice->substitute)))
+		return false;
 	return rewrite_quoted(skb, p, q, true, &choice->address, choice->port) &&
 	       rewrite_destination(skb, p, &choice->address, p->destination_port);
 }
@@ -142,7 +160,8 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		return pod_complains(skb, p, from);
 
 	find(&f, p);
-	if ((!f.connection || is_unsettled(&f, p)) && !balance(skb, p, &f, t))
+	if ((!f.connection || is_unsettled(&f, p) || (f.from_origin && f.connection->flags & CT_TRANSLATED)) &&
+	    !balance(skb, p, &f, t))
 		return TC_ACT_SHOT;
 	to_itself = t->to_itself || answers_itself(p, &f);
 	if (!to_itself &&

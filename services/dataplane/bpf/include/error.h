@@ -50,6 +50,8 @@ static __always_inline bool error_from_service(struct __sk_buff *skb, struct pac
 		return true;
 	if (is_same(&p->source, &q->destination) && !rewrite_source(skb, p, &c->service_address, p->source_port))
 		return false;
+	if (c->substitute && !write_quoted_port(skb, p, q, true, own_of(q->source_port, c->substitute)))
+		return false;
 	return rewrite_quoted(skb, p, q, false, &c->service_address, c->service_port);
 }
 

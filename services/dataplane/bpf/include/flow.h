@@ -101,16 +101,19 @@ static __always_inline void find(struct flow *f, struct packet *p)
 	f->connection = NULL;
 	f->is_contested = false;
 	f->from_origin = 1;
+	p->begins_anew = 0;
 	c = connection_at(&f->key);
 	if (!c || c->expires < p->now)
 		return;
 	if (f->source_is_low != !!(c->flags & CT_ORIGIN_LOW)) {
 		if (begins(p)) {
+			p->begins_anew = 1;
 			f->is_contested = is_settled(c, p);
 			return;
 		}
 		f->from_origin = 0;
 	} else if (c->flags & (CT_RESET | CT_ORIGIN_FIN | CT_REPLY_FIN) && begins(p)) {
+		p->begins_anew = 1;
 		return; /* the same ports are used again: to be judged as new */
 	}
 	f->connection = c;

@@ -21,6 +21,8 @@ struct translation {
 	__be16 port; /* 0: it goes to none */
 	bool is_new; /* `choice` is to be kept once the packet is admitted */
 	bool to_itself; /* the service has led the pod to itself */
+	__u8 free; /* a substitute that was found, by number */
+	bool is_found;
 	struct choice_key key;
 	struct choice choice;
 };
@@ -43,6 +45,7 @@ struct packet {
 	__u8 reason; /* enum drop_reason */
 	__u8 file;
 	__u8 vouched; /* its sender is who it says: a pod of this node, the node itself, what a node sends by the tunnel */
+	__u8 begins_anew; /* it begins a connection where an entry of its ends is alive: `find` gives none */
 	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
 	__u16 line;
 	__u16 bytes; /* of the IP packet, as its header says */

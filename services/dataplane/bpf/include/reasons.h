@@ -49,6 +49,7 @@ enum source_file {
 	FILE_DELIVER = 13,   /* deliver.h */
 	FILE_REWRITE = 14,   /* rewrite.h */
 	FILE_STEPS = 15,     /* steps.h */
+	FILE_SUBSTITUTE = 16, /* substitute.h */
 };
 
 #endif

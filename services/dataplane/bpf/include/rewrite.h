@@ -107,10 +107,13 @@ static __always_inline bool rewrite_quoted(struct __sk_buff *skb, struct packet 
 	return true;
 }
 
-/* A reply of a backend: the client knows it by the address of the service that it called. */
+/* A reply of a backend: the client knows it by the address of the service that it called, and by its own port. */
 static __always_inline bool from_service(struct __sk_buff *skb, struct packet *p, struct connection *c)
 {
-	return !(c->flags & CT_TRANSLATED) || rewrite_source(skb, p, &c->service_address, c->service_port);
+	if (!(c->flags & CT_TRANSLATED))
+		return true;
+	return (!c->substitute || to_own_port(skb, p, c)) &&
+	       rewrite_source(skb, p, &c->service_address, c->service_port);
 }
 
 #endif

@@ -51,11 +51,75 @@ static __always_inline bool choose(struct packet *p, struct service *service, st
 	return true;
 }
 
+/* The packet goes to no service, and stands in the connection of one that leads to the same backend. */
+static __always_inline bool is_in_the_way(struct connection *c, struct flow *f)
+{
+	return c->flags & CT_TRANSLATED && f->source_is_low == !!(c->flags & CT_ORIGIN_LOW);
+}
+
+/* Then what it calls is as good as a service of one backend, which is itself. */
+static __always_inline void choose_itself(struct packet *p, struct choice *choice)
+{
+	choice->address = p->destination;
+	choice->port = p->destination_port;
+	choice->epoch = p->epoch;
+}
+
+static __always_inline bool is_backend_itself(struct packet *p, struct choice *kept)
+{
+	return kept->port == p->destination_port && is_same(&kept->address, &p->destination);
+}
+
+/* Between these ends there is another connection: of another service, of none, or begun by the other end. */
+static __always_inline bool is_taken(struct packet *p, struct flow *f, struct translation *t)
+{
+	struct connection *c = p->begins_anew ? connection_at(&f->key) : f->connection;
+
+	return c && !is_with(c, f->source_is_low, &t->address, t->port, t->choice.substitute);
+}
+
+/* Find a port for it that no other connection with the backend has; the one that it had, if its choice was lost. */
+static __always_inline bool take_another(struct packet *p, struct flow *f, struct translation *t)
+{
+	__u16 low = -(__u16)f->source_is_low; /* which end's port it is, all ones or 0 */
+	struct connection *c;
+
+	if (p->protocol == IPPROTO_SCTP) /* nobody can mend its checksum for another port */
+		return REFUSE(p, DROP_NAT_PROTOCOL);
+	t->is_found = false;
+	for (__u32 number = 0; number <= SUBSTITUTES; number++) { /* bounded loops: kernel 5.3 */
+		__be16 port = substitute_of(t->key.client_port, number);
+
+		f->key.low_port ^= (f->key.low_port ^ port) & low;
+		f->key.high_port ^= (f->key.high_port ^ port) & ~low;
+		c = connection_at(&f->key);
+		if (c && c->expires >= p->now) {
+			if (!is_with(c, f->source_is_low, &t->address, t->port, number))
+				continue;
+			t->is_found = true;
+			t->free = number;
+			break;
+		}
+		if (!t->is_found) {
+			t->is_found = true;
+			t->free = number;
+		}
+	}
+	if (!t->is_found)
+		return REFUSE(p, DROP_NO_NAT_MAPPING);
+	t->choice.substitute = t->free;
+	t->is_new = true;
+	p->source_port = substitute_of(t->key.client_port, t->free);
+	find(f, p);
+	return true;
+}
+
 /* If the packet goes to a service, send it to the backend that its client has, or to one chosen now.
  *
  * `f` was found for the packet as it is; afterwards it is found for the packet as rewritten. */
 static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, struct flow *f, struct translation *t)
 {
+	struct connection *place = p->begins_anew ? connection_at(&f->key) : f->connection;
 	struct service_key at = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
 	struct service *service;
 	struct choice *kept;
@@ -63,8 +127,11 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 	if (is_icmp(p->protocol))
 		return true;
 	service = services.lookup(&at);
-	if (!service)
-		return true;
+	if (!service) {
+		if (!place || !is_in_the_way(place, f))
+			return true;
+		hold_place(place, p);
+	}
 	t->address = p->destination;
 	t->port = p->destination_port;
 	t->key.client = p->source;
@@ -73,12 +140,17 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 	t->key.service_port = p->destination_port;
 	t->key.protocol = p->protocol;
 	kept = choices.lookup(&t->key);
-	if (kept && keeps(p, kept, service)) {
+	if (kept && (service ? keeps(p, kept, service) : is_backend_itself(p, kept))) {
 		t->choice.address = kept->address;
 		t->choice.port = kept->port;
+		t->choice.substitute = kept->substitute;
+		t->choice.epoch = kept->epoch;
 	} else {
-		if (!choose(p, service, &t->choice))
+		if (!service)
+			choose_itself(p, &t->choice);
+		else if (!choose(p, service, &t->choice))
 			return false;
+		t->choice.substitute = 0;
 		t->is_new = true;
 	}
 	t->to_itself = is_same(&t->choice.address, &p->source);
@@ -87,8 +159,11 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 	/* Its own backend: from itself the packet would be a martian to it, so the service seems to call, and is answered. */
 	if (t->to_itself && !rewrite_source(skb, p, &t->address, p->source_port))
 		return false;
+	p->source_port = substitute_of(t->key.client_port, t->choice.substitute);
 	find(f, p);
-	return true;
+	if (is_taken(p, f, t) && !take_another(p, f, t))
+		return false;
+	return p->source_port == t->key.client_port || write_port(skb, p, true, t->key.client_port, p->source_port);
 }
 
 /* The pod answers what it sent to itself, by way of a service: that is who seemed to call. */
@@ -110,6 +185,7 @@ static __always_inline bool translated(struct packet *p, struct connection *c, s
 			c->flags |= CT_TRANSLATED;
 		else
 			c->flags &= ~CT_TRANSLATED;
+		c->substitute = t->port ? t->choice.substitute : 0;
 	}
 	return true;
 }

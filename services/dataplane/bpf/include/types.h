@@ -117,7 +117,7 @@ struct connection {
 	__u32 epoch; /* policy and identities as of this epoch allow it */
 	__u8 flags; /* CT_* */
 	__u8 way[2];   /* WAY_* of the replies, of the origin's packets: by `from_origin` */
-	__u8 pad;
+	__u8 substitute; /* number of the port that stands for the origin's own; 0: none (substitute.h) */
 	struct address hop;             /* of the direction that is WAY_POD; the other end lives here. 0: by routes */
 	struct address service_address;
 	__be16 service_port;
@@ -185,7 +185,8 @@ struct choice_key {
 struct choice {
 	struct address address; /* of the backend */
 	__be16 port;
-	__u16 pad;
+	__u8 substitute; /* number of the port that stands for the client's own there; 0: none (substitute.h) */
+	__u8 pad;
 	__u32 pad2;
 	__u32 epoch; /* as of this epoch the service had that backend */
 };

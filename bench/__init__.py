@@ -13,6 +13,12 @@ What is measured, and against what:
     survival   what TCP streams and numbered packets notice of dataplanes that are killed and started again
     memory     one idle dataplane process
 
+Traffic is compared pair by pair: `ratio` is the median of the pairs' ratios, `of pairs` the worst and the best. Clients
+and servers are pinned: those of a stream to a processor each, others together (`Load.processors`). `others` is how much
+of the processors' time went to somebody else meanwhile, to another program or to another machine on the same hardware;
+over a tenth, a rate is called noisy and not judged. "TCP stream, per CPU" is what a processor carries in a second that
+it spends on both ends and their packets: on a busy machine that is the figure to go by.
+
 Read `harness.py` (rounds, medians, ratios) and `bars.py` (what was promised) first: they are pure. `load.c` is the load
 itself, `datapath.py` holds the programs without a lab. A bench is not a test: it exits 0 however the figures are, and
 says beside each whether the bar was reached, and in brackets what the peer has there.

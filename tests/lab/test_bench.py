@@ -11,6 +11,7 @@ import pytest
 
 from bench import plain
 from bench.load import Load, LoadFailed, Place, run_client, server
+from bench.processors import usable_processors
 from bench.survival import Rate, Way, traffic
 from bench.traffic import compare
 from lab.plan import FAMILIES, Family
@@ -26,9 +27,13 @@ def test_every_load_gets_through_on_one_node_and_across_nodes_and_nothing_is_lef
     with plain.plain_pods() as places:
         pods = places[family]
         sides = {"near": (pods.client, pods.near), "far": (pods.client, pods.far)}
-        rates = compare(load, sides, rounds=1, seconds=0.2)
+        found = compare(load, sides, rounds=1, seconds=0.2)
         assert len(own_namespaces()) == 6
-    assert all(rate > 0 for values in rates.values() for rate in values)
+    for taken in found.values():
+        (result,) = taken
+        assert result.rate > 0
+        assert 0 < result.cpu_seconds < result.seconds * len(usable_processors())
+        assert 0 <= result.others <= 1
     assert own_namespaces() == []
 
 

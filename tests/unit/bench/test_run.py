@@ -20,12 +20,13 @@ from bench.policy import NAME as POLICY
 from bench.policy import policy_manifest
 from bench.run import PODS, Findings, Part, Size
 from bench.survival import BARRED as SURVIVAL
-from bench.traffic import NAMES, WAYS
+from bench.traffic import NAMES, PER_PROCESSOR, WAYS
 from lab import names
 
 
 def test_every_bar_belongs_to_a_figure_that_is_measured() -> None:
-    traffic = {f"{way}{suffix}: {NAMES[load]}" for way in WAYS for suffix in FAMILY_NAMES.values() for load in Load}
+    whats = (*(NAMES[load] for load in Load), PER_PROCESSOR)
+    traffic = {f"{way}{suffix}: {what}" for way in WAYS for suffix in FAMILY_NAMES.values() for what in whats}
     pods = {"CNI ADD: one after the other", f"CNI ADD: {AT_ONCE} at once"}
     packets = {name for name in BARS if name.startswith(f"{GROUP}, ")}  # tests/bpf/test_bench_packets.py has these
     assert len(packets) == 10

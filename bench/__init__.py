@@ -8,6 +8,8 @@ What is measured, and against what:
                namespaces, links and MTU, and nothing but routes). The two take turns, A B A B, so that a machine that
                slows down slows both.
     tunnel     the same across nodes by VXLAN, beside the kernel's own VXLAN device with routes
+    masquerade short connections of two pods to one address and port outside: how many of 10 000 fail, or wait for a
+               packet that is sent again, beside nftables' masquerade in the same seconds
     pods       the CNI executable, ADD and DEL, one after the other and many at once
     policy     from the commit of a policy to the last of three nodes that enforces it
     survival   what TCP streams and numbered packets notice of dataplanes that are killed and started again

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench.load import Load, LoadFailed, Result, parse_result, total
+from bench.masquerade import Counted, parse
 from bench.plain import namespace, owner_of
 from bench.processors import busy_of
 
@@ -51,3 +52,10 @@ def test_a_processor_is_busy_with_whatever_it_does_not_wait_with_and_a_guest_is_
 def test_a_namespace_names_the_bench_that_made_it() -> None:
     assert owner_of(namespace("pod1", 4711)) == 4711
     assert [owner_of(name) for name in ("plx-lab.node1", "plxb-", "plxb-x-pod", "other-12-pod")] == [None] * 4
+
+
+def test_paced_clients_are_added_up_and_what_is_no_result_is_an_error() -> None:
+    line = '{"count": 10, "failed": 1, "slow": 2, "worst_seconds": 1.0}'
+    assert parse([line, line]) == Counted(20, 2, 4)
+    with pytest.raises(LoadFailed, match="not results"):
+        parse([line, ""])

@@ -12,6 +12,7 @@ import pytest
 from bench import cluster, run
 from bench.bars import BARS, FAMILY_NAMES, Figure
 from bench.load import Load, LoadFailed
+from bench.masquerade import FAILED
 from bench.memory import NAME as MEMORY
 from bench.memory import resident_megabytes
 from bench.packets import GROUP
@@ -30,7 +31,7 @@ def test_every_bar_belongs_to_a_figure_that_is_measured() -> None:
     pods = {"CNI ADD: one after the other", f"CNI ADD: {AT_ONCE} at once"}
     packets = {name for name in BARS if name.startswith(f"{GROUP}, ")}  # tests/bpf/test_bench_packets.py has these
     assert len(packets) == 10
-    assert set(BARS) - packets == traffic | pods | SURVIVAL | {MEMORY, POLICY}
+    assert set(BARS) - packets == traffic | pods | SURVIVAL | {MEMORY, POLICY, FAILED}
 
 
 def test_a_lab_is_named_after_the_bench_that_made_it_and_only_such_labs_are_its_leftovers() -> None:

@@ -49,6 +49,7 @@ _WAYS = {  # TCP stream, request/response, short connections; the peer was measu
     "tunnel": (least(0.90, 0.84), least(0.80, 0.69), least(0.72, 0.60)),
 }
 _LOADS = ("TCP stream", "request/response", "short connections")
+NOISY = 0.1  # of the processors' time: where others had more, a rate says how busy they were
 _PACKETS = {  # nanoseconds
     "pod to a pod of its node": below(330.0, 387.0),
     "pod to a pod of another node": below(230.0, 238.0),
@@ -62,6 +63,11 @@ BARS = {
         for suffix in FAMILY_NAMES.values()
         for load, bar in zip(_LOADS, bars, strict=True)
     },
+    **{  # the promise about the rate, where others' load takes nothing away from it
+        f"{way}{suffix}: TCP stream, per CPU": Bar(bars[0].limit, at_least=True)
+        for way, bars in _WAYS.items()
+        for suffix in FAMILY_NAMES.values()
+    },
     **{
         f"packet, {mode} v{family}: {path}": bar
         for mode in ("native", "tunnel")
@@ -72,6 +78,7 @@ BARS = {
     "CNI ADD: one after the other": below(40.0, 144.0),  # milliseconds
     "CNI ADD: 20 at once": below(200.0),  # milliseconds
     "policy: commit to the last node's maps": below(100.0),  # milliseconds
+    "masquerade: failed connections": never(1),
     "survival: lost packets": never(1),
     "survival: broken streams": never(1),
     **{
@@ -92,6 +99,8 @@ class Figure:
         values: with Plexus, in the order in which they were taken.
         plain: without, taken in turns with `values`; empty where there is nothing to compare with.
         beside: what the yardstick took right after each of `values`, in ns (bench/recorded.py).
+        others: the share of the processors' time that somebody else had during each of `values` or its pair; empty
+            where that does not matter or is not known.
     """
 
     name: str
@@ -99,6 +108,7 @@ class Figure:
     values: tuple[float, ...]
     plain: tuple[float, ...] = ()
     beside: tuple[float, ...] = ()
+    others: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -114,14 +124,19 @@ class Figure:
         return BARS.get(self.name)
 
     @property
+    def is_noisy(self) -> bool:
+        """Whether others were too busy for this to be judged."""
+        return bool(self.others) and median(self.others) > NOISY
+
+    @property
     def is_reached(self) -> bool | None:
-        """Whether the bar is reached; None without a bar."""
-        if self.bar is None:
+        """Whether the bar is reached; None without a bar, and where the machine was too noisy to tell."""
+        if self.bar is None or self.is_noisy:
             return None
         if self.bar.always:
             return all(map(self.bar.is_reached_by, self.values))
         compared = self.ratio
-        return self.bar.is_reached_by(self.median if compared is None else compared.of_medians)
+        return self.bar.is_reached_by(self.median if compared is None else compared.median)
 
     def as_json(self) -> dict[str, Any]:
         """Everything about it, for `-o json`. Keys are stable."""
@@ -134,17 +149,19 @@ class Figure:
             "values": list(self.values),
             "plain_median": median(self.plain) if self.plain else None,
             "plain_values": list(self.plain),
-            "ratio": compared and compared.of_medians,
+            "ratio": compared and compared.median,
             "ratio_lowest": compared and compared.lowest,
             "ratio_highest": compared and compared.highest,
             "bar": self.bar and self.bar.limit,
             "peer": self.bar and self.bar.peer,
             "bar_is": self.bar and ("at least" if self.bar.at_least else "below"),
             "reached": self.is_reached,
+            "others": list(self.others),
+            "noisy": self.is_noisy,
         }
 
 
-TRAFFIC_COLUMNS = ("pod to pod", "unit", "Plexus", "plain", "ratio", "of pairs", "bar (peer)", "reached")
+TRAFFIC_COLUMNS = ("pod to pod", "unit", "Plexus", "plain", "ratio", "of pairs", "others", "bar (peer)", "reached")
 COST_COLUMNS = ("cost", "unit", "median", "lowest", "p90", "highest", "bar (peer)", "reached")
 
 
@@ -165,8 +182,9 @@ def traffic_rows(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
                 figure.unit,
                 number(figure.median),
                 number(median(figure.plain)),
-                f"{compared.of_medians:.3f}",
+                f"{compared.median:.3f}",
                 f"{compared.lowest:.2f}-{compared.highest:.2f}",
+                f"{median(figure.others):.0%}" if figure.others else "",
                 *bar_cells(figure),
             )
         )
@@ -191,17 +209,20 @@ def cost_rows(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
 
 
 def bar_cells(figure: Figure) -> tuple[str, str]:
-    """The bar in words, its peer's figure in brackets, and "yes", "no" or nothing."""
+    """The bar in words, its peer's figure in brackets, and "yes", "no", "noisy" or nothing."""
     if figure.bar is None:
         return "", ""
     sign = "≥" if figure.bar.at_least else "<"
     peer = "" if figure.bar.peer is None else f" ({figure.bar.peer:g})"
-    return f"{sign} {figure.bar.limit:g}{peer}", "yes" if figure.is_reached else "no"
+    return f"{sign} {figure.bar.limit:g}{peer}", "noisy" if figure.is_noisy else "yes" if figure.is_reached else "no"
 
 
 def summary(figures: Sequence[Figure]) -> str:
-    """One line: how many bars there were and which were missed."""
+    """One line: how many bars there were, which were missed, and which could not be judged."""
     judged = [figure for figure in figures if figure.is_reached is not None]
     missed = [figure.name for figure in judged if not figure.is_reached]
+    noisy = [figure.name for figure in figures if figure.bar is not None and figure.is_noisy]
     text = f"{len(judged) - len(missed)} of {len(judged)} bars reached"
-    return f"{text}; missed: {', '.join(missed)}" if missed else text
+    if missed:
+        text += f"; missed: {', '.join(missed)}"
+    return f"{text}; others were too busy to judge: {', '.join(noisy)}" if noisy else text

@@ -8,33 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
-def interleave(sides: Mapping[str, Callable[[], float]], rounds: int, slices: int = 1) -> dict[str, list[float]]:
-    """Measure every side in turns: A B A B.
+def interleave(sides: Mapping[str, Callable[[], Value]], rounds: int) -> dict[str, list[Value]]:
+    """Measure every side in turns: A B A B. A disturbance that is longer than one measurement hits all sides.
 
-    Args:
-        rounds: values of each side.
-        slices: measurements that make up one value, which is their mean. The sides take turns slice by slice, so a
-            disturbance that is longer than a slice hits all sides.
     Returns: for each side its values, one per round, in order; the n-th values of all sides were taken together.
     """
-    if rounds < 1 or slices < 1:
-        raise ValueError(f"rounds and slices must be at least 1, not {rounds} and {slices}")
-    values: dict[str, list[float]] = {name: [] for name in sides}
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, not {rounds}")
+    values: dict[str, list[Value]] = {name: [] for name in sides}
     for _ in range(rounds):
-        taken = [{name: measure() for name, measure in sides.items()} for _ in range(slices)]
-        for name, each in values.items():
-            each.append(fmean(slice_[name] for slice_ in taken))
+        for name, measure in sides.items():
+            values[name].append(measure())
     return values
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`ours / theirs`: of the medians, and of the pair that came out worst and best."""
+    """`ours / theirs`, pair by pair: the median, the worst and the best.
 
-    of_medians: float
+    The median of the pairs' ratios, not the ratio of the medians: what slows both values of a pair down changes
+    nothing.
+    """
+
+    median: float
     lowest: float
     highest: float
 
@@ -49,7 +51,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     if min(theirs) <= 0:
         raise ValueError("the other side has a value that is not above zero")
     pairs = [mine / its for mine, its in zip(ours, theirs, strict=True)]
-    return Ratio(median(ours) / median(theirs), min(pairs), max(pairs))
+    return Ratio(median(pairs), min(pairs), max(pairs))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

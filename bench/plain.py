@@ -3,11 +3,12 @@
     pod1 --veth-- node1 --veth-- lan (bridge) --veth-- node2 --veth-- pod3
     pod2 --veth---/
 
-With a tunnel, packets between the nodes go through a VXLAN device of the kernel's.
+With a tunnel, packets between the nodes go through a VXLAN device of the kernel's. `plain_outside` adds a host in the
+LAN that knows nothing of pods, and lets the first node masquerade.
 
 Every pod and node has an address of each family. Addresses are /32 or /128 with a link-scope gateway, as the CNI gives
-them, and every neighbour is static, so that neither side spends anything on looking for it. There is no netfilter rule
-and no program.
+them, and every neighbour is static, so that neither side spends anything on looking for it. But for masquerade there is
+no netfilter rule, and there is no program.
 
 Namespaces are named "plxb-<pid of the bench>-<what>". `plain_pods` removes its own when it ends;
 `remove_leftovers` removes those of benches that were killed.
@@ -32,6 +33,7 @@ VXLAN_OVERHEAD_BYTES = 50  # outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14: R
 LAN: dict[Family, str] = {4: "192.168.77.", 6: "fd00:77::"}
 TUNNEL: dict[Family, str] = {4: "192.168.78.", 6: "fd00:78::"}
 POD_BLOCKS: dict[Family, str] = {4: "10.1.{node}.", 6: "fd00:10:1:{node}::"}  # likewise, of a node's pods
+OUTSIDE_NUMBER = 9  # in LAN
 BLOCK_BITS: dict[Family, int] = {4: 24, 6: 64}
 
 
@@ -89,6 +91,20 @@ def plain_pods(*, tunnel: bool = False) -> Iterator[dict[Family, Pods]]:
         yield {family: Pods(*(place[family] for place in places)) for family in FAMILIES}
     finally:
         remove(pid)
+
+
+def plain_outside() -> Place:
+    """Inside `plain_pods`, which removes it: a host in the LAN, IPv4, that the first node's pods reach masqueraded."""
+    pid = os.getpid()
+    outside, lan, node = namespace("outside", pid), namespace("lan", pid), namespace("node1", pid)
+    add_namespace(outside)
+    add_veth(outside, "eth0", lan, "outside", MTU_BYTES)
+    ip("link", "set", "outside", "master", "lan", namespace=lan)
+    add_addresses(outside, "eth0", LAN, OUTSIDE_NUMBER)
+    rule = "add rule ip nat out oifname eth0 ip saddr 10.1.0.0/16 masquerade"
+    chain = "add chain ip nat out { type nat hook postrouting priority srcnat; }"
+    in_namespace(node, "nft", f"add table ip nat; {chain}; {rule}")
+    return Place("outside", f"{LAN[4]}{OUTSIDE_NUMBER}", ("ip", "netns", "exec", outside))
 
 
 def add_namespace(name: str) -> None:

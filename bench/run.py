@@ -12,13 +12,15 @@ from itertools import groupby
 from bench.bars import Figure
 from bench.cluster import Cluster, ClusterFailed, cluster, pod_manifest
 from bench.load import LoadFailed, Pods
+from bench.masquerade import Side, measure_masquerade
 from bench.memory import measure_memory
 from bench.packets import PacketLost, measure_packets
-from bench.plain import plain_pods
+from bench.plain import plain_outside, plain_pods
 from bench.pods import CallFailed, measure_pods
 from bench.policy import SELECTED, measure_policy
-from bench.survival import measure_survival
+from bench.survival import measure_survival, outside
 from bench.traffic import measure_traffic
+from lab import state
 from lab.errors import LabError
 from lab.plan import FAMILIES
 from services.dataplane.loader import LoadError
@@ -45,6 +47,7 @@ class Part(StrEnum):
     MEMORY = "memory"
     PODS = "pods"
     POLICY = "policy"
+    MASQUERADE = "masquerade"
     TRAFFIC = "traffic"
     SURVIVAL = "survival"
     TUNNEL = "tunnel"
@@ -73,9 +76,10 @@ class Size:
     pods: int = 30  # ADDs one after the other
     pod_rounds: int = 5  # times 20 ADDs at once
     policies: int = 20  # changes
+    masquerade_seconds: float = 50.0  # 10 000 connections: many more than a quarter of the ports, all within TIME-WAIT
 
 
-QUICK = Size(rounds=3, seconds=0.4, packet_rounds=7, pods=10, pod_rounds=2, policies=5)
+QUICK = Size(rounds=3, seconds=0.4, packet_rounds=7, pods=10, pod_rounds=2, policies=5, masquerade_seconds=5.0)
 
 
 @dataclass
@@ -124,6 +128,12 @@ def figures_of(part: Part, lab: Cluster, size: Size, tell: Callable[[str], None]
         case Part.POLICY:
             start_pods(lab)
             yield measure_policy(lab, size.policies, tell)
+        case Part.MASQUERADE:
+            start_pods(lab)
+            ours = Side([lab.place(pod, 4) for pod in ("client", "near")], outside(state.find(lab.name), 4))
+            with plain_pods() as plain:
+                theirs = Side([plain[4].client, plain[4].near], plain_outside())
+                yield from measure_masquerade(ours, theirs, size.masquerade_seconds, tell)
         case Part.SURVIVAL:
             start_pods(lab)
             yield from measure_survival(lab, NODES[:2], size.rounds, tell)

@@ -188,6 +188,12 @@ SERVICE = {
 }
 
 
+def outside(lab: state.Record, family: Family) -> Place:
+    """The host beyond the lab's router."""
+    host = execute.own_host(lab, names.OUTSIDE)
+    return Place("outside", str(lab.plan.outside_host(family).ip), tuple(execute.command(host, [])))
+
+
 def ways_of(lab: state.Record, client: str, near: str, far: str, service: str) -> dict[str, Way]:
     """Every way that a pod's packets take: to a pod of its node, of another node, by a Service that only the programs
     at tc see, and masqueraded to the outside.
@@ -204,14 +210,12 @@ def ways_of(lab: state.Record, client: str, near: str, far: str, service: str) -
         own = next(box for box in lab.directory.sandboxes() if pod in (f"{box.namespace}/{box.name}", box.name))
         return Place(pod, own.address(family), tuple(namespaces.command(found.netns, cgroup or found.cgroup, [])))
 
-    host = execute.own_host(lab, names.OUTSIDE)
-    outside = Place("outside", str(lab.plan.outside_host(family).ip), tuple(execute.command(host, [])))
     unhooked = place(client, Path(lab.cgroup_root))  # no socket hook sees what runs in the machine's own cgroup
     ways = (
         Way(place(client), place(near)),
         Way(place(client), place(far)),
         Way(unhooked, place(far), service),
-        Way(place(client), outside),
+        Way(place(client), outside(lab, family)),
     )
     return dict(zip(WAYS, ways, strict=True))
 

@@ -1,18 +1,24 @@
-"""Pod to pod, on one node and across nodes, with Plexus and without, in turns."""
+"""Pod to pod, on one node and across nodes, with Plexus and without, in turns.
+
+The ends of a stream are pinned to a processor each (`Load.processors`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import product
 
 from bench.bars import FAMILY_NAMES, Figure
 from bench.harness import interleave
-from bench.load import Load, Place, Pods, run_client, server
+from bench.load import Load, Place, Pods, Result, run_both, run_client, server, total
 from lab.plan import Family
 
 NAMES = {Load.STREAM: "TCP stream", Load.RR: "request/response", Load.CRR: "short connections"}
 UNITS = {Load.STREAM: "Gb/s", Load.RR: "1/s", Load.CRR: "1/s"}
+PER_PROCESSOR = "TCP stream, per CPU"  # a second figure of a stream
+PER_PROCESSOR_UNIT = "Gb/CPU-s"
 PORT = 7000
 SLICE_SECONDS = 0.5  # the sides take turns this often
 WARM_UP_SECONDS = 0.2  # caches, congestion window, the first entry in connection tracking
@@ -34,23 +40,40 @@ def measure_traffic(
     """
     for family, way in product(plexus, ways):
         both = {"plexus": plexus[family], "plain": plain[family]}
+        group = f"{way}{FAMILY_NAMES[family]}"
         for load in Load:
-            name = f"{way}{FAMILY_NAMES[family]}: {NAMES[load]}"
-            tell(name)
+            tell(f"{group}: {NAMES[load]}")
             sides = {side: (pods.client, getattr(pods, WAYS[way])) for side, pods in both.items()}
-            values = compare(load, sides, rounds, seconds)
-            yield Figure(name, UNITS[load], tuple(values["plexus"]), tuple(values["plain"]))
+            yield from figures(group, load, compare(load, sides, rounds, seconds))
 
 
-def compare(load: Load, sides: dict[str, tuple[Place, Place]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """The rates of each side, (client, server), in turns; the servers of all sides wait meanwhile."""
+def figures(group: str, load: Load, found: Mapping[str, Sequence[Result]]) -> Iterator[Figure]:
+    """What to tell of the sides "plexus" and "plain". A stream is told a second time, as what a processor carries in a
+    second that it works: whoever else is busy here takes from the first figure and not from that one."""
+    ours, plain = found["plexus"], found["plain"]
+
+    def both(value: Callable[[Result], float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return tuple(map(value, ours)), tuple(map(value, plain))
+
+    others = tuple(map(max, *both(lambda result: result.others)))
+    name = f"{group}: {NAMES[load]}"
+    yield Figure(name, UNITS[load], *both(lambda result: result.rate), others=others)
+    if load is Load.STREAM:
+        name = f"{group}: {PER_PROCESSOR}"
+        yield Figure(name, PER_PROCESSOR_UNIT, *both(lambda result: result.rate_per_processor))
+
+
+def compare(load: Load, sides: dict[str, tuple[Place, Place]], rounds: int, seconds: float) -> dict[str, list[Result]]:
+    """What each side, (client, server), did in each round, in turns slice by slice; the servers of all sides wait."""
     slices = max(1, round(seconds / SLICE_SECONDS))
     with ExitStack() as servers:
-        for client, target in sides.values():
-            servers.enter_context(server(load, target, PORT))
+        measures: dict[str, Callable[[], Result]] = {}
+        for name, (client, target) in sides.items():
+            pid = servers.enter_context(server(load, target, PORT))
             run_client(load, client, target, PORT, WARM_UP_SECONDS)
-
-        def rate_of(client: Place, target: Place) -> Callable[[], float]:
-            return lambda: run_client(load, client, target, PORT, seconds / slices).rate
-
-        return interleave({name: rate_of(*side) for name, side in sides.items()}, rounds, slices)
+            measures[name] = partial(run_both, load, client, target, PORT, seconds / slices, pid)
+        found = interleave(measures, rounds * slices)
+    return {
+        name: [total(taken[first : first + slices]) for first in range(0, len(taken), slices)]
+        for name, taken in found.items()
+    }

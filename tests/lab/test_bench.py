@@ -11,6 +11,8 @@ import pytest
 
 from bench import plain
 from bench.load import Load, LoadFailed, Place, run_client, server
+from bench.masquerade import PORT, Side, connect
+from bench.processors import usable_processors
 from bench.survival import Rate, Way, traffic
 from bench.traffic import compare
 from lab.plan import FAMILIES, Family
@@ -26,9 +28,13 @@ def test_every_load_gets_through_on_one_node_and_across_nodes_and_nothing_is_lef
     with plain.plain_pods() as places:
         pods = places[family]
         sides = {"near": (pods.client, pods.near), "far": (pods.client, pods.far)}
-        rates = compare(load, sides, rounds=1, seconds=0.2)
+        found = compare(load, sides, rounds=1, seconds=0.2)
         assert len(own_namespaces()) == 6
-    assert all(rate > 0 for values in rates.values() for rate in values)
+    for taken in found.values():
+        (result,) = taken
+        assert result.rate > 0
+        assert 0 < result.cpu_seconds < result.seconds * len(usable_processors())
+        assert 0 <= result.others <= 1
     assert own_namespaces() == []
 
 
@@ -77,6 +83,22 @@ os.kill(os.getpid(), 9)
     assert plain.namespace("lan", pid) in plain.existing()
     plain.remove_leftovers()
     assert plain.namespace("lan", pid) not in plain.existing()
+
+
+@pytest.mark.parametrize("verdict", ["accept", "reject with tcp reset", "drop"])
+def test_masqueraded_connections_that_fail_and_those_that_wait_are_told(verdict: str) -> None:
+    """The node does that to the first packet of every tenth. One that is dropped is sent again, and counts again."""
+    begins = f"tcp dport {PORT} tcp flags & (syn | ack) == syn"
+    with plain.plain_pods() as pods:
+        sides = {"": Side([pods[4].client, pods[4].near], plain.plain_outside())}
+        rules = f"add rule ip filter way {begins} numgen inc mod 10 0 {verdict}"
+        chain = "add chain ip filter way { type filter hook forward priority filter; }"
+        node = plain.namespace("node1", os.getpid())
+        plain.in_namespace(node, "nft", f"add table ip filter; {chain}; {rules}")
+        found = connect(sides, 50.0, 1.0)[""]
+    assert found.count == 100
+    assert found.failed == (10 if verdict.startswith("reject") else 0)
+    assert found.slow >= 10 if verdict == "drop" else found.slow == 0, found
 
 
 def test_what_is_lost_and_how_long_is_told_by_phase() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -21,7 +22,7 @@ MACHINE = Machine("2026-01-01T00:00:00+00:00", "Some CPU", 2, 24.0, "6.18.0", 0.
 
 def test_a_figure_with_another_side_is_judged_by_its_ratio() -> None:
     assert STREAM.ratio is not None
-    assert STREAM.ratio.of_medians == pytest.approx(13.5 / 14.1)
+    assert STREAM.ratio.median == pytest.approx(13.5 / 14.2)
     assert STREAM.is_reached is True
     assert SLOW.is_reached is False
 
@@ -35,6 +36,15 @@ def test_a_figure_that_stands_alone_is_judged_by_its_median() -> None:
 def test_what_must_never_be_is_judged_by_every_round(name: str) -> None:
     assert Figure(name, "", (0.0,) * 5).is_reached is True
     assert Figure(name, "", (0.0, 0.0, 0.0, 1.0, 0.0)).is_reached is False
+
+
+def test_where_others_were_busy_a_rate_is_not_judged_and_what_a_processor_carries_is() -> None:
+    busy = replace(STREAM, others=(0.02, 0.4, 0.5))
+    assert busy.is_reached is None
+    assert traffic_rows([busy])[0][-3:] == ("40%", "≥ 0.95 (0.95)", "noisy")
+    assert summary([busy, SLOW]).endswith("others were too busy to judge: one node: TCP stream")
+    assert replace(STREAM, others=(0.02, 0.03, 0.5)).is_reached is True
+    assert "one node: TCP stream, per CPU" in BARS
 
 
 def test_a_figure_without_a_bar_is_not_judged() -> None:
@@ -88,7 +98,7 @@ def test_the_tables_show_each_bar_beside_its_figure() -> None:
 
 
 def test_there_is_a_bar_for_each_promise() -> None:
-    assert len(BARS) == 3 * 2 * 3 + 5 * 2 + 4 + 6  # ways, families, loads; packets; the rest; survival
+    assert len(BARS) == 3 * 2 * 4 + 5 * 2 + 5 + 6  # ways, families, loads; packets; the rest; survival
     assert all(":" in name for name in BARS)
 
 

@@ -12,6 +12,7 @@ import pytest
 from bench import cluster, run
 from bench.bars import BARS, FAMILY_NAMES, Figure
 from bench.load import Load, LoadFailed
+from bench.masquerade import FAILED
 from bench.memory import NAME as MEMORY
 from bench.memory import resident_megabytes
 from bench.packets import GROUP
@@ -20,16 +21,17 @@ from bench.policy import NAME as POLICY
 from bench.policy import policy_manifest
 from bench.run import PODS, Findings, Part, Size
 from bench.survival import BARRED as SURVIVAL
-from bench.traffic import NAMES, WAYS
+from bench.traffic import NAMES, PER_PROCESSOR, WAYS
 from lab import names
 
 
 def test_every_bar_belongs_to_a_figure_that_is_measured() -> None:
-    traffic = {f"{way}{suffix}: {NAMES[load]}" for way in WAYS for suffix in FAMILY_NAMES.values() for load in Load}
+    whats = (*(NAMES[load] for load in Load), PER_PROCESSOR)
+    traffic = {f"{way}{suffix}: {what}" for way in WAYS for suffix in FAMILY_NAMES.values() for what in whats}
     pods = {"CNI ADD: one after the other", f"CNI ADD: {AT_ONCE} at once"}
     packets = {name for name in BARS if name.startswith(f"{GROUP}, ")}  # tests/bpf/test_bench_packets.py has these
     assert len(packets) == 10
-    assert set(BARS) - packets == traffic | pods | SURVIVAL | {MEMORY, POLICY}
+    assert set(BARS) - packets == traffic | pods | SURVIVAL | {MEMORY, POLICY, FAILED}
 
 
 def test_a_lab_is_named_after_the_bench_that_made_it_and_only_such_labs_are_its_leftovers() -> None:

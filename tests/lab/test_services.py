@@ -196,7 +196,7 @@ def nobodys(space: Space) -> list[tuple[str, int]]:
 
 
 def test_who_calls_what_no_service_takes_is_refused_at_once_and_nothing_leaves_the_node(space: Space) -> None:
-    """By a socket the call fails; per packet the answer comes from the pod's link, or from the node's device."""
+    """By a socket the call fails; per packet the answer comes from the pod's link, or in by the node's device."""
     targets = nobodys(space)
     before = space.lab.drops()["Service backend not found"]
     with space.lab.capture("node1") as wire:
@@ -208,7 +208,7 @@ def test_who_calls_what_no_service_takes_is_refused_at_once_and_nothing_leaves_t
             assert ends(space, ask, "sendto", space.cluster_address("silent"), 80) == "ECONNREFUSED", who
         assert space.exec("client", "ping", "-c1", "-W1", targets[0][0]).returncode
         assert space.lab.exec_node("node1", "ping", "-c1", "-W1", targets[0][0]).returncode
-    assert not [line for line in wire.lines() if any(address in line for address, _ in targets)]
+    assert not [line for line in wire.lines() if any(f"> {address}" in line for address, _ in targets)]
     assert space.lab.drops()["Service backend not found"] >= before + 2 * 4 * len(targets)
     assert "Hostname: web" in space.get("client", targets[0][0])
 
@@ -238,7 +238,7 @@ def test_told_to_drop_it_says_nothing_and_counts(alone: None) -> None:
                         before = lab.drops()["Service backend not found"]
                         assert ends(space, ask, way, address, port, 0.2) == "timed out", (who, way, address, port)
                         assert lab.drops()["Service backend not found"] > before, (who, way, address, port)
-        assert not [line for line in wire.lines() if any(address in line for address, _ in targets)]
+        assert not [line for line in wire.lines() if any(f"> {address}" in line for address, _ in targets)]
 
 
 ASK_ONCE = """

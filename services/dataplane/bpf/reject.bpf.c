@@ -143,13 +143,16 @@ static __always_inline bool reset(struct __sk_buff *skb, struct packet *p)
 /* Add up `bytes` of the packet, a chunk at most. */
 static __always_inline bool add_up(struct __sk_buff *skb, struct chunk *chunk, __u32 at, __u64 bytes, __s64 *sum)
 {
-	if (bytes == 0)
-		return true;
+	__u64 last;
+
 	if (bytes > CHUNK_BYTES)
 		bytes = CHUNK_BYTES;
-	asm volatile("" : "+r"(bytes)); /* or the compiler forgets the bound, which the verifier wants to see */
-	if (bytes == 0 || bytes > CHUNK_BYTES)
+	last = bytes - 1;
+	/* The verifier wants to see the bound, and before kernel 6.8 learns nothing from "is not 0". */
+	asm volatile("" : "+r"(last));
+	if (last >= CHUNK_BYTES)
 		return false;
+	bytes = last + 1;
 	chunk->word[bytes / 4] = 0; /* what is left of the last word */
 	if (bpf_skb_load_bytes(skb, at, chunk, bytes))
 		return false;

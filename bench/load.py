@@ -132,7 +132,10 @@ def run_client(load: Load, at: Place, to: Place, port: int, seconds: float) -> R
         raise LoadFailed(f"{load} from {at.name} to {to.name}: no result after {error.timeout:g} s") from error
     if done.returncode:
         raise LoadFailed(f"{load} from {at.name} to {to.name}: {done.stderr.strip()}")
-    return parse_result(load, done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "")
+    result = parse_result(load, done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "")
+    if not result.bytes:
+        raise LoadFailed(f"{load} from {at.name} to {to.name}: nothing in {seconds:g} s; is this machine too busy?")
+    return result
 
 
 def run_both(load: Load, at: Place, to: Place, port: int, seconds: float, server_pid: int) -> Result:

@@ -208,6 +208,19 @@ def test_a_port_whose_connection_has_finished_is_to_be_had_at_once(node: Routed,
     assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == NO_MAPPING
 
 
+def test_a_port_that_the_far_end_may_remember_is_taken_only_at_need(node: Routed, at: Family) -> None:
+    """What closed first keeps the connection for a minute (TIME-WAIT), and does not know one pod from another."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS
+    fill(node, at, now - 10, over=9, protocol=6, flags=FINISHED)  # one in ten, twenty seconds after its end
+    held = {key: entry for key, entry in mappings(node).items() if key.node_port % 10 == 9}
+    for client in range(20000, 20300):
+        assert node.dropped_for("from_pod", tcp(at.pod, at.outside, client, 53)) == 0, client
+    assert held.items() <= mappings(node).items()
+    fill(node, at, now - 10, protocol=6, flags=FINISHED)
+    for client in range(20300, 20350):
+        assert node.dropped_for("from_pod", tcp(at.pod, at.outside, client, 53)) == 0, client
+
+
 def test_a_repeated_packet_looks_for_its_port_elsewhere(node: Routed, at: Family) -> None:
     fill(node, at, NEVER)
     empty(node, at, [port for port in PORTS if port % 40 == 0], 17)

@@ -139,6 +139,7 @@
 #ifndef CT_TCP_FIN_SECONDS
 #define CT_TCP_FIN_SECONDS 10 /* both ends have finished, or one was reset */
 #endif
+#define TIME_WAIT_SECONDS 60 /* how long Linux remembers a connection that it has closed */
 #ifndef CT_ANY_SECONDS
 #define CT_ANY_SECONDS 60
 #endif

@@ -6,7 +6,7 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_NAT
 
-#define NAT_FREE_TRIES 4 /* before the ports of connections are taken that have finished and may still say so again */
+#define NAT_FREE_TRIES 8 /* before the ports of connections are taken that the far end may remember */
 #define NAT_PORTS (NAT_PORT_MAX - NAT_PORT_MIN + 1)
 
 static __always_inline void nat_key_of(struct nat_key *key, const struct address *remote, __be16 remote_port,
@@ -22,9 +22,8 @@ static __always_inline void nat_key_of(struct nat_key *key, const struct address
 	key->pad[2] = 0;
 }
 
-/* The connection that held this mapping is over, or, with `or_finished`, as good as: nothing else takes mappings away. */
-static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *entry, struct packet *p,
-                                         bool or_finished)
+/* The connection that holds this mapping, or held it; NULL: another, or none. */
+static __always_inline struct connection *holder_of(struct nat_key *key, struct nat_entry *entry, struct packet *p)
 {
 	struct connection *c;
 	__be16 remote_port = is_icmp(key->protocol) ? answering_port(entry->pod_port) : key->remote_port;
@@ -32,8 +31,29 @@ static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *
 	key_of(&p->holder, &entry->pod_address, entry->pod_port, &key->remote_address, remote_port, key->protocol);
 	c = connection_at(&p->holder);
 	/* Without a port it is just about to take one, maybe this. */
-	return !c || c->expires < p->now || (c->nat_port && c->nat_port != key->node_port) ||
-	       (or_finished && is_finished(c, p));
+	return c && c->nat_port && c->nat_port != key->node_port ? NULL : c;
+}
+
+/* The connection that held this mapping is over: nothing else takes mappings away. */
+static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *entry, struct packet *p)
+{
+	struct connection *c = holder_of(key, entry, p);
+
+	return !c || c->expires < p->now;
+}
+
+/* May another connection have this port? If both ends have closed, the far one remembers for a minute (TIME-WAIT, RFC 9293,
+ * 3.6.1) and answers another pod's SYN as if it were a late packet, so that its connection begins a second later, or
+ * never. `at_need`: even so, and even if packets of this end are still to be expected. */
+static __always_inline bool is_to_be_had(struct nat_key *key, struct nat_entry *entry, struct packet *p, bool at_need)
+{
+	struct connection *c = holder_of(key, entry, p);
+
+	if (!c)
+		return true;
+	if (at_need)
+		return c->expires < p->now || is_finished(c, p);
+	return (__u64)c->expires + (has_ended(c) ? SECONDS(TIME_WAIT_SECONDS - CT_TCP_FIN_SECONDS) : 0) < p->now;
 }
 
 /* What a packet to this mapping's port would look like to the node's own sockets. */
@@ -113,7 +133,7 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 		entry = nat.lookup(key);
 		/* Its own: also when another CPU has just taken it for the same connection. */
 		if (entry && (is_of(entry, mine) ||
-		              (is_abandoned(key, entry, p, i >= NAT_FREE_TRIES) && nat.update(key, mine) == 0))) {
+		              (is_to_be_had(key, entry, p, i >= NAT_FREE_TRIES) && nat.update(key, mine) == 0))) {
 			c->nat_port = key->node_port;
 			return true;
 		}
@@ -193,7 +213,7 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
 		return true;
 	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
-	if (!entry || is_abandoned(&key, entry, p, false)) /* the node's own, or a stranger's whom its stack answers */
+	if (!entry || is_abandoned(&key, entry, p)) /* the node's own, or a stranger's whom its stack answers */
 		return true;
 	/* A SYN in the midst would begin a connection, from outside, and what the pod answers would then not be masqueraded.
 	 * Costs TCP's simultaneous open. */
@@ -213,7 +233,7 @@ static __always_inline bool unmasquerade_error(struct __sk_buff *skb, struct pac
 	if (!parse_quoted(skb, p, &q) || !is_same(&q.source, &p->destination))
 		return true; /* the node's own stack judges what it gets */
 	entry = mapping_of(&key, &q.destination, q.destination_port, q.source_port, q.protocol);
-	if (!entry || is_abandoned(&key, entry, p, false))
+	if (!entry || is_abandoned(&key, entry, p))
 		return true;
 	return rewrite_quoted(skb, p, &q, true, &entry->pod_address, entry->pod_port) &&
 	       rewrite_destination(skb, p, &entry->pod_address, p->destination_port);

@@ -68,7 +68,7 @@ def service_user(owner: str, password: str) -> User:
         "evt.>",
         f"req.{owner}.>",
         lease_of(owner),
-        *(stored_of(each) for each in OWNERS),
+        *(stored_of(log_of(each)) for each in OWNERS),
     ]
     return User(owner, password, publish, subscribe)
 
@@ -96,7 +96,7 @@ def node(name: str, password: str) -> Tenant:
         *(ask(owner) for owner in CONTROL for ask in (word_of, snapshot_of)),
         POD_STATUS.of(name),
     ]
-    hears = [*(delta_of(owner) for owner in CONTROL), *(stored_of(owner) for owner in OWNERS)]
+    hears = [*(delta_of(owner) for owner in CONTROL), *(stored_of(log_of(owner)) for owner in OWNERS)]
     answers = [f"req.{MANY}.*.{own}"]
     subscribe = [f"{inbox_of(node_name(name))}.>", *hears, *answers]
     return Tenant(User(node_name(name), password, asks, subscribe), asks, hears, answers)

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from bus.interface import BusAway
 from bus.journal import last_word
-from bus.link import Link, Mailbox
+from bus.link import Link
 from bus.log import RESUME_SECONDS, RETRY_SECONDS, Log, LogAbsent, LogInfo, log_config, make_stream
 from bus.reader import Missed, Reader
+from bus.subjects import log_of
 from bus.telemetry import count, logger
 from bus.view import View
 from bus.wire import Entry
@@ -18,8 +19,6 @@ from bus.wire import Entry
 log = logger(__name__)
 
 LOOK_SECONDS = 0.5  # how often to look whether the log grew by what is not for us
-BATCH = 1000  # messages taken before their effect is passed on
-HOLD_SECONDS = 0.05  # how long they wait for more
 
 
 class Sink(Protocol):
@@ -56,15 +55,14 @@ async def follow(
     has_lost = False
     while True:
         try:
-            async with Mailbox(link) as box:
+            async with Reader.open(source, view.reads) as reader:
                 info = await source.info(view.few_keys)
                 if view.is_first:
                     view.expect(await last_word(link, source.owner))
                 start = await _start(source, view, info, left_at, began, is_whole, has_lost)
                 has_lost = False
-                reader = await Reader.open(source, view.reads, box, start, info.last)
                 try:
-                    await _read(box, reader, source, view, info, sink, is_whole)
+                    await _read(reader, source, view, info, start, sink, is_whole)
                 finally:
                     if view.complete:
                         left_at = asyncio.get_running_loop().time()
@@ -145,62 +143,62 @@ async def _has_what_we_know(source: Log, view: View, recent: bool) -> bool:
 
 
 async def _read(
-    box: Mailbox,
     reader: Reader,
     source: Log,
     view: View,
     info: LogInfo,
+    start: int,
     sink: Sink,
     is_whole: Callable[[LogInfo], bool] = lambda _: True,
 ) -> None:
-    """Until the reading has to begin anew. Raises: Missed, BusAway."""
+    """From sequence `start` on, until the reading has to begin anew. Raises: Missed, BusAway."""
     now = asyncio.get_running_loop().time
     full = not view.complete
-    target = info.last  # a full reading has to reach to there to be one
+    reached = start - 1  # all that is wanted was read up to here
     first = 0  # the log's first sequence when it was found to have everything
-    unsure: LogInfo | None = info  # whether the log had all that we know when it was like this
+    rest = reader.patterns if view.few_keys else [log_of(source.owner)]  # to be asked for once it was read in full
+    is_alone = len(rest) == 1  # its answer is in order; several are each of another moment
+    is_added = False
+    unsure: LogInfo | None = info  # the log at the last look, if it was not compared with what we know yet
     looked = now()
     while True:
-        if reader.at_end and reader.reached >= (target if full else view.position + 1):
-            sink(_arrive(view, reader.reached, full))
+        if full or is_added or info.last > reached:
+            patterns = reader.patterns if full else rest
+            start, reached = reached + 1, max(reached, info.last)
+            together: list[Entry] = []  # a node's own keys, which are few
+            for pattern in patterns:
+                async for entries, last in reader.all_of(pattern, start):
+                    reached = max(reached, last) if len(patterns) == 1 else reached
+                    if full:
+                        for entry in entries:
+                            view.record(entry)  # which tells nothing of it before the end
+                    elif is_alone:
+                        # In one step, without an await: whoever asks how far the view reaches has its changes too.
+                        sink([change for entry in entries for change in view.record(entry)])
+                    else:
+                        together += entries
+            if full:  # what is not in it is gone, if it is this very log that has answered
+                await _look(source, view)
+                news = view.finish(reached)
+            else:
+                news = [change for entry in sorted(together, key=_sequence) for change in view.record(entry)]
+            view.position = reached  # of several patterns, what is later comes again
+            sink(news)
             full = False
-        item = await box.get(looked + LOOK_SECONDS)
-        entries: list[Entry] = []
-        taken = 0
-        until = now() + HOLD_SECONDS
-        while item is not None:
-            label, message = item
-            if label == Mailbox.RECONNECTED or message is None:
-                raise Missed("the connection was made anew")
-            entry = await reader.take(label, message)
-            taken += 1
-            if entry is not None:
-                entries.append(entry)
-            # What the server still has to send is worth waiting for, but not long.
-            more = taken < BATCH and not (box.empty and reader.at_end)
-            item = await box.get(until) if more else None
-        # In one step, without an await between: whoever asks how far the view reaches has its changes too.
-        if entries:
-            sink([change for entry in entries for change in view.record(entry)])
-        if now() - looked >= LOOK_SECONDS:
-            looked = now()
-            seen = await _look(source, view)
-            if not is_whole(seen):
-                raise Lost
-            unsure = unsure or seen
-            await reader.look(seen.last)
-        if unsure is not None and view.complete and view.position >= unsure.last:
-            if (unsure.first > first and view.lost(unsure.first)) or _lacks(view, unsure):
+        if unsure is not None and reached >= unsure.last:
+            is_less = (view.complete and unsure.first > first and view.lost(unsure.first)) or _lacks(view, unsure)
+            if is_less or not is_whole(unsure):
                 raise Lost
             first, unsure = unsure.first, None
             view.confirm()
+        is_added = await reader.more(looked + LOOK_SECONDS)
+        if not (is_added and is_alone) or now() >= looked + LOOK_SECONDS:
+            info = unsure = await _look(source, view)
+            looked = now()
 
 
-def _arrive(view: View, target: int, full: bool) -> list[Entry]:
-    if full:
-        return view.finish(target)
-    view.position = max(view.position, target)
-    return []
+def _sequence(entry: Entry) -> int:
+    return entry.sequence
 
 
 async def _look(source: Log, view: View) -> LogInfo:

@@ -223,7 +223,7 @@ def log_config(owner: str) -> dict[str, Any]:
         "num_replicas": 1,
         **_UNIQUE,
         **({"max_msg_size": WRITER_MESSAGE_BYTES} if owner in MANY_WRITERS else {}),
-        "republish": {"src": log_of(owner), "dest": stored_of(owner), "headers_only": True},
+        "republish": {"src": log_of(owner), "dest": stored_of(log_of(owner)), "headers_only": True},
     }
 
 

@@ -154,9 +154,13 @@ MANY_WRITERS = frozenset({"dataplane"})  # logs without one owner: each node wri
 VOUCHED = {owner: State(f"state.{owner}.vouched", ("writer",), log_messages.Vouched) for owner in OWNERS}
 
 
+_BY_HEAD: dict[str, State[Message]] = {family.head: family for family in (*STATES, *VOUCHED.values())}
+
+
 def state_of(subject: str) -> State[Message] | None:
     """The family that `subject` belongs to; None when nobody declared it."""
-    return next((state for state in (*STATES, *VOUCHED.values()) if state.has(subject)), None)
+    family = _BY_HEAD.get(".".join(subject.split(".", 3)[:3]))
+    return family if family is not None and family.has(subject) else None
 
 
 def is_vouch(subject: str) -> bool:
@@ -218,9 +222,9 @@ def stream_of(owner: str) -> str:
     return f"STATE_{owner.upper()}"
 
 
-def stored_of(owner: str) -> str:
-    """The pattern on which the server tells, without their bodies, what it has stored in the owner's log."""
-    return f"stored.{owner}.>"
+def stored_of(pattern: str) -> str:
+    """Where the server tells, without their bodies, what it has stored in a log under this pattern."""
+    return f"stored.{pattern.removeprefix('state.')}"
 
 
 def read_of(stream: str) -> str:

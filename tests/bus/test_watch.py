@@ -17,8 +17,11 @@ from bus.messages.dataplane import Endpoint
 from bus.messages.identity import Identity
 from bus.messages.ipam import Block
 from bus.messages.resources import Namespace, Pod
+from bus.reader import Reader
 from bus.server import Server
+from bus.subjects import stored_of
 from bus.telemetry import caused_by, counted
+from bus.wire import Interest
 from tests.bus.watcher import buses, watching
 
 
@@ -279,3 +282,20 @@ async def test_a_flood_of_changes_reaches_whoever_listens_to_the_owner(server: S
             await told.until_values([subject for subject, _ in many], 30)
             await asyncio.gather(*(outbox.unsay(subject) for subject, _ in many))
             await told.until_values((), 30)
+
+
+async def test_who_reads_one_nodes_keys_is_not_woken_by_what_others_write(server: Server) -> None:
+    async with buses(server, "reader", "one", "other") as (reader, one, other):
+        await one.ensure_streams()
+        interest = Interest([subjects.ENDPOINT.all("one"), subjects.VOUCHED["dataplane"].of("one")])
+        async with Reader.open(Log(reader.link, "dataplane"), interest) as reading, asyncio.timeout(15):
+            for pod in range(5):
+                await other.publish_state(
+                    subjects.ENDPOINT.of("other", "default", f"p{pod}"), endpoint("other", f"p{pod}")
+                )
+            subject = subjects.ENDPOINT.of("one", "default", "p")
+            await one.publish_state(subject, endpoint("one", "p"))
+            first = await reading._stored.get()
+            assert first is not None and first[1] is not None and first[1].subject == stored_of(subject)
+            (answer,) = [each async for each in reading.all_of(subjects.ENDPOINT.all("one"), 1)]
+            assert [entry.subject for entry in answer[0]] == [subject] and answer[1] == 6

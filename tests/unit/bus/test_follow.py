@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
 
-from bus import follow
 from bus.follow import _read, _start
-from bus.link import Mailbox
 from bus.log import Log, LogInfo
 from bus.reader import Missed, Reader
 from bus.view import View
@@ -18,48 +17,46 @@ from bus.wire import Entry, Interest
 LAST = 5
 
 
-class Box:
-    """Messages 1 to `LAST`, with a chance for every other task between two; then the connection is made anew."""
+class Answers:
+    """Each question is answered by one message more, with a chance for every other task meanwhile; then no more."""
 
-    empty = False
+    owner = "resources"
+    patterns = ("state.resources.>",)
 
     def __init__(self, view: View, told: list[Entry]) -> None:
-        self._left = list(range(1, LAST + 1))
         self._view = view
         self._told = told
 
-    async def get(self, deadline: float | None = None) -> tuple[str, object]:
+    async def _meanwhile(self) -> None:
         reached = max((entry.sequence for entry in self._told), default=0)
         assert self._view.position == reached, "whoever asks now is told of a position without its changes"
         await asyncio.sleep(0)
-        return ("inbox", self._left.pop(0)) if self._left else (Mailbox.RECONNECTED, None)
+
+    async def all_of(self, pattern: str, start: int) -> AsyncIterator[tuple[list[Entry], int]]:
+        await self._meanwhile()
+        if start > LAST:
+            raise Missed("the connection was made anew")
+        yield [Entry(start, f"state.resources.node.n{start}", b"")], start
+
+    async def more(self, deadline: float) -> bool:
+        await self._meanwhile()
+        return True
+
+    async def info(self, subjects: str = "") -> LogInfo:
+        await self._meanwhile()
+        return LogInfo("log", self._view.position + 1)
 
 
-class Answers:
-    at_end = False
-    reached = 0
-
-    async def take(self, label: str, message: int) -> Entry:
-        return Entry(message, f"state.resources.node.n{message}", b"")
-
-
-async def test_a_position_is_never_ahead_of_the_changes_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_position_is_never_ahead_of_the_changes_told() -> None:
     view = View(Interest(["state.resources.>"]))
     view.begin("log")
     view.finish(0)
     told: list[Entry] = []
-    monkeypatch.setattr(follow, "BATCH", 2)
+    answers = Answers(view, told)
     with pytest.raises(Missed):
-        await _read(
-            cast(Mailbox, Box(view, told)),
-            cast(Reader, Answers()),
-            cast(Log, None),
-            view,
-            LogInfo("log", 0),
-            told.extend,
-        )
-    assert [entry.sequence for entry in told] == [1, 2, 3, 4]  # the fifth is read again after the reconnect
-    assert view.position == 4
+        await _read(cast(Reader, answers), cast(Log, answers), view, LogInfo("log", 0), 1, told.extend)
+    assert [entry.sequence for entry in told] == [1, 2, 3, 4, 5]
+    assert view.position == LAST
 
 
 class Held:

@@ -100,7 +100,19 @@ def map_info(fd: int) -> MapInfo:
     info = ctypes.create_string_buffer(256)
     _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
     kind, number, key_bytes, value_bytes, entries, name = struct.unpack_from("=IIIII4x16s", info.raw)
-    return MapInfo(kind, number, key_bytes, value_bytes, entries, name.rstrip(b"\0").decode())
+    return MapInfo(kind, number, key_bytes, value_bytes, entries, name.rstrip(b"\0").decode(errors="replace"))
+
+
+def identity(fd: int) -> str:
+    """What no other map or program has: the kernel's type and number of it, and a map's sizes or a program's tag, which
+    is a hash of its instructions. None of it changes as long as the object is there.
+
+    Source: the first fields of struct bpf_map_info and struct bpf_prog_info
+    """
+    info = ctypes.create_string_buffer(256)
+    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
+    kind, number, rest = struct.unpack_from("=II8s", info.raw)
+    return f"{kind} {number} {rest.hex()}"
 
 
 def program_id(fd: int) -> int:

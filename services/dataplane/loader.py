@@ -1,8 +1,8 @@
 """Programs and maps into the kernel, pinned, by way of the compiler's short-lived process.
 
 A restart finds its programs pinned and compiles nothing, unless the C, the compiler's flags, the node's configuration
-or the limits changed, or a pin is missing. Maps outlive all of that: what a map of an older layout or of another size
-holds goes into the one that takes its place (migrate.py).
+or the limits changed, or a pin is missing or holds something else than was pinned there. Maps outlive all of that: what
+a map of an older layout or of another size holds goes into the one that takes its place (migrate.py).
 Order is a contract: maps first (they are made as programs load), then steps, which others jump to, then those others,
 then attaching (effects.py). Programs of before jump to steps of before until the last of them is gone (steps.h).
 """
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bus.telemetry import logger
 from services.dataplane import bpf_syscall, layouts, migrate
@@ -46,7 +47,9 @@ STEPS = tuple(steps())
 TC_PROGRAMS = ("from_pod", "to_pod", "from_netdev", "to_netdev", "from_overlay")
 SOCKET_PROGRAMS = ATTACH_TYPES
 
-STAMP = "programs.json"  # in the state directory: the digest of the programs that are pinned
+STAMP = "programs.json"
+"""In the state directory: the digest of the programs that are pinned, and what the kernel says of each of them and of
+each map (`bpf_syscall.identity`). A pin alone is a name, and whoever may pin can give it to something else."""
 
 
 class LoadError(Exception):
@@ -244,13 +247,19 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
     """Programs and maps, pinned. None: they were, nothing was compiled."""
     stamp = state_dir / STAMP
     wanted = digest(config)
-    if _stamped(stamp) == wanted and all(each.exists() for each in pin_paths(pin_dir, generation(config))):
-        return None
+    stamped = _read_stamp(stamp)
+    if stamped.get("digest") == wanted:
+        found = await to_the_end(asyncio.to_thread(identities, pin_dir, generation(config)))
+        others = sorted(name for name, each in found.items() if not each or each != stamped["pinned"].get(name))
+        if not others:
+            return None
+        log.warning("what is pinned is not what was pinned: compiling anew", pins=others)
     _forget_stamp(state_dir)
     instructions = await _compile(config, pin_dir)
     check_maps(pin_dir)
     try:
-        stamp.write_text(json.dumps({"digest": wanted}))
+        pinned = await to_the_end(asyncio.to_thread(identities, pin_dir, generation(config)))
+        stamp.write_text(json.dumps({"digest": wanted, "pinned": pinned}))
     except OSError as problem:
         log.warning("the next start compiles anew: make room on the disk", file=str(stamp), why=str(problem))
     return instructions
@@ -262,21 +271,41 @@ def pin_paths(pin_dir: Path, of_generation: str) -> list[Path]:
     return [map_path(pin_dir, name) for name in layouts.MAPS] + own.paths(pin_dir, of_generation) + programs
 
 
+def identities(pin_dir: Path, of_generation: str) -> dict[str, str]:
+    """What is pinned at each of `pin_paths`, by its path below `pin_dir`; "": nothing, or nothing that has any."""
+    return {str(path.relative_to(pin_dir)): _identity(path) for path in pin_paths(pin_dir, of_generation)}
+
+
+def _identity(path: Path) -> str:
+    try:
+        fd = bpf_syscall.open_pinned(path)
+    except OSError:
+        return ""
+    try:
+        return bpf_syscall.identity(fd)
+    finally:
+        os.close(fd)
+
+
 def _forget_stamp(state_dir: Path) -> None:
     """Raises: LoadError: it is still there, and would vouch for programs that it does not know."""
     stamp = state_dir / STAMP
     try:
         stamp.unlink(missing_ok=True)
     except OSError as problem:
-        if _stamped(stamp):
+        if _read_stamp(stamp):
             raise LoadError(f"{stamp} cannot be removed: {problem}") from problem
 
 
-def _stamped(stamp: Path) -> str:
+def _read_stamp(stamp: Path) -> dict[str, Any]:
+    """Empty: there is none, or it is damaged or of an earlier version."""
     try:
-        return str(json.loads(stamp.read_text())["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        match json.loads(stamp.read_text()):
+            case {"digest": str(digested), "pinned": dict(pinned)}:
+                return {"digest": digested, "pinned": pinned}
+    except (OSError, ValueError):
+        pass
+    return {}
 
 
 async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:

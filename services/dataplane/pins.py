@@ -5,7 +5,8 @@ While it is there it holds each of them itself, so a pin that someone removes ta
 microseconds: the file that was pinned, by its inode.
 
 A start that finds no pin of a map may still find the map: programs that are attached use it (`recover`). Then its
-connections go on. A program that is not pinned any more is compiled anew.
+connections go on. So it is where the pin is of another map: what is written there would reach no program. A program
+that is not pinned any more, or in whose place another is pinned, is compiled anew (loader.py).
 
 Everything here blocks. Needs CAP_BPF, and CAP_SYS_ADMIN for `recover`.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -116,35 +117,63 @@ def _inode(path: Path) -> int:
 
 
 def recover(pin_dir: Path) -> list[str]:
-    """Pin maps that have no pin and that programs of ours use: those pinned here, and those at hooks of the network
-    namespace that this thread is in. Returns their names.
+    """Pin the maps that programs of ours use and that have no pin, or have another map in their place. Returns their
+    names.
 
-    Where programs use several maps of a name, the one that most of them use.
+    Those count that are attached: at hooks of the network namespace that this thread is in, and by links that are
+    pinned here. Where they use several maps of a name, the one that most of them use, and of those the pinned one.
+    Programs that are pinned here and attached nowhere count where a map has no pin.
     """
-    places = {name: map_path(pin_dir, name) for name in layouts.MAPS}
-    missing = [
-        name
-        for name, path in places.items()
-        if not (path.exists() or path.with_name(path.name + ASIDE).exists())  # aside: a migration was cut off
-    ]
-    if not missing:
-        return []
-    used: Counter[tuple[str, int]] = Counter()
-    for program in {*_pinned_programs(pin_dir), *_attached_programs()}:
-        with suppress(FileNotFoundError):  # gone just now
-            used.update(_maps_of(program))
+    live = _used_by({*_linked_programs(pin_dir), *_attached_programs()})
+    kept: dict[str, Counter[int]] | None = None
     recovered = []
-    for name in missing:
-        known = Counter({number: times for (each, number), times in used.items() if each == name})
-        for number, _ in known.most_common(1):
-            places[name].parent.mkdir(parents=True, exist_ok=True)
+    for name in layouts.MAPS:
+        path = map_path(pin_dir, name)
+        if path.with_name(path.name + ASIDE).exists():  # a migration was cut off: two maps of the name are in use
+            continue
+        used = live.get(name)
+        if used is None and not path.exists():
+            kept = _used_by(_pinned_programs(pin_dir)) if kept is None else kept
+            used = kept.get(name)
+        if used is None:
+            continue
+        pinned = _map_number(path)
+        number = max(used, key=lambda each: (used[each], each == pinned))  # called at once
+        if number != pinned:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with closing(Map(bpf_syscall.map_by_id(number))) as found:
-                bpf_syscall.pin(found.fd, places[name])
+                bpf_syscall.pin(found.fd, path)
             recovered.append(name)
     if recovered:
         count("drift", len(recovered), kind="pin")
-        log.warning("pins of maps were gone, and are put back: programs still use the maps", maps=recovered)
+        log.warning("pins of maps were gone or of others, and are put back: programs use the maps", maps=recovered)
     return recovered
+
+
+def _map_number(path: Path) -> int | None:
+    """The kernel's number of the map that is pinned there. None: nothing is, or no map."""
+    try:
+        fd = bpf_syscall.open_pinned(path)
+    except OSError:
+        return None
+    try:
+        info = bpf_syscall.map_info(fd)
+        with closing(Map(bpf_syscall.map_by_id(info.id))) as found:  # programs have numbers, too
+            return info.id if bpf_syscall.identity(found.fd) == bpf_syscall.identity(fd) else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _used_by(programs: Iterable[int]) -> dict[str, Counter[int]]:
+    """By the name of a map: the kernel's numbers of those that `programs` use, and how many of these use each."""
+    used: dict[str, Counter[int]] = {}
+    for program in set(programs):
+        with suppress(FileNotFoundError):  # gone just now
+            for name, number in _maps_of(program):
+                used.setdefault(name, Counter())[number] += 1
+    return used
 
 
 def _maps_of(program: int) -> Iterator[tuple[str, int]]:
@@ -170,6 +199,9 @@ def _pinned_programs(pin_dir: Path) -> Iterator[int]:
                 yield bpf_syscall.program_id(fd)
             finally:
                 os.close(fd)
+
+
+def _linked_programs(pin_dir: Path) -> Iterator[int]:
     for path in (pin_dir / "links").glob("*"):
         with suppress(OSError):
             link = bpf_syscall.pinned_link(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import json
 import os
 import shutil
 import struct
@@ -70,13 +71,19 @@ def test_a_changed_size_is_seen(programs: Path) -> None:
     assert loader.resized_maps(larger, programs) == {"ct_tcp": (16384, 32768)}
 
 
+def stamp(programs: Path, state_dir: Path) -> None:
+    """As a start leaves it that has compiled `CONFIG`."""
+    pinned = loader.identities(programs, loader.generation(CONFIG))
+    (state_dir / loader.STAMP).write_text(json.dumps({"digest": loader.digest(CONFIG), "pinned": pinned}))
+
+
 @pytest.mark.parametrize("missing", ["maps/nat_v2", "maps/steps_*", "programs/to_pod", "programs/reject"])
 async def test_a_pin_that_is_gone_means_compiling(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     [gone] = programs.glob(missing)
     missing = str(gone.relative_to(programs))
-    (tmp_path / "programs.json").write_text(f'{{"digest": "{loader.digest(CONFIG)}"}}')
+    stamp(programs, tmp_path)
 
     async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
         return {"from_pod": 1}
@@ -141,7 +148,7 @@ def test_addresses_are_compiled_in_network_order() -> None:
 async def test_what_is_pinned_and_unchanged_is_not_compiled_again(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "programs.json").write_text(f'{{"digest": "{loader.digest(CONFIG)}"}}')
+    stamp(programs, tmp_path)
 
     async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
         raise AssertionError("it was compiled")
@@ -155,7 +162,7 @@ async def test_what_is_pinned_and_unchanged_is_not_compiled_again(
     assert not (tmp_path / "programs.json").exists()  # a compilation that fails leaves no promise behind
 
 
-@pytest.mark.parametrize("stamp", ["", "{", "[]", '{"digest": 7}', "null"])
+@pytest.mark.parametrize("stamp", ["", "{", "[]", '{"digest": 7}', '{"digest": "", "pinned": 7}', "null"])
 async def test_a_damaged_stamp_only_means_compiling(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamp: str
 ) -> None:

@@ -24,13 +24,16 @@ from bus.messages.resources import Namespace, Pod
 from bus.telemetry import counted
 from services.dataplane import bpf_syscall, cni, loader, rtnl
 from services.dataplane.addresses import Attachment
+from services.dataplane.attach import Hook
 from services.dataplane.bpf_syscall import Map
+from services.dataplane.hooks import ATTACH_TYPE
 from services.dataplane.layouts import MAPS
 from services.dataplane.limits import map_path
 from services.dataplane.netlink import Netlink
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
-from tests.bpf.attaching import inside_here, socket_in
+from tests.bpf import own_maps
+from tests.bpf.attaching import OK, Counter, inside_here, socket_in
 from tests.bpf.spaces import in_namespace, opened
 from tests.bpf.test_start import Place, place
 
@@ -317,6 +320,107 @@ def test_a_start_finds_maps_without_pins_by_the_programs_that_use_them(
                 found = maps_of(place)
                 assert {name for name in maps if found[name] != maps[name]} == lost
                 assert pinned(place) == files
+
+    in_namespace(place.namespace, main)
+
+
+def exchange(one: Path, other: Path) -> None:
+    aside = one.with_name(one.name + "_aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def other_maps(place: Place, *names: str) -> None:
+    """Empty ones of the same kind and size in their places."""
+    for path in (map_path(place.pins, name) for name in names):
+        with contextlib.closing(Map.open(path)) as found:
+            info = found.info
+        with contextlib.closing(own_maps.make(info.type, info.key_bytes, info.value_bytes, info.max_entries)) as made:
+            bpf_syscall.pin(made.fd, path)
+
+
+def other_programs(place: Place) -> None:
+    """Such as let everything pass."""
+    with contextlib.closing(Counter()) as counter:
+        for name in loader.TC_PROGRAMS:
+            bpf_syscall.pin(counter.program(OK), place.pins / "programs" / name)
+
+
+def other_maps_and_programs(place: Place) -> None:
+    other_maps(place, *MAPS)
+    other_programs(place)
+
+
+OTHERS: dict[str, Callable[[Place], None]] = {
+    "the map of policies": lambda place: other_maps(place, "policy"),
+    "every map": lambda place: other_maps(place, *MAPS),
+    "maps exchanged": lambda place: exchange(map_path(place.pins, "ct_tcp"), map_path(place.pins, "ct_any")),
+    "a map and a program exchanged": (
+        lambda place: exchange(map_path(place.pins, "ct_tcp"), place.pins / "programs" / "from_pod")
+    ),
+    "programs that let all pass": other_programs,
+    "programs exchanged": (
+        lambda place: exchange(place.pins / "programs" / "from_pod", place.pins / "programs" / "to_pod")
+    ),
+    "all of it": other_maps_and_programs,
+}
+
+
+def entries_of(place: Place, name: str) -> dict[bytes, bytes]:
+    with contextlib.closing(Map.open(map_path(place.pins, name))) as found:
+        return dict(found.items())
+
+
+def attached_tag(hook: Hook) -> str:
+    """Of the program that a packet meets first there."""
+    numbers = bpf_syscall.tcx_programs(hook.index, ATTACH_TYPE[hook.direction])
+    if not numbers:
+        with Netlink() as netlink:
+            numbers = [each.program_id for each in rtnl.list_attached(netlink, hook.index, hook.direction)]
+    fd = bpf_syscall.program_by_id(numbers[0])
+    try:
+        return bpf_syscall.identity(fd).split()[2]
+    finally:
+        os.close(fd)
+
+
+def identities(place: Place) -> dict[str, str]:
+    """Of all that is pinned, by its path."""
+    [array] = (place.pins / "maps").glob("steps_*")
+    return loader.identities(place.pins, array.name.removeprefix("steps_"))
+
+
+def tags(place: Place) -> dict[str, str]:
+    """Of each pinned program: what its instructions are."""
+    return {name: identities(place)[f"programs/{name}"].split()[2] for unit in loader.UNITS.values() for name in unit}
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_start_believes_no_pin_by_its_name_and_no_packet_is_lost(
+    place: Place, namespaces: Callable[[str], str], mechanism: str, what: str
+) -> None:
+    """Programs go on with the maps that they have, so those are pinned again and written; and what is attached are our
+    programs."""
+    pods = Pods(place, namespaces, mechanism)
+    say_other(place)
+
+    async def main() -> None:
+        async with pods.node():
+            maps, files, programs = maps_of(place), pinned(place), tags(place)
+            entries = {name: entries_of(place, name) for name in ("policy", "endpoints", "ipcache")}
+        with pods.traffic() as traffic:
+            OTHERS[what](place)
+            async with pods.node() as node:
+                traffic.goes_on()
+                assert (maps_of(place), pinned(place), tags(place)) == (maps, files, programs)
+                assert {name: entries_of(place, name) for name in entries} == entries
+                hooks = node.pod_hooks()
+                assert [attached_tag(hook) for hook in hooks] == [programs[hook.program] for hook in hooks]
+        first = identities(place)
+        async with pods.node():
+            assert identities(place) == first, "compiled once more"
 
     in_namespace(place.namespace, main)
 

@@ -20,7 +20,7 @@ from services.dataplane.fallback.handover import Fallback, Recovered
 from services.dataplane.flow_events import tell_flows
 from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal, JournalError
-from services.dataplane.links import LinkError, Links, TcProgram
+from services.dataplane.links import LinkError, Links, TcProgram, TunnelGone
 from services.dataplane.migrate import DoesNotFit, Migration
 from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
@@ -30,17 +30,19 @@ from services.dataplane.sweep import Sweep, Sweeper
 
 
 async def run(service: Service, settings: NodeSettings) -> None:
-    """For ever: by BPF, or by rules until BPF loads, and then anew."""
+    """For ever: by BPF, or by rules until BPF loads, and then anew; and anew with another tunnel device."""
     filled = False
     while True:
         try:
             await live(service, settings, filled=filled)
         except* Recovered:
             filled = True
+        except* TunnelGone:
+            filled = False
 
 
 async def live(service: Service, settings: NodeSettings, *, filled: bool) -> None:
-    """`filled`: see handover.held_back. Raises: CannotStart. Recovered, among others in a group."""
+    """`filled`: see handover.held_back. Raises: CannotStart. Recovered and TunnelGone, among others in a group."""
     async with AsyncExitStack() as stack:
         try:
             journal = Journal.open(settings.state_dir / "endpoints.journal")

@@ -35,6 +35,7 @@ ASKED_PER_BUSY = 3.0  # the same for looks that are asked for
 TOLD_SECONDS = 5.0  # a difference, at least, from when it was seen last
 PATIENCE_SECONDS = 2.0  # of whoever asks for a look
 CHECK = "drift"
+EPOCH = "node_state"  # the map of the number that connections are judged by (Maps.raise_epoch)
 NAMED = 3  # keys that a difference is named by
 
 PROTOCOLS = {0: "any", 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
@@ -144,11 +145,21 @@ class Audit:
                 if self._began >= asked_at:
                     return 0
             self._began = now()
-            found = 0
+            found = await self._compare_epoch()
             for table in self._tables:
                 found += await self._compare(table)
             self._took = now() - self._began
             return found
+
+    async def _compare_epoch(self) -> int:
+        """As what is compared below; but it is put back by this look."""
+        async with self._writing:
+            is_other = self._maps.mend_epoch()
+        if is_other:
+            self._found(EPOCH, {bytes(4)})
+        else:
+            self._is_right(EPOCH)
+        return int(is_other)
 
     async def _compare(self, table: Table) -> int:
         name, version = table.name, table.version
@@ -238,4 +249,5 @@ WORDS: dict[str, Callable[[bytes], str]] = {
     "services": _service,
     "backends": _backend,
     "endpoints": layouts.text,
+    EPOCH: lambda _: "the epoch",
 }

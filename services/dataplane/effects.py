@@ -128,6 +128,16 @@ class Maps:
         self._epoch = (self._epoch + 1) & 0xFFFFFFFF
         self._maps["node_state"].set(bytes(4), NODE_STATE.pack(self._epoch, self._seed))
 
+    def mend_epoch(self) -> bool:
+        """Whether somebody else wrote it. Set back, connections that policy has ended would go on; so it goes beyond
+        what was found, too: all are judged again."""
+        found = self._maps["node_state"].get(bytes(4)) or bytes(8)
+        if found == NODE_STATE.pack(self._epoch, self._seed):
+            return False
+        self._epoch = max(self._epoch, NODE_STATE.unpack(found)[0])
+        self.raise_epoch()
+        return True
+
     def counters(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(reason, direction) -> (packets, bytes), over all CPUs, of what was ever counted."""
         found: dict[tuple[int, int], tuple[int, int]] = {}

@@ -29,6 +29,7 @@ from services.dataplane.attach import Direction
 from services.dataplane.batch import Batch
 from services.dataplane.netlink import Netlink, Refused, open_within
 from services.dataplane.rtnl import NodeRoute, Protocol, SeenLink
+from services.dataplane.tunnel import Tunnel, TunnelGone, mend_tunnel
 
 __all__ = [
     "DeviceInfo",
@@ -39,6 +40,7 @@ __all__ = [
     "PodLink",
     "SeenLink",
     "TcProgram",
+    "TunnelGone",
     "host_link_name",
     "link_mac",
 ]
@@ -47,6 +49,7 @@ T = TypeVar("T")
 
 HOST_PREFIX = "lxc"
 SYSCTLS = Path("/proc/sys/net")
+FORWARD_IPV6 = "ipv6/conf/all/forwarding"
 SWEEP_LINKS = 5  # one sweep holds the routing lock: 20 ms, and 25 ms more a link with tcx programs
 QUIET_SECONDS = 2.0  # pods that come in a row come closer together
 
@@ -124,6 +127,8 @@ class Links:
         self._at_work = 0  # pods' links that are being made or removed
         self._worked_at = -QUIET_SECONDS  # by the monotonic clock
         self._sources: dict[int, str] = {}  # by IP version: see speak_to_pods_from
+        self._tunnel: Tunnel | None = None  # as `ensure_tunnel` made it
+        self._sysctls: tuple[tuple[str, ...], tuple[int, ...]] = (), ()  # devices and families of `ensure_sysctls`
 
     def close(self) -> None:
         """Waits for what runs. Links, routes and programs stay as they are."""
@@ -253,7 +258,16 @@ class Links:
             others: tunnel devices that it takes the place of, maybe at their port. They go when it is made.
         Raises: LinkError: this kernel has no such devices; `others` are there still.
         """
-        return await self._run(self._ensure_tunnel, name, protocol, port, mtu_bytes, tuple(others))
+        made = await self._run(self._ensure_tunnel, name, protocol, port, mtu_bytes, tuple(others))
+        self._tunnel = Tunnel(name, made.index, protocol, port, mtu_bytes)
+        return made
+
+    async def mend_tunnel(self) -> str:
+        """The device that `ensure_tunnel` made gets back its name, its MTU, and is set up. Returns what was wrong.
+
+        Raises: TunnelGone: it is to be made anew. LinkError: the kernel refused.
+        """
+        return await self._run(mend_tunnel, self._netlink, self._tunnel) if self._tunnel else ""
 
     async def delete_tunnel(self, name: str) -> None:
         """Its programs and routes go with it. Nothing when there is none, or a device of another kind has the name."""
@@ -287,7 +301,13 @@ class Links:
 
         Forwarding would end what the node learns from IPv6 routers: who listened to them goes on listening.
         """
-        await self._run(self._ensure_sysctls, tuple(devices), tuple(families))
+        self._sysctls = tuple(devices), tuple(families)
+        await self._run(self._ensure_sysctls, *self._sysctls)
+
+    async def mend_sysctls(self, pods: Iterable[str] = ()) -> list[str]:
+        """What `ensure_sysctls` set, and what the links `pods` were given, is put back. Returns what was other, in
+        words. Raises: LinkError: /proc/sys cannot be written."""
+        return await self._run(self._ensure_sysctls, *self._sysctls, tuple(pods))
 
     # What runs on the threads
 
@@ -315,7 +335,8 @@ class Links:
                     rtnl.set_link_route(self._netlink, ip.address, host.index, self._source(ip.address))
                 for ip in ipv6:
                     rtnl.set_neighbour(self._netlink, host.index, ip.address, pod_mac)
-                _disable_reverse_path_filter(name)
+                for path, value in _of_pod(name).items():
+                    _write(path, value)
                 _bring_up(pod, host.peer_index, ips, host_mac, link_local(pod_mac) if ipv6 else "")
             except BaseException:
                 if is_new:  # or else a pod has it, and may go on with it
@@ -460,26 +481,31 @@ class Links:
             raise LinkError(f"there is no device {route.device} for the route to {route.cidr}: make it first")
         rtnl.set_node_route(self._netlink, route, link.index)
 
-    def _ensure_sysctls(self, devices: tuple[str, ...], families: tuple[int, ...]) -> None:
-        if 4 in families:
-            _write("ipv4/ip_forward", "1")
-        for scope in ("all", "default", *devices):
-            _write(f"ipv4/conf/{scope}/rp_filter", "0")
+    def _ensure_sysctls(
+        self, devices: tuple[str, ...], families: tuple[int, ...], pods: tuple[str, ...] = ()
+    ) -> list[str]:
+        wanted = {"ipv4/ip_forward": "1"} if 4 in families else {}
+        wanted |= {f"ipv4/conf/{scope}/rp_filter": "0" for scope in ("all", "default", *devices)}
+        for name in pods:
+            if (SYSCTLS / "ipv4/conf" / name).exists():
+                wanted |= _of_pod(name)
+        others = [(path, _set(path, value)) for path, value in wanted.items()]
         if 6 in families:
-            _forward_ipv6()
+            others.append((FORWARD_IPV6, _forward_ipv6()))
+        return [f"net.{path.replace('/', '.')} was {value}" for path, value in others if value]
 
 
-def _forward_ipv6() -> None:
-    """Source: linux/Documentation/networking/ip-sysctl.rst: accept_ra=1 ends with forwarding, 2 does not."""
-    switch = "ipv6/conf/all/forwarding"
-    if not (SYSCTLS / switch).exists():
+def _forward_ipv6() -> str:
+    """Returns what it was, "" when it was on. Source: linux/Documentation/networking/ip-sysctl.rst: accept_ra=1 ends
+    with forwarding, 2 does not."""
+    if not (SYSCTLS / FORWARD_IPV6).exists():
         raise LinkError("this kernel has no IPv6: enable it (boot without ipv6.disable=1), or set ipv6.enabled=false")
-    if (SYSCTLS / switch).read_text().strip() == "1":
-        return
+    if (SYSCTLS / FORWARD_IPV6).read_text().strip() == "1":
+        return ""
     for listens in (SYSCTLS / "ipv6/conf").glob("*/accept_ra"):
         if listens.parent.name not in ("all", "default") and listens.read_text().strip() == "1":
             _write(f"ipv6/conf/{listens.parent.name}/accept_ra", "2")
-    _write(switch, "1")
+    return _set(FORWARD_IPV6, "1")
 
 
 def _quiet_ipv6() -> None:
@@ -521,9 +547,21 @@ def _check_inside(pod: Netlink, ifname: str, ips: tuple[PodIp, ...]) -> tuple[Se
     return inside, problems
 
 
-def _disable_reverse_path_filter(name: str) -> None:
-    _write(f"ipv4/conf/{name}/rp_filter", "0")
-    _write(f"ipv4/conf/{name}/forwarding", "1")
+def _of_pod(name: str) -> dict[str, str]:
+    """Sysctls of the host side of a pod's link."""
+    return {f"ipv4/conf/{name}/rp_filter": "0", f"ipv4/conf/{name}/forwarding": "1"}
+
+
+def _set(path: str, value: str) -> str:
+    """As `_write`. Returns what it was, "" when it was `value` already."""
+    try:
+        before = (SYSCTLS / path).read_text().strip()
+    except OSError:
+        before = "unknown"  # why, writing will say
+    if before == value:
+        return ""
+    _write(path, value)
+    return before
 
 
 def _write(path: str, value: str) -> None:

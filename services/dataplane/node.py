@@ -28,6 +28,7 @@ from bus.telemetry import count, logger
 from services.dataplane.addresses import Addresses
 from services.dataplane.attach import Hook
 from services.dataplane.audit import Audit
+from services.dataplane.devices import Devices
 from services.dataplane.effects import Maps
 from services.dataplane.endpoints import Endpoint, Endpoints
 from services.dataplane.hooks import HEAL_SECONDS as HEAL_HOOKS_SECONDS
@@ -87,6 +88,7 @@ class Node:
         self.leftovers = Leftovers(links, journal, self.addresses)
         self.restart = Restart(self)
         self.sockets = Sockets(service, settings, self.model.services)
+        self.devices = Devices(self)
         self._recall = recall
         self.is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
@@ -509,6 +511,7 @@ class Node:
         await self.restart.heal()
         self.sockets.look_again()
         await self._look_for_rates()
+        await self.devices.look_at_pods()
         await self._heal_routes()
 
     async def _look_for_rates(self) -> None:
@@ -520,7 +523,9 @@ class Node:
         )
 
     async def heal_hooks(self) -> None:
-        """Every two seconds, programs; and routes and addresses, when the kernel told of a change."""
+        """Every two seconds, devices and programs; and routes and addresses, when the kernel told of a change.
+
+        Raises: TunnelGone."""
         while True:
             await asyncio.sleep(HEAL_HOOKS_SECONDS)
             await self.heal_hooks_once()
@@ -531,14 +536,18 @@ class Node:
             self._recall.keep_mark()
         if self.is_whole and self._block_problem:
             await self._follow_blocks()  # there may be room by now
+        await self.devices.look()
         try:
             await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)
             self.service.check("programs", *self.hooks.state)
             self.service.check("pins", *self.hooks.pins.state)
             are_others = self.hooks.take_addresses_changed()
             self._are_addresses_stale |= are_others
-            if self.is_whole and (self.hooks.take_routes_gone() or are_others):
+            self.devices.are_routes_stale |= self.hooks.take_routes_gone() or are_others
+            if self.is_whole and self.devices.are_routes_stale:
                 await self._heal_routes()
+            elif self.is_whole and self._route_problems:
+                await self._follow_routes()
             if self.is_whole and self._are_addresses_stale:
                 await self._follow_own_addresses()
                 await self.write()
@@ -547,6 +556,7 @@ class Node:
             log.warning("programs and routes not looked at to the end, trying again", why=str(problem))
 
     async def _heal_routes(self) -> None:
+        self.devices.are_routes_stale = False
         async with self._routing:
             seen = {route.cidr for route in await self.links.list_node_routes()}
             gone = self._routers - set(await self.links.list_router_addresses())

@@ -171,6 +171,25 @@ def find_link(netlink: Netlink, name: str) -> SeenLink | None:
     return _seen(found[0]) if found else None
 
 
+def find_link_at(netlink: Netlink, index: int) -> SeenLink | None:
+    wanted = message(ifinfmsg, index=index)
+    found = netlink.ask(f"look up the link {index}", kinds.RTM_GETLINK, 0, wanted, (errno.ENODEV,))
+    return _seen(found[0]) if found else None
+
+
+def rename(netlink: Netlink, index: int, name: str) -> None:
+    """Down meanwhile where the kernel wants that (before 6.2, linux/net/core/dev.c, dev_change_name); down then."""
+    wanted = message(ifinfmsg, [("IFLA_IFNAME", name)], index=index)
+    says = f"give link {index} the name {name}"
+    try:
+        netlink.ask(says, kinds.RTM_SETLINK, 0, wanted)
+    except Refused as failure:
+        if failure.errno != errno.EBUSY:
+            raise
+        netlink.ask(f"bring down link {index}", kinds.RTM_SETLINK, 0, message(ifinfmsg, index=index, change=IFF_UP))
+        netlink.ask(says, kinds.RTM_SETLINK, 0, wanted)
+
+
 def list_links(netlink: Netlink) -> list[SeenLink]:
     return [_seen(each) for each in netlink.ask("list links", kinds.RTM_GETLINK, NLM_F_DUMP, message(ifinfmsg))]
 

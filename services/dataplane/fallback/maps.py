@@ -114,6 +114,9 @@ class RuleMaps(Maps):
     def raise_epoch(self) -> None:
         """Every packet is judged anew anyway."""
 
+    def mend_epoch(self) -> bool:
+        return False
+
     def events_lost(self) -> int:
         return 0
 

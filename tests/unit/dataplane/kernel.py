@@ -13,7 +13,7 @@ from services.dataplane.attach import Hook
 from services.dataplane.bpf_syscall import Map, MapInfo
 from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
-from services.dataplane.links import Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram
+from services.dataplane.links import Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram, TunnelGone
 from services.dataplane.pins import Pins
 
 
@@ -82,6 +82,9 @@ class MemoryLinks(Links):
         self.addresses: dict[str, str] = {}  # of the node -> device
         self.broken = ""
         self.stuck: set[str] = set()  # links that do not go
+        self.tunnel_wrong = ""  # what somebody did to the tunnel device
+        self.is_tunnel_gone = False
+        self.sysctls = {"net.ipv4.ip_forward": "1"}
 
     def close(self) -> None:
         """Nothing is open."""
@@ -141,6 +144,19 @@ class MemoryLinks(Links):
         mended = [address for address, index in wanted.items() if self.pod_routes.get(address) != index]
         self.pod_routes = dict(wanted)
         return mended
+
+    async def mend_tunnel(self) -> str:
+        self._work()
+        if self.is_tunnel_gone:
+            raise TunnelGone("plexus_vxlan was removed")
+        wrong, self.tunnel_wrong = self.tunnel_wrong, ""
+        return wrong
+
+    async def mend_sysctls(self, pods: Iterable[str] = ()) -> list[str]:
+        self._work()
+        wrong = [f"{name} was {value}" for name, value in self.sysctls.items() if value != "1"]
+        self.sysctls = dict.fromkeys(self.sysctls, "1")
+        return wrong
 
     @property
     def is_quiet(self) -> bool:

@@ -14,6 +14,7 @@ from bus.messages import Message
 from bus.messages.dataplane import Health
 from bus.telemetry import counted
 from services.dataplane.audit import in_words
+from services.dataplane.effects import NODE_STATE
 from services.dataplane.layouts import IpcacheKey, PolicyMapKey, ServiceKey, pack_address
 from services.dataplane.node import Node
 from tests.unit.dataplane.kernel import MemoryMap
@@ -75,6 +76,24 @@ async def test_an_entry_that_someone_else_touched_is_told_and_put_back(machine: 
         assert entries == before, "put back by the same look"
         assert (counted("drift", kind="map"), counted("map_differences", map=table)) == (drift + 1, named + 1)
         assert await asked(node) == {}, "seen to be right again"
+
+
+@pytest.mark.parametrize("by", [-1, 1, 7])
+async def test_an_epoch_that_someone_else_set_is_told_and_goes_beyond_both(machine: Machine, by: int) -> None:
+    """Set back, connections that policy has ended would go on; set ahead, those that it ends next."""
+    async with machine.running() as node:
+        await started(machine, node)
+        assert await asked(node) == {}
+        entries = machine.maps.memory["node_state"].entries
+        epoch, seed = NODE_STATE.unpack(entries[bytes(4)])
+        entries[bytes(4)] = NODE_STATE.pack(epoch + by, seed)
+        drift = counted("drift", kind="map")
+        problem = await asked(node)
+        assert set(problem) == {"drift"}
+        assert problem["drift"].startswith("node_state did not hold the epoch as written, at ")
+        assert NODE_STATE.unpack(entries[bytes(4)]) == (max(epoch, epoch + by) + 1, seed)
+        assert counted("drift", kind="map") == drift + 1
+        assert await asked(node) == {}
 
 
 async def test_no_revision_is_told_while_a_map_is_not_seen_to_be_right(machine: Machine) -> None:

@@ -251,7 +251,7 @@ class Node:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._synced.wait()
         except TimeoutError:
-            found = await self._recall.load()
+            found = await self._recall.load(is_kernel_new=self.maps.were_new)
             async with self._writing:  # as `hear_batch`, which finds all of it or nothing
                 known = await self._recall.recall(found or {}, self._take)
                 is_news = self.restart.learn(())

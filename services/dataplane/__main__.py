@@ -26,6 +26,7 @@ from services.dataplane.node import Node
 from services.dataplane.pods import NodePods
 from services.dataplane.pressure import Pressure
 from services.dataplane.settings import NodeSettings, memory_bytes
+from services.dataplane.sizes import SECONDS
 from services.dataplane.sweep import Sweep, Sweeper
 
 
@@ -116,7 +117,8 @@ async def end_rules(node: Node) -> None:
 def watch_maps(service: Service, settings: NodeSettings, node: Node, tasks: asyncio.TaskGroup) -> None:
     """How full the maps are, and that what traffic left behind goes."""
     maps = node.maps
-    sweep = Sweep(ct_tcp=maps["ct_tcp"], ct_any=maps["ct_any"], nat=maps["nat"], choices=maps["choices"])
+    swept = {name: maps[name] for name in ("ct_tcp", "ct_any", "nat", "choices")}
+    sweep = Sweep(**swept, longest_seconds=max({**SECONDS, **settings.ct_seconds}.values()))
     sweeper = Sweeper(sweep, settings.conntrack_gc_interval, settings.conntrack_gc_max_interval)
     service.gauge("conntrack_gc_interval_seconds", lambda: sweeper.interval_seconds)
     tasks.create_task(sweeper.sweep_for_ever(), name="sweep maps")

@@ -5,7 +5,8 @@ is replaced in a single step. clsact: a filter of the kernel's traffic control, 
 
 Ours comes first among all programs on a hook, by either mechanism: a policy must hold, and a program before it that
 says "pass" would end the packet's way there. Other owners' programs are never touched. They see what ours says
-nothing about (TC_ACT_UNSPEC).
+nothing about (TC_ACT_UNSPEC). A program that somebody puts before ours is behind it after the next look: the kernel
+takes a program once at a hook, so ours waits in a clsact filter while its link is made anew, and leaves it then.
 
 A hook is never without a program of ours: the new one is attached before the old one goes. That both are there for a
 moment does no harm. The kernel runs tcx before clsact, on the same packet, and asks clsact only if tcx said
@@ -49,6 +50,7 @@ class Seen:
     is_pinned: bool = False  # there is a pin, whatever it is worth
     clsact: int | None = None  # of our filter
     strays: tuple[int, ...] = ()  # handles of filters of ours that this version does not make
+    is_first: bool = True  # no tcx program of another runs before ours
 
     def holds(self, program: int) -> bool:
         return program in (self.tcx, self.clsact)
@@ -65,7 +67,7 @@ class Step(Enum):
 
 def target(mechanism: Mechanism, seen: Seen, *, may_move: bool) -> Mechanism:
     """The mechanism to have: the wanted one, or, if it may not move now, the one that it is in already."""
-    if may_move:
+    if may_move or not seen.is_first:
         return mechanism
     if mechanism == "tcx":
         return "clsact" if seen.tcx is None and seen.clsact is not None else "tcx"
@@ -81,11 +83,16 @@ def plan(program: int, mechanism: Mechanism, seen: Seen) -> tuple[Step, ...]:
     """
     steps = []
     if mechanism == "tcx":
-        if seen.tcx is None:
+        is_behind = seen.tcx is not None and not seen.is_first
+        if is_behind and seen.clsact != program:
+            steps.append(Step.SET_CLSACT)
+        if is_behind:
+            steps.append(Step.REMOVE_TCX)
+        if is_behind or seen.tcx is None:
             steps.append(Step.ATTACH_TCX)
         elif seen.tcx != program:
             steps.append(Step.REPLACE_TCX)
-        if seen.clsact is not None:
+        if is_behind or seen.clsact is not None:
             steps.append(Step.REMOVE_CLSACT)
     else:
         if seen.clsact != program:
@@ -111,12 +118,13 @@ class Changed:
 
 
 def suspects(
-    wanted: list[Hook], applied: dict[Hook, Mechanism], changed: Changed, has_link: Callable[[Hook], bool]
+    wanted: list[Hook],
+    applied: dict[Hook, Mechanism],
+    changed: Changed,
+    is_as_left: Callable[[Hook, Mechanism], bool],
 ) -> list[Hook]:
-    """The hooks to look at closely: those not seen before, those that the kernel told of, and those whose link is
-    not what we left. Of links the kernel tells nothing, so each is asked for (`has_link`), which is cheap."""
+    """The hooks to look at closely: those not seen before, those that the kernel told of, and those whose links are
+    not what we left. Of links the kernel tells nothing, so each is asked for (`is_as_left`), which is cheap."""
     return [
-        hook
-        for hook in wanted
-        if hook not in applied or changed.concerns(hook) or (applied[hook] == "tcx" and not has_link(hook))
+        hook for hook in wanted if hook not in applied or changed.concerns(hook) or not is_as_left(hook, applied[hook])
     ]

@@ -29,7 +29,7 @@ OBJ_GET_INFO = 15
 PROG_QUERY = 16
 MAP_TAKE = 21  # BPF_MAP_LOOKUP_AND_DELETE_ELEM; of hashes since kernel 5.14
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
-LINK_CREATE, LINK_UPDATE = 28, 29
+LINK_CREATE, LINK_UPDATE, LINK_BY_ID, LINK_NEXT_ID = 28, 29, 30, 31
 ENABLE_STATS = 32
 LINK_DETACH = 34
 NOEXIST = 1  # BPF_NOEXIST
@@ -365,14 +365,15 @@ def attach_cgroup(program_fd: int, cgroup: Path, attach_type: int, pinned: Path)
     if pinned.exists():
         link = open_pinned(pinned)
         try:
-            replace_program(link, program_fd)
-            return
+            if is_at_cgroup(link_info(link), cgroup, attach_type):
+                replace_program(link, program_fd)
+                return
         except OSError as error:
             if error.errno != errno.ENOLINK and error.errno != errno.EINVAL:
                 raise
-            pinned.unlink()
         finally:
             os.close(link)
+        pinned.unlink()
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         link = _bpf(LINK_CREATE, struct.pack("=IIII", program_fd, directory, attach_type, 0))
@@ -384,13 +385,44 @@ def attach_cgroup(program_fd: int, cgroup: Path, attach_type: int, pinned: Path)
         os.close(link)
 
 
+def is_at_cgroup(link: LinkInfo, cgroup: Path, attach_type: int) -> bool:
+    """Source: kernel cgroup.h: a cgroup's number is its directory's inode."""
+    return (link.type, link.target, link.attach_type) == (LINK_CGROUP, cgroup.stat().st_ino, attach_type)
+
+
 def attach_tcx(program_fd: int, ifindex: int, attach_type: int, pinned: Path) -> None:
     """Attach a program to a device by a link pinned at `pinned`, before all that are there. A pin that is there is
     replaced; its link goes, unless someone else holds it. Blocks until no CPU is in the old list: about 11 ms."""
-    link = _bpf(LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, ifindex, attach_type, FIRST, 0, 0, 0))
+    attr = struct.pack("=IIIIIIQ", program_fd, ifindex, attach_type, FIRST, 0, 0, 0)
+    try:
+        link = _bpf(LINK_CREATE, attr)
+    except OSError as error:
+        if error.errno != errno.EEXIST:  # by a link that is pinned elsewhere, or held by somebody
+            raise
+        link = _tcx_link(program_id(program_fd), ifindex, attach_type)
     try:
         pin(link, pinned)
     finally:
+        os.close(link)
+
+
+def _tcx_link(program: int, ifindex: int, attach_type: int) -> int:
+    """A file descriptor of the link by which the program is attached there. Raises: OSError EEXIST: there is none."""
+    attr = ctypes.create_string_buffer(_ATTR_BYTES)
+    while True:
+        try:
+            _call(LINK_NEXT_ID, attr)  # the number after the first field goes into the second
+        except OSError as error:
+            raise OSError(errno.EEXIST, "attached already, by no link") from error
+        number = int(struct.unpack_from("=II", attr.raw)[1])
+        struct.pack_into("=I", attr, 0, number)
+        try:
+            link = _bpf(LINK_BY_ID, struct.pack("=I", number))
+        except FileNotFoundError:  # gone just now
+            continue
+        found = link_info(link)
+        if (found.type, found.program_id, found.target, found.attach_type) == (LINK_TCX, program, ifindex, attach_type):
+            return link
         os.close(link)
 
 
@@ -457,16 +489,16 @@ class LinkInfo:
     id: int
     program_id: int
     target: int  # a tcx link's device, a cgroup link's cgroup; 0: it has lost it
+    attach_type: int  # TCX_INGRESS, TCX_EGRESS, or of the hook in the cgroup
 
 
 def link_info(fd: int) -> LinkInfo:
     """What the kernel says of a link to a cgroup or a device. Source: struct bpf_link_info."""
     info = ctypes.create_string_buffer(64)
     _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
-    kind, number, program, device, cgroup = struct.unpack_from("=III4xI", info.raw) + struct.unpack_from(
-        "=16xQ", info.raw
-    )
-    return LinkInfo(kind, number, program, cgroup if kind == LINK_CGROUP else device)
+    kind, number, program = struct.unpack_from("=III", info.raw)
+    target, attach_type = struct.unpack_from("=QI" if kind == LINK_CGROUP else "=II", info.raw, 16)
+    return LinkInfo(kind, number, program, target, attach_type)
 
 
 def pinned_link(path: Path) -> LinkInfo | None:

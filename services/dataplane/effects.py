@@ -37,11 +37,14 @@ class Maps:
 
     no_room: Mapping[str, str] = {}
     """By map: what the last write of it found no room for. It is owed."""
+    were_new = True
+    """No process before this one has written them."""
 
     def __init__(self, pin_dir: Path) -> None:
         self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
         state = self._maps["node_state"].get(bytes(4)) or bytes(8)
         self._epoch, self._seed = NODE_STATE.unpack(state)
+        self.were_new = not self._seed
         if not self._seed:
             self._seed = secrets.randbelow(1 << 32)
             self._maps["node_state"].set(bytes(4), NODE_STATE.pack(self._epoch, self._seed))

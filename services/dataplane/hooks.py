@@ -18,6 +18,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,8 +28,9 @@ from typing import TypeVar
 from bus.telemetry import count, logger
 from services.dataplane import bpf_syscall, loader, rtnl
 from services.dataplane.attach import Changed, Direction, Hook, Mechanism, Seen, Step, plan, suspects, target
+from services.dataplane.audit import TOLD_SECONDS
 from services.dataplane.batch import to_the_end
-from services.dataplane.bpf_syscall import LINK_CGROUP, LINK_TCX, TCX_EGRESS, TCX_INGRESS, LinkInfo
+from services.dataplane.bpf_syscall import LINK_TCX, TCX_EGRESS, TCX_INGRESS, LinkInfo
 from services.dataplane.links import LinkError, advice
 from services.dataplane.netlink import Netlink
 from services.dataplane.pins import Pins
@@ -99,7 +101,8 @@ class Hooks:
             enable_tcx: false: clsact even where the kernel has tcx.
         Raises: OSError: the kernel does not let us ask whether it has tcx.
         """
-        self.mechanism: Mechanism = "tcx" if enable_tcx and bpf_syscall.has_tcx() else "clsact"
+        self._has_tcx = bpf_syscall.has_tcx()
+        self.mechanism: Mechanism = "tcx" if enable_tcx and self._has_tcx else "clsact"
         self.pins = Pins(pin_dir)
         self._links = pin_dir / "links"
         self._pin_dir = pin_dir
@@ -112,6 +115,9 @@ class Hooks:
         self._steps: Steps | None = None
         self._socket_programs: dict[str, int] = {}  # the kernel's numbers
         self._applied: dict[Hook, Mechanism] = {}
+        self._told = Told()
+        self._aside: list[int] = []  # links whose pin was taken for another's, until all hooks were looked at
+        self._behind: dict[Hook, str] = {}  # hooks where another's tcx program runs before ours, and which
         self._problems: dict[str, str] = {}  # by device and direction, or name of a socket program
         self._no_device: set[Hook] = set()  # those of `_problems` whose device is gone
         self._routes_gone = False
@@ -120,6 +126,7 @@ class Hooks:
     def close(self) -> None:
         """Waits for what runs. What is attached stays so."""
         self._thread.shutdown()
+        self._let_go()
         self.pins.close()
         self._netlink.close()
         self._events.close()
@@ -203,9 +210,15 @@ class Hooks:
         if self._steps is not None:
             await self._run(self._steps.look)
         for hook in await self._run(self._look, [*self._kept, *pods()]):
+            where, before = f"{hook.device} {hook.direction}", self._behind.get(hook)
             if await bring(hook, may_move=False):
+                self._told.add(where, f"{hook.program} was not attached")
                 count("drift", kind="program")
                 log.warning("program attached again", device=hook.device, program=hook.program)
+            elif before is not None:
+                self._told.add(where, f"{before} ran before {hook.program}")
+                count("drift", kind="program")
+                log.warning("another's program ran before ours", device=hook.device, program=hook.program, other=before)
         problems |= await self._run(self._heal_sockets)
         for hook in self._waiting():
             if not is_quiet():
@@ -232,11 +245,25 @@ class Hooks:
         return self._applied.keys() | self._no_device >= set(hooks)
 
     @property
+    def differing(self) -> dict[str, str]:
+        """What was not as it was left, and is told for some seconds though it is mended; and what cannot be mended. By
+        device and direction, or name of a socket program."""
+        behind = {
+            f"{hook.device} {hook.direction}": f"{before} runs before {hook.program}: take it away, or enable tcx"
+            for hook, before in self._behind.items()
+        }
+        return behind | self._told.words()
+
+    @property
     def state(self) -> tuple[bool, str]:
         """Whether all is attached, and how: for the check "programs"."""
         if self._problems:
             shown = [f"{what}: {why}" for what, why in sorted(self._problems.items())[:PROBLEMS_SHOWN]]
             return False, f"{len(self._problems)} not attached: {'; '.join(shown)}"
+        differing = self.differing
+        if differing:
+            shown = [f"{what}: {why}" for what, why in sorted(differing.items())[:PROBLEMS_SHOWN]]
+            return False, f"{len(differing)} not as it was left: {'; '.join(shown)}"
         waiting = len(self._waiting())
         return True, f"{self.mechanism}, {waiting} of {len(self._applied)} not moved yet" if waiting else self.mechanism
 
@@ -252,7 +279,12 @@ class Hooks:
                 self._bring(hook, False)
             except OSError as failure:
                 problems[hook] = advice(failure)
+        self._let_go()
         return problems
+
+    def _let_go(self) -> None:
+        while self._aside:
+            os.close(self._aside.pop())
 
     def _bring(self, hook: Hook, may_move: bool) -> bool:
         """Do what `plan` says. Returns whether there was no program of ours, or another."""
@@ -263,6 +295,7 @@ class Hooks:
             self._do(step, hook, fd, seen)
         if mechanism == "tcx":
             self._hold(self._links / hook.pin)
+            self._behind.pop(hook, None)
         self._applied[hook] = mechanism
         return not seen.holds(program)
 
@@ -282,18 +315,38 @@ class Hooks:
             if each.priority == rtnl.FILTER_PRIORITY
             and (each.handle == rtnl.FILTER_HANDLE or each.name in self._programs)
         }
+        tcx = link.program_id if link and self._is_at(link, hook) else None
+        first = self._first(hook)
         return Seen(
-            tcx=link.program_id if link and (link.type, link.target) == (LINK_TCX, hook.index) else None,
+            tcx=tcx,
             is_pinned=link is not None,
             clsact=filters.pop(rtnl.FILTER_HANDLE, None),
             strays=tuple(filters),
+            is_first=first in (None, tcx),
         )
+
+    @staticmethod
+    def _is_at(link: LinkInfo, hook: Hook) -> bool:
+        return (link.type, link.target, link.attach_type) == (LINK_TCX, hook.index, ATTACH_TYPE[hook.direction])
+
+    def _first(self, hook: Hook) -> int | None:
+        """The kernel's number of the tcx program that runs first there; None: there is none, or no device."""
+        if not self._has_tcx:
+            return None
+        try:
+            return next(iter(bpf_syscall.tcx_programs(hook.index, ATTACH_TYPE[hook.direction])), None)
+        except OSError as failure:
+            if failure.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
+                raise
+            return None
 
     def _do(self, step: Step, hook: Hook, fd: int, seen: Seen) -> None:
         pin = self._links / hook.pin
         match step:
             case Step.ATTACH_TCX:
                 self._links.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # a link of another hook, whose pin may be here by mistake
+                    self._aside.append(bpf_syscall.open_pinned(pin))
                 bpf_syscall.attach_tcx(fd, hook.index, ATTACH_TYPE[hook.direction], pin)
                 self.pins.drop(pin)
             case Step.REPLACE_TCX:
@@ -322,11 +375,17 @@ class Hooks:
             self._addresses_changed = self._addresses_changed or changed.addresses
             for hook in self._applied.keys() - set(wanted):
                 del self._applied[hook]
+            for hook in self._behind:
+                self._applied.pop(hook, None)  # is it still?
+            self._behind.clear()
+            self._let_go()
             self._unpin({hook.pin for hook in wanted})
             wrong = []
-            for hook in suspects(wanted, self._applied, changed, self._has_link):
+            for hook in suspects(wanted, self._applied, changed, self._is_as_left):
                 self._applied.pop(hook, None)
                 seen = self._seen(hook)
+                if not seen.is_first and seen.holds(self._programs[hook.program][1]):
+                    self._behind[hook] = _name_of(self._first(hook))
                 mechanism = target(self.mechanism, seen, may_move=False)
                 if plan(self._programs[hook.program][1], mechanism, seen):
                     wrong.append(hook)
@@ -338,9 +397,12 @@ class Hooks:
             raise
         return wrong
 
-    def _has_link(self, hook: Hook) -> bool:
-        link = self._link(self._links / hook.pin)
-        return link is not None and (link.target, link.program_id) == (hook.index, self._programs[hook.program][1])
+    def _is_as_left(self, hook: Hook, mechanism: Mechanism) -> bool:
+        first = self._first(hook)
+        if mechanism == "clsact":
+            return first is None
+        link, program = self._link(self._links / hook.pin), self._programs[hook.program][1]
+        return link is not None and self._is_at(link, hook) and link.program_id == program == first
 
     def _link(self, pin: Path) -> LinkInfo | None:
         held = self.pins.held(pin)
@@ -397,16 +459,39 @@ class Hooks:
         problems = {}
         for name, program in self._socket_programs.items():
             link = self._link(self._links / name)
-            if link and link.target and (link.type, link.program_id) == (LINK_CGROUP, program):
-                continue
             try:
+                attach_type = loader.SOCKET_PROGRAMS[name]
+                if link and link.program_id == program and bpf_syscall.is_at_cgroup(link, self._cgroup, attach_type):
+                    continue
                 self._attach_socket(name)
             except OSError as failure:
                 problems[name] = advice(failure)
             else:
+                self._told.add(name, "it was not attached")
                 count("drift", kind="program")
                 log.warning("program attached again", program=name)
         return problems
+
+
+class Told:
+    """What was found and mended, in words, for `TOLD_SECONDS` each."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, float]] = {}  # when, on a clock that nobody sets
+
+    def add(self, what: str, words: str) -> None:
+        at = time.strftime("%H:%M:%S", time.gmtime())
+        self._found[what] = f"{words}, at {at} UTC", time.monotonic()
+
+    def words(self) -> dict[str, str]:
+        now = time.monotonic()
+        self._found = {what: each for what, each in self._found.items() if now - each[1] < TOLD_SECONDS}
+        return {what: words for what, (words, _) in self._found.items()}
+
+
+def _name_of(program: int | None) -> str:
+    """What people find it by."""
+    return "another's program" if program is None else f"another's program (bpftool prog show id {program})"
 
 
 def _is_of_device(pin: str) -> bool:

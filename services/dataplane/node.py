@@ -27,7 +27,8 @@ from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.addresses import Addresses
 from services.dataplane.attach import Hook
-from services.dataplane.audit import Audit
+from services.dataplane.audit import ASKED_PER_BUSY, Audit
+from services.dataplane.audit import PATIENCE_SECONDS as ASKED_SECONDS
 from services.dataplane.devices import Devices
 from services.dataplane.effects import Maps
 from services.dataplane.endpoints import Endpoint, Endpoints
@@ -105,7 +106,10 @@ class Node:
         self.held = Held(*NodeModel.HEARS, self._mine)
         self.audit = Audit(maps, self.model.tables, self._writing, self)
         service.digests = lambda: self.held.digests
-        service.compare = self.audit.run_for_one_who_waits
+        service.compare = self._compare
+        self._healing_hooks = asyncio.Lock()
+        self._is_held_back = False  # `realised`, for programs that differed
+        self._hooks_seen = (-1e9, 0.0)  # loop time when the last look at them began, and the seconds that it took
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
         self._early: list[Change] = []  # heard before all was heard once
         self._heard: dict[str, int] = {}  # the revision of what was heard last
@@ -253,7 +257,7 @@ class Node:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._synced.wait()
         except TimeoutError:
-            found = await self._recall.load()
+            found = await self._recall.load(is_kernel_new=self.maps.were_new)
             async with self._writing:  # as `hear_batch`, which finds all of it or nothing
                 known = await self._recall.recall(found or {}, self._take)
                 is_news = self.restart.learn(())
@@ -385,6 +389,9 @@ class Node:
         """All that was heard is in the kernel, unless something found no room or differs: then it will be told when it
         is there."""
         if not self.is_synced or self.maps.no_room or self.held.differing or self.audit.differing:
+            return
+        if self.hooks.differing:
+            self._is_held_back = True
             return
         before = self.service.revision
         self.service.realised(self._heard)
@@ -530,7 +537,35 @@ class Node:
             await asyncio.sleep(HEAL_HOOKS_SECONDS)
             await self.heal_hooks_once()
 
+    async def _compare(self) -> None:
+        """A look at maps and programs that began after somebody asked, unless it takes too long."""
+        hooks = asyncio.create_task(self._look_at_hooks(asyncio.get_running_loop().time()), name="compare programs")
+        await self.audit.run_for_one_who_waits()
+        _, late = await asyncio.wait([hooks], timeout=ASKED_SECONDS)
+        if late:
+            why = f"the programs were not looked at within {ASKED_SECONDS:.0f} s"
+            self.service.check("programs", False, why)
+
+    async def _look_at_hooks(self, asked_at: float) -> None:
+        """As `heal_hooks_once`, unless a look has begun since; looks that are asked for pause as those at maps do."""
+        if not self.is_whole:
+            return
+        began, took = self._hooks_seen
+        await asyncio.sleep(max(0.0, began + took * (1 + ASKED_PER_BUSY) - asked_at))
+        if self._hooks_seen[0] < asked_at:
+            await self.heal_hooks_once()
+
     async def heal_hooks_once(self) -> None:
+        async with self._healing_hooks:
+            now = asyncio.get_running_loop().time
+            began = now()
+            await self._heal_hooks()
+            self._hooks_seen = began, now() - began
+            if self._is_held_back and not self.hooks.differing:
+                self._is_held_back = False
+                await self.realised()
+
+    async def _heal_hooks(self) -> None:
         self.restart.tell()
         if self._recall is not None:
             self._recall.keep_mark()

@@ -3,6 +3,9 @@
 Written behind: what is heard is on the disk a second later, in one flush for all of that second. Meanwhile the maps may
 be ahead of the disk. A directory beside the pinned maps says so; it goes with the maps when the machine does, and stays
 when only this process dies. Then the disk is not believed: a policy that the maps hold already must not be taken back.
+Nor is a file that is another than was written last, as of a backup: a second directory there has the hash of that one
+for its name. Where that is not there the file is believed only if the kernel held nothing of this node, as when the
+machine has started.
 
 A file that someone removes, or puts another in the place of, is made anew out of what the bus says when it is asked for
 everything once more: what this process still has to write is only a part.
@@ -14,8 +17,9 @@ the bus is the truth: what only the disk knew is taken away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from bus import subjects
@@ -34,6 +38,7 @@ PATIENCE_SECONDS = 2.0  # how long the bus may take to be heard in full before t
 WRITE_SECONDS = 1.0  # heard, but not on the disk: this long at most
 TURN_CHANGES = 250  # taken in one turn of the event loop: about 20 ms
 LOOK_SECONDS = 30.0  # how often it is seen that the file is there, when there is nothing to write
+MARK = "heard-"  # how the directory is named that has the hash of what is on the disk
 COMPACT_BYTES = 4 << 20  # the file may grow by this much, and by what it began with, before it is written anew
 
 HearAll = Callable[[], Awaitable[dict[str, Message]]]
@@ -53,6 +58,8 @@ class Recall:
         self._is_synced = False
         self._is_begun = False  # the file holds this process's first sync: from here on it is appended to
         self._frames = self._size = self._first_size = self._inode = 0
+        self._hash = _hash()  # of the file, as far as this process has written it
+        self._mark = ""  # the directory that says so
         self._recalled: dict[str, Message] = {}  # what only the disk has said so far
         self._shut = ""  # why the disk could not be marked as outdated: it must hold nothing, and gets nothing more
         self._news = asyncio.Event()
@@ -98,6 +105,17 @@ class Recall:
         """The mark goes with the pins beside it when someone removes them; it comes back."""
         if self._pending and not self._ahead.exists():
             self._mark_ahead()
+        elif self._mark and not self._ahead.with_name(self._mark).exists():
+            with suppress(OSError):  # as where it was written
+                self._ahead.with_name(self._mark).mkdir(parents=True, exist_ok=True)
+
+    def _mark_written(self) -> None:
+        """The disk holds what this process has written, and nothing older is believed. Raises: OSError."""
+        self._mark = MARK + self._hash.hexdigest()
+        self._ahead.with_name(self._mark).mkdir(parents=True, exist_ok=True)
+        for each in self._ahead.parent.glob(MARK + "*"):
+            if each.name != self._mark:
+                each.rmdir()
 
     def _clear(self) -> None:
         """The disk is older than the maps, and nothing says so: what it holds goes, now or with the next `write`."""
@@ -119,13 +137,23 @@ class Recall:
         self._news.set()
         return gone
 
-    async def load(self) -> dict[str, Message] | None:
-        """The last known state. None: there is none, or it is not to be believed; the log says why."""
+    async def load(self, *, is_kernel_new: bool = True) -> dict[str, Message] | None:
+        """The last known state. None: there is none, or it is not to be believed; the log says why.
+
+        `is_kernel_new`: it held nothing of this node when this process started.
+        """
         if self._ahead.exists():
             log.warning("the state on disk is older than what the kernel holds: waiting for the bus")
             return None
         try:
-            return await to_the_end(asyncio.to_thread(_read, self._path))
+            data = await to_the_end(asyncio.to_thread(self._path.read_bytes))
+            mark, marks = MARK + _hash(data).hexdigest(), self._marks()
+            if mark not in marks and (marks or not is_kernel_new):
+                count("state_unusable")
+                log.warning("the state on disk is not the one that was written last: waiting for the bus")
+                return None
+            self._mark = mark
+            return await to_the_end(asyncio.to_thread(_read, data))
         except FileNotFoundError:
             return None
         except (Corrupt, Undecodable, OSError, ValueError) as problem:
@@ -136,6 +164,9 @@ class Recall:
                 why=str(problem),
             )
             return None
+
+    def _marks(self) -> set[str]:
+        return {each.name for each in self._ahead.parent.glob(MARK + "*")}
 
     async def recall(self, found: Mapping[str, Message], take: Take) -> int:
         """Tell what was found on the disk. Returns how many subjects; 0 as well when the bus was heard in full
@@ -190,6 +221,7 @@ class Recall:
         try:
             bodies = {subject: encode(message) for subject, message in state.items()}
             await to_the_end(asyncio.to_thread(self._replace, bodies))
+            self._mark_written()
         except OSError as failure:
             self._problem = str(failure)
             self._news.set()
@@ -201,6 +233,7 @@ class Recall:
         problem = ""
         try:
             await to_the_end(asyncio.to_thread(self._write, pending))
+            self._mark_written()
         except (OSError, Corrupt) as failure:
             problem = str(failure)
         if self._shut:  # since this began: it may have put the file back
@@ -223,22 +256,36 @@ class Recall:
             state = {subject: body for subject, body in changes.items() if body is not None}
             self._replace(state)
             return
-        frames, size = statefile.append(self._path, self._size, statefile.frames(changes.items(), self._frames))
+        pieces = list(statefile.frames(changes.items(), self._frames))
+        frames, size = statefile.append(self._path, self._size, pieces)
+        self._hash.update(b"".join(pieces))
         self._frames += frames
         self._size += size
         if self._size > 2 * self._first_size + COMPACT_BYTES:
             self._replace(statefile.parse(self._path.read_bytes())[0])
 
     def _replace(self, state: dict[str, bytes]) -> None:
-        self._frames, self._size = statefile.replace(self._path, statefile.first_state(state))
+        written = _hash()
+
+        def pieces() -> Iterator[bytes]:
+            for piece in statefile.first_state(state):
+                written.update(piece)
+                yield piece
+
+        self._frames, self._size = statefile.replace(self._path, pieces())
+        self._hash = written
         self._first_size = self._size
         self._inode = self._path.stat().st_ino
         self._is_begun = True
 
 
-def _read(path: Path) -> dict[str, Message]:
+def _hash(data: bytes = b"") -> blake2b:
+    return blake2b(data, digest_size=16)
+
+
+def _read(data: bytes) -> dict[str, Message]:
     """Raises: Corrupt, Undecodable: any part of it that cannot be read makes it unusable."""
-    state, _ = statefile.parse(path.read_bytes())
+    state, _ = statefile.parse(data)
     families: dict[str, State[Message] | None] = {}
     found: dict[str, Message] = {}
     for subject, body in state.items():

@@ -1,7 +1,9 @@
 """What traffic has left behind: connections that are over, and what only they needed.
 
 The programs never wait for this: an entry that is over is as good as absent to them, and a full map evicts what was
-used longest ago. A sweep makes room before that, so that what is evicted is not what somebody still uses.
+used longest ago. A sweep makes room before that, so that what is evicted is not what somebody still uses. An entry that
+expires later than any connection can is none that a program has made: it goes as well, or it would be in the way of
+its ends' connections for ever.
 
 It runs on a thread, in small bites with pauses, and gives the interpreter away with every system call, so the event
 loop goes on. It never removes what is alive: what it takes out it looks at once more, and puts back if it came to life
@@ -66,7 +68,9 @@ class Swept:
 class Sweep:
     """The maps that are swept. Keys and values are raw bytes throughout: a sweep looks at millions."""
 
-    def __init__(self, *, ct_tcp: Map, ct_any: Map, nat: Map, choices: Map) -> None:
+    def __init__(self, *, ct_tcp: Map, ct_any: Map, nat: Map, choices: Map, longest_seconds: float) -> None:
+        """`longest_seconds`: that a connection may be silent."""
+        self._longest_ticks = round(longest_seconds * 1e9 / TICK_NS) + GRACE_TICKS
         self._ct_tcp = ct_tcp
         self._ct_any = ct_any
         self._nat = nat
@@ -89,7 +93,7 @@ class Sweep:
         began = time.monotonic()
         found = Swept()
         for name, each in (("ct_tcp", self._ct_tcp), ("ct_any", self._ct_any)):
-            self._one(found, name, each, _expired, _is_expired, stop)
+            self._one(found, name, each, self._expired, self._is_expired, stop)
         self._one(found, "nat", self._nat, self._over(self._is_mapping_over), self._is_mapping_over, stop)
         self._one(found, "choices", self._choices, self._over(self._is_choice_over), self._is_choice_over, stop)
         found.seconds = time.monotonic() - began
@@ -121,6 +125,23 @@ class Sweep:
             began = time.monotonic()
         found._count(name, swept.info.max_entries, seen, removed, put_back)
 
+    def _living(self) -> tuple[int, int]:
+        """The first and the last tick at which a connection that is alive may expire."""
+        now = _tick()
+        return now - GRACE_TICKS, now + self._longest_ticks + GRACE_TICKS
+
+    def _expired(self, swept: Map, number: int, keys: bytes, values: bytes) -> Iterator[bytes]:
+        """The keys of connections that are over, out of one bite."""
+        size, step = swept.info.key_bytes, swept.value_bytes // EXPIRES_BYTES
+        first, last = self._living()
+        for at, expires in enumerate(memoryview(values).cast("I")[::step].tolist()[:number]):
+            if not first <= expires <= last:
+                yield keys[at * size : (at + 1) * size]
+
+    def _is_expired(self, key: bytes, value: bytes) -> bool:
+        first, last = self._living()
+        return not first <= int.from_bytes(value[:EXPIRES_BYTES], "little") <= last
+
     @staticmethod
     def _over(is_over: Callable[[bytes, bytes], bool]) -> Callable[[Map, int, bytes, bytes], Iterator[bytes]]:
         def candidates(swept: Map, number: int, keys: bytes, values: bytes) -> Iterator[bytes]:
@@ -136,7 +157,7 @@ class Sweep:
         """The connection between two ends, if it is alive."""
         key = connection_key(one, one_port, other, other_port, protocol)
         value = (self._ct_tcp if protocol == TCP else self._ct_any).get(key)
-        return None if value is None or _is_expired(key, value) else value
+        return None if value is None or self._is_expired(key, value) else value
 
     def _is_mapping_over(self, key: bytes, value: bytes) -> bool:
         """bpf/include/nat.h, is_abandoned: its connection is gone or has another port by now."""
@@ -179,21 +200,7 @@ def connection_key(one: bytes, one_port: bytes, other: bytes, other_port: bytes,
 
 
 def _tick() -> int:
-    """Connections that expired before this are over."""
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS - GRACE_TICKS
-
-
-def _expired(swept: Map, number: int, keys: bytes, values: bytes) -> Iterator[bytes]:
-    """The keys of connections that are over, out of one bite."""
-    size, step = swept.info.key_bytes, swept.value_bytes // EXPIRES_BYTES
-    now = _tick()
-    for at, expires in enumerate(memoryview(values).cast("I")[::step].tolist()[:number]):
-        if expires < now:
-            yield keys[at * size : (at + 1) * size]
-
-
-def _is_expired(key: bytes, value: bytes) -> bool:
-    return int.from_bytes(value[:EXPIRES_BYTES], "little") < _tick()
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS
 
 
 class Sweeper:

@@ -255,9 +255,9 @@ def inside_here(*words: str) -> int:
 
 
 @contextlib.contextmanager
-def foreign_link(program: int, index: int) -> Iterator[int]:
-    """A tcx link of somebody else, held by them."""
-    link = bpf_syscall._bpf(bpf_syscall.LINK_CREATE, struct.pack("=IIII", program, index, TCX_INGRESS, 0))
+def foreign_link(program: int, index: int, flags: int = 0) -> Iterator[int]:
+    """A tcx link of somebody else, held by them; behind all that are there, unless the flags say otherwise."""
+    link = bpf_syscall._bpf(bpf_syscall.LINK_CREATE, struct.pack("=IIII", program, index, TCX_INGRESS, flags))
     try:
         yield link
     finally:

@@ -53,7 +53,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 
 def sweeper_of(maps: Maps) -> Sweeper:
-    return Sweeper(Sweep(ct_tcp=maps["ct_tcp"], ct_any=maps["ct_any"], nat=maps["nat"], choices=maps["choices"]))
+    return Sweeper(
+        Sweep(
+            ct_tcp=maps["ct_tcp"], ct_any=maps["ct_any"], nat=maps["nat"], choices=maps["choices"], longest_seconds=8000
+        )
+    )
 
 
 def entry(maps: Maps, name: str, number: int) -> tuple[bytes, bytes]:

@@ -43,6 +43,8 @@ from tests.bpf.spaces import GATEWAY, ips, opened, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
+HANDLE = rtnl.FILTER_HANDLE
+
 
 @pytest.fixture
 def counter() -> Iterator[Counter]:
@@ -285,6 +287,8 @@ def test_what_fails_once_is_tried_again_and_told_meanwhile(
             await place.heal(hooks)
             assert place.how() == {mechanism}
             assert hooks.has(place.hooks_of_pod)
+            assert mechanism == "tcx" or (not hooks.state[0] and "was not attached" in hooks.state[1])
+            monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
             assert hooks.state == (True, mechanism)
 
     with_pod(namespaces, pins, program, work)
@@ -325,6 +329,86 @@ def test_ours_comes_first_and_others_stay_in_both_mechanisms(
                 check([], [mine])
                 assert place.filters()[0] == (rtnl.FILTER_HANDLE, mine), "one of theirs runs before ours"
             assert reaches(place.pod, GATEWAY)
+
+    with_pod(namespaces, pins, ours, work)
+
+
+@pytest.mark.parametrize("begins", ["tcx", "clsact"])
+def test_who_puts_a_program_before_ours_is_behind_it_after_the_next_look_and_is_told(
+    namespaces: Callable[[str], str],
+    pins: Path,
+    counter: Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    begins: str,
+) -> None:
+    """Whatever says "pass" there would end the packet's way before ours could judge it."""
+    ours, theirs = counter.program(DROP), counter.program(OK)
+    mine, their_id = map(bpf_syscall.program_id, (ours, theirs))
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", ours, counter.program(OK)) as hooks:
+            await place.heal(hooks, is_quiet=begins == "tcx")
+            assert (place.tcx(), place.filters()) == (([mine], []) if begins == "tcx" else ([], [(HANDLE, mine)]))
+            assert set(hooks.differing) == {f"{place.hooks_of_pod[1].device} egress"}  # it had ours as well
+            index = place.hooks_of_pod[0].index
+            with foreign_link(theirs, index, bpf_syscall.FIRST):
+                assert place.tcx()[0] == their_id and reaches(place.pod, GATEWAY)
+                await place.heal(hooks, is_quiet=False)
+                assert (place.tcx(), place.filters()) == ([mine, their_id], [])
+                assert not reaches(place.pod, GATEWAY)
+                ok, words = hooks.state
+                assert not ok and f"id {their_id}" in words and place.hooks_of_pod[0].device in words
+                monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+                await place.heal(hooks)
+                assert hooks.state == (True, "tcx")
+
+    with_pod(namespaces, pins, ours, work)
+
+
+def test_where_ours_may_not_be_tcx_whoever_is_before_it_is_told_for_as_long_as_it_is_there(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    ours, theirs = counter.program(NEXT), counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("clsact", ours) as hooks:
+            await place.heal(hooks)
+            with foreign_link(theirs, place.hooks_of_pod[0].index):
+                for _ in range(2):
+                    await place.heal(hooks)
+                    assert not hooks.state[0] and f"id {bpf_syscall.program_id(theirs)}" in hooks.state[1]
+            await place.heal(hooks)
+            assert hooks.state == (True, "clsact")
+
+    with_pod(namespaces, pins, ours, work)
+
+
+@pytest.mark.parametrize("moved", ["exchanged", "renamed"])
+def test_a_link_is_believed_by_its_hook_and_not_by_the_name_of_its_pin(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter, moved: str
+) -> None:
+    ours, other = counter.program(OK), counter.program(OK)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", ours, other) as hooks:
+            await place.heal(hooks)
+        ingress, egress = (pins / "links" / hook.pin for hook in place.hooks_of_pod)
+        aside = pins / "aside"
+        ingress.rename(aside)
+        if moved == "exchanged":
+            egress.rename(ingress)
+            aside.rename(egress)
+        with place.process("tcx", ours, other) as hooks:
+            assert await hooks.adopt(place.hooks_of_pod) == {}
+            await place.heal(hooks)
+            found = {direction: place.tcx(direction) for direction in ("ingress", "egress")}
+            assert found == {"ingress": [bpf_syscall.program_id(ours)], "egress": [bpf_syscall.program_id(other)]}
+            link = bpf_syscall.pinned_link(ingress)
+            assert link and (link.attach_type, link.program_id) == (
+                bpf_syscall.TCX_INGRESS,
+                bpf_syscall.program_id(ours),
+            )
+        assert reaches(place.pod, GATEWAY)
 
     with_pod(namespaces, pins, ours, work)
 

@@ -240,9 +240,9 @@ def test_what_is_unpinned_under_a_running_node_is_told_and_put_back_and_no_packe
     in_namespace(place.namespace, main)
 
 
-def told(node: Node) -> Check:
-    """What health says of pins."""
-    [check] = [each for each in node.service.health().checks if each.name == "pins"]
+def told(node: Node, name: str = "pins") -> Check:
+    """What health says of pins, or of something else."""
+    [check] = [each for each in node.service.health().checks if each.name == name]
     return check
 
 
@@ -427,7 +427,7 @@ def test_a_start_believes_no_pin_by_its_name_and_no_packet_is_lost(
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_what_is_detached_by_hand_is_attached_again(
-    place: Place, namespaces: Callable[[str], str], mechanism: str
+    place: Place, namespaces: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, mechanism: str
 ) -> None:
     """From pods, from the device, and from the sockets. What passes meanwhile may be dropped by what is left."""
     pods = Pods(place, namespaces, mechanism)
@@ -450,11 +450,20 @@ def test_what_is_detached_by_hand_is_attached_again(
     async def main() -> None:
         async with pods.node() as node:
             with pods.traffic(may_lose=True) as traffic:
+                before, revision = counted("drift", kind="program"), node.service.revision
                 hit = detach_all()
-                before = counted("drift", kind="program")
-                await node.heal_hooks_once()
+                assert node.service.compare is not None
+                await node.service.compare()  # as when somebody asks for health
                 assert counted("drift", kind="program") == before + hit
-                assert node.hooks.state == (True, mechanism)
+                check = told(node, "programs")
+                assert not check.ok and f"{hit} not as it was left" in check.detail and "connect4: " in check.detail
+                node._heard = {"resources": 1 << 40}
+                await node.realised()
+                assert node.service.revision == revision, "told as realised while some were not judged"
+                monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+                await node.heal_hooks_once()
+                assert told(node, "programs").ok and node.hooks.state == (True, mechanism)
+                assert node.service.revision == {"resources": 1 << 40}
                 attached = [bpf_syscall.pinned_link(place.pins / "links" / each) for each in loader.SOCKET_PROGRAMS]
                 assert all(each is not None and each.target for each in attached)
                 traffic.goes_on()

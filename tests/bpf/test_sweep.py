@@ -25,6 +25,9 @@ POD, BACKEND, SERVICE, OUTSIDE, NODE = (
 )
 
 
+LONGEST = 8000.0  # seconds that a connection may be silent
+
+
 def port(number: int) -> bytes:
     return number.to_bytes(2, "big")
 
@@ -36,7 +39,8 @@ class Traffic:
         self.tcp, self.any = (make(LRU_HASH, KEY, CONNECTION, entries) for _ in range(2))
         self.nat = make(LRU_HASH, KEY, MAPPING, entries)
         self.choices = make(LRU_HASH, KEY, CHOICE, entries)
-        self.sweep = Sweep(ct_tcp=self.tcp, ct_any=self.any, nat=self.nat, choices=self.choices)
+        maps = {"ct_tcp": self.tcp, "ct_any": self.any, "nat": self.nat, "choices": self.choices}
+        self.sweep = Sweep(**maps, longest_seconds=LONGEST)
 
     def close(self) -> None:
         for each in (self.tcp, self.any, self.nat, self.choices):
@@ -89,6 +93,16 @@ def test_connections_that_are_over_go_and_those_that_are_not_stay(traffic: Traff
     assert (found.removed["ct_tcp"], found.removed["ct_any"]) == (1500, 1500)
     assert (found.seen["ct_tcp"], found.seen["ct_any"]) == (2000, 2000)
     assert found.share == 1500 / 8192
+
+
+def test_what_expires_later_than_any_connection_can_goes_with_what_went_with_it(traffic: Traffic) -> None:
+    alive = {traffic.connection(number, LONGEST, protocol=(TCP, UDP)[number % 2]) for number in (1, 2)}
+    for number, seconds in ((3, LONGEST + 10), (4, LONGEST + 10), (5, 1e9), (6, 3e9), (7, 4e9)):
+        traffic.connection(number, seconds, protocol=(TCP, UDP)[number % 2], nat_port=61000 + number)
+        traffic.mapping(number, 61000 + number, (TCP, UDP)[number % 2])
+    found = traffic.now()
+    assert keys(traffic.tcp) | keys(traffic.any) == alive
+    assert (found.removed["ct_tcp"], found.removed["ct_any"], found.removed["nat"]) == (2, 3, 5)
 
 
 def test_a_connection_whose_time_is_up_this_very_moment_is_left_to_the_next_sweep(traffic: Traffic) -> None:
@@ -158,7 +172,9 @@ class Interposed(Map):
 @pytest.fixture
 def raced(traffic: Traffic) -> Interposed:
     raced = Interposed(traffic.tcp)
-    traffic.sweep = Sweep(ct_tcp=raced, ct_any=traffic.any, nat=traffic.nat, choices=traffic.choices)
+    traffic.sweep = Sweep(
+        ct_tcp=raced, ct_any=traffic.any, nat=traffic.nat, choices=traffic.choices, longest_seconds=LONGEST
+    )
     return raced
 
 

@@ -47,6 +47,10 @@ class NoHooks(Hooks):
         return False
 
     @property
+    def differing(self) -> dict[str, str]:
+        return {}
+
+    @property
     def state(self) -> tuple[bool, str]:
         return True, "none: rules in their place"
 

@@ -227,5 +227,9 @@ class MemoryHooks(Hooks):
         return changed
 
     @property
+    def differing(self) -> dict[str, str]:
+        return {}
+
+    @property
     def state(self) -> tuple[bool, str]:
         return not self._missing, "; ".join(self._missing) or "memory"

@@ -14,11 +14,12 @@ HOOK = Hook("lxc1", 7, "ingress", "from_pod")
 
 programs = st.sampled_from([None, OLD, NEW])
 seens = st.builds(
-    lambda tcx, dead, clsact, strays: Seen(tcx, dead or tcx is not None, clsact, tuple(strays)),
+    lambda tcx, dead, clsact, strays, first: Seen(tcx, dead or tcx is not None, clsact, tuple(strays), first),
     programs,
     st.booleans(),
     programs,
     st.lists(st.integers(1, 9), max_size=2, unique=True),
+    st.booleans(),
 )
 mechanisms = st.sampled_from(["tcx", "clsact"])
 
@@ -27,7 +28,7 @@ def done(step: Step, seen: Seen) -> Seen:
     match step:
         case Step.ATTACH_TCX | Step.REPLACE_TCX:
             assert (step is Step.REPLACE_TCX) == (seen.tcx is not None), "a second link, or the program of none"
-            return replace(seen, tcx=NEW, is_pinned=True)
+            return replace(seen, tcx=NEW, is_pinned=True, is_first=seen.is_first or step is Step.ATTACH_TCX)
         case Step.REMOVE_TCX:
             return replace(seen, tcx=None, is_pinned=False)
         case Step.SET_CLSACT:
@@ -47,13 +48,13 @@ def test_a_plan_ends_with_one_program_by_the_mechanism_and_leads_there_guarded(
     seen: Seen, mechanism: Mechanism, may_move: bool
 ) -> None:
     wanted = target(mechanism, seen, may_move=may_move)
-    guarded = is_guarded(seen)
+    guarded, was_first = is_guarded(seen), seen.is_first
     for step in plan(NEW, wanted, seen):
         seen = done(step, seen)
         assert is_guarded(seen) or not guarded, "a moment without a program"
         guarded = is_guarded(seen)
-    expected = Seen(tcx=NEW, is_pinned=True) if wanted == "tcx" else Seen(clsact=NEW)
-    assert seen == expected
+    by_tcx, by_clsact = Seen(tcx=NEW, is_pinned=True), Seen(clsact=NEW, is_first=was_first)
+    assert seen == (by_tcx if wanted == "tcx" else by_clsact)
     assert plan(NEW, wanted, seen) == ()
 
 
@@ -67,6 +68,18 @@ def test_who_was_killed_at_any_step_is_followed_by_one_who_ends_right(
         seen = done(step, seen)
     assert plan(NEW, second, seen) == ()
     assert seen.holds(NEW)
+
+
+def test_ours_waits_in_a_filter_while_it_goes_before_anothers_program() -> None:
+    behind = Seen(tcx=NEW, is_pinned=True, is_first=False)
+    before = (Step.SET_CLSACT, Step.REMOVE_TCX, Step.ATTACH_TCX, Step.REMOVE_CLSACT)
+    assert plan(NEW, "tcx", behind) == before
+    assert plan(NEW, "tcx", replace(behind, tcx=OLD)) == before
+
+
+def test_where_another_runs_before_it_a_filter_does_not_wait_for_a_quiet_moment() -> None:
+    assert target("tcx", Seen(clsact=NEW, is_first=False), may_move=False) == "tcx"
+    assert target("clsact", Seen(clsact=NEW, is_first=False), may_move=False) == "clsact"
 
 
 def test_a_program_stays_where_it_is_until_it_may_move() -> None:
@@ -94,8 +107,8 @@ def test_only_what_is_new_was_told_of_or_lost_its_link_is_looked_at() -> None:
     new, told, unlinked, at_tcx, at_clsact = hooks
     applied: dict[Hook, Mechanism] = {told: "tcx", unlinked: "tcx", at_tcx: "tcx", at_clsact: "clsact"}
     changed = Changed(frozenset({told.index, 99}))
-    assert suspects(hooks, applied, changed, lambda hook: hook != unlinked) == [new, told, unlinked]
-    assert suspects(hooks, applied, Changed(lost=True), lambda hook: True) == hooks
+    assert suspects(hooks, applied, changed, lambda hook, _: hook != unlinked) == [new, told, unlinked]
+    assert suspects(hooks, applied, Changed(lost=True), lambda hook, _: True) == hooks
 
 
 def test_pins_of_two_devices_never_share_a_name_that_the_file_system_takes() -> None:

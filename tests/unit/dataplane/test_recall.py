@@ -48,8 +48,7 @@ class Computer(Machine):
         """The kernel forgets everything."""
         self.maps, self.links = MemoryMaps(), MemoryLinks()
         self.hooks = MemoryHooks(self.links)
-        if self.ahead.exists():
-            self.ahead.rmdir()
+        shutil.rmtree(self.ahead.parent, ignore_errors=True)
 
     def bus_returns(self) -> None:
         self.late.arrived(self.hub.bus())
@@ -323,6 +322,53 @@ async def test_maps_that_are_ahead_of_the_disk_are_not_taken_back(computer: Comp
         new = await computer.add("c2", pod="other")
         found = computer.entry(new)
         assert found is not None and (found.policy, found.flags) == (0, 3)
+
+
+@pytest.mark.parametrize("marks", ["there", "gone with the pins"])
+async def test_an_older_file_that_was_put_back_is_not_believed_and_what_the_maps_hold_stays(
+    computer: Computer, marks: str
+) -> None:
+    computer.say_remote()
+    async with computer.with_bus():
+        await until(lambda: computer.who(REMOTE))
+        await on_disk(computer)
+        older = computer.file.read_bytes()
+        address = await computer.add()
+        await until(lambda: (entry := computer.entry(address)) and entry.flags == 0)
+        computer.hub.delete(subjects.ADDRESS.of(REMOTE))
+        await until(lambda: computer.who(REMOTE) is None)
+        await on_disk(computer)
+    newer = computer.file.read_bytes()
+    computer.file.write_bytes(older)
+    if marks != "there":
+        shutil.rmtree(computer.ahead.parent)
+        computer.maps.were_new = False
+    before = dict(computer.maps.memory["ipcache"].entries)
+    async with computer.without_bus() as node:
+        await asyncio.sleep(0.2)
+        assert not node.is_whole and computer.maps.memory["ipcache"].entries == before
+    if marks == "there":
+        computer.file.write_bytes(newer)
+        async with computer.without_bus() as node:
+            await until(lambda: node.is_whole)
+    computer.file.write_bytes(older)
+    computer.reboot()  # nothing is at hand to compare with
+    async with computer.without_bus() as node:
+        await until(lambda: node.is_whole)
+        assert computer.who(REMOTE) is not None
+
+
+async def test_the_mark_of_what_was_written_comes_back_with_the_pins(computer: Computer) -> None:
+    kept = heard_anew(computer, "a")
+    await kept.write()
+    older = computer.file.read_bytes()
+    kept.heard(subjects.NAMESPACE.of("b"), Namespace(name="b"))
+    await kept.write()
+    shutil.rmtree(computer.ahead.parent)
+    kept.keep_mark()
+    assert len(await Recall(computer.file, computer.ahead).load(is_kernel_new=False) or {}) == 2
+    computer.file.write_bytes(older)
+    assert await Recall(computer.file, computer.ahead).load() is None
 
 
 @pytest.mark.parametrize("damage", ["flipped", "not ours", "undecodable", "another's"])

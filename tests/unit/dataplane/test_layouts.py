@@ -54,7 +54,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "connection_key": (ConnectionKey.layout, "low_address high_address low_port high_port protocol"),
     "connection": (
         Connection.layout,
-        "expires epoch flags way[0] way[1] hop service_address service_port nat_port",
+        "expires epoch flags way[0] way[1] substitute hop service_address service_port nat_port",
     ),
     "nat_key": (NatKey.layout, "remote_address node_address remote_port node_port protocol"),
     "nat_entry": (NatEntry.layout, "pod_address pod_port"),
@@ -65,7 +65,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "counter": (Counter.layout, "packets bytes"),
     "event_rate": (EventRate.layout, "window woken lost sent"),
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
-    "choice": (Choice.layout, "address port epoch"),
+    "choice": (Choice.layout, "address port substitute epoch"),
     "living_key": (LivingKey.layout, "service port address"),
     "sock_reverse_key": (SockReverseKey.layout, "cookie address port"),
     "sock_reverse": (SockReverse.layout, "address port protocol is_datagram"),

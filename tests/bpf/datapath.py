@@ -332,9 +332,14 @@ class Routed(Datapath):
 
 
 def has_no_checksum(packet: bytes) -> bool:
-    """UDP over IPv4 that goes without: nobody looks at a device's sum of it."""
-    at = 14 + (packet[14] & 15) * 4 + 6 if len(packet) > 34 and packet[12:14] == b"\x08\x00" else len(packet)
-    return len(packet) > at + 1 and packet[23] == 17 and packet[at : at + 2] == b"\0\0"
+    """UDP that goes without, over IPv6 too, where no receiver takes it: nobody looks at a device's sum of it."""
+    if packet[12:14] == b"\x86\xdd":
+        protocol, at = packet[20:21], 14 + 40 + 6
+        if protocol == b"\x2c":  # a fragment header
+            protocol, at = packet[54:55], at + 8
+    else:
+        protocol, at = packet[23:24], 14 + (packet[14] & 15) * 4 + 6 if len(packet) > 34 else len(packet)
+    return protocol == b"\x11" and packet[at : at + 2] == b"\0\0"
 
 
 def key_between(one: tuple[str, int], other: tuple[str, int], protocol: int) -> layouts.ConnectionKey:

@@ -69,7 +69,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             tasks.create_task(node.publish(), name="publish endpoints")
             tasks.create_task(node.heal(), name="heal drift")
             tasks.create_task(node.audit.run_for_ever(), name="compare maps")
-            tasks.create_task(node.heal_hooks(), name="heal programs")
+            tasks.create_task(node.looks.run_for_ever(), name="heal programs")
             tasks.create_task(answer_dumps(node), name="answer dumps")
             if isinstance(by, Fallback):
                 tasks.create_task(by.run(), name="go back to BPF")

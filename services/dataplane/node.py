@@ -27,17 +27,16 @@ from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.addresses import Addresses
 from services.dataplane.attach import Hook
-from services.dataplane.audit import ASKED_PER_BUSY, Audit
-from services.dataplane.audit import PATIENCE_SECONDS as ASKED_SECONDS
+from services.dataplane.audit import Audit
 from services.dataplane.devices import Devices
 from services.dataplane.effects import Maps
 from services.dataplane.endpoints import Endpoint, Endpoints
-from services.dataplane.hooks import HEAL_SECONDS as HEAL_HOOKS_SECONDS
 from services.dataplane.hooks import Hooks
 from services.dataplane.journal import Journal
 from services.dataplane.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.leftovers import Leftovers
 from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
+from services.dataplane.looks import Looks
 from services.dataplane.model import NodeModel, Routing
 from services.dataplane.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
 from services.dataplane.restart import BLOCKS_KEY, IDENTITY_HOST, Restart
@@ -107,9 +106,7 @@ class Node:
         self.audit = Audit(maps, self.model.tables, self._writing, self)
         service.digests = lambda: self.held.digests
         service.compare = self._compare
-        self._healing_hooks = asyncio.Lock()
-        self._is_held_back = False  # `realised`, for programs that differed
-        self._hooks_seen = (-1e9, 0.0)  # loop time when the last look at them began, and the seconds that it took
+        self.looks = Looks(hooks, service, self._heal_hooks, self.realised)
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
         self._early: list[Change] = []  # heard before all was heard once
         self._heard: dict[str, int] = {}  # the revision of what was heard last
@@ -324,7 +321,7 @@ class Node:
         self.service.ready(not missing)
 
     async def _follow_own_addresses(self) -> None:
-        """What the node answers to, for the model to settle. What cannot be asked is asked again by `heal_hooks`."""
+        """What the node answers to, for the model to settle. What cannot be asked is asked again with the next look."""
         try:
             self.model.answers_to(await self.links.own_addresses())
         except LinkError as problem:
@@ -390,8 +387,7 @@ class Node:
         is there."""
         if not self.is_synced or self.maps.no_room or self.held.differing or self.audit.differing:
             return
-        if self.hooks.differing:
-            self._is_held_back = True
+        if self.looks.holds_back():
             return
         before = self.service.revision
         self.service.realised(self._heard)
@@ -529,41 +525,14 @@ class Node:
             "rates", not passed_over, f"passed over; take them away: {passed_over}" if passed_over else ""
         )
 
-    async def heal_hooks(self) -> None:
-        """Every two seconds, devices and programs; and routes and addresses, when the kernel told of a change.
-
-        Raises: TunnelGone."""
-        while True:
-            await asyncio.sleep(HEAL_HOOKS_SECONDS)
-            await self.heal_hooks_once()
-
     async def _compare(self) -> None:
-        """A look at maps and programs that began after somebody asked, unless it takes too long."""
-        hooks = asyncio.create_task(self._look_at_hooks(asyncio.get_running_loop().time()), name="compare programs")
-        await self.audit.run_for_one_who_waits()
-        _, late = await asyncio.wait([hooks], timeout=ASKED_SECONDS)
-        if late:
-            why = f"the programs were not looked at within {ASKED_SECONDS:.0f} s"
-            self.service.check("programs", False, why)
-
-    async def _look_at_hooks(self, asked_at: float) -> None:
-        """As `heal_hooks_once`, unless a look has begun since; looks that are asked for pause as those at maps do."""
-        if not self.is_whole:
-            return
-        began, took = self._hooks_seen
-        await asyncio.sleep(max(0.0, began + took * (1 + ASKED_PER_BUSY) - asked_at))
-        if self._hooks_seen[0] < asked_at:
-            await self.heal_hooks_once()
+        """For somebody who asks for health."""
+        if self.is_whole:
+            await asyncio.gather(self.audit.run_for_one_who_waits(), self.looks.run_for_one_who_waits())
 
     async def heal_hooks_once(self) -> None:
-        async with self._healing_hooks:
-            now = asyncio.get_running_loop().time
-            began = now()
-            await self._heal_hooks()
-            self._hooks_seen = began, now() - began
-            if self._is_held_back and not self.hooks.differing:
-                self._is_held_back = False
-                await self.realised()
+        """Devices and programs; and routes and addresses, when the kernel told of a change. Raises: TunnelGone."""
+        await self.looks.run()
 
     async def _heal_hooks(self) -> None:
         self.restart.tell()

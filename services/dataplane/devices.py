@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
+PROBLEMS_SHOWN = 5  # links that the check "rates" names
 SYSCTLS_ADVICE = "put back; look in sysctl.d, and for another agent, for who sets it"
 
 
@@ -41,7 +42,18 @@ class Devices:
 
     async def look_at_pods(self) -> None:
         """What is looked at more seldom, as there is much of it."""
+        await self._look_for_rates()
         await self._mend("sysctls", self._sysctls([each.interface for each in self._node.endpoints.all()]))
+
+    async def _look_for_rates(self) -> None:
+        """What others limit on the host side of a pod's link is passed over: packets to a pod go past its queue."""
+        found = [
+            f"{link.name} ({link.queue})" for link in await self._node.links.list_pod_links() if link.queue != "noqueue"
+        ]
+        passed_over = "" if self._node.settings.host_legacy_routing else ", ".join(found[:PROBLEMS_SHOWN])
+        self._node.service.check(
+            "rates", not passed_over, f"passed over; take them away: {passed_over}" if passed_over else ""
+        )
 
     async def _sysctls(self, pods: list[str]) -> str:
         found = await self._node.links.mend_sysctls(pods)

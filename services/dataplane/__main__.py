@@ -55,6 +55,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             node, by = await start(service, settings, links, journal, stack, filled=filled)
         except (LinkError, loader.LoadError) as problem:
             raise CannotStart(str(problem)) from problem
+        stack.callback(setattr, service, "compare", None)  # who asks meanwhile must not meet maps that are closed
         await node.restore()
         if isinstance(by, Migration):
             try:
@@ -62,7 +63,10 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             except DoesNotFit as problem:
                 raise CannotStart(str(problem)) from problem
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(cni_server.Server(settings.cni_socket, NodePods(node)).run(), name="serve cni")
+            server = cni_server.Server(
+                settings.cni_socket, NodePods(node), lambda wrong: service.check("cni", not wrong, wrong)
+            )
+            tasks.create_task(server.run(), name="serve cni")
             tasks.create_task(node.hear(), name="hear the bus")
             tasks.create_task(node.recall(), name="recall what was heard")
             tasks.create_task(node.keep(), name="keep what is heard")

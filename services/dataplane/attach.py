@@ -109,7 +109,7 @@ class Changed:
     """What the kernel told of since it was asked the last time."""
 
     devices: frozenset[int] = frozenset()  # whose filters changed, by index
-    routes: bool = False  # a route that we made is gone
+    routes: bool = False  # a route that we made is gone, or may be: others put theirs in place of one
     addresses: bool = False  # the node has others than before
     lost: bool = False  # it had more to tell than there was room for: anything may have changed
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,21 @@ log = logger(__name__)
 READ_SECONDS = 5.0  # for a request to arrive whole; the executable sends it in one go
 WORK_SECONDS = 50.0  # for `Pods` to do it; below the executable's 60, so that our answer is the one that is seen
 MAX_CONNECTIONS = 64  # served at once; more wait in the kernel's queue
+LOOK_SECONDS = 2.0  # how often it is seen that the socket's file is there
 QUEUED_CONNECTIONS = 256
 
 
 class Server:
-    """Serves `pods` on a unix stream socket for as long as `run` runs."""
+    """Serves `pods` on a unix stream socket for as long as `run` runs.
 
-    def __init__(self, path: Path, pods: cni.Pods) -> None:
+    Args:
+        tell: called with what is wrong with the socket's file, and with "" when nothing is.
+    """
+
+    def __init__(self, path: Path, pods: cni.Pods, tell: Callable[[str], None] = lambda _: None) -> None:
         self._path = path
         self._pods = pods
+        self._tell = tell
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}  # container id -> its lock and how many want it
 
@@ -39,13 +45,49 @@ class Server:
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
-                    await self._free.acquire()
-                    task = tasks.create_task(self._serve(await _accept(listener)), name="cni request")
-                    task.add_done_callback(lambda _: self._free.release())
+                    accepting = tasks.create_task(self._accept_all(listener, tasks), name="accept cni requests")
+                    await self._until_gone(inode)
+                    accepting.cancel()
+                    await asyncio.wait([accepting])
+                    listener.close()  # nobody can call it any more
+                    listener, inode = await self._listen_anew()
         finally:
             listener.close()
-            if self._path.exists() and self._path.stat().st_ino == inode:
+            if _is_at(self._path, inode):
                 self._path.unlink()
+
+    async def _accept_all(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await self._free.acquire()
+            try:
+                connection = await _accept(listener)
+            except asyncio.CancelledError:
+                self._free.release()
+                raise
+            task = tasks.create_task(self._serve(connection), name="cni request")
+            task.add_done_callback(lambda _: self._free.release())
+
+    async def _until_gone(self, inode: int) -> None:
+        """Returns when the socket's file is not ours any more. What was wrong is told until it is seen to be right."""
+        while _is_at(self._path, inode):
+            await asyncio.sleep(LOOK_SECONDS)
+            if _is_at(self._path, inode):
+                self._tell("")
+
+    async def _listen_anew(self) -> tuple[socket.socket, int]:
+        what = f"{self._path} was removed or replaced, so no pod could start"
+        while True:
+            try:
+                made = _listen(self._path)
+            except OSError as failure:
+                self._tell(f"{what}, and it cannot be made again: make room and give root that directory: {failure}")
+                log.error("the cni socket cannot be made again: see why", path=str(self._path), why=str(failure))
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                count("drift", kind="file")
+                log.warning("the cni socket was gone, and is there again", path=str(self._path))
+                self._tell(f"{what}: it is there again; look for who cleans up that directory")
+                return made
 
     async def _serve(self, connection: socket.socket) -> None:
         """One connection, one request, one answer."""
@@ -151,6 +193,13 @@ def _listen(path: Path) -> tuple[socket.socket, int]:
         listener.close()
         raise
     return listener, inode
+
+
+def _is_at(path: Path, inode: int) -> bool:
+    try:
+        return path.stat().st_ino == inode
+    except OSError:
+        return False
 
 
 async def _accept(listener: socket.socket) -> socket.socket:

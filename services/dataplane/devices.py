@@ -1,6 +1,6 @@
-"""What packets meet on a node besides programs and maps, looked at every two seconds: the tunnel device, and the
-kernel's switches. What somebody else changed is put back at once, counted, and told by a check of its own until the
-next look finds it right.
+"""What packets meet on a node besides programs and maps, looked at every two seconds: the tunnel device, the kernel's
+switches, and pods' links when the kernel told of any. What somebody else changed is put back at once, counted, and told
+by a check of its own until the next look finds it right.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 from bus.telemetry import count, logger
 from services.dataplane.links import LinkError, TunnelGone
+from services.dataplane.pod_links import Wanted
+from services.dataplane.tunnel import LEAVE_ALONE
 
 if TYPE_CHECKING:
     from services.dataplane.node import Node
 
 log = logger(__name__)
 
+PROBLEMS_SHOWN = 5  # links that the check "rates" names
 SYSCTLS_ADVICE = "put back; look in sysctl.d, and for another agent, for who sets it"
 
 
@@ -25,6 +28,8 @@ class Devices:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._told: dict[str, str] = {}  # by check: what is not well
+        self._gone: set[str] = set()  # pods' links, as the last look found
+        self._is_waiting = True  # for another look at pods' links; the first is owed
         self.are_routes_stale = False
         """Something was wrong with a device that routes go by: the kernel may have removed them, and tells nothing."""
 
@@ -38,10 +43,47 @@ class Devices:
                 self._tell("tunnel", str(problem))
                 raise
         await self._mend("sysctls", self._sysctls([]))
+        if self._node.links.take_links_changed() or self._told.get("links") or self._is_waiting:
+            await self._look_at_links()
 
     async def look_at_pods(self) -> None:
         """What is looked at more seldom, as there is much of it."""
+        await self._look_for_rates()
         await self._mend("sysctls", self._sysctls([each.interface for each in self._node.endpoints.all()]))
+
+    async def _look_for_rates(self) -> None:
+        """What others limit on the host side of a pod's link is passed over: packets to a pod go past its queue."""
+        found = [
+            f"{link.name} ({link.queue})" for link in await self._node.links.list_pod_links() if link.queue != "noqueue"
+        ]
+        passed_over = "" if self._node.settings.host_legacy_routing else ", ".join(found[:PROBLEMS_SHOWN])
+        self._node.service.check(
+            "rates", not passed_over, f"passed over; take them away: {passed_over}" if passed_over else ""
+        )
+
+    async def _look_at_links(self) -> None:
+        """A link that is gone is told when the next look misses it, too: its pod may just be on its way out."""
+        pods = {each.interface: f"{each.namespace}/{each.pod}" for each in self._node.endpoints.all()}
+        wanted = []
+        for each in self._node.endpoints.all():
+            neighbours = tuple(ip.address for ip in each.ips if ":" in ip.address and each.mac)
+            wanted.append(Wanted(each.interface, each.interface_index, each.mac, neighbours))
+        try:
+            mended, gone = await self._node.links.mend_pod_links(wanted)
+        except LinkError as failure:
+            self._tell("links", str(failure))
+            return
+        told = sorted(set(gone) & self._gone)
+        self._is_waiting, self._gone = set(gone) != set(told), set(gone)
+        problems = []
+        if mended:
+            count("drift", len(mended), kind="links")
+            self.are_routes_stale = True
+            problems.append(f"{', '.join(mended[:PROBLEMS_SHOWN])}: put back; {LEAVE_ALONE}")
+        if told:
+            names = ", ".join(f"{pods[name]} ({name})" for name in told[:PROBLEMS_SHOWN])
+            problems.append(f"gone from this node, so cut off; delete the pods: {names}")
+        self._tell("links", "; ".join(problems))
 
     async def _sysctls(self, pods: list[str]) -> str:
         found = await self._node.links.mend_sysctls(pods)

@@ -54,6 +54,7 @@ class Events:
     ADDRESSES = frozenset({20, 21})  # RTM_NEWADDR, _DELADDR
     ROUTES = frozenset({24, 25})  # RTM_NEWROUTE, _DELROUTE
     ROUTE_GONE = 25
+    REPLACES = 0x100  # NLM_F_REPLACE: instead of another route, of which nothing else is told
     LOCAL = (255, 2)  # RT_TABLE_LOCAL, RTN_LOCAL: what the node's stack takes in
     OURS = (rtnl.POD_ROUTE_PROTOCOL, rtnl.NODE_ROUTE_PROTOCOL)
 
@@ -80,11 +81,12 @@ class Events:
                 lost = routes = addresses = True
                 continue
             while len(data) >= 24:  # nlmsghdr, and the part of tcmsg, rtmsg or ifaddrmsg that is read here
-                size, kind = struct.unpack_from("=IH", data)
+                size, kind, flags = struct.unpack_from("=IHH", data)
                 if kind in self.FILTERS:
                     devices.add(struct.unpack_from("=i", data, 20)[0])
                 elif kind in self.ROUTES:
-                    routes = routes or (kind == self.ROUTE_GONE and data[21] in self.OURS)
+                    is_ours = data[21] in self.OURS
+                    routes |= is_ours if kind == self.ROUTE_GONE else not is_ours and bool(flags & self.REPLACES)
                     addresses = addresses or (data[20], data[23]) == self.LOCAL
                 elif kind in self.ADDRESSES:
                     addresses = True

@@ -28,6 +28,7 @@ from services.dataplane.addresses import EVERYTHING, PodIp
 from services.dataplane.attach import Direction
 from services.dataplane.batch import Batch
 from services.dataplane.netlink import Netlink, Refused, open_within
+from services.dataplane.pod_links import LinkEvents, Wanted, mend_pod_links
 from services.dataplane.rtnl import NodeRoute, Protocol, SeenLink
 from services.dataplane.tunnel import Tunnel, TunnelGone, mend_tunnel
 
@@ -121,6 +122,7 @@ class Links:
     def __init__(self) -> None:
         self._netlink = Netlink()
         self._removing = Netlink()
+        self._told = LinkEvents()
         self._thread = ThreadPoolExecutor(1, "links")
         self._removal_thread = ThreadPoolExecutor(1, "links remove")
         self._removals: Batch[str] = Batch(self._removal_thread, self._remove)
@@ -136,6 +138,7 @@ class Links:
         self._removal_thread.shutdown()
         self._netlink.close()
         self._removing.close()
+        self._told.close()
 
     def speak_to_pods_from(self, addresses: Iterable[str]) -> None:
         """The node's own address of each family, from which it speaks to its pods where a program names none: a server
@@ -228,6 +231,14 @@ class Links:
     async def mend_pod_routes(self, wanted: Mapping[str, int]) -> list[str]:
         """Put back the routes to pods, address -> index of the host side, that are gone. Returns their addresses."""
         return await self._run(self._mend_pod_routes, dict(wanted))
+
+    def take_links_changed(self) -> bool:
+        """Whether the kernel told of any link since this was asked the last time."""
+        return self._told.take()
+
+    async def mend_pod_links(self, wanted: Iterable[Wanted]) -> tuple[list[str], list[str]]:
+        """See pod_links.mend_pod_links; routes are another matter. Raises: LinkError."""
+        return await self._run(mend_pod_links, self._netlink, tuple(wanted))
 
     @property
     def is_quiet(self) -> bool:

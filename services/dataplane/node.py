@@ -513,17 +513,8 @@ class Node:
         await self.leftovers.remove_all()
         await self.restart.heal()
         self.sockets.look_again()
-        await self._look_for_rates()
         await self.devices.look_at_pods()
         await self._heal_routes()
-
-    async def _look_for_rates(self) -> None:
-        """What others limit on the host side of a pod's link is passed over: packets to a pod go past its queue."""
-        found = [f"{link.name} ({link.queue})" for link in await self.links.list_pod_links() if link.queue != "noqueue"]
-        passed_over = "" if self.settings.host_legacy_routing else ", ".join(found[:PROBLEMS_SHOWN])
-        self.service.check(
-            "rates", not passed_over, f"passed over; take them away: {passed_over}" if passed_over else ""
-        )
 
     async def _compare(self) -> None:
         """For somebody who asks for health."""

@@ -13,7 +13,9 @@ from services.dataplane import rtnl
 from services.dataplane.netlink import Netlink
 from services.dataplane.rtnl import Protocol
 
-LEAVE_ALONE = "tell whatever manages devices on this node (NetworkManager, systemd-networkd) to leave plexus_* alone"
+LEAVE_ALONE = (
+    "tell whatever manages devices on this node (NetworkManager, systemd-networkd) to leave plexus_* and lxc* alone"
+)
 
 
 class TunnelGone(Exception):

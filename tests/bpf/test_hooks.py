@@ -554,6 +554,31 @@ def test_a_device_that_somebody_removed_is_told_once_and_keeps_nobody_else_waiti
 # Routes and sockets
 
 
+def test_a_pods_route_that_another_took_the_place_of_is_told_and_comes_back(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter
+) -> None:
+    """Of the one that is gone the kernel tells nothing."""
+    program = counter.program(OK)
+
+    async def work(place: Place) -> None:
+        wanted = {POD: place.hooks_of_pod[0].index}
+        with place.process("tcx", program) as hooks:
+            await place.heal(hooks)
+            hooks.take_routes_gone()
+            assert inside_here("ip", "route", "add", "10.9.0.99", "dev", "lo") == 0
+            await place.heal(hooks)
+            assert not hooks.take_routes_gone(), "one more harms nobody"
+            assert inside_here("ip", "route", "replace", POD, "dev", "lo") == 0
+            await place.heal(hooks)
+            assert hooks.take_routes_gone()
+            assert await place.links.mend_pod_routes(wanted) == [POD]
+            assert reaches(place.pod, GATEWAY)
+            await place.heal(hooks)
+            assert not hooks.take_routes_gone(), "what we put back calls for nothing"
+
+    with_pod(namespaces, pins, program, work)
+
+
 def test_a_pods_route_removed_by_hand_is_told_and_comes_back(
     namespaces: Callable[[str], str], pins: Path, counter: Counter
 ) -> None:

@@ -27,6 +27,7 @@ from services.dataplane.links import (
     host_link_name,
     link_mac,
 )
+from services.dataplane.pod_links import Wanted
 from tests.bpf.spaces import GATEWAY, NAMESPACES, in_namespace, inside, ips, links, opened, program, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
@@ -256,6 +257,38 @@ def test_a_tunnel_device_that_was_left_half_made_gets_no_address_of_the_kernels_
     seen = json.loads(inside(node, "ip", "-j", "address", "show", "plexus_vxlan").stdout)[0]
     assert "UP" in seen["flags"]
     assert seen["addr_info"] == []
+
+
+@pytest.mark.parametrize(
+    ("deed", "told"),
+    [(["down"], "was down"), (["name", "other"], "was named other"), (["down", "name", "other"], "was named other")],
+)
+def test_a_pods_link_that_somebody_changed_is_put_back_and_the_pod_reached(
+    namespaces: Callable[[str], str], deed: list[str], told: str
+) -> None:
+    node, pod = namespaces("node"), namespaces("pod")
+    addresses = ips("10.9.0.2", "fd00:9::2")
+
+    async def main() -> None:
+        with links() as made, opened(pod) as fd:
+            for each in addresses:
+                await made.ensure_router_address(each.gateway)
+            link = await made.create_pod_link(fd, "c1", "eth0", addresses, 1500)
+            wanted = Wanted(link.host_name, link.host_index, link.pod_mac, ("fd00:9::2",))
+            assert made.take_links_changed() and not made.take_links_changed()
+            assert await made.mend_pod_links([wanted]) == ([], [])
+            assert not made.take_links_changed()
+            assert inside(node, "ip", "link", "set", link.host_name, *deed).returncode == 0
+            assert made.take_links_changed()
+            assert await made.mend_pod_links([wanted]) == ([f"{link.host_name} {told}"], [])
+            assert await made.mend_pod_links([wanted]) == ([], [])
+            await made.mend_pod_routes({each.address: link.host_index for each in addresses})
+            for each in addresses:
+                assert reaches(node, each.address)
+            assert inside(node, "ip", "link", "delete", link.host_name).returncode == 0
+            assert await made.mend_pod_links([wanted]) == ([], [link.host_name])
+
+    in_namespace(node, main)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
 from services.dataplane.links import Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram, TunnelGone
 from services.dataplane.pins import Pins
+from services.dataplane.pod_links import Wanted
 
 
 class MemoryMap(Map):
@@ -84,6 +86,7 @@ class MemoryLinks(Links):
         self.stuck: set[str] = set()  # links that do not go
         self.tunnel_wrong = ""  # what somebody did to the tunnel device
         self.is_tunnel_gone = False
+        self.links_changed = False  # and nobody asked yet
         self.sysctls = {"net.ipv4.ip_forward": "1"}
 
     def close(self) -> None:
@@ -151,6 +154,22 @@ class MemoryLinks(Links):
             raise TunnelGone("plexus_vxlan was removed")
         wrong, self.tunnel_wrong = self.tunnel_wrong, ""
         return wrong
+
+    def take_links_changed(self) -> bool:
+        changed, self.links_changed = self.links_changed, False
+        return changed
+
+    async def mend_pod_links(self, wanted: Iterable[Wanted]) -> tuple[list[str], list[str]]:
+        self._work()
+        mended, gone = [], []
+        for each in wanted:
+            found = self.pods.get(each.name)
+            if found is None or found.index != each.index:
+                gone.append(each.name)
+            elif not found.up:
+                self.pods[each.name] = replace(found, up=True)
+                mended.append(f"{each.name} was down")
+        return mended, gone
 
     async def mend_sysctls(self, pods: Iterable[str] = ()) -> list[str]:
         self._work()

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.telemetry import counted
 from services.dataplane import cni, cni_server
 from services.dataplane.addresses import Attachment, PodIp
+from tests.unit.dataplane.test_node import until
 
 CONFIGURATION = {"cniVersion": "1.0.0", "name": "plexus", "type": "plexus-cni"}
 VARIABLES = {
@@ -392,6 +394,35 @@ async def test_the_socket_is_for_root_alone_replaces_a_stale_one_and_goes_in_the
     assert await ask(path, request(COMMAND="DEL")) == (0, None)
     server.cancel()
     await asyncio.wait([server])
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("deed", ["removed", "replaced", "directory removed"])
+async def test_a_socket_that_somebody_removed_is_there_again_and_told_until_it_is_seen_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    monkeypatch.setattr(cni_server, "LOOK_SECONDS", 0.01)
+    path = tmp_path / "run" / "cni.sock"
+    told: list[str] = []
+    before = counted("drift", kind="file")
+    server = asyncio.create_task(cni_server.Server(path, Recorder(), told.append).run())
+    try:
+        await until(lambda: "" in told)
+        path.unlink()
+        if deed == "replaced":
+            path.touch()
+        elif deed != "removed":
+            path.parent.rmdir()
+        await until(lambda: any(told))
+        await until(lambda: not told[-1])
+        assert {each.partition(": ")[0] for each in told if each} == {
+            f"{path} was removed or replaced, so no pod could start"
+        }
+        assert await ask(path, request(COMMAND="DEL")) == (0, None)
+        assert counted("drift", kind="file") == before + 1
+    finally:
+        server.cancel()
+        await asyncio.wait([server])
     assert list(path.parent.iterdir()) == []
 
 

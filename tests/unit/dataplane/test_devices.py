@@ -107,3 +107,39 @@ async def test_a_sysctl_that_cannot_be_put_back_is_told_and_keeps_nothing_else_f
         machine.links.broken = ""
         await node.heal_hooks_once()
         assert checked(node, "sysctls").ok
+
+
+async def test_a_pods_link_that_was_set_down_is_told_and_put_back_with_its_routes(machine: Machine) -> None:
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        address = await machine.add()
+        await node.heal_hooks_once()
+        assert checked(node, "links").ok
+        machine.links.pods["lxcc1"] = replace(machine.links.pods["lxcc1"], up=False)
+        machine.links.pod_routes.clear()
+        machine.links.links_changed = True
+        await node.heal_hooks_once()
+        assert checked(node, "links").detail.startswith("lxcc1 was down: put back; ") and not checked(node, "links").ok
+        assert machine.links.pods["lxcc1"].up and address in machine.links.pod_routes
+        await node.heal_hooks_once()
+        assert checked(node, "links").ok
+
+
+async def test_a_pods_link_that_is_gone_is_told_by_the_second_look_until_its_pod_goes(machine: Machine) -> None:
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        await machine.add()
+        await node.heal_hooks_once()
+        machine.links.pods.clear()
+        machine.links.links_changed = True
+        before = counted("drift", kind="links")
+        await node.heal_hooks_once()
+        assert checked(node, "links").ok, "its pod may be on its way out"
+        for _ in range(2):
+            await node.heal_hooks_once()
+            told = "gone from this node, so cut off; delete the pods: default/web (lxcc1)"
+            assert (checked(node, "links").ok, checked(node, "links").detail) == (False, told)
+        await machine.delete()
+        await node.heal_hooks_once()
+        assert checked(node, "links").ok
+        assert counted("drift", kind="links") == before, "nothing was put back"

@@ -20,9 +20,10 @@ from services.dataplane.migrate import DoesNotFit, Migration
 from services.dataplane.settings import NodeSettings
 
 
-async def live(folder: Path) -> None:
+async def live(folder: Path, service: Service | None = None) -> None:
     settings = replace(NodeSettings(node="n"), state_dir=folder)
-    await dataplane.live(Service("dataplane", Settings(instance="n"), Hub().bus()), settings, filled=False)
+    service = service or Service("dataplane", Settings(instance="n"), Hub().bus())
+    await dataplane.live(service, settings, filled=False)
 
 
 async def test_another_dataplane_with_the_same_state_is_told_of(tmp_path: Path) -> None:
@@ -46,8 +47,11 @@ async def test_a_map_that_fills_up_while_it_migrates_is_told_of(
         return SimpleNamespace(restore=nothing), Full(tmp_path, (), may_be_live=False)
 
     monkeypatch.setattr(dataplane, "start", start)
+    service = Service("dataplane", Settings(instance="n"), Hub().bus())
+    service.compare = nothing
     with pytest.raises(CannotStart, match="the map x holds 10 entries"):
-        await live(tmp_path)
+        await live(tmp_path, service)
+    assert service.compare is None, "who asks from now on would meet maps that are closed"
 
 
 def test_what_an_earlier_start_left_to_copy_and_does_not_fit_is_told_of(

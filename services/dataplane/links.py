@@ -589,7 +589,8 @@ def advice(failure: OSError) -> str:
     if isinstance(failure, TimeoutError):
         return "the kernel gave no answer in time: its routing lock is held; try again"
     if not isinstance(failure, Refused):
-        return f"{failure}; is this process privileged (CAP_NET_ADMIN, CAP_SYS_ADMIN)?"
+        privileges = "is this process privileged (CAP_NET_ADMIN, CAP_SYS_ADMIN)?"
+        return f"{failure}; {'the device is gone' if failure.errno == errno.ENODEV else privileges}"
     hints = {
         errno.EPERM: "run with CAP_NET_ADMIN in the node's network namespace",
         errno.EOPNOTSUPP: "this kernel lacks the feature; see the README for the options it needs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bus.telemetry import counted
 from bus.testing import Hub
 from services.dataplane import __main__ as dataplane
 from services.dataplane.fallback.handover import Recovered
-from services.dataplane.links import TunnelGone
+from services.dataplane.links import TunnelGone, advice
 from services.dataplane.settings import NodeSettings
 from tests.unit.dataplane.test_node import Machine, until
 from tests.unit.dataplane.test_node_mishaps import checked
@@ -143,3 +144,8 @@ async def test_a_pods_link_that_is_gone_is_told_by_the_second_look_until_its_pod
         await node.heal_hooks_once()
         assert checked(node, "links").ok
         assert counted("drift", kind="links") == before, "nothing was put back"
+
+
+def test_a_device_that_is_gone_is_no_matter_of_privileges() -> None:
+    assert advice(OSError(errno.ENODEV, "No such device")).endswith("; the device is gone")
+    assert "CAP_NET_ADMIN" in advice(OSError(errno.EPERM, "Operation not permitted"))

@@ -44,6 +44,7 @@ FREE_POD = 256
 BOTH = FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS
 
 NOT_PROVOKED = {
+    140: "a step that somebody has taken out: test_reject.py does so",
     141: "a helper of the kernel fails at what was just read: only for want of memory",
     182: "a test run's packets have no tag beside them: test_malformed.py and test_overlay.py have a device for it",
     155: "the maps of connections and choices make room by themselves: only for want of memory",

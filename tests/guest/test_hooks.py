@@ -58,7 +58,7 @@ def namespaces() -> Iterator[Callable[[str], str]]:
 
 
 def test_asked_for_tcx_a_kernel_without_it_has_clsact_and_what_was_removed_by_hand_comes_back(
-    namespaces: Callable[[str], str],
+    namespaces: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not bpf_syscall.has_tcx()
     pins = Path("/sys/fs/bpf/hooks")
@@ -75,6 +75,9 @@ def test_asked_for_tcx_a_kernel_without_it_has_clsact_and_what_was_removed_by_ha
                 assert not place.filters("ingress")
                 await place.heal(hooks)
                 assert [place.filters(direction) for direction in ("ingress", "egress")] == left
+            assert not hooks.state[0], "what was put back is told for a while"
+            monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+            await place.heal(hooks)
             assert hooks.state == (True, "clsact")
         before = counter.packets
         assert reaches(place.pod, GATEWAY)

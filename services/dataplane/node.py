@@ -13,7 +13,6 @@ stays in force, and everything else goes on.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Mapping
 from ipaddress import ip_network
 
@@ -467,7 +466,7 @@ class Node:
         unsaid = [each for each in self.endpoints.all() if self._subject(each) not in self._published]
         if unsaid:
             return  # those that failed are tried again
-        word = Vouched(writer=self.settings.node, number=time.time_ns())
+        word = Vouched(writer=self.settings.node, number=await self.restart.next_word())
         self._owes_word = False
         try:
             await self.bus.publish_state(subjects.VOUCHED[ENDPOINTS_OWNER].of(self.settings.node), word)

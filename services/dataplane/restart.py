@@ -14,6 +14,7 @@ where records are known to be lost. Addresses that anything of the node uses are
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 BLOCKS_KEY = "blocks"  # in the journal: CIDRs of this node's blocks
+WORD_KEY = "word"  # in the journal: the number of the word by which the node vouched last (bus/messages/log.py)
 IDENTITY_HOST = 1
 LINK = "@"  # a container id that begins so is none (cni.py refuses it): a link stands for its sandbox
 SHOWN = 5  # pods that the check "records" names
@@ -49,6 +51,18 @@ class Restart:
         self._unknown: set[str] = set()  # links of which nothing else is known
         self._unrecorded: set[str] = set()  # container ids whose record is not on disk
         self._told = ""
+        self._word = 0
+
+    async def next_word(self) -> int:
+        """A number for the node to vouch with: higher than any before, though its clock may have gone back."""
+        journal = self._node.journal
+        known = journal.get(WORD_KEY)
+        self._word = max(time.time_ns(), self._word + 1, known + 1 if isinstance(known, int) else 0)
+        try:
+            await journal.put(WORD_KEY, self._word)
+        except OSError as problem:  # as long as this process lives it is remembered
+            log.warning("the node's word is not on disk: make room there", why=str(problem))
+        return self._word
 
     async def take_up(self) -> None:
         """Service numbers, blocks, and endpoints except those whose link is gone or another by now. What cannot be

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from bus import subjects
+from bus.codec import decode
 from bus.labels import canonical_labels
 from bus.messages.dataplane import Check, FlowBatch
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
+from bus.messages.log import Vouched
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.messages.resources import Node as NodeResource
@@ -116,6 +119,27 @@ async def test_a_senseless_block_leaves_the_node_with_those_that_it_has(machine:
         assert node.service.is_ready
         machine.hub.delete(subjects.BLOCK.of(cidr))
         await until(lambda: checked(node, "addresses").ok and checked(node, "changes").ok)
+
+
+async def test_a_node_whose_clock_went_back_vouches_with_a_higher_number_all_the_same(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nobody would hear its endpoints after a loss of their log; a new process knows of it too."""
+    subject, now = subjects.VOUCHED["dataplane"].of(HERE), time.time_ns()
+    numbers: list[int] = []
+
+    def vouched() -> int:
+        entry = machine.hub.log("dataplane").entries.get(subject)
+        return decode(subject, entry.body, Vouched).number if entry is not None and entry.body is not None else 0
+
+    for at in (now + 86_400 * 10**9, now, now - 10**9):
+        monkeypatch.setattr(time, "time_ns", lambda at=at: at)
+        async with machine.running() as node:
+            await until(lambda: vouched() not in (0, *numbers))
+            numbers.append(vouched())
+            monkeypatch.setattr(time, "time_ns", lambda: 0)
+            assert await node.restart.next_word() == numbers[-1] + 1
+    assert numbers == sorted(set(numbers))
 
 
 async def test_what_cannot_be_settled_shows_and_the_rest_is_written(

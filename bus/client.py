@@ -60,6 +60,7 @@ log = logger(__name__)
 M = TypeVar("M", bound=Message)
 A = TypeVar("A", bound=Message)
 
+STUCK_SECONDS = 2.0  # a write is tried again for so long before it is told of
 KEEP_SECONDS = 5.0  # between looks for a stream that is missing
 EVENTS_WAITING = 10_000  # events a slow reader may be behind; more are dropped and counted
 
@@ -75,6 +76,15 @@ class NatsBus:
         self._running: set[asyncio.Task[None]] = set()
         self._logs: dict[str, Log] = {}
         self._outboxes: dict[str, NatsOutbox] = {}  # the last of each owner
+
+    def stuck(self) -> str:
+        now = asyncio.get_running_loop().time()
+        since = {subject: at for subject, (at, _) in self.link.untaken.items() if now - at >= STUCK_SECONDS}
+        if not since:
+            return ""
+        first = min(since, key=lambda subject: since[subject])
+        why = self.link.untaken[first][1]
+        return f"{len(since)} not taken for {now - since[first]:.0f} s, {first} first: {why}"
 
     def watch_state(self, *families: Family, direct: bool = False, anew: Anew | None = None) -> AsyncIterator[Batch]:
         return watch(self.link, families, direct=direct, anew=anew)

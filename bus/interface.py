@@ -205,6 +205,9 @@ class Outbox(Protocol):
 class Bus(Protocol):
     """One connection. While the server is away all of it waits, unless it says otherwise."""
 
+    def stuck(self) -> str:
+        """Writes that the server has not taken for some seconds, with its reason, in words; "" when there are none."""
+
     def watch_state(self, *families: Family, direct: bool = False, anew: Anew | None = None) -> AsyncIterator[Batch]:
         """Every value of these families, then every change, merged over owners.
 

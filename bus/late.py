@@ -28,6 +28,9 @@ class LateBus:
     async def _bus(self) -> Bus:
         return await asyncio.shield(self._arrival)  # of many who wait, one that is cancelled takes it from none
 
+    def stuck(self) -> str:
+        return self._arrival.result().stuck() if self._arrival.done() else ""
+
     async def watch_state(
         self, *families: Family, direct: bool = False, anew: Anew | None = None
     ) -> AsyncIterator[Batch]:

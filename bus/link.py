@@ -119,6 +119,9 @@ class Link:
 
     def __init__(self, client: Client, *, patient: bool = True) -> None:
         self.client = client
+        self.untaken: dict[
+            str, tuple[float, str]
+        ] = {}  # keys whose write is tried again: since when (loop time), and why
         self.reached: dict[str, int] = {}  # by stream: the last sequence that was seen of it by anybody here
         self._reconnected: set[Callable[[], None]] = set()
         self._connected = asyncio.Event()

@@ -158,7 +158,14 @@ class Log:
             headers |= {DELETED: "1", TTL: str(TOMBSTONE_SECONDS)}
         if expected is not None:
             headers[_EXPECTED] = str(expected)
+        try:
+            return await self._write(subject, body, expected, headers)
+        finally:
+            self.link.untaken.pop(subject, None)
+
+    async def _write(self, subject: str, body: bytes | None, expected: int | None, headers: dict[str, str]) -> int:
         unsure = False
+        why = ""
         while True:
             try:
                 answer = await self.link.request(subject, body or b"", headers=headers)
@@ -171,16 +178,21 @@ class Log:
                 if problem.number not in _WRONG_SEQUENCE:
                     log.warning("log does not take a message", owner=self.owner, subject=subject, why=str(problem))
                     count("bus_write_retried", owner=self.owner)
+                    why = problem.text
                 elif unsure and (current := await self.last(subject)) is not None and current.body == body:
                     return current.sequence
                 else:
                     raise Conflict(subject, await self._current(subject, problem.text)) from None
             except NobodyAnswers:
+                why = f"no stream {self.stream} takes it"
                 await self.settled_info()  # no stream takes this subject: it is missing, or storage is not up yet
             except BusAway as problem:
                 unsure = True
+                why = str(problem)
                 count("bus_write_retried", owner=self.owner)
                 log.debug("log write without answer", owner=self.owner, subject=subject, why=str(problem))
+            since, _ = self.link.untaken.get(subject, (asyncio.get_running_loop().time(), ""))
+            self.link.untaken[subject] = since, why
             await self._wait()
 
     async def _current(self, subject: str, text: str) -> int:

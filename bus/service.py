@@ -162,6 +162,8 @@ class Service:
     # -- the world asks
 
     def health(self) -> Health:
+        stuck = self.bus.stuck()
+        writes = [Check(name="writes", ok=False, detail=stuck)] if stuck else []
         return Health(
             service=self.name,
             instance=self.settings.instance,
@@ -169,7 +171,7 @@ class Service:
             active=self.is_active,
             started_at=self.started_at,
             version=version(),
-            checks=list(self._checks.values()),
+            checks=[*self._checks.values(), *writes],
             revision=self.revision,
             revision_at=self.revision_at,
             reached=list(self._reached),

@@ -212,6 +212,9 @@ class MemoryBus:
         self._hub = hub
         self._name = name
 
+    def stuck(self) -> str:
+        return ""
+
     async def watch_state(
         self, *families: Family, direct: bool = False, anew: Anew | None = None
     ) -> AsyncIterator[Batch]:

@@ -9,10 +9,11 @@ import pytest
 from bus import subjects, wire
 from bus.codec import LIMIT_BYTES, TooLarge, encode
 from bus.interface import Conflict, Refused
-from bus.log import Log
+from bus.log import Log, log_config
 from bus.messages.identity import Identity
 from bus.messages.resources import Namespace
 from bus.server import Server
+from bus.service import Service, Settings
 from bus.telemetry import Cause
 from tests.bus.watcher import buses
 
@@ -36,6 +37,29 @@ async def test_of_racing_claims_one_wins_and_all_hear_who(server: Server) -> Non
             assert isinstance(winner, Identity)
             by_number.setdefault(winner.number, set()).add(winner.labels["holder"])
         assert len(by_number) == 50 and all(len(holders) == 1 for holders in by_number.values())
+
+
+async def test_a_log_that_takes_nothing_is_told_with_the_servers_reason_until_it_takes_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, or where somebody has changed the stream."""
+    monkeypatch.setattr("bus.client.STUCK_SECONDS", 0.1)
+    async with asyncio.timeout(30), buses(server, "owner", "stranger") as (owner, stranger):
+        outbox = await owner.own("resources")
+        service = Service("resources", Settings(), owner)
+        config = log_config("resources")
+        full = config | {"max_msgs": 1, "discard": "new"}
+        await stranger.link.api("$JS.API.STREAM.UPDATE.STATE_RESOURCES", full)
+        subject = subjects.NAMESPACE.of("n")
+        saying = asyncio.create_task(outbox.say(subject, Namespace(name="n")))
+        while not owner.stuck():
+            await asyncio.sleep(0.01)
+        (check,) = service.health().checks
+        assert (check.name, check.ok) == ("writes", False)
+        assert f"1 not taken for 0 s, {subject} first: maximum messages exceeded" in check.detail
+        await stranger.link.api("$JS.API.STREAM.UPDATE.STATE_RESOURCES", config)
+        assert await saying
+        assert service.health().checks == [] and owner.stuck() == ""
 
 
 async def test_no_number_is_given_twice_while_the_server_is_killed(server: Server) -> None:

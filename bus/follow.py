@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from bus.interface import BusAway
+from bus.interface import BusAway, Refused
 from bus.journal import last_word
 from bus.link import Link
 from bus.log import RESUME_SECONDS, RETRY_SECONDS, Log, LogAbsent, LogInfo, log_config, make_stream
@@ -77,7 +77,7 @@ async def follow(
             count("bus_reader_missed", owner=source.owner)
             log.debug("reading the log again from where it was", owner=source.owner, why=str(problem))
             continue
-        except BusAway as problem:
+        except (BusAway, Refused) as problem:  # rights may be being written anew
             log.debug("log not readable yet", owner=source.owner, why=str(problem))
         await link.connected()
         await asyncio.sleep(RETRY_SECONDS)

@@ -165,7 +165,6 @@ class Log:
 
     async def _write(self, subject: str, body: bytes | None, expected: int | None, headers: dict[str, str]) -> int:
         unsure = False
-        why = ""
         while True:
             try:
                 answer = await self.link.request(subject, body or b"", headers=headers)
@@ -176,24 +175,26 @@ class Log:
                 if problem.final and problem.number not in _WRONG_SEQUENCE:
                     raise Refused(subject, str(problem)) from problem
                 if problem.number not in _WRONG_SEQUENCE:
-                    log.warning("log does not take a message", owner=self.owner, subject=subject, why=str(problem))
-                    count("bus_write_retried", owner=self.owner)
-                    why = problem.text
+                    self._not_taken(subject, str(problem))
                 elif unsure and (current := await self.last(subject)) is not None and current.body == body:
                     return current.sequence
                 else:
                     raise Conflict(subject, await self._current(subject, problem.text)) from None
             except NobodyAnswers:
-                why = f"no stream {self.stream} takes it"
+                self._not_taken(subject, f"no stream {self.stream} takes it")
                 await self.settled_info()  # no stream takes this subject: it is missing, or storage is not up yet
             except BusAway as problem:
                 unsure = True
-                why = str(problem)
-                count("bus_write_retried", owner=self.owner)
-                log.debug("log write without answer", owner=self.owner, subject=subject, why=str(problem))
-            since, _ = self.link.untaken.get(subject, (asyncio.get_running_loop().time(), ""))
-            self.link.untaken[subject] = since, why
+                self._not_taken(subject, str(problem))
             await self._wait()
+
+    def _not_taken(self, subject: str, why: str) -> None:
+        """The write is tried again; what waits for long is told in health, and logged when its reason is another."""
+        count("bus_write_retried", owner=self.owner)
+        since, before = self.link.untaken.get(subject, (asyncio.get_running_loop().time(), ""))
+        self.link.untaken[subject] = since, why
+        if why != before:
+            log.warning("log does not take a message, trying again", owner=self.owner, subject=subject, why=why)
 
     async def _current(self, subject: str, text: str) -> int:
         found = re.search(r"wrong last sequence: (\d+)", text)

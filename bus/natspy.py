@@ -53,6 +53,14 @@ class Client(_Client):
         lines = (line.partition(":") for line in raw.decode("utf-8", "replace").split("\r\n"))
         return {name.strip(" "): value.strip(" ") for name, colon, value in lines if colon}
 
+    async def _process_err(self, err_msg: str) -> None:
+        """What the server says of a subject is told; all else it says before it ends the connection, and the next one
+        may be taken (a password that is set right, an answer that was too large). nats-py would never come back."""
+        if parser.PERMISSIONS_ERR in err_msg or self.is_connecting:
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(errors.Error(f"nats: {err_msg.strip(chr(39))}"))
+
     async def _process_connect_init(self) -> None:
         """A connection of which nothing came is dropped. Whose TLS failed never tells its end: nats-py waits for it."""
         try:

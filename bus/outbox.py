@@ -270,9 +270,11 @@ class NatsOutbox:
     async def vouch(self) -> None:
         losses = self._losses
         subject = VOUCHED[self._owner].of(self._owner)
-        while not (self._is_vouched or self._losses != losses):
+        journal = await self._last_word()
+        await self._loaded.wait()
+        while not (self._is_vouched or self._losses != losses):  # in one step with the write: it is for this log alone
             try:
-                before = max(self._number, self._word.number if self._word else 0, await self._last_word())
+                before = max(self._number, self._word.number if self._word else 0, journal)
                 await self.say(subject, Vouched(writer=self._owner, number=max(time.time_ns(), before + 1)))
             except Conflict:
                 continue  # another replica's, which we know now: ours has to be higher
@@ -280,12 +282,18 @@ class NatsOutbox:
         self._dirty.set()
 
     async def _last_word(self) -> int:
-        while True:
-            try:
-                return await last_word(self._link, self._owner)
-            except BusAway as problem:
-                log.debug("journal not readable yet", owner=self._owner, why=str(problem))
-                await asyncio.sleep(RETRY_SECONDS)
+        """Waits for JOURNAL, and is told of as a write that waits."""
+        subject, since = VOUCHED[self._owner].of(self._owner), asyncio.get_running_loop().time()
+        try:
+            while True:
+                try:
+                    return await last_word(self._link, self._owner)
+                except BusAway as problem:
+                    log.debug("journal not readable yet", owner=self._owner, why=str(problem))
+                    self._link.untaken[subject] = since, str(problem)
+                    await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            self._link.untaken.pop(subject, None)
 
     async def _vouch_again(self) -> None:
         """For an owner who says what the log says, whatever that is."""

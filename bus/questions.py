@@ -64,12 +64,12 @@ async def answer(
     now = asyncio.get_running_loop().time
     places = asyncio.Semaphore(AT_ONCE)
     names_askers = len(tokens) < len(request.keys)
-    turns: Turns[tuple[Msg, float]] = Turns(ASKER_BYTES, ASKER_RATE) if names_askers else Turns(WAITING_BYTES)
+    turns: Turns[Msg] = Turns(ASKER_BYTES, ASKER_RATE) if names_askers else Turns(WAITING_BYTES)
 
     async def hear(subscription: Subscription) -> None:
         async for message in link.read(subscription, subject):
             until = now() + _seconds_left(message)
-            if may_answer(message) and not turns.put(message.subject, (message, until), len(message.data)):
+            if may_answer(message) and not turns.put(message.subject, message, len(message.data), until):
                 count("bus_question_dropped", subject=subject)
 
     subscription = await link.subscribe(subject, queue=request.owner)
@@ -78,11 +78,9 @@ async def answer(
             tasks.create_task(hear(subscription), name=f"questions {subject}")
             while True:
                 await places.acquire()
-                message, until = await turns.next()
-                if now() > until:
-                    places.release()
-                    count("bus_question_late", subject=request.head)
-                    continue
+                message = await turns.next()
+                count("bus_question_late", turns.late, subject=request.head)
+                turns.late = 0
                 task = tasks.create_task(_answer_one(link, request, message, handler), name=f"answer {message.subject}")
                 task.add_done_callback(lambda _: places.release())
     finally:

@@ -21,7 +21,7 @@ from typing import Any
 from bus.subjects import READING
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
-TENANT_PAYLOAD_BYTES = 1024 * 1024  # a state has at most half of it
+TENANT_PAYLOAD_BYTES = (4096 + 64) * 1024  # the largest answer (bus/questions.py), with its headers
 TENANT_CONNECTIONS = 4  # its services', and one while one of them starts anew
 PENDING_BYTES = 64 << 20  # that wait for one who reads too slowly, before it is cut off
 UNANSWERED_SECONDS = 30  # then the server forgets the way back of a node's question

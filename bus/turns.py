@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class Rate:
 class Asker(Generic[T]):
     allowed: float  # how many more, as of `at` (loop time)
     at: float
-    waiting: deque[tuple[T, int]] = field(default_factory=deque)  # with the size of each
+    waiting: deque[tuple[T, int, float]] = field(default_factory=deque)  # size of each; until when (loop time) it may
     size: int = 0
 
 
@@ -40,16 +41,18 @@ class Turns(Generic[T]):
         self._rate = rate or Rate(float("inf"), 0.0)
         self._askers: OrderedDict[str, Asker[T]] = OrderedDict()  # whose turn it is comes first
         self._news = asyncio.Event()
+        self.late = 0
+        """How many had waited for too long when it would have been their turn."""
 
-    def put(self, name: str, item: T, size: int) -> bool:
-        """One more waits. False: no room for it."""
+    def put(self, name: str, item: T, size: int, until: float = inf) -> bool:
+        """One more waits, `until` (loop time) it is of no use any more. False: no room for it."""
         asker = self._askers.get(name)
         if asker is None:
             asker = self._askers[name] = Asker(self._rate.at_once, asyncio.get_running_loop().time())
         size += ITEM_BYTES
         if asker.waiting and asker.size + size > self._limit:
             return False
-        asker.waiting.append((item, size))
+        asker.waiting.append((item, size, until))
         asker.size += size
         self._news.set()
         return True
@@ -62,6 +65,7 @@ class Turns(Generic[T]):
             soonest: float | None = None
             for name, asker in list(self._askers.items()):
                 self._earn(asker, now())
+                self._forget_late(asker, now())
                 if asker.waiting and asker.allowed >= 1:
                     self._askers.move_to_end(name)
                     return self._take(asker)
@@ -78,8 +82,14 @@ class Turns(Generic[T]):
         earned = (now - asker.at) * self._rate.per_second
         asker.allowed, asker.at = min(self._rate.at_once, asker.allowed + earned), now
 
+    def _forget_late(self, asker: Asker[T], now: float) -> None:
+        """They pay for no turn: else one who asks too fast would get all his answers too late."""
+        while asker.waiting and asker.waiting[0][2] < now:
+            asker.size -= asker.waiting.popleft()[1]
+            self.late += 1
+
     def _take(self, asker: Asker[T]) -> T:
-        item, size = asker.waiting.popleft()
+        item, size, _ = asker.waiting.popleft()
         asker.size -= size
         asker.allowed -= 1
         return item

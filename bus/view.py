@@ -116,7 +116,7 @@ class View:
 
     def confirm(self) -> None:
         """The log is whole now. What its writer says from here on may come after a loss that is noticed later."""
-        self._confirmed = dict(self._vouched)
+        self._confirmed |= {writer: number for writer, number in self._vouched.items() if writer not in self._owed}
 
     # -- from the owner
 
@@ -172,7 +172,7 @@ class View:
         if self.log and (log != self.log or went_back):
             writers = {self._writer(subject) for subject in self._sequences} if self._by_node else {""}
             if not self._believes:
-                self._owed |= {writer: self._confirmed.get(writer, 0) for writer in writers}
+                self._wait_for(writers)
             self._sequences = dict.fromkeys(self._sequences, -1)
             self.revision = {}
         elif not self.log and self._patient:
@@ -227,10 +227,15 @@ class View:
         self._doubted = False
         self._owe({self._writer(subject) for subject in self._sequences})
 
+    def _wait_for(self, writers: Iterable[str]) -> None:
+        """For a higher number than any that was known to be of a whole log, or was waited for already."""
+        for each in writers:
+            self._owed[each] = max(self._owed.get(each, 0), self._confirmed.get(each, 0), self._least - 1)
+
     def _owe(self, writers: set[str]) -> None:
         """Their words are waited for, but for who has vouched since the log was last known to be whole."""
         waited = {each for each in writers if self._vouched.get(each, 0) <= self._confirmed.get(each, 0)}
-        self._owed |= {each: self._confirmed.get(each, 0) for each in waited}
+        self._wait_for(waited)
         for subject in self._sequences:
             if self._writer(subject) in writers:
                 self._sequences[subject] = -1

@@ -239,15 +239,12 @@ async def _watch_writers(link: Link, owner: str, view: View, merged: Merged) -> 
             tell(bounds.release(now()))
             for subject in bounds.room():
                 entry = await source.last(subject)
-                if bounds.is_over(subject):  # still: nothing later of it was heard
+                if bounds.is_over(subject) and not view.waited_for:  # still: nothing later of it was heard
                     hear([entry or Entry(0, subject, None)])
 
-    releasing = asyncio.create_task(release(), name=f"bounds of {owner}")
-    try:
+    async with asyncio.TaskGroup() as tasks:  # neither goes on without the other
+        tasks.create_task(release(), name=f"bounds of {owner}")
         await follow(link, source, view, hear, began=partial(merged.lose, owner))
-    finally:
-        releasing.cancel()
-        await asyncio.gather(releasing, return_exceptions=True)
 
 
 class OwnerWatch:

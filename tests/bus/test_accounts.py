@@ -10,11 +10,12 @@ import pytest
 from bus import subjects
 from bus.accounts import OPERATOR, new_passwords, node_name, tenants, users
 from bus.client import NatsBus, connect
-from bus.interface import Refused, TurnedAway
-from bus.messages.dataplane import Endpoint
+from bus.interface import Refused, TurnedAway, Unanswered
+from bus.messages.dataplane import Dump, DumpRows, Endpoint
 from bus.messages.identity import Identity
 from bus.messages.resources import Applied, Apply, Namespace
 from bus.server import Server, ServerSettings, free_port, running
+from bus.subjects import DUMP
 from tests.bus.watcher import watching
 
 NODES = ("node-1", "node.2")  # a name that has to be escaped
@@ -107,3 +108,41 @@ async def test_a_wrong_password_is_said_and_gets_nowhere(tmp_path: Path, caplog:
             async with asyncio.timeout(10), connect(server.url, name="x", user=OPERATOR, password="no", patient=False):
                 raise AssertionError
     assert "check PLEXUS_BUS_USER and PLEXUS_BUS_PASSWORD" in caplog.text
+
+
+async def test_a_node_outlives_answers_of_any_size_and_what_the_server_says_of_them(tmp_path: Path) -> None:
+    """An answer of some MB comes; and a connection that the server ended for a fault is made again."""
+    passwords = new_passwords(["a"])
+    settings = ServerSettings(
+        tmp_path / "nats", port=free_port(), users=users(passwords), tenants=tenants(["a"], passwords)
+    )
+
+    async def rows(question: Dump) -> DumpRows:
+        return DumpRows(node="a", rows=[{"text": "x" * 1000} for _ in range(question.limit)])
+
+    async with (
+        asyncio.timeout(60),
+        running(settings) as server,
+        connect(server.url, name="o", user=OPERATOR, password=passwords[OPERATOR]) as operator,
+        connect(server.url, name="n", user=node_name("a"), password=passwords[node_name("a")]) as node,
+    ):
+        answering = asyncio.create_task(node.answer(DUMP, "a", handler=rows))
+
+        async def asked(limit: int) -> int:
+            while True:
+                try:
+                    answer = await operator.ask(DUMP, "a", message=Dump(table="ct", limit=limit), timeout=5.0)
+                except Unanswered as problem:
+                    if "more than the bus takes" in str(problem):
+                        return -1
+                    await asyncio.sleep(0.05)
+                else:
+                    return len(answer.rows)
+
+        assert [await asked(limit) for limit in (1, 3500, 1)] == [1, 3500, 1]
+        reconnects = node.link.client.stats["reconnects"]
+        await node.link.publish("evt.dataplane.flows.a", bytes(5 << 20))  # more than its account may send
+        while node.link.client.stats["reconnects"] == reconnects:
+            await asyncio.sleep(0.01)
+        assert await asked(1) == 1
+        answering.cancel()

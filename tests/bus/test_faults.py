@@ -7,10 +7,13 @@ import random
 import shutil
 from contextlib import AsyncExitStack
 
+import pytest
+
 from bus import subjects, wire
 from bus.client import NatsBus
 from bus.interface import Outbox
 from bus.journal import last_word
+from bus.link import Link
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.resources import Namespace
@@ -272,6 +275,42 @@ async def test_who_begins_with_an_older_copy_of_a_log_waits_for_its_owner(server
             assert len(waiting.told) == 2
         finally:
             reading.cancel()
+
+
+async def test_a_log_that_is_lost_while_its_owner_asks_for_its_last_word_is_not_vouched_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the word would be in the new log, which is empty, and whoever reads it would take everything for gone."""
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(link: Link, owner: str) -> int:
+        entered.set()
+        await go.wait()
+        return await last_word(link, owner)
+
+    async with buses(server, "owner", "reader") as (owner, reader):
+        await owner.ensure_streams()
+        outbox = await owner.own("resources")
+        await outbox.say(subject(1), Namespace(name="n1"))
+        await outbox.close()
+        async with watching(reader, subjects.NAMESPACE) as told:
+            await told.until_values([subject(1)])
+            outbox = await owner.own("resources", vouch=False)
+            monkeypatch.setattr("bus.outbox.last_word", slow)
+            vouching = asyncio.create_task(outbox.vouch())
+            await entered.wait()
+            losses = outbox.losses
+            await owner.link.api(f"$JS.API.STREAM.DELETE.{stream_of('resources')}")
+            async with asyncio.timeout(10):
+                await outbox.lost(losses)
+            go.set()
+            await vouching
+            assert outbox.body(subjects.VOUCHED["resources"].of("resources")) is None
+            await outbox.say(subject(1), Namespace(name="n1"))
+            await outbox.vouch()
+            await outbox.say(subject(2), Namespace(name="n2"))
+            await told.until_values([subject(1), subject(2)])
+            assert [each for each in told.told if each[1] is None] == []
 
 
 async def test_the_journal_keeps_what_the_log_has_replaced(server: Server) -> None:

@@ -42,6 +42,17 @@ async def test_one_who_asks_too_fast_is_answered_later_and_others_meanwhile() ->
     assert loop.time() - began >= 2 / 20
 
 
+async def test_what_has_waited_for_too_long_is_passed_over_and_pays_for_no_turn() -> None:
+    now = asyncio.get_running_loop().time
+    turns: Turns[int] = Turns(1 << 20, Rate(at_once=2, per_second=0.001))
+    for number in range(10):
+        turns.put("loud", number, 0, until=now() - 1)
+    for number in (10, 11):
+        turns.put("loud", number, 0, until=now() + 100)
+    assert [await turns.next() for _ in range(2)] == [10, 11]
+    assert turns.late == 10
+
+
 async def test_who_waits_for_a_question_is_woken_by_the_first() -> None:
     turns: Turns[int] = Turns(1 << 20)
     waiting = asyncio.create_task(turns.next())

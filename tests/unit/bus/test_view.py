@@ -282,3 +282,13 @@ def test_of_one_writer_a_full_reading_keeps_so_many_values_and_no_more() -> None
         told.record(key(number + 1, "a", f"p{number}"))
     told.record(key(HELD_MOST + 100, "b", "p"))
     assert len(told.finish(HELD_MOST + 100)) == HELD_MOST + 1
+
+
+def test_what_is_waited_for_is_never_lowered_by_a_second_loss() -> None:
+    """The first reading is to find at least 9, finds 5 and waits; the log is put back from yet another older copy."""
+    told = View(ALL, ["s.o.vouched.>"], patient=True)
+    told.expect(9)
+    assert read(told, put(1, "a"), vouch(2, 5), log="one") == []
+    told.confirm()
+    assert read(told, put(1, "a"), vouch(2, 6), log="two") == [] and told.waits
+    assert read(told, put(1, "b"), vouch(2, 9), log="three") == [put(1, "b")]

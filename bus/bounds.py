@@ -13,7 +13,7 @@ from itertools import islice
 from urllib.parse import unquote
 
 from bus.telemetry import count, logger
-from bus.wire import Entry
+from bus.wire import UNREAD, Entry
 
 log = logger(__name__)
 
@@ -40,6 +40,11 @@ class Writer:
             return False
         self.allowed -= 1
         return True
+
+    def readable(self) -> list[str]:
+        """Of what is over: what counts already, and so many others as there is room for."""
+        known = [subject for subject in self.over if subject in self.keys]
+        return known + list(islice((each for each in self.over if each not in self.keys), KEYS - len(self.keys)))
 
 
 class Bounds:
@@ -73,7 +78,7 @@ class Bounds:
     def room(self) -> list[str]:
         """Keys that were over the bound, and for which there is room now: to be read again, and admitted."""
         writers = (writer for writer in self._writers.values() if writer.over)
-        return [subject for writer in writers for subject in islice(writer.over, KEYS - len(writer.keys))]
+        return [subject for writer in writers for subject in writer.readable()]
 
     def is_over(self, subject: str) -> bool:
         """It is there, and does not count."""
@@ -87,6 +92,9 @@ class Bounds:
 
     def _hear(self, name: str, writer: Writer, entry: Entry, now: float) -> list[Entry]:
         subject = entry.subject
+        if entry.body == UNREAD:
+            writer.over[subject] = None
+            return []
         if subject not in writer.keys:
             if entry.body is None:
                 writer.over.pop(subject, None)
@@ -97,9 +105,9 @@ class Bounds:
                     log.warning("a node has more keys than it may: the rest does not count", node=name, most=KEYS)
                 writer.over[subject] = None
                 return []
-            writer.over.pop(subject, None)
             writer.keys[subject] = False
-        elif entry.body is None and not writer.keys[subject]:  # it came and went, and nobody was told
+        writer.over.pop(subject, None)
+        if entry.body is None and not writer.keys[subject]:  # it came and went, and nobody was told
             del writer.keys[subject], writer.held[subject]
             return []
         if not writer.held and writer.pays(now):

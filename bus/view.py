@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec import structs
+
 from bus.codec import Undecodable, decode
 from bus.messages.log import Vouched
 from bus.subjects import is_vouch
-from bus.wire import Delta, Entry, Interest
+from bus.wire import UNREAD, Delta, Entry, Interest
 
-HELD_MOST = 2048  # keys of one of many writers that a full reading keeps: bus/bounds.py counts fewer
+HELD_MOST = 2048  # values of one of many writers that a full reading keeps: bus/bounds.py lets fewer count
 
 
 class View:
@@ -200,8 +202,9 @@ class View:
         held.pop(entry.subject, None)
         if entry.body is None:
             self._ended.add(entry.subject)
-        elif len(held) < HELD_MOST or not self._by_node:
-            held[entry.subject] = entry
+        else:
+            is_too_much = self._by_node and len(held) >= HELD_MOST
+            held[entry.subject] = structs.replace(entry, body=UNREAD) if is_too_much else entry
         return []
 
     def finish(self, position: int) -> list[Entry]:

@@ -23,7 +23,7 @@ from bus.natspy import Msg
 from bus.subjects import MANY_WRITERS, VOUCHED, State, delta_of, snapshot_of, state_of
 from bus.telemetry import count, logger
 from bus.view import View
-from bus.wire import Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
+from bus.wire import UNREAD, Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
 
 log = logger(__name__)
 
@@ -240,7 +240,7 @@ async def _watch_writers(link: Link, owner: str, view: View, merged: Merged) -> 
             for subject in bounds.room():
                 entry = await source.last(subject)
                 if bounds.is_over(subject) and not view.waited_for:  # still: nothing later of it was heard
-                    hear([entry or Entry(0, subject, None)])
+                    hear([entry if entry is not None and entry.body != UNREAD else Entry(0, subject, None)])
 
     async with asyncio.TaskGroup() as tasks:  # neither goes on without the other
         tasks.create_task(release(), name=f"bounds of {owner}")

@@ -30,6 +30,10 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     stored_at: float = 0.0  # seconds since the epoch, by the server's clock; 0.0: not known
 
 
+UNREAD = b""
+"""In the place of a value that is there and was not kept: it is to be read again. No message is so short."""
+
+
 class Delta(msgspec.Struct, array_like=True, frozen=True):
     """What was added to a log after `previous`, up to `last`. Without entries: a heartbeat."""
 

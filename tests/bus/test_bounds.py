@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bus import bounds, subjects
+from bus import bounds, subjects, view
 from bus.bounds import KEYS
 from bus.client import NatsBus
 from bus.codec import encode
@@ -124,3 +124,23 @@ async def test_a_key_that_the_server_forgets_by_itself_makes_no_reader_doubt_the
                 await quiet.delete_state(new)
                 await told.until_values({mine})
             assert not any(batch.over or batch.lost for batch in told.batches[begun:])
+
+
+async def test_what_a_full_reading_passed_over_is_heard_when_there_is_room(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "KEYS", 20)
+    monkeypatch.setattr(view, "HELD_MOST", 30)
+    many = [(subjects.ENDPOINT.of("loud", "default", f"p{n}"), endpoint("loud", f"p{n}")) for n in range(50)]
+    async with buses(server, "loud", "reader") as (loud, reader):
+        await loud.ensure_streams()
+        for subject, message in many:
+            await loud.publish_state(subject, message)
+        empty = subjects.ENDPOINT.of("loud", "default", "empty")  # is no value, and is not read again and again
+        await loud.link.request(empty, b"")
+        async with watching(reader, subjects.ENDPOINT) as told:
+            await told.until(lambda told: len(told.values) == 20 and bool(told.batches[-1].over))
+            for subject, _ in many[:40]:
+                await loud.delete_state(subject)
+            await told.until_values({subject for subject, _ in many[40:]})
+            await told.until(lambda told: not told.batches[-1].over)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bus.codec import encode
 from bus.messages.log import Vouched
 from bus.view import HELD_MOST, View
-from bus.wire import SCHEMA, Delta, Entry, Interest
+from bus.wire import SCHEMA, UNREAD, Delta, Entry, Interest
 
 ALL = Interest(["s.>"])
 
@@ -281,7 +281,8 @@ def test_of_one_writer_a_full_reading_keeps_so_many_values_and_no_more() -> None
     for number in range(HELD_MOST + 10):
         told.record(key(number + 1, "a", f"p{number}"))
     told.record(key(HELD_MOST + 100, "b", "p"))
-    assert len(told.finish(HELD_MOST + 100)) == HELD_MOST + 1
+    news = told.finish(HELD_MOST + 100)
+    assert [each.body == UNREAD for each in news] == [False] * HELD_MOST + [True] * 10 + [False]
 
 
 def test_what_is_waited_for_is_never_lowered_by_a_second_loss() -> None:

@@ -5,7 +5,8 @@ by a check of its own until the next look finds it right.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bus.telemetry import count, logger
@@ -33,11 +34,22 @@ class Devices:
         self.are_routes_stale = False
         """Something was wrong with a device that routes go by: the kernel may have removed them, and tells nothing."""
 
+    @contextmanager
+    def healing_routes(self) -> Iterator[None]:
+        """They are stale no more, but for what is found meanwhile; and they are still when this fails."""
+        self.are_routes_stale = False
+        try:
+            yield
+        except BaseException:
+            self.are_routes_stale = True
+            raise
+
     async def look(self) -> None:
         """Raises: TunnelGone."""
         if self._node.settings.is_tunnel:
             try:
-                self.are_routes_stale |= await self._mend("tunnel", self._node.links.mend_tunnel())
+                if await self._mend("tunnel", self._node.links.mend_tunnel()):
+                    self.are_routes_stale = True
             except TunnelGone as problem:
                 count("drift", kind="tunnel")
                 self._tell("tunnel", str(problem))
@@ -69,16 +81,19 @@ class Devices:
             neighbours = tuple(ip.address for ip in each.ips if ":" in ip.address and each.mac)
             wanted.append(Wanted(each.interface, each.interface_index, each.mac, neighbours))
         try:
-            mended, gone = await self._node.links.mend_pod_links(wanted)
+            mended, gone, refused = await self._node.links.mend_pod_links(wanted)
         except LinkError as failure:
+            self.are_routes_stale = True  # some may have been mended before it
             self._tell("links", str(failure))
             return
         told = sorted(set(gone) & self._gone)
         self._is_waiting, self._gone = set(gone) != set(told), set(gone)
+        self.are_routes_stale |= bool(mended or refused)
         problems = []
+        if refused:
+            problems.append(f"{', '.join(refused[:PROBLEMS_SHOWN])}; {LEAVE_ALONE}")
         if mended:
             count("drift", len(mended), kind="links")
-            self.are_routes_stale = True
             problems.append(f"{', '.join(mended[:PROBLEMS_SHOWN])}: put back; {LEAVE_ALONE}")
         if told:
             names = ", ".join(f"{pods[name]} ({name})" for name in told[:PROBLEMS_SHOWN])
@@ -90,12 +105,12 @@ class Devices:
         return f"{', '.join(found)}: {SYSCTLS_ADVICE}" if found else ""
 
     async def _mend(self, check: str, work: Awaitable[str]) -> bool:
-        """Whether there was something to mend, and it was."""
+        """Whether something was mended, or some of it may have been before the kernel refused."""
         try:
             problem = await work
         except LinkError as failure:
             self._tell(check, str(failure))
-            return False
+            return True
         if problem:
             count("drift", kind=check)
         self._tell(check, problem)

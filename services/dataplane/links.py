@@ -28,7 +28,7 @@ from services.dataplane.addresses import EVERYTHING, PodIp
 from services.dataplane.attach import Direction
 from services.dataplane.batch import Batch
 from services.dataplane.netlink import Netlink, Refused, open_within
-from services.dataplane.pod_links import LinkEvents, Wanted, mend_pod_links
+from services.dataplane.pod_links import LinkEvents, Mended, Wanted, mend_pod_links, sysctls_of
 from services.dataplane.rtnl import NodeRoute, Protocol, SeenLink
 from services.dataplane.tunnel import Tunnel, TunnelGone, mend_tunnel
 
@@ -236,7 +236,7 @@ class Links:
         """Whether the kernel told of any link since this was asked the last time."""
         return self._told.take()
 
-    async def mend_pod_links(self, wanted: Iterable[Wanted]) -> tuple[list[str], list[str]]:
+    async def mend_pod_links(self, wanted: Iterable[Wanted]) -> Mended:
         """See pod_links.mend_pod_links; routes are another matter. Raises: LinkError."""
         return await self._run(mend_pod_links, self._netlink, tuple(wanted))
 
@@ -346,7 +346,7 @@ class Links:
                     rtnl.set_link_route(self._netlink, ip.address, host.index, self._source(ip.address))
                 for ip in ipv6:
                     rtnl.set_neighbour(self._netlink, host.index, ip.address, pod_mac)
-                for path, value in _of_pod(name).items():
+                for path, value in sysctls_of(name).items():
                     _write(path, value)
                 _bring_up(pod, host.peer_index, ips, host_mac, link_local(pod_mac) if ipv6 else "")
             except BaseException:
@@ -497,10 +497,13 @@ class Links:
     ) -> list[str]:
         wanted = {"ipv4/ip_forward": "1"} if 4 in families else {}
         wanted |= {f"ipv4/conf/{scope}/rp_filter": "0" for scope in ("all", "default", *devices)}
-        for name in pods:
-            if (SYSCTLS / "ipv4/conf" / name).exists():
-                wanted |= _of_pod(name)
         others = [(path, _set(path, value)) for path, value in wanted.items()]
+        for name in pods:
+            try:
+                others += [(path, _set(path, value)) for path, value in sysctls_of(name).items()]
+            except LinkError:
+                if (SYSCTLS / "ipv4/conf" / name).exists():  # else its pod has gone
+                    raise
         if 6 in families:
             others.append((FORWARD_IPV6, _forward_ipv6()))
         return [f"net.{path.replace('/', '.')} was {value}" for path, value in others if value]
@@ -556,11 +559,6 @@ def _check_inside(pod: Netlink, ifname: str, ips: tuple[PodIp, ...]) -> tuple[Se
         if not rtnl.has_route(pod, EVERYTHING[ip_address(gateway).version], inside.index, gateway):
             problems.append(f"the pod has no default route by way of {gateway}")
     return inside, problems
-
-
-def _of_pod(name: str) -> dict[str, str]:
-    """Sysctls of the host side of a pod's link."""
-    return {f"ipv4/conf/{name}/rp_filter": "0", f"ipv4/conf/{name}/forwarding": "1"}
 
 
 def _set(path: str, value: str) -> str:

@@ -550,21 +550,21 @@ class Node:
             log.warning("programs and routes not looked at to the end, trying again", why=str(problem))
 
     async def _heal_routes(self) -> None:
-        self.devices.are_routes_stale = False
-        async with self._routing:
-            seen = {route.cidr for route in await self.links.list_node_routes()}
-            gone = self._routers - set(await self.links.list_router_addresses())
-            count("drift", len(gone), kind="address")
-            self._routers -= gone
-            for cidr in self._routes.keys() - seen:
-                count("drift", kind="route")
-                del self._routes[cidr]
-        await self._follow_routes()
-        wanted = {ip.address: each.interface_index for each in self.endpoints.all() for ip in each.ips}
-        mended = await self.links.mend_pod_routes(wanted)
-        if mended:
-            count("drift", len(mended), kind="route")
-            log.warning("routes to pods put back", addresses=mended)
+        with self.devices.healing_routes():
+            async with self._routing:
+                seen = {route.cidr for route in await self.links.list_node_routes()}
+                gone = self._routers - set(await self.links.list_router_addresses())
+                count("drift", len(gone), kind="address")
+                self._routers -= gone
+                for cidr in self._routes.keys() - seen:
+                    count("drift", kind="route")
+                    del self._routes[cidr]
+            await self._follow_routes()
+            wanted = {ip.address: each.interface_index for each in self.endpoints.all() for ip in each.ips}
+            mended = await self.links.mend_pod_routes(wanted)
+            if mended:
+                count("drift", len(mended), kind="route")
+                log.warning("routes to pods put back", addresses=mended)
 
     def pod_hooks(self) -> list[Hook]:
         return [

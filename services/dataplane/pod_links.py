@@ -7,9 +7,10 @@ import errno
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.dataplane import rtnl
-from services.dataplane.netlink import Netlink
+from services.dataplane.netlink import Netlink, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,14 @@ class Wanted:
     index: int
     pod_mac: str
     neighbours: tuple[str, ...]  # the pod's IPv6 addresses: the kernel forgets them when the link goes down
+
+
+class Mended(NamedTuple):
+    """What a look at links found."""
+
+    put_back: list[str]  # what was wrong, in words
+    gone: list[str]  # names
+    refused: list[str]  # what is wrong still, in words; they are up, and went down maybe
 
 
 class LinkEvents:
@@ -49,23 +58,40 @@ class LinkEvents:
             told = True
 
 
-def mend_pod_links(netlink: Netlink, wanted: Iterable[Wanted]) -> tuple[list[str], list[str]]:
-    """Returns what was wrong and is put back, in words, and the names of those that are gone. Raises: Refused."""
+def sysctls_of(name: str) -> dict[str, str]:
+    """Of the host side of a pod's link."""
+    return {f"ipv4/conf/{name}/rp_filter": "0", f"ipv4/conf/{name}/forwarding": "1"}
+
+
+def mend_pod_links(netlink: Netlink, wanted: Iterable[Wanted]) -> Mended:
+    """What the kernel refuses for one link is found there, and keeps no other from being mended."""
     seen = {link.index: link for link in rtnl.list_links(netlink)}
-    mended, gone = [], []
+    mended = Mended([], [], [])
     for each in wanted:
         found = seen.get(each.index)
         if found is None or found.kind != "veth":
-            gone.append(each.name)
+            mended.gone.append(each.name)
             continue
-        if found.name != each.name:
-            mended.append(f"{each.name} was named {found.name}")
-            rtnl.rename(netlink, each.index, each.name)
-        elif found.up:
+        if found.up and found.name == each.name:
             continue
+        wrong = f"{each.name} was {'down' if found.name == each.name else f'named {found.name}'}"
+        try:
+            _mend(netlink, found.name, each)
+        except Refused as failure:
+            if failure.errno == errno.ENODEV:
+                mended.gone.append(each.name)
+            else:
+                mended.refused.append(f"{wrong}: cannot {failure}")
         else:
-            mended.append(f"{each.name} was down")
-        rtnl.set_up(netlink, each.index)
-        for address in each.neighbours:
-            rtnl.set_neighbour(netlink, each.index, address, each.pod_mac)
-    return mended, gone
+            mended.put_back.append(wrong)
+    return mended
+
+
+def _mend(netlink: Netlink, name: str, wanted: Wanted) -> None:
+    try:
+        if name != wanted.name:
+            rtnl.rename(netlink, wanted.index, wanted.name)
+    finally:  # whatever its name is, the pod is reached by it: programs and routes go by index
+        rtnl.set_up(netlink, wanted.index)
+        for address in wanted.neighbours:
+            rtnl.set_neighbour(netlink, wanted.index, address, wanted.pod_mac)

@@ -6,6 +6,7 @@ Every function that changes something may be repeated. All raise what `Netlink.a
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from socket import AF_INET, AF_INET6, AF_UNSPEC, htons
@@ -178,7 +179,8 @@ def find_link_at(netlink: Netlink, index: int) -> SeenLink | None:
 
 
 def rename(netlink: Netlink, index: int, name: str) -> None:
-    """Down meanwhile where the kernel wants that (before 6.2, linux/net/core/dev.c, dev_change_name); down then."""
+    """Down meanwhile where the kernel wants that (before 6.2, linux/net/core/dev.c, dev_change_name), which looks for
+    another of that name only then. Down after it, but up when the name is refused. Raises: Refused."""
     wanted = message(ifinfmsg, [("IFLA_IFNAME", name)], index=index)
     says = f"give link {index} the name {name}"
     try:
@@ -186,8 +188,14 @@ def rename(netlink: Netlink, index: int, name: str) -> None:
     except Refused as failure:
         if failure.errno != errno.EBUSY:
             raise
+        if find_link(netlink, name) is not None:
+            raise Refused(errno.EEXIST, os.strerror(errno.EEXIST), says) from failure
         netlink.ask(f"bring down link {index}", kinds.RTM_SETLINK, 0, message(ifinfmsg, index=index, change=IFF_UP))
-        netlink.ask(says, kinds.RTM_SETLINK, 0, wanted)
+        try:
+            netlink.ask(says, kinds.RTM_SETLINK, 0, wanted)
+        except OSError:
+            set_up(netlink, index)
+            raise
 
 
 def list_links(netlink: Netlink) -> list[SeenLink]:

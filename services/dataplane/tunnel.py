@@ -39,14 +39,16 @@ def mend_tunnel(netlink: Netlink, wanted: Tunnel) -> str:
     if found is None or (found.kind, found.tunnel_port) != (wanted.protocol, wanted.port):
         raise TunnelGone(f"{wanted.name} was removed: it is made anew, with its programs; {LEAVE_ALONE}")
     wrong = []
-    if found.name != wanted.name:
-        wrong.append(f"was named {found.name}")
-        rtnl.rename(netlink, wanted.index, wanted.name)
-        found = rtnl.find_link_at(netlink, wanted.index) or found
-    if found.mtu_bytes != wanted.mtu_bytes:
-        wrong.append(f"had an MTU of {found.mtu_bytes} bytes, not {wanted.mtu_bytes}")
-        rtnl.set_mtu(netlink, wanted.index, wanted.mtu_bytes)
+    try:
+        if found.name != wanted.name:
+            wrong.append(f"was named {found.name}")
+            rtnl.rename(netlink, wanted.index, wanted.name)
+        if found.mtu_bytes != wanted.mtu_bytes:
+            wrong.append(f"had an MTU of {found.mtu_bytes} bytes, not {wanted.mtu_bytes}")
+            rtnl.set_mtu(netlink, wanted.index, wanted.mtu_bytes)
+    finally:  # whatever else is refused: the node is reached by it, and renaming may have set it down
+        if wrong or not found.up:
+            rtnl.set_up(netlink, wanted.index)
     if not found.up:
         wrong.append("was down")
-        rtnl.set_up(netlink, wanted.index)
     return f"{wanted.name} {' and '.join(wrong)}: put back; {LEAVE_ALONE}" if wrong else ""

@@ -23,11 +23,9 @@ from services.dataplane.links import (
     Links,
     NodeRoute,
     TcProgram,
-    TunnelGone,
     host_link_name,
     link_mac,
 )
-from services.dataplane.pod_links import Wanted
 from tests.bpf.spaces import GATEWAY, NAMESPACES, in_namespace, inside, ips, links, opened, program, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
@@ -257,113 +255,6 @@ def test_a_tunnel_device_that_was_left_half_made_gets_no_address_of_the_kernels_
     seen = json.loads(inside(node, "ip", "-j", "address", "show", "plexus_vxlan").stdout)[0]
     assert "UP" in seen["flags"]
     assert seen["addr_info"] == []
-
-
-@pytest.mark.parametrize(
-    ("deed", "told"),
-    [(["down"], "was down"), (["name", "other"], "was named other"), (["down", "name", "other"], "was named other")],
-)
-def test_a_pods_link_that_somebody_changed_is_put_back_and_the_pod_reached(
-    namespaces: Callable[[str], str], deed: list[str], told: str
-) -> None:
-    node, pod = namespaces("node"), namespaces("pod")
-    addresses = ips("10.9.0.2", "fd00:9::2")
-
-    async def main() -> None:
-        with links() as made, opened(pod) as fd:
-            for each in addresses:
-                await made.ensure_router_address(each.gateway)
-            link = await made.create_pod_link(fd, "c1", "eth0", addresses, 1500)
-            wanted = Wanted(link.host_name, link.host_index, link.pod_mac, ("fd00:9::2",))
-            assert made.take_links_changed() and not made.take_links_changed()
-            assert await made.mend_pod_links([wanted]) == ([], [])
-            assert not made.take_links_changed()
-            assert inside(node, "ip", "link", "set", link.host_name, *deed).returncode == 0
-            assert made.take_links_changed()
-            assert await made.mend_pod_links([wanted]) == ([f"{link.host_name} {told}"], [])
-            assert await made.mend_pod_links([wanted]) == ([], [])
-            await made.mend_pod_routes({each.address: link.host_index for each in addresses})
-            for each in addresses:
-                assert reaches(node, each.address)
-            assert inside(node, "ip", "link", "delete", link.host_name).returncode == 0
-            assert await made.mend_pod_links([wanted]) == ([], [link.host_name])
-
-    in_namespace(node, main)
-
-
-@pytest.mark.parametrize(
-    ("deed", "told"),
-    [
-        (["set", "tun0", "down"], "tun0 was down: put back; "),
-        (["set", "tun0", "mtu", "600"], "tun0 had an MTU of 600 bytes, not 1450: put back; "),
-        (["set", "tun0", "name", "other"], "tun0 was named other: put back; "),
-        (["set", "tun0", "down", "name", "other", "mtu", "900"], "tun0 was named other and had an MTU of 900 bytes, "),
-    ],
-)
-def test_a_tunnel_device_that_somebody_changed_is_put_back_as_the_same_device(
-    namespaces: Callable[[str], str], deed: list[str], told: str
-) -> None:
-    node = namespaces("node")
-
-    async def main() -> None:
-        with links() as made:
-            assert await made.mend_tunnel() == ""
-            tunnel = await made.ensure_tunnel("tun0", "vxlan", 8472, 1450)
-            assert await made.mend_tunnel() == ""
-            assert inside(node, "ip", "link", *deed).returncode == 0
-            assert (await made.mend_tunnel()).startswith(told)
-            assert await made.mend_tunnel() == ""
-            assert await made.device_info("tun0") == tunnel
-            assert "UP" in inside(node, "ip", "link", "show", "tun0").stdout
-
-    in_namespace(node, main)
-
-
-@pytest.mark.parametrize(
-    "more", [[], ["type", "vxlan", "dstport", "4789", "external"], ["type", "vxlan", "dstport", "8472", "external"]]
-)
-def test_a_tunnel_device_that_is_another_now_is_to_be_made_anew(
-    namespaces: Callable[[str], str], more: list[str]
-) -> None:
-    node = namespaces("node")
-
-    async def main() -> None:
-        with links() as made:
-            tunnel = await made.ensure_tunnel("tun0", "vxlan", 8472, 1450)
-            assert inside(node, "ip", "link", "delete", "tun0").returncode == 0
-            if more:
-                assert inside(node, "ip", "link", "add", "tun0", *more).returncode == 0
-            with pytest.raises(TunnelGone, match="tun0 was removed"):
-                await made.mend_tunnel()
-            assert (await made.ensure_tunnel("tun0", "vxlan", 8472, 1450)).index != tunnel.index
-            assert await made.mend_tunnel() == ""
-
-    in_namespace(node, main)
-
-
-def test_a_sysctl_that_somebody_set_is_put_back_and_named(namespaces: Callable[[str], str]) -> None:
-    node, pod = namespaces("node"), namespaces("pod")
-
-    async def main() -> None:
-        with links() as made, opened(pod) as fd:
-            await made.ensure_sysctls(["lo"], (4, 6))
-            name = (await made.create_pod_link(fd, "c1", "eth0", ips("10.9.0.2"), 1500)).host_name
-            assert await made.mend_sysctls([name, "lxcgone"]) == []
-            deeds = {
-                "ipv4.ip_forward": "0",
-                "ipv4.conf.all.rp_filter": "1",
-                "ipv4.conf.lo.rp_filter": "2",
-                "ipv6.conf.all.forwarding": "0",
-            }
-            for path, value in deeds.items():
-                assert inside(node, "sysctl", "-w", f"net.{path}={value}").returncode == 0
-            assert await made.mend_sysctls() == [f"net.{path} was {value}" for path, value in deeds.items()]
-            assert await made.mend_sysctls([name]) == []
-            assert inside(node, "sysctl", "-w", f"net.ipv4.conf.{name}.rp_filter=1").returncode == 0
-            assert await made.mend_sysctls([name]) == [f"net.ipv4.conf.{name}.rp_filter was 1"]
-            assert await made.mend_sysctls([name]) == []
-
-    in_namespace(node, main)
 
 
 def test_the_tunnel_device_goes_and_a_device_that_is_none_of_ours_stays(namespaces: Callable[[str], str]) -> None:

@@ -16,7 +16,7 @@ from services.dataplane.effects import Maps
 from services.dataplane.hooks import Hooks
 from services.dataplane.links import Direction, LinkError, Links, NodeRoute, PodLink, SeenLink, TcProgram, TunnelGone
 from services.dataplane.pins import Pins
-from services.dataplane.pod_links import Wanted
+from services.dataplane.pod_links import Mended, Wanted
 
 
 class MemoryMap(Map):
@@ -83,7 +83,7 @@ class MemoryLinks(Links):
         self.routers: dict[int, str] = {}  # by family
         self.addresses: dict[str, str] = {}  # of the node -> device
         self.broken = ""
-        self.stuck: set[str] = set()  # links that do not go
+        self.stuck: set[str] = set()  # links that do not go, nor get back their names
         self.tunnel_wrong = ""  # what somebody did to the tunnel device
         self.is_tunnel_gone = False
         self.links_changed = False  # and nobody asked yet
@@ -159,17 +159,19 @@ class MemoryLinks(Links):
         changed, self.links_changed = self.links_changed, False
         return changed
 
-    async def mend_pod_links(self, wanted: Iterable[Wanted]) -> tuple[list[str], list[str]]:
+    async def mend_pod_links(self, wanted: Iterable[Wanted]) -> Mended:
         self._work()
-        mended, gone = [], []
+        mended, gone, refused = [], [], []
         for each in wanted:
             found = self.pods.get(each.name)
             if found is None or found.index != each.index:
                 gone.append(each.name)
+            elif each.name in self.stuck:
+                refused.append(f"{each.name} was named other: cannot rename it")
             elif not found.up:
                 self.pods[each.name] = replace(found, up=True)
                 mended.append(f"{each.name} was down")
-        return mended, gone
+        return Mended(mended, gone, refused)
 
     async def mend_sysctls(self, pods: Iterable[str] = ()) -> list[str]:
         self._work()

@@ -13,7 +13,7 @@ from bus.telemetry import counted
 from bus.testing import Hub
 from services.dataplane import __main__ as dataplane
 from services.dataplane.fallback.handover import Recovered
-from services.dataplane.links import TunnelGone, advice
+from services.dataplane.links import LinkError, TunnelGone, advice
 from services.dataplane.settings import NodeSettings
 from tests.unit.dataplane.test_node import Machine, until
 from tests.unit.dataplane.test_node_mishaps import checked
@@ -144,6 +144,77 @@ async def test_a_pods_link_that_is_gone_is_told_by_the_second_look_until_its_pod
         await node.heal_hooks_once()
         assert checked(node, "links").ok
         assert counted("drift", kind="links") == before, "nothing was put back"
+
+
+async def test_a_link_that_cannot_be_mended_hides_no_other_and_may_have_lost_its_routes(machine: Machine) -> None:
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        await machine.add()
+        await machine.add("c2")
+        await node.heal_hooks_once()
+        machine.links.stuck.add("lxcc1")
+        machine.links.pods["lxcc2"] = replace(machine.links.pods["lxcc2"], up=False)
+        machine.links.links_changed = True
+        before = counted("drift", kind="links")
+        await node.heal_hooks_once()
+        detail = checked(node, "links").detail
+        assert detail.startswith("lxcc1 was named other: cannot rename it; ")
+        assert "lxcc2 was down: put back; " in detail
+        assert counted("drift", kind="links") == before + 1
+        routes = dict(machine.links.pod_routes)
+        machine.links.pod_routes.clear()
+        await node.heal_hooks_once()
+        assert not checked(node, "links").ok and machine.links.pod_routes == routes
+        machine.links.stuck.clear()
+        await node.heal_hooks_once()
+        assert checked(node, "links").ok
+
+
+@pytest.mark.parametrize("work", ["mend_tunnel", "mend_pod_links"])
+async def test_routes_are_looked_at_when_a_device_was_mended_by_half(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    async def fail(*_: object) -> None:
+        machine.links.pod_routes.clear()
+        raise LinkError("refused")
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        await machine.add()
+        await node.heal_hooks_once()
+        routes = dict(machine.links.pod_routes)
+        monkeypatch.setattr(machine.links, work, fail)
+        machine.links.links_changed = True
+        await node.heal_hooks_once()
+        assert machine.links.pod_routes == routes
+
+
+async def test_routes_that_could_not_be_put_back_are_so_by_the_next_look(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise LinkError("busy")
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        await machine.add()
+        await node.heal_hooks_once()
+        routes = dict(machine.links.pod_routes)
+        machine.links.pod_routes.clear()
+        machine.hooks.routes_gone = True  # the kernel tells it once
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(machine.links, "mend_pod_routes", fail)
+            await node.heal_hooks_once()
+        assert not machine.links.pod_routes
+        await node.heal_hooks_once()
+        assert machine.links.pod_routes == routes
+
+
+async def test_what_is_found_while_routes_are_healed_is_kept(machine: Machine) -> None:
+    async with machine.running() as node:
+        with node.devices.healing_routes():
+            node.devices.are_routes_stale = True
+        assert node.devices.are_routes_stale
 
 
 def test_a_device_that_is_gone_is_no_matter_of_privileges() -> None:

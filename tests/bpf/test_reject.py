@@ -187,6 +187,7 @@ def test_of_a_datagram_in_fragments_the_first_is_answered_and_no_other(node: Rou
 
 def test_errors_have_a_rate_and_what_is_over_it_is_dropped_and_counted(node: Routed, at: Family) -> None:
     def flood(inside: Datapath) -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone; each CPU has a rate of its own
         wait_for_a_window()
         before, asked = inside.drops()[NO_BACKEND], udp(at.pod, unused(at), inside.free_port(), 80)
         window = time.clock_gettime_ns(6) // WINDOW_NS
@@ -194,9 +195,14 @@ def test_errors_have_a_rate_and_what_is_over_it_is_dropped_and_counted(node: Rou
         windows = time.clock_gettime_ns(6) // WINDOW_NS - window + 1
         assert inside.drops()[NO_BACKEND] == before + 400
         answered = results.count(TC_ACT_REDIRECT)
-        assert 64 <= answered <= 64 * windows * bpf_syscall.possible_cpus()
+        assert 64 <= answered <= 64 * windows
+        assert windows < 400 / 64, "too slow a machine to tell anything"
 
-    node.inside(flood)
+    may = os.sched_getaffinity(0)
+    try:
+        node.inside(flood)
+    finally:
+        node.inside(lambda _: os.sched_setaffinity(0, may))
 
 
 # The node's own device: what no hook of a socket has caught
@@ -210,15 +216,24 @@ def leaving(node: Routed) -> Iterator[Routed]:
 
 
 def test_nothing_leaves_the_node_for_the_services_range(leaving: Routed, at: Family) -> None:
-    """Datagrams to unused ports, pings, what runs outside of the cgroup: the node's own, and what it forwards."""
+    """Datagrams to unused ports, pings, what runs outside of the cgroup."""
     wait_for_a_window()
-    for source in (at.node, at.outside):
-        for to in (at.service, unused(at)):
-            for asked in (udp(source, to, 4000, 81), echo(source, to, 5)):
-                assert answer(leaving, asked, "to_netdev") == unreachable_for(asked, at)
-            segment = tcp(source, to, 4000, 80)
-            assert answer(leaving, segment, "to_netdev") == reset_for(segment, at)
-            assert is_silent(leaving, tcp(source, to, 4000, 80, "R"), "to_netdev")
+    for to in (at.service, unused(at)):
+        for asked in (udp(at.node, to, 4000, 81), echo(at.node, to, 5)):
+            assert answer(leaving, asked, "to_netdev") == unreachable_for(asked, at)
+        segment = tcp(at.node, to, 4000, 80)
+        assert answer(leaving, segment, "to_netdev") == reset_for(segment, at)
+        assert is_silent(leaving, tcp(at.node, to, 4000, 80, "R"), "to_netdev")
+        about = ip(to, at.node) / UDP(sport=80, dport=4000)
+        assert is_silent(leaving, error(at.node, to, about), "to_netdev")
+
+
+def test_what_the_node_only_forwards_is_answered_to_nobody(leaving: Routed, at: Family) -> None:
+    """Its source is what somebody out there has written."""
+    leaving.came_from(99)
+    for to in (at.service, unused(at)):
+        for asked in (udp(at.outside, to, 4000, 81), echo(at.outside, to, 5), tcp(at.outside, to, 4000, 80)):
+            assert is_silent(leaving, asked, "to_netdev")
 
 
 def test_all_else_that_leaves_the_node_is_none_of_its_business(leaving: Routed, at: Family) -> None:

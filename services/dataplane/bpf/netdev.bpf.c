@@ -157,7 +157,8 @@ static __always_inline int for_no_service(struct __sk_buff *skb, struct packet *
 	remember(p);
 	p->source_identity = identity_of(&p->source, NULL);
 	REFUSE(p, DROP_NO_BACKEND);
-	return REJECT ? jump(skb, p, STEP_REJECT) : TC_ACT_SHOT;
+	/* What the node only forwards has a source that anybody may have written: that is not answered. */
+	return REJECT && !skb->ingress_ifindex ? jump(skb, p, STEP_REJECT) : TC_ACT_SHOT;
 }
 
 int to_netdev(struct __sk_buff *skb)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* One source port to two services that lead to one backend, or to a service and to its backend itself: two connections,
  * which the backend, and this node, would take for one. Whichever comes second goes there from another port, a
- * substitute (docs/adr/0022). Both directions know it by a number alone, from which either port follows. */
+ * substitute (docs/adr/0023). Both directions know it by a number alone, from which either port follows. */
 #ifndef PLEXUS_SUBSTITUTE_H
 #define PLEXUS_SUBSTITUTE_H
 

@@ -381,3 +381,30 @@ def test_entries_of_sockets_that_are_closed_go_when_it_is_certain_that_they_are(
             assert not done.problems
             assert node.entries() == left
         assert lives.state("one") == ["10.96.7.7", 0]
+
+
+def test_a_backend_that_is_there_again_while_its_sockets_are_looked_for_keeps_them(
+    spaces: Callable[[str], str], cgroup: Path, hooked: Maps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, node = spaces("pod"), Node(hooked, cgroup)
+    asyncio.run(node.serve("10.96.7.7", "127.0.0.1"))
+    with closing(caller(pod, cgroup, 4, "SOCK_DGRAM")) as lives:
+        assert lives.connect("one", "10.96.7.7") == "connected"
+        asyncio.run(node.serve("10.96.7.7"))
+        namespaces = sock_diag._namespaces
+
+        def and_it_comes_back(cgroup: Path | None) -> Iterator[object]:
+            asyncio.run(node.serve("10.96.7.7", "127.0.0.1"))
+            return namespaces(cgroup)
+
+        with monkeypatch.context() as patched, ThreadPoolExecutor(1) as thread:
+            patched.setattr(sock_diag, "_namespaces", and_it_comes_back)
+            done = thread.submit(node.sockets.turn, hooked["sock_reverse"], False, threading.Event()).result()
+        assert not done.ended
+        assert not done.problems
+        assert node.entries() == 1
+        assert lives.state("one") == ["10.96.7.7", 0]
+        asyncio.run(node.serve("10.96.7.7"))
+        with ThreadPoolExecutor(1) as thread:
+            done = thread.submit(node.sockets.turn, hooked["sock_reverse"], False, threading.Event()).result()
+        assert [protocol for protocol, _ in done.ended] == [UDP]

@@ -55,6 +55,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             node, by = await start(service, settings, links, journal, stack, filled=filled)
         except (LinkError, loader.LoadError) as problem:
             raise CannotStart(str(problem)) from problem
+        stack.push_async_callback(node.asked.end)
         stack.callback(setattr, service, "compare", None)  # who asks meanwhile must not meet maps that are closed
         await node.restore()
         if isinstance(by, Migration):

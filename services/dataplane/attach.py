@@ -6,7 +6,8 @@ is replaced in a single step. clsact: a filter of the kernel's traffic control, 
 Ours comes first among all programs on a hook, by either mechanism: a policy must hold, and a program before it that
 says "pass" would end the packet's way there. Other owners' programs are never touched. They see what ours says
 nothing about (TC_ACT_UNSPEC). A program that somebody puts before ours is behind it after the next look: the kernel
-takes a program once at a hook, so ours waits in a clsact filter while its link is made anew, and leaves it then.
+takes a program once at a hook, so ours waits in a clsact filter while its link is made anew, and leaves it then. Two
+who both want to be first would do that for ever, so it is bounded (`Moves`): ours may stay behind, and that is told.
 
 A hook is never without a program of ours: the new one is attached before the old one goes. That both are there for a
 moment does no harm. The kernel runs tcx before clsact, on the same packet, and asks clsact only if tcx said
@@ -18,10 +19,13 @@ Source: kernel net/core/dev.c (sch_handle_ingress), kernel/bpf/tcx.c; docs/adr/0
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
+
+MOVES_PER_LOOK = 10  # before another's program: 0.2 s of the routing lock (hooks.py)
+MOVES_PER_WINDOW, WINDOW_SECONDS = 3, 60.0  # of one hook
 
 Direction = Literal["ingress", "egress"]
 Mechanism = Literal["tcx", "clsact"]
@@ -102,6 +106,30 @@ def plan(program: int, mechanism: Mechanism, seen: Seen) -> tuple[Step, ...]:
     if seen.strays:
         steps.append(Step.REMOVE_STRAYS)
     return tuple(steps)
+
+
+class Moves:
+    """When ours went before another's program, by hook."""
+
+    def __init__(self) -> None:
+        self._at: dict[Hook, list[float]] = {}
+
+    def take(self, behind: Iterable[Hook], now: float) -> set[Hook]:
+        """Those of the hooks at which ours may go first now; they count as moved. At most
+        `MOVES_PER_LOOK`, those that moved least first, and none that did `MOVES_PER_WINDOW` times in `WINDOW_SECONDS`.
+
+        Args:
+            now: seconds, on a clock that nobody sets.
+        """
+        for hook, times in list(self._at.items()):
+            self._at[hook] = [at for at in times if now - at < WINDOW_SECONDS]
+            if not self._at[hook]:
+                del self._at[hook]
+        moved = {hook: len(self._at.get(hook, ())) for hook in behind}
+        may = sorted((hook for hook in moved if moved[hook] < MOVES_PER_WINDOW), key=moved.__getitem__)
+        for hook in may[:MOVES_PER_LOOK]:
+            self._at.setdefault(hook, []).append(now)
+        return set(may[:MOVES_PER_LOOK])
 
 
 @dataclass(frozen=True, slots=True)

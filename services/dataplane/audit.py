@@ -22,6 +22,7 @@ from typing import Protocol
 from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane import layouts
+from services.dataplane.asked import PER_BUSY
 from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.effects import Maps
@@ -31,9 +32,7 @@ log = logger(__name__)
 
 AUDIT_SECONDS = 2.0  # between looks, at least
 IDLE_PER_BUSY = 50.0  # and so much longer than a look took: of a CPU they take a fiftieth at most
-ASKED_PER_BUSY = 3.0  # the same for looks that are asked for
 TOLD_SECONDS = 5.0  # a difference, at least, from when it was seen last
-PATIENCE_SECONDS = 2.0  # of whoever asks for a look
 CHECK = "drift"
 EPOCH = "node_state"  # the map of the number that connections are judged by (Maps.raise_epoch)
 NAMED = 3  # keys that a difference is named by
@@ -104,18 +103,10 @@ class Audit:
         """Look again and again, as long as it is known what the maps should hold."""
         while True:
             await asyncio.sleep(max(AUDIT_SECONDS, self._took * IDLE_PER_BUSY))
-            await self._run_or_tell()
+            await self.run_or_tell()
 
-    async def run_for_one_who_waits(self) -> None:
-        """A look that began after they asked, if it does not take too long."""
-        asked_at = asyncio.get_running_loop().time()
-        running = asyncio.create_task(self._run_or_tell(asked_at), name="compare maps")
-        done, _ = await asyncio.wait([running], timeout=PATIENCE_SECONDS)
-        if not done:
-            why = f"the maps were not looked at within {PATIENCE_SECONDS:.0f} s"
-            self._node.service.check(CHECK, False, why)
-
-    async def _run_or_tell(self, asked_at: float | None = None) -> None:
+    async def run_or_tell(self, asked_at: float | None = None) -> None:
+        """As `run`, as long as it is known what the maps should hold; an error is told by the check."""
         if not self._node.is_whole:
             return
         try:
@@ -141,7 +132,7 @@ class Audit:
         now = asyncio.get_running_loop().time
         async with self._looking:
             if asked_at is not None:
-                await asyncio.sleep(max(0.0, self._began + self._took * ASKED_PER_BUSY - now()))
+                await asyncio.sleep(max(0.0, self._began + self._took * PER_BUSY - now()))
                 if self._began >= asked_at:
                     return 0
             self._began = now()

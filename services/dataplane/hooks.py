@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from bus.telemetry import count, logger
 from services.dataplane import bpf_syscall, loader, rtnl
-from services.dataplane.attach import Changed, Direction, Hook, Mechanism, Seen, Step, plan, suspects, target
+from services.dataplane.attach import Changed, Direction, Hook, Mechanism, Moves, Seen, Step, plan, suspects, target
 from services.dataplane.audit import TOLD_SECONDS
 from services.dataplane.batch import to_the_end
 from services.dataplane.bpf_syscall import LINK_TCX, TCX_EGRESS, TCX_INGRESS, LinkInfo
@@ -120,6 +120,7 @@ class Hooks:
         self._told = Told()
         self._aside: list[int] = []  # links whose pin was taken for another's, until all hooks were looked at
         self._behind: dict[Hook, str] = {}  # hooks where another's tcx program runs before ours, and which
+        self._moves = Moves()  # before such a one
         self._problems: dict[str, str] = {}  # by device and direction, or name of a socket program
         self._no_device: set[Hook] = set()  # those of `_problems` whose device is gone
         self._routes_gone = False
@@ -211,8 +212,12 @@ class Hooks:
         await self._run(self.pins.look)
         if self._steps is not None:
             await self._run(self._steps.look)
-        for hook in await self._run(self._look, [*self._kept, *pods()]):
+        wrong = await self._run(self._look, [*self._kept, *pods()])
+        may_go_first = self._moves.take(filter(self._behind.__contains__, wrong), time.monotonic())
+        for hook in wrong:
             where, before = f"{hook.device} {hook.direction}", self._behind.get(hook)
+            if before is not None and hook not in may_go_first:
+                continue
             if await bring(hook, may_move=False):
                 self._told.add(where, f"{hook.program} was not attached")
                 count("drift", kind="program")
@@ -225,7 +230,8 @@ class Hooks:
         for hook in self._waiting():
             if not is_quiet():
                 break
-            await bring(hook, may_move=True)
+            if hook not in self._behind:
+                await bring(hook, may_move=True)
         for what in problems.keys() - self._problems.keys():
             log.warning("program not attached, trying again", where=what, why=problems[what])
         self._problems, self._no_device = problems, no_device
@@ -250,8 +256,9 @@ class Hooks:
     def differing(self) -> dict[str, str]:
         """What was not as it was left, and is told for some seconds though it is mended; and what cannot be mended. By
         device and direction, or name of a socket program."""
+        cure = "take it away" if self.mechanism == "tcx" else "take it away, or enable tcx"
         behind = {
-            f"{hook.device} {hook.direction}": f"{before} runs before {hook.program}: take it away, or enable tcx"
+            f"{hook.device} {hook.direction}": f"{before} runs before {hook.program}: {cure}"
             for hook, before in self._behind.items()
         }
         return behind | self._told.words()
@@ -369,7 +376,8 @@ class Hooks:
     def _look(self, wanted: list[Hook]) -> list[Hook]:
         """The hooks where something is to be done. Pins of devices that are gone go.
 
-        What the kernel told is told once: a hook stays unknown, and so a suspect, until its program is there.
+        What the kernel told is told once: a hook stays unknown, and so a suspect, until its program is there. One where
+        ours is not first is a suspect each time.
         """
         try:
             changed = self._events.take()
@@ -388,6 +396,7 @@ class Hooks:
                 seen = self._seen(hook)
                 if not seen.is_first and seen.holds(self._programs[hook.program][1]):
                     self._behind[hook] = _name_of(self._first(hook))
+                    self._applied[hook] = "clsact" if seen.tcx is None else "tcx"
                 mechanism = target(self.mechanism, seen, may_move=False)
                 if plan(self._programs[hook.program][1], mechanism, seen):
                     wrong.append(hook)

@@ -25,6 +25,7 @@ from bus.messages.log import Vouched
 from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.addresses import Addresses
+from services.dataplane.asked import Asked
 from services.dataplane.attach import Hook
 from services.dataplane.audit import Audit
 from services.dataplane.devices import Devices
@@ -105,7 +106,8 @@ class Node:
         self.audit = Audit(maps, self.model.tables, self._writing, self)
         service.digests = lambda: self.held.digests
         service.compare = self._compare
-        self.looks = Looks(hooks, service, self._heal_hooks, self.realised)
+        self.looks = Looks(hooks, self._heal_hooks, self.realised)
+        self.asked = Asked(service)
         self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
         self._early: list[Change] = []  # heard before all was heard once
         self._heard: dict[str, int] = {}  # the revision of what was heard last
@@ -518,7 +520,10 @@ class Node:
     async def _compare(self) -> None:
         """For somebody who asks for health."""
         if self.is_whole:
-            await asyncio.gather(self.audit.run_for_one_who_waits(), self.looks.run_for_one_who_waits())
+            await asyncio.gather(
+                self.asked.wait(self.audit.run_or_tell, "maps", "drift"),
+                self.asked.wait(self.looks.run, "programs", "programs"),
+            )
 
     async def heal_hooks_once(self) -> None:
         """Devices and programs; and routes and addresses, when the kernel told of a change. Raises: TunnelGone."""

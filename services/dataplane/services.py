@@ -71,7 +71,7 @@ class ServiceTables:
         return "/".join(known.owner) if known else ""
 
     def serves(self, key: bytes) -> bool:
-        """Whether who is connected to this backend may stay so. `key`: as of `living`."""
+        """Whether who is connected to this backend may stay so, from any thread. `key`: as of `living`."""
         return key in self.living.wanted or key in self._draining
 
     def put(self, service: LoadBalancedService) -> None:
@@ -110,12 +110,13 @@ class ServiceTables:
         living, draining = _living(number, backends), _living(number, frontend.draining)
         had = _living(number, before.backends) if before else set[bytes]()
         drained = _living(number, before.draining) if before else set[bytes]()
-        for gone in had - living:
-            self.living.delete(gone)
-        self._draining = (self._draining - drained) | draining
-        self.losses += len((had | drained) - living - draining)
+        self._draining |= draining  # first: another thread asks `serves`, which stays true of who only changes state
         for each in living:
             self.living.put(each, LIVES)
+        for gone in had - living:
+            self.living.delete(gone)
+        self._draining -= drained - draining
+        self.losses += len((had | drained) - living - draining)
         self.services.put(key.pack(), ServiceEntry(number, len(backends)).pack())
         self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
 

@@ -8,7 +8,7 @@ alone, which has them ready when the question returns: nobody is waited for, and
 An answer that is not of the form it should have is refused as a whole.
 
 A namespace of the cgroup is that of a process in it, so a dataplane that does not see the node's processes (a pod
-without `hostPID`) finds its own alone.
+without `hostPID`) finds its own alone. The kernel lists each of the others as 0, and the walk says so.
 
 Needs CAP_NET_ADMIN, and CAP_SYS_ADMIN to enter namespaces.
 Source: linux/inet_diag.h, linux/sock_diag.h
@@ -49,6 +49,7 @@ COOKIE, COOKIE_AT = struct.Struct("=Q"), 44
 NUMBER = struct.Struct("=i")
 OTHERS_MAX = 1000  # messages that are not of the kernel's, while one answer is read
 BUFFER_BYTES = 1 << 17  # the kernel makes parts of a list at most 32 kB
+HIDDEN = "0"  # in cgroup.procs: a process that has no number in the reader's pid namespace
 MAPPED = bytes(10) + b"\xff\xff"  # what IPv4 begins with where an address is 16 bytes
 
 Peer = tuple[bytes, bytes]  # address and port as in `Found`
@@ -201,7 +202,7 @@ def walk(
     meanwhile is passed over, and its sockets with it.
     """
     done, left = Walk(), set(wanted)
-    for processes in _namespaces(cgroup):
+    for processes in _namespaces(cgroup, done):
         if not left:
             break
         if stop.is_set() or done.lacks:
@@ -254,17 +255,25 @@ def _end_each(diag: SocketDiag, gone: list[Found], protocol: int, done: Walk) ->
         gone = remaining
 
 
-def _namespaces(cgroup: Path | None) -> Iterator[Sequence[str]]:
-    """That of the calling thread (no process named), then every other one: processes that are in it."""
+def _namespaces(cgroup: Path | None, done: Walk) -> Iterator[Sequence[str]]:
+    """That of the calling thread (no process named), then every other one: processes that are in it. Whoever comes to
+    the end of them learns whether these were all."""
     own = Path("/proc/thread-self/ns/net").stat()
     yield ()
     found: dict[tuple[int, int], list[str]] = {}
+    is_any_hidden = False
     for process in _processes(cgroup) if cgroup is not None else ():
+        if process == HIDDEN:
+            is_any_hidden = True
+            continue
         with suppress(OSError):  # it has ended
             seen = os.stat(f"/proc/{process}/ns/net")  # noqa: PTH116 (thousands of them)
             found.setdefault((seen.st_dev, seen.st_ino), []).append(process)
     found.pop((own.st_dev, own.st_ino), None)
     yield from found.values()
+    if is_any_hidden:
+        done.is_whole = False
+        done.problems.append(f"processes in {cgroup} are not seen, nor their sockets: run the dataplane with hostPID")
 
 
 def _processes(cgroup: Path) -> Iterator[str]:

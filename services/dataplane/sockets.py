@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 from bus.service import Service
 from bus.telemetry import count, logger
@@ -52,19 +53,30 @@ def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], serve
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """The other ends of one socket that are gone. A walk takes a while, and a Service may have its backend again by the
+    time that the socket is found, so `is_gone` is asked of the entry once more before the socket is ended."""
+
+    cookie: int
+    entries: Container[bytes]
+    is_gone: Callable[[bytes], bool]
+
+    def __contains__(self, end: object) -> bool:
+        address, port = cast("Peer", end)
+        key = SockReverseKey.layout.pack(self.cookie, address, port)
+        return key in self.entries and self.is_gone(key)
+
+
+@dataclass(frozen=True, slots=True)
 class Outdated:
     """Entries of `sock_reverse` whose backend is gone."""
 
     entries: Mapping[bytes, int]  # key -> protocol, 0: not known
 
-    @property
-    def wanted(self) -> dict[int, set[Peer]]:
+    def wanted(self, is_gone: Callable[[bytes], bool]) -> dict[int, Gone]:
         """By cookie: the other ends that are gone."""
-        found: dict[int, set[Peer]] = {}
-        for key in self.entries:
-            cookie, address, port = SockReverseKey.layout.unpack(key)
-            found.setdefault(cookie, set()).add((address, port))
-        return found
+        cookies = {SockReverseKey.layout.unpack(key)[0] for key in self.entries}
+        return {cookie: Gone(cookie, self.entries, is_gone) for cookie in cookies}
 
     def protocols(self, may_end: Iterable[int]) -> list[int]:
         """Those to look at."""
@@ -172,7 +184,12 @@ class Sockets:
         protocols = outdated.protocols(self._may_end)
         if not protocols:
             return Walk()
-        done = walk(outdated.wanted, protocols, self._cgroup, stop)
+
+        def is_gone(key: bytes) -> bool:
+            value = reverse.get(key)
+            return value is not None and is_outdated(key, value, services, serves)
+
+        done = walk(outdated.wanted(is_gone), protocols, self._cgroup, stop)
         is_certain = done.is_whole and self._cgroup is not None and not is_news
         for key in outdated.settled(done, protocols, is_certain=is_certain):
             value = reverse.take(key)

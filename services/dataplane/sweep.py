@@ -2,8 +2,8 @@
 
 The programs never wait for this: an entry that is over is as good as absent to them, and a full map evicts what was
 used longest ago. A sweep makes room before that, so that what is evicted is not what somebody still uses. An entry that
-expires later than any connection can is none that a program has made: it goes as well, or it would be in the way of
-its ends' connections for ever.
+expires later than a week from now, and than the settings allow, is none that a program has made: it goes as well, or it
+would be in the way of its ends' connections for ever.
 
 It runs on a thread, in small bites with pauses, and gives the interpreter away with every system call, so the event
 loop goes on. It never removes what is alive: what it takes out it looks at once more, and puts back if it came to life
@@ -30,6 +30,8 @@ log = logger(__name__)
 
 UNSWEPT = ("fragments", "sock_reverse", "sock_choices")
 FIRST_SECONDS = 300.0  # after the start
+LONGEST_SECONDS = 7 * 86_400.0
+"""What expires within this is believed whatever the settings are now: they may have been others when it was made."""
 LEAST_SECONDS, MOST_SECONDS = 10.0, 12 * 3600.0  # between two sweeps
 MANY, FEW = 0.25, 0.05  # of a map's room: more is found, sweep sooner; less, later
 CHUNK = 1024  # entries a bite
@@ -69,8 +71,8 @@ class Sweep:
     """The maps that are swept. Keys and values are raw bytes throughout: a sweep looks at millions."""
 
     def __init__(self, *, ct_tcp: Map, ct_any: Map, nat: Map, choices: Map, longest_seconds: float) -> None:
-        """`longest_seconds`: that a connection may be silent."""
-        self._longest_ticks = round(longest_seconds * 1e9 / TICK_NS) + GRACE_TICKS
+        """`longest_seconds`: that a connection may be silent by this process's settings."""
+        self._longest_ticks = round(max(longest_seconds, LONGEST_SECONDS) * 1e9 / TICK_NS) + GRACE_TICKS
         self._ct_tcp = ct_tcp
         self._ct_any = ct_any
         self._nat = nat

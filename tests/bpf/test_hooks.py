@@ -365,6 +365,65 @@ def test_who_puts_a_program_before_ours_is_behind_it_after_the_next_look_and_is_
     with_pod(namespaces, pins, ours, work)
 
 
+@pytest.mark.parametrize("begins", ["tcx", "clsact"])
+def test_who_wants_to_be_first_as_well_gets_it_after_three_times_and_is_told_for_as_long_as_it_is_there(
+    namespaces: Callable[[str], str],
+    pins: Path,
+    counter: Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    begins: str,
+) -> None:
+    """Each move waits with the routing lock held, which the start of every pod needs."""
+    monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+    ours, theirs = counter.program(NEXT), counter.program(NEXT)
+    mine, their_id = map(bpf_syscall.program_id, (ours, theirs))
+
+    async def work(place: Place) -> None:
+        def first() -> contextlib.AbstractContextManager[int]:
+            return foreign_link(theirs, place.hooks_of_pod[0].index, bpf_syscall.FIRST)
+
+        with place.process("tcx", ours) as hooks:
+            await place.heal(hooks, is_quiet=begins == "tcx")
+            for _ in range(3):
+                with first():
+                    await place.heal(hooks)
+                    assert place.tcx() == [mine, their_id]
+            with first():
+                before = counted("drift", kind="program")
+                for _ in range(3):
+                    await place.heal(hooks)
+                    assert place.tcx() == [their_id, mine]
+                    assert hooks.has(place.hooks_of_pod)
+                    ok, words = hooks.state
+                    assert not ok and f"(bpftool prog show id {their_id}) runs before from_pod" in words
+                assert counted("drift", kind="program") == before
+                with monkeypatch.context() as later:
+                    later.setattr("services.dataplane.attach.WINDOW_SECONDS", 0.0)
+                    await place.heal(hooks)
+                assert place.tcx() == [mine, their_id]
+            await place.heal(hooks)
+            assert hooks.state == (True, "tcx")
+
+    with_pod(namespaces, pins, ours, work)
+
+
+def test_a_filter_of_ours_that_is_left_behind_anothers_program_does_not_move_when_it_is_quiet_either(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.dataplane.attach.MOVES_PER_LOOK", 0)
+    ours, theirs = counter.program(NEXT), counter.program(NEXT)
+
+    async def work(place: Place) -> None:
+        with place.process("tcx", ours) as hooks, foreign_link(theirs, place.hooks_of_pod[0].index):
+            await place.heal(hooks, is_quiet=True)
+            assert place.tcx() == [bpf_syscall.program_id(theirs)]
+            assert place.filters() == [(HANDLE, bpf_syscall.program_id(ours))]
+            assert place.tcx("egress") == [bpf_syscall.program_id(ours)]
+            assert not hooks.state[0]
+
+    with_pod(namespaces, pins, ours, work)
+
+
 def test_where_ours_may_not_be_tcx_whoever_is_before_it_is_told_for_as_long_as_it_is_there(
     namespaces: Callable[[str], str], pins: Path, counter: Counter
 ) -> None:

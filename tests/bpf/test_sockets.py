@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -219,8 +220,8 @@ def test_a_process_that_ends_during_the_walk_is_no_trouble(
         leaving.__enter__()
         namespaces = sock_diag._namespaces
 
-        def and_then_it_ends(cgroup: Path | None) -> Iterator[object]:
-            found = list(namespaces(cgroup))
+        def and_then_it_ends(cgroup: Path | None, done: Walk) -> Iterator[object]:
+            found = list(namespaces(cgroup, done))
             assert len(found) == 3
             ending.submit(leaving.__exit__, None, None, None).result()
             return iter(found)
@@ -230,6 +231,28 @@ def test_a_process_that_ends_during_the_walk_is_no_trouble(
     assert done.ended == [(UDP, cookie(held))]
     assert done.is_whole
     assert not done.problems
+
+
+HIDDEN_WALK = """
+import sys, threading
+from pathlib import Path
+from services.dataplane.sock_diag import UDP, walk
+done = walk({12345: {(bytes(16), bytes(2))}}, [UDP], Path(sys.argv[1]), threading.Event())
+print(done.is_whole, *done.problems)
+"""
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_walk_that_may_not_see_the_processes_is_not_whole_and_says_why(
+    spaces: Callable[[str], str], cgroup: Path, hidden: bool
+) -> None:
+    """Entries of sockets that were not seen stay, for who sees them."""
+    pod, enter = spaces("pod"), ["unshare", "--pid", "--fork", "--mount-proc"] if hidden else []
+    with resident(pod, cgroup):
+        said = subprocess.run(
+            [*enter, sys.executable, "-c", HIDDEN_WALK, str(cgroup)], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    assert said.startswith("False processes in ") and "hostPID" in said if hidden else said == "True"
 
 
 def test_what_a_pod_says_to_the_netlink_socket_in_its_namespace_is_not_heard(spaces: Callable[[str], str]) -> None:
@@ -381,3 +404,30 @@ def test_entries_of_sockets_that_are_closed_go_when_it_is_certain_that_they_are(
             assert not done.problems
             assert node.entries() == left
         assert lives.state("one") == ["10.96.7.7", 0]
+
+
+def test_a_backend_that_is_there_again_while_its_sockets_are_looked_for_keeps_them(
+    spaces: Callable[[str], str], cgroup: Path, hooked: Maps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, node = spaces("pod"), Node(hooked, cgroup)
+    asyncio.run(node.serve("10.96.7.7", "127.0.0.1"))
+    with closing(caller(pod, cgroup, 4, "SOCK_DGRAM")) as lives:
+        assert lives.connect("one", "10.96.7.7") == "connected"
+        asyncio.run(node.serve("10.96.7.7"))
+        namespaces = sock_diag._namespaces
+
+        def and_it_comes_back(cgroup: Path | None, done: Walk) -> Iterator[object]:
+            asyncio.run(node.serve("10.96.7.7", "127.0.0.1"))
+            return namespaces(cgroup, done)
+
+        with monkeypatch.context() as patched, ThreadPoolExecutor(1) as thread:
+            patched.setattr(sock_diag, "_namespaces", and_it_comes_back)
+            done = thread.submit(node.sockets.turn, hooked["sock_reverse"], False, threading.Event()).result()
+        assert not done.ended
+        assert not done.problems
+        assert node.entries() == 1
+        assert lives.state("one") == ["10.96.7.7", 0]
+        asyncio.run(node.serve("10.96.7.7"))
+        with ThreadPoolExecutor(1) as thread:
+            done = thread.submit(node.sockets.turn, hooked["sock_reverse"], False, threading.Event()).result()
+        assert [protocol for protocol, _ in done.ended] == [UDP]

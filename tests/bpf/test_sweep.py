@@ -14,7 +14,7 @@ from bus.telemetry import counted
 from services.dataplane import sweep as module
 from services.dataplane.bpf_syscall import Map
 from services.dataplane.layouts import TICK_NS
-from services.dataplane.sweep import Sweep, Sweeper, connection_key
+from services.dataplane.sweep import LONGEST_SECONDS, Sweep, Sweeper, connection_key
 from tests.bpf.own_maps import LRU_HASH, make
 
 KEY, CONNECTION, MAPPING, CHOICE = 40, 48, 20, 28  # bytes: bpf/include/types.h
@@ -25,7 +25,7 @@ POD, BACKEND, SERVICE, OUTSIDE, NODE = (
 )
 
 
-LONGEST = 8000.0  # seconds that a connection may be silent
+LONGEST = 8000.0  # seconds that a connection may be silent by the settings
 
 
 def port(number: int) -> bytes:
@@ -39,8 +39,8 @@ class Traffic:
         self.tcp, self.any = (make(LRU_HASH, KEY, CONNECTION, entries) for _ in range(2))
         self.nat = make(LRU_HASH, KEY, MAPPING, entries)
         self.choices = make(LRU_HASH, KEY, CHOICE, entries)
-        maps = {"ct_tcp": self.tcp, "ct_any": self.any, "nat": self.nat, "choices": self.choices}
-        self.sweep = Sweep(**maps, longest_seconds=LONGEST)
+        self.maps = {"ct_tcp": self.tcp, "ct_any": self.any, "nat": self.nat, "choices": self.choices}
+        self.sweep = Sweep(**self.maps, longest_seconds=LONGEST)
 
     def close(self) -> None:
         for each in (self.tcp, self.any, self.nat, self.choices):
@@ -95,14 +95,29 @@ def test_connections_that_are_over_go_and_those_that_are_not_stay(traffic: Traff
     assert found.share == 1500 / 8192
 
 
-def test_what_expires_later_than_any_connection_can_goes_with_what_went_with_it(traffic: Traffic) -> None:
-    alive = {traffic.connection(number, LONGEST, protocol=(TCP, UDP)[number % 2]) for number in (1, 2)}
-    for number, seconds in ((3, LONGEST + 10), (4, LONGEST + 10), (5, 1e9), (6, 3e9), (7, 4e9)):
+@pytest.mark.parametrize("settings", [3600.0, 30 * 86_400.0])
+def test_what_expires_later_than_any_connection_can_goes_with_what_went_with_it(
+    traffic: Traffic, settings: float
+) -> None:
+    traffic.sweep = Sweep(**traffic.maps, longest_seconds=settings)
+    longest = max(settings, LONGEST_SECONDS)
+    alive = {traffic.connection(number, longest, protocol=(TCP, UDP)[number % 2]) for number in (1, 2)}
+    for number, seconds in ((3, longest + 10), (4, longest + 10), (5, 1e9), (6, 3e9), (7, 4e9)):
         traffic.connection(number, seconds, protocol=(TCP, UDP)[number % 2], nat_port=61000 + number)
         traffic.mapping(number, 61000 + number, (TCP, UDP)[number % 2])
     found = traffic.now()
     assert keys(traffic.tcp) | keys(traffic.any) == alive
     assert (found.removed["ct_tcp"], found.removed["ct_any"], found.removed["nat"]) == (2, 3, 5)
+
+
+def test_what_programs_of_longer_settings_have_made_stays_with_all_that_goes_with_it(traffic: Traffic) -> None:
+    """A restart with a shorter CT_TCP_SECONDS: what has been silent for a while still has its time."""
+    traffic.sweep = Sweep(**traffic.maps, longest_seconds=3600.0)
+    key = traffic.connection(1, 8000 - 600, nat_port=61001)
+    chosen = traffic.connection(2, 8000 - 600, other=BACKEND)
+    mapping, choice = traffic.mapping(1, 61001), traffic.choice(2)
+    assert not any(traffic.now().removed.values())
+    assert (keys(traffic.tcp), keys(traffic.nat), keys(traffic.choices)) == ({key, chosen}, {mapping}, {choice})
 
 
 def test_a_connection_whose_time_is_up_this_very_moment_is_left_to_the_next_sweep(traffic: Traffic) -> None:

@@ -7,7 +7,20 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.dataplane.attach import Changed, Hook, Mechanism, Seen, Step, plan, suspects, target
+from services.dataplane.attach import (
+    MOVES_PER_LOOK,
+    MOVES_PER_WINDOW,
+    WINDOW_SECONDS,
+    Changed,
+    Hook,
+    Mechanism,
+    Moves,
+    Seen,
+    Step,
+    plan,
+    suspects,
+    target,
+)
 
 NEW, OLD = 20, 10
 HOOK = Hook("lxc1", 7, "ingress", "from_pod")
@@ -100,6 +113,28 @@ def test_what_is_nowhere_or_by_both_goes_by_the_wanted_mechanism() -> None:
 def test_a_pin_whose_link_lost_its_device_goes() -> None:
     assert plan(NEW, "clsact", Seen(is_pinned=True, clsact=NEW)) == (Step.REMOVE_TCX,)
     assert plan(NEW, "tcx", Seen(is_pinned=True)) == (Step.ATTACH_TCX,)
+
+
+def test_ours_goes_first_three_times_in_a_minute_and_then_leaves_it_for_as_long() -> None:
+    moves, moved = Moves(), []
+    for now in range(0, 240, 2):
+        moved += [now] * bool(moves.take([HOOK], now))
+    assert moved[:4] == [0, 2, 4, WINDOW_SECONDS]
+    for at in moved:
+        assert sum(at <= other < at + WINDOW_SECONDS for other in moved) <= MOVES_PER_WINDOW
+    assert moves.take([replace(HOOK, index=8)], 241) == {replace(HOOK, index=8)}, "another device of the name"
+
+
+def test_one_look_moves_a_few_and_none_waits_for_ever_though_all_are_behind_again_and_again() -> None:
+    hooks, moves = [Hook(f"lxc{index}", index, "ingress", "from_pod") for index in range(200)], Moves()
+    moved: set[Hook] = set()
+    for look in range(20):
+        chosen = moves.take(hooks, 2.0 * look)
+        assert len(chosen) == MOVES_PER_LOOK
+        assert not chosen & moved, "again, though others have not been moved yet"
+        moved |= chosen
+    assert moved == set(hooks)
+    assert not moves.take([], 100)
 
 
 def test_only_what_is_new_was_told_of_or_lost_its_link_is_looked_at() -> None:

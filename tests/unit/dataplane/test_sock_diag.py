@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -146,3 +147,16 @@ def test_a_walk_that_is_told_to_stop_is_not_whole() -> None:
     done = sock_diag.walk({1: {(bytes(16), bytes(2))}}, [sock_diag.UDP], None, stop)
     assert not done.is_whole
     assert not done.ended
+
+
+@pytest.mark.parametrize("listed", ["", "0\n", "0\n4194305\n"])
+def test_a_process_without_a_number_is_not_seen_and_one_that_has_ended_is_no_loss(tmp_path: Path, listed: str) -> None:
+    """4194305 is more than any process has."""
+    pod = tmp_path / "pod"
+    pod.mkdir()
+    for folder in (tmp_path, pod):
+        (folder / "cgroup.procs").write_text("4194305\n" + listed)
+    done = sock_diag.Walk()
+    assert list(sock_diag._namespaces(tmp_path, done)) == [()]
+    assert done.is_whole == (not listed)
+    assert bool(done.problems) == bool(listed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from services.dataplane.layouts import SockReverse, SockReverseKey, pack_address
 from services.dataplane.services import ServiceTables
 from services.dataplane.sock_diag import TCP, UDP, Walk
 from services.dataplane.sockets import find_outdated
+from services.dataplane.tables import Table
 
 DNS = "10.96.0.10"
 
@@ -101,6 +103,30 @@ def test_who_is_connected_to_a_backend_that_drains_stays_so_until_it_is_gone() -
     assert outdated(made, entries) == {key(1, "10.0.0.2"): UDP}
 
 
+def test_another_thread_that_asks_at_any_moment_finds_no_backend_gone_that_only_changes_its_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Living, draining, and living again; each write is a moment at which it may ask."""
+    made, entries = tables(udp=["10.0.0.1", "10.0.0.2"]), {key(1, "10.0.0.2"): value()}
+    moments: list[dict[bytes, int]] = []
+
+    def asked(write: Callable[..., None]) -> Callable[..., None]:
+        def and_ask(table: Table, *arguments: bytes) -> None:
+            moments.append(outdated(made, entries))
+            write(table, *arguments)
+            moments.append(outdated(made, entries))
+
+        return and_ask
+
+    for each in ("put", "delete"):
+        monkeypatch.setattr(Table, each, asked(getattr(Table, each)))
+    made.put(service(udp=["10.0.0.1"], draining=["10.0.0.2"]))
+    made.put(service(udp=["10.0.0.1"], draining=["10.0.0.2", "10.0.0.3"]))
+    made.put(service(udp=["10.0.0.1", "10.0.0.2"]))
+    assert len(moments) > 10
+    assert not any(moments)
+
+
 def test_every_loss_of_a_backend_is_told_and_nothing_else() -> None:
     made = tables(udp=["10.0.0.1", "10.0.0.2"])
     assert made.losses == 0
@@ -129,8 +155,9 @@ def test_an_entry_leaves_the_map_only_if_its_socket_was_ended_or_surely_is_not_t
         lambda key: False,
         (UDP, TCP),
     )
-    assert found.wanted.keys() == {cookie for cookie, _ in gone}
-    cookies = st.sampled_from(sorted(found.wanted) or [0])
+    wanted = found.wanted(lambda key: True)
+    assert wanted.keys() == {cookie for cookie, _ in gone}
+    cookies = st.sampled_from(sorted(wanted) or [0])
     done = Walk(
         ended=[(UDP, each) for each in data.draw(st.sets(cookies))],
         unconnected=data.draw(st.sets(cookies)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,8 @@ import pytest
 from bus.service import CannotStart, Service, Settings
 from bus.testing import Hub
 from services.dataplane import __main__ as dataplane
-from services.dataplane import loader, migrate
+from services.dataplane import asked, loader, migrate
+from services.dataplane.asked import Asked
 from services.dataplane.fallback import nft
 from services.dataplane.journal import Journal
 from services.dataplane.loader import DatapathConfig
@@ -44,7 +47,7 @@ async def test_a_map_that_fills_up_while_it_migrates_is_told_of(
         """There is nothing to restore."""
 
     async def start(*_: object, **__: object) -> tuple[object, Migration]:
-        return SimpleNamespace(restore=nothing), Full(tmp_path, (), may_be_live=False)
+        return SimpleNamespace(restore=nothing, asked=Asked(service)), Full(tmp_path, (), may_be_live=False)
 
     monkeypatch.setattr(dataplane, "start", start)
     service = Service("dataplane", Settings(instance="n"), Hub().bus())
@@ -52,6 +55,38 @@ async def test_a_map_that_fills_up_while_it_migrates_is_told_of(
     with pytest.raises(CannotStart, match="the map x holds 10 entries"):
         await live(tmp_path, service)
     assert service.compare is None, "who asks from now on would meet maps that are closed"
+
+
+async def test_a_look_that_somebody_asked_for_ends_before_what_it_looks_at_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked, "PATIENCE_SECONDS", 0.0)
+    service = Service("dataplane", Settings(instance="n"), Hub().bus())
+    order: list[str] = []
+
+    async def look(since: float) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            order.append("look")
+
+    async def fails() -> None:
+        await node.asked.wait(look, "maps", "drift")
+        await asyncio.sleep(0)
+        raise CannotStart("no")
+
+    node = SimpleNamespace(restore=fails, asked=Asked(service))
+
+    async def start(*given: object, **__: object) -> tuple[object, None]:
+        stack = given[-1]
+        assert isinstance(stack, AsyncExitStack)
+        stack.callback(order.append, "closed")
+        return node, None
+
+    monkeypatch.setattr(dataplane, "start", start)
+    with pytest.raises(CannotStart, match="no"):
+        await live(tmp_path, service)
+    assert order == ["look", "closed"]
 
 
 def test_what_an_earlier_start_left_to_copy_and_does_not_fit_is_told_of(

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from scapy.layers.inet import TCP, UDP
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, pack_address
+from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, NatKey, pack_address
 from services.dataplane.policy import EGRESS
 from tests.bpf.conftest import CROWDED
 from tests.bpf.datapath import TC_ACT_SHOT, TC_ACT_UNSPEC, V4, V6, Family, Routed, key_between, tcp, udp
@@ -66,7 +66,8 @@ def test_more_mappings_than_there_is_room_for_and_an_evicted_one_is_taken_back(n
     # What answers an evicted one is the node's own, as it came; the pod's next packet leaves by the same port again,
     # unless another connection has that by now.
     times = Counter(mapped.values())
-    early = next(port for port in ports if times[mapped[port]] == 1)
+    held = {NatKey.unpack(key).node_port for key, _ in node.maps["nat"].items()}
+    early = next(port for port in ports if times[mapped[port]] == 1 and mapped[port] not in held)
     answer = udp(at.outside, at.node, 53, mapped[early])
     run = node.run("from_netdev", answer)
     assert (run.result, run.packet) == (TC_ACT_UNSPEC, answer)
@@ -85,9 +86,11 @@ def test_more_connections_to_a_service_than_choices_have_room_for(node: Routed, 
         assert (back[at.ip].src, back[TCP].sport) == (at.service, 80)
 
     # An answer that nobody knows the Service of any more does not reach the pod as a stranger's.
-    assert node.run("from_pod", tcp(at.neighbour, at.pod, 8080, ports[0], "SA")).result == TC_ACT_SHOT
-    assert node.passes("from_pod", tcp(at.pod, at.service, ports[0], 80))[at.ip].dst == at.neighbour
-    assert node.passes("from_pod", tcp(at.neighbour, at.pod, 8080, ports[0], "SA"))[at.ip].src == at.service
+    held = node.connections()
+    gone = next(port for port in ports if key_between((at.pod, port), (at.neighbour, 8080), 6) not in held)
+    assert node.run("from_pod", tcp(at.neighbour, at.pod, 8080, gone, "SA")).result == TC_ACT_SHOT
+    assert node.passes("from_pod", tcp(at.pod, at.service, gone, 80))[at.ip].dst == at.neighbour
+    assert node.passes("from_pod", tcp(at.neighbour, at.pod, 8080, gone, "SA"))[at.ip].src == at.service
 
 
 @pytest.mark.parametrize("protocol", [6, 17])

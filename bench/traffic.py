@@ -2,12 +2,12 @@
 
 The ends of a stream are pinned to a processor each (`Load.processors`): where they run decides more than what is
 between them. Measured on a machine that others kept busy, packets of 64 kB, Gbit for each second of a processor: 10
-through the tunnel where the ends were apart and 12 where they shared one, with Plexus as with the kernel's own VXLAN.
+through the tunnel where the ends were apart and 12 where they shared one, in single runs of either side.
 Unpinned, single runs of one side came out at 8 to 14, and the medians of the rates at ratios of 0.75 to 1.1. Pinned
 apart, the medians of the pairs per processor were 0.94 to 1.01 (tunnel, IPv4), 0.98 to 1.02 (tunnel, IPv6), 0.98 to
 1.01 (one node, IPv4) and 1.04 to 1.09 (one node, IPv6). Of about 95 ms of a processor for a Gbit through the tunnel, 30
-are copies from and to the ends and 10 are wake-ups; the datapath's programs and look-ups are 3.5, and save as much of
-routing. A redirect into a pod costs a stream what forwarding does (1.00, between bare namespaces).
+are copies from and to the ends and 10 are wake-ups; the datapath's programs and look-ups are 3.5. None of it was
+taken on a quiet machine. A redirect into a pod costs a stream what forwarding does (1.00, between bare namespaces).
 """
 
 from __future__ import annotations

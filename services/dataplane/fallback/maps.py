@@ -97,6 +97,7 @@ class RuleMaps(Maps):
         """Why the rules, or the file, are not as the tables are."""
         self._file = state_dir / FILE
         stored = _read(self._file)
+        self.were_new = not stored  # else rules from before are in force, and may know more than the disk
         self._maps = {name: HeldMap(name, stored.get(name, {})) for name in layouts.MAPS}
         self._in_force = ""  # the mark of the rules that are
         self._stored = ""  # the mark of what the file holds

@@ -338,6 +338,8 @@ async def test_pods_are_closed_by_tables_from_before_that_are_damaged_or_make_no
     await made.maps.write((table,))
     file = tmp_path / FILE
     whole = file.read_bytes()
+    assert made.maps.were_new
+    assert not RuleMaps(made.place, tmp_path).were_new, "rules from before may know more than the disk"
     assert RuleMaps(made.place, tmp_path).dump("ipcache") == {KEY: VALUE}
     at = whole.index(KEY)
     file.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])

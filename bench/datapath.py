@@ -23,11 +23,13 @@ from typing import TypeVar
 
 from lab import host, state
 from lab.plan import Family
-from services.dataplane import bpf_syscall, layouts, loader
-from services.dataplane.bpf_syscall import ProgramRun
-from services.dataplane.effects import Maps
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, pack_address
-from services.dataplane.policy import ALLOW
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import ProgramRun
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.load import loader
+from services.dataplane.parts.policy.entries import ALLOW
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, pack_address
 
 PREFIX = "plexus-bench-"  # of pin directories; the bench's pid and what they are for follow
 LOOPBACK = 1  # the one interface that is in every namespace: packets come by it
@@ -114,9 +116,7 @@ class Datapath:
         """The same packet anew, `times` times, one right after the other."""
         context = bytes(self._context)
         fd = self.programs[program]
-        return self.inside(
-            lambda: [bpf_syscall.run_program(fd, packet, repeat=repeat, context=context) for _ in range(times)]
-        )
+        return self.inside(lambda: [bpf.run_program(fd, packet, repeat=repeat, context=context) for _ in range(times)])
 
     def execute(self, command: list[str]) -> None:
         """Run a command in the namespace. Raises CalledProcessError."""

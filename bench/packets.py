@@ -33,7 +33,8 @@ from bench.harness import interleave
 from bench.yardstick import yardstick
 from lab import host, namespaces
 from lab.plan import FAMILIES, Family
-from services.dataplane import bpf_syscall, loader
+from services.dataplane.kernel import bpf
+from services.dataplane.load import loader
 
 TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7
 HOPS = 255  # of a packet when it starts
@@ -174,12 +175,12 @@ def measure_connect(path: Datapath, family: Family, rounds: int) -> Iterator[Fig
     cgroup.mkdir()
     program = loader.open_program(path.pin_dir, name)
     try:
-        bpf_syscall.attach_cgroup(program, cgroup, loader.SOCKET_PROGRAMS[name], path.pin_dir / f"bench_{name}")
+        bpf.attach_cgroup(program, cgroup, loader.SOCKET_PROGRAMS[name], path.pin_dir / f"bench_{name}")
         sides = {
             f"{GROUP}, {name}: no Service": connecting(path, program, cgroup, who.outside),
             f"{GROUP}, {name}: a Service": connecting(path, program, cgroup, who.service),
         }
-        with bpf_syscall.run_statistics():
+        with bpf.run_statistics():
             for figure, values in interleave(sides, rounds).items():
                 yield Figure(figure, "ns", tuple(values))
     finally:
@@ -194,9 +195,9 @@ def connecting(path: Datapath, program: int, cgroup: Path, address: str) -> Call
     command = namespaces.command("", cgroup, python)
 
     def measure() -> float:
-        time_before, runs_before = bpf_syscall.run_time(program)
+        time_before, runs_before = bpf.run_time(program)
         path.execute(command)
-        time, runs = bpf_syscall.run_time(program)
+        time, runs = bpf.run_time(program)
         if runs - runs_before < CONNECTS_A_VALUE:
             raise PacketLost(f"the hook ran {runs - runs_before} times for {CONNECTS_A_VALUE} connections")
         return (time - time_before) / (runs - runs_before)

@@ -24,8 +24,8 @@ from typing import Any
 
 from bench.verifier import MapKind, Program, map_kind, map_uses
 from lab.host import bpf_file_system
-from services.dataplane import compiler, loader
-from services.dataplane.loader import DatapathConfig
+from services.dataplane.load import compiler, loader
+from services.dataplane.load.loader import DatapathConfig
 
 BUILD = Path(__file__).resolve().parents[1] / "build/programs"
 PINS = "plexus-programs-"
@@ -89,7 +89,7 @@ def _compiled(name: str, config: DatapathConfig) -> list[Program]:
 
 
 def _compile(name: str, config: DatapathConfig) -> list[Program]:
-    os.environ["BCC_KERNEL_SOURCE"] = str(compiler.HERE / "kernel")
+    os.environ["BCC_KERNEL_SOURCE"] = str(compiler.HERE / "headers")
     from bcc import BPF
 
     pin_dir = bpf_file_system() / f"{PINS}{os.getpid()}"
@@ -99,7 +99,7 @@ def _compile(name: str, config: DatapathConfig) -> list[Program]:
         flags = [*compiler.FLAGS, f'-DPIN_DIR="{pin_dir}"', *(f"-D{key}={value}" for key, value in defines.items())]
         programs = []
         for unit, functions in loader.UNITS.items():
-            module = BPF(text=compiler.flatten(compiler.SOURCES / f"{unit}.bpf.c"), cflags=flags)
+            module = BPF(text=compiler.flatten(compiler.SOURCES / "programs" / f"{unit}.bpf.c"), cflags=flags)
             for function in functions:
                 attach_type = compiler.ATTACH_TYPES.get(function, -1)
                 programs.append(_program(name, function, attach_type, module.dump_func(function)))

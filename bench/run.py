@@ -23,7 +23,7 @@ from bench.traffic import measure_traffic
 from lab import state
 from lab.errors import LabError
 from lab.plan import FAMILIES
-from services.dataplane.loader import LoadError
+from services.dataplane.load.loader import LoadError
 
 NODES = ("node1", "node2", "node3")
 PODS = {"client": "node1", "near": "node1", "far": "node2", "third": "node3"}

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from services.dataplane import bpf_syscall, compiler
+from services.dataplane.kernel import bpf
+from services.dataplane.load import compiler
 
 SOURCE = Path(__file__).with_name("yardstick.c")
 LOOKUPS = 8  # as in the source
@@ -22,7 +23,7 @@ PACKET = bytes(60)
 @contextmanager
 def yardstick() -> Iterator[Callable[[], float]]:
     """How long one value of it takes, in ns. Needs root, and bcc."""
-    os.environ["BCC_KERNEL_SOURCE"] = str(compiler.HERE / "kernel")
+    os.environ["BCC_KERNEL_SOURCE"] = str(compiler.HERE / "headers")
     from bcc import BPF
 
     module = BPF(text=SOURCE.read_text(), cflags=compiler.FLAGS)
@@ -33,7 +34,7 @@ def yardstick() -> Iterator[Callable[[], float]]:
         program = module.load_func("yardstick", BPF.SCHED_CLS).fd
 
         def measure() -> float:
-            runs = [bpf_syscall.run_program(program, PACKET, repeat=REPEAT) for _ in range(RUNS)]
+            runs = [bpf.run_program(program, PACKET, repeat=REPEAT) for _ in range(RUNS)]
             return median(run.duration_ns for run in runs)
 
         yield measure

@@ -31,7 +31,7 @@ from lab.plan import Family
 from lab.programs import ROOT, choose
 from lab.state import Record
 from lab.up import up
-from services.dataplane.reasons import DROP_MIN
+from services.dataplane.shapes.reasons import DROP_MIN
 
 Done = subprocess.CompletedProcess[str]
 

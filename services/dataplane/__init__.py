@@ -8,19 +8,22 @@ Asked   req.dataplane.dump.<node>, req.dataplane.health.<node>, and CNI over a u
 When it stops, packets go on: maps, programs and links are pinned or attached in the kernel and stay. New pods wait
 for it, and changes of policy reach this node when it is back.
 
-    __main__  wiring              datapath  devices, programs and maps, made ready at the start
-    node      hears, writes, says           pods      what the container runtime asks
-    model     what maps should hold (pure), with policy, services, tables
-    layouts   bytes               effects   maps                        links    veths, routes, tunnels (netlink)
-    attach    which program belongs where, and what leads there (pure)  hooks    keeps it attached: tcx, clsact, cgroup
-    loader    compiles by way of compiler, in a process of its own      bpf/     the C (limits, reasons: its numbers)
-    migrate, layouts_v1           maps of another size or layout into those that take their place
-    recall, statefile             what was heard last, on disk: the node comes up with it while the bus is away
-    fallback/ nftables rules where the kernel takes no BPF              notrack  pods' connections, not tracked twice
-    sockets, sock_diag   ends sockets that are connected to a backend which is gone
-    ring, flows, flow_events      events out of the kernel, with names, to the bus
-    cni, endpoints, addresses, journal, leftovers                       a pod's life on this node
+    __main__  wiring              node      hears, settles, writes        model   what maps should hold (pure)
+    settings  what a node is told dump      maps in words                 batch   work that is not cut off
+
+    pods/     a pod's life: CNI, endpoints, addresses, what a restart takes up
+    flows/    events out of the kernel, with names, to the bus
+    keep/     maps compared, swept and measured; what was heard last, on disk
+    fallback/ nftables rules where the kernel takes no BPF
+    load/     programs and maps into the kernel, at the start
+    parts/    capabilities: policy, services (pure)
+    kernel/   the only system calls: maps, programs, links, routes, nftables
+    store/    files of this node
+    shapes/   bytes and numbers that C and Python share (pure)
+    bpf/      the C: programs/, and in include/ one header a feature      headers/  what bcc needs of a kernel's
+
+Imports go down this list only.
 
 Capabilities: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON (programs, maps, links), CAP_SYS_ADMIN (entering a pod's network
-namespace); effects.py, hooks.py, links.py, netlink.py, sock_diag.py and compiler.py are the files that need them.
+namespace); the files of kernel/ and load/compiler.py are those that need them.
 """

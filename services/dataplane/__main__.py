@@ -11,23 +11,25 @@ from contextlib import AsyncExitStack, closing
 from bus import subjects
 from bus.messages.dataplane import Dump, DumpRows
 from bus.service import BadSettings, CannotStart, Service, run_service
-from services.dataplane import cni_server, datapath, loader, notrack
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
-from services.dataplane.effects import Maps
 from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, Recovered
-from services.dataplane.flow_events import tell_flows
-from services.dataplane.hooks import Hooks
-from services.dataplane.journal import Journal, JournalError
-from services.dataplane.links import LinkError, Links, TcProgram, TunnelGone
-from services.dataplane.migrate import DoesNotFit, Migration
+from services.dataplane.flows.tell import tell_flows
+from services.dataplane.keep.pressure import Pressure
+from services.dataplane.keep.sweep import Sweep, Sweeper
+from services.dataplane.kernel import notrack
+from services.dataplane.kernel.hooks import Hooks
+from services.dataplane.kernel.links import LinkError, Links, TcProgram, TunnelGone
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.load import datapath, loader
+from services.dataplane.load.migrate import DoesNotFit, Migration
 from services.dataplane.node import Node
-from services.dataplane.pods import NodePods
-from services.dataplane.pressure import Pressure
+from services.dataplane.pods import cni_server
+from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings, memory_bytes
-from services.dataplane.sizes import SECONDS
-from services.dataplane.sweep import Sweep, Sweeper
+from services.dataplane.shapes.sizes import SECONDS
+from services.dataplane.store.journal import Journal, JournalError
 
 
 async def run(service: Service, settings: NodeSettings) -> None:

@@ -8,9 +8,9 @@ from itertools import chain, islice
 from typing import Any
 
 from bus.messages.dataplane import Dump, DumpRows
-from services.dataplane import layouts, reasons
-from services.dataplane.effects import Maps
+from services.dataplane.kernel.maps import Maps
 from services.dataplane.model import NodeModel
+from services.dataplane.shapes import layouts, reasons
 
 Row = dict[str, Any]
 

@@ -24,8 +24,11 @@ from bus.messages.lb import LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Namespace, Node, Pod
 from bus.subjects import State
-from services.dataplane.addresses import Network, block_of, plain, router_of
-from services.dataplane.layouts import (
+from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
+from services.dataplane.parts.policy.named_ports import NamedPorts, names_in
+from services.dataplane.parts.services import ServiceTables
+from services.dataplane.pods.addresses import Network, block_of, plain, router_of
+from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
     EndpointEntry,
@@ -36,10 +39,7 @@ from services.dataplane.layouts import (
     Prefix,
     pack_address,
 )
-from services.dataplane.named_ports import NamedPorts, names_in
-from services.dataplane.policy import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
-from services.dataplane.services import ServiceTables
-from services.dataplane.tables import Table
+from services.dataplane.shapes.table import Table
 
 EndpointState = Literal["waiting-for-identity", "waiting-for-policy", "ready"]
 
@@ -90,7 +90,7 @@ ONE_FAMILY_ANYWHERE = Routing()
 
 
 class NodeModel:
-    """See the module. `tables` are written in the order of effects.WRITE_ORDER."""
+    """See the module. `tables` are written in the order of kernel.maps.WRITE_ORDER."""
 
     HEARS: tuple[State[Message], ...] = (
         subjects.NAMESPACE,

@@ -4,7 +4,7 @@ One path for everything: change the model, then `write`. Writes coalesce: whoeve
 came in meanwhile already settled. What is heard is taken under that lock, in turns of the event loop, so that none of
 it is written before the rest. Before the first sync only endpoints of new pods are written, and they are closed: what
 the kernel holds from before a restart stays as it is until all has been heard once, or, while the bus is away, is known
-from the disk (recall.py).
+from the disk (keep/recall.py).
 
 What makes no sense, or cannot be done now, is passed over, logged once and shown as a check; what was good before it
 stays in force, and everything else goes on.
@@ -24,25 +24,25 @@ from bus.messages import dataplane as messages
 from bus.messages.log import Vouched
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane.addresses import Addresses
-from services.dataplane.asked import Asked
-from services.dataplane.attach import Hook
-from services.dataplane.audit import Audit
-from services.dataplane.devices import Devices
-from services.dataplane.effects import Maps
-from services.dataplane.endpoints import Endpoint, Endpoints
-from services.dataplane.hooks import Hooks
-from services.dataplane.journal import Journal
-from services.dataplane.layouts import IpcacheEntry, IpcacheKey
-from services.dataplane.leftovers import Leftovers
-from services.dataplane.links import DeviceInfo, LinkError, Links, TcProgram
-from services.dataplane.looks import Looks
+from services.dataplane.keep.asked import Asked
+from services.dataplane.keep.audit import Audit
+from services.dataplane.keep.devices import Devices
+from services.dataplane.keep.looks import Looks
+from services.dataplane.keep.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
+from services.dataplane.keep.sockets import Sockets
+from services.dataplane.kernel.hooks import Hooks
+from services.dataplane.kernel.links import DeviceInfo, LinkError, Links, TcProgram
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.rtnl import NodeRoute
 from services.dataplane.model import NodeModel, Routing
-from services.dataplane.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
-from services.dataplane.restart import BLOCKS_KEY, IDENTITY_HOST, Restart
-from services.dataplane.rtnl import NodeRoute
+from services.dataplane.pods.addresses import Addresses
+from services.dataplane.pods.endpoints import Endpoint, Endpoints
+from services.dataplane.pods.leftovers import Leftovers
+from services.dataplane.pods.restart import BLOCKS_KEY, IDENTITY_HOST, Restart
 from services.dataplane.settings import NodeSettings
-from services.dataplane.sockets import Sockets
+from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey
+from services.dataplane.store.journal import Journal
 
 log = logger(__name__)
 
@@ -52,7 +52,7 @@ PROBLEMS_SHOWN = 5  # subjects that the check "changes" names
 
 
 class Node:
-    """What one dataplane process holds. `pods.py` does what the container runtime asks, on the same object."""
+    """What one dataplane process holds. `pods/verbs.py` does what the container runtime asks, on the same object."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Node:
         self._publish = asyncio.Event()
 
     async def restore(self) -> None:
-        """Take up what was here before a restart (restart.py)."""
+        """Take up what was here before a restart (pods/restart.py)."""
         await self.restart.take_up()
 
     @property

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bus.durations import seconds_of
 from bus.service import BadSettings
-from services.dataplane import masquerade, sizes
-from services.dataplane.sweep import LEAST_SECONDS
+from services.dataplane.keep.sweep import LEAST_SECONDS
+from services.dataplane.load import masquerade
+from services.dataplane.shapes import sizes
 
 TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}  # UDP; what Linux took before RFC 7348 gave 4789, and RFC 8926
 TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns
 
-from services.dataplane import bpf_syscall, rtnl
-from services.dataplane.attach import Direction, Hook, Mechanism
-from services.dataplane.bpf_syscall import TCX_EGRESS, TCX_INGRESS
-from services.dataplane.hooks import HEAL_SECONDS, Hooks
-from services.dataplane.links import Links, TcProgram
-from services.dataplane.netlink import Netlink
+from services.dataplane.kernel import bpf, rtnl
+from services.dataplane.kernel.bpf import TCX_EGRESS, TCX_INGRESS
+from services.dataplane.kernel.hooks import HEAL_SECONDS, Hooks
+from services.dataplane.kernel.links import Links, TcProgram
+from services.dataplane.kernel.netlink import Netlink
+from services.dataplane.shapes.attach import Direction, Hook, Mechanism
 from tests.bpf.spaces import GATEWAY, NAMESPACES, in_namespace, ips, opened
 
 POD = "10.9.0.2"
@@ -37,7 +37,7 @@ class Counter:
     """Makes programs that count IPv4 packets, all in one place, and say what they are told to."""
 
     def __init__(self) -> None:
-        self._map = bpf_syscall._bpf(0, struct.pack("=IIII", 2, 4, 8, 1))
+        self._map = bpf._bpf(0, struct.pack("=IIII", 2, 4, 8, 1))
         self._fds = [self._map]
 
     def close(self) -> None:
@@ -62,15 +62,13 @@ class Counter:
         ]
         raw = b"".join(struct.pack("=BBhi", *each) for each in instructions)
         code, licence = ctypes.create_string_buffer(raw), ctypes.create_string_buffer(b"GPL")
-        fd = bpf_syscall._bpf(
-            5, struct.pack("=IIQQ", 3, len(instructions), ctypes.addressof(code), ctypes.addressof(licence))
-        )
+        fd = bpf._bpf(5, struct.pack("=IIQQ", 3, len(instructions), ctypes.addressof(code), ctypes.addressof(licence)))
         self._fds.append(fd)
         return fd
 
     @property
     def packets(self) -> int:
-        found = bpf_syscall.Map(self._map).get(bytes(4))
+        found = bpf.Map(self._map).get(bytes(4))
         assert found is not None
         return int.from_bytes(found, "little")
 
@@ -117,7 +115,7 @@ class Place:
         return [(each.handle, each.program_id) for each in found]
 
     def tcx(self, direction: Direction = "ingress") -> list[int]:
-        return bpf_syscall.tcx_programs(self.hooks_of_pod[0].index, TYPES[direction])
+        return bpf.tcx_programs(self.hooks_of_pod[0].index, TYPES[direction])
 
     def how(self) -> set[str]:
         """How our two hooks have exactly one program each; fails when one has none, or several."""
@@ -234,8 +232,8 @@ def unpin_all(place: Place) -> None:
 
 
 def detach(place: Place) -> None:
-    link = bpf_syscall.open_pinned(place.pins / "links" / place.hooks_of_pod[0].pin)
-    bpf_syscall.detach_link(link)
+    link = bpf.open_pinned(place.pins / "links" / place.hooks_of_pod[0].pin)
+    bpf.detach_link(link)
     os.close(link)
 
 
@@ -257,7 +255,7 @@ def inside_here(*words: str) -> int:
 @contextlib.contextmanager
 def foreign_link(program: int, index: int, flags: int = 0) -> Iterator[int]:
     """A tcx link of somebody else, held by them; behind all that are there, unless the flags say otherwise."""
-    link = bpf_syscall._bpf(bpf_syscall.LINK_CREATE, struct.pack("=IIII", program, index, TCX_INGRESS, flags))
+    link = bpf._bpf(bpf.LINK_CREATE, struct.pack("=IIII", program, index, TCX_INGRESS, flags))
     try:
         yield link
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services.dataplane import loader
+from services.dataplane.load import loader
 from services.dataplane.model import masq_exclude
 from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SERVICES, SERVICES6, SIZES, V4, V6, Datapath, Family, Routed
 from tests.bpf.spaces import making_namespaces

@@ -28,12 +28,14 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData
 
-from services.dataplane import bpf_syscall, layouts, loader
-from services.dataplane.bpf_syscall import ProgramRun
-from services.dataplane.effects import Maps
-from services.dataplane.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
-from services.dataplane.policy import ALLOW, PolicyEntry, PolicyKey
-from services.dataplane.reasons import reasons
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import ProgramRun
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.load import loader
+from services.dataplane.parts.policy.entries import ALLOW, PolicyEntry, PolicyKey
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
+from services.dataplane.shapes.reasons import reasons
 from tests.bpf.reading import with_right_checksums
 
 TC_ACT_UNSPEC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 0, 2, 7
@@ -175,7 +177,7 @@ class Datapath:
         refuses (EBADMSG) when that is not what the program has made of the device's sum.
         """
         flags = SUMMED_BY_DEVICE if program in FROM_DEVICES and repeat == 1 and not has_no_checksum(packet) else 0
-        return bpf_syscall.run_program(
+        return bpf.run_program(
             self._programs[program], packet, repeat=repeat, context=bytes(self._context), flags=flags
         )
 

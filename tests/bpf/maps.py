@@ -6,7 +6,7 @@ import os
 import struct
 from pathlib import Path
 
-from services.dataplane import bpf_syscall
+from services.dataplane.kernel import bpf
 
 MAP_CREATE = 0
 NO_PREALLOC = 1
@@ -16,8 +16,8 @@ LPM_TRIE = 11
 def make_map(path: Path, kind: int, key_bytes: int, value_bytes: int, entries: int) -> None:
     """Make a map and pin it at `path`. Source: union bpf_attr, BPF_MAP_CREATE."""
     flags = NO_PREALLOC if kind == LPM_TRIE else 0
-    made = bpf_syscall._bpf(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags))
+    made = bpf._bpf(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags))
     try:
-        bpf_syscall.pin(made, path)
+        bpf.pin(made, path)
     finally:
         os.close(made)

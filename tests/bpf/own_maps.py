@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from services.dataplane import bpf_syscall, layouts, limits
-from services.dataplane.bpf_syscall import Map
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.shapes import layouts, limits
 
 MAP_CREATE = 0
 NO_PREALLOC = 1
@@ -15,7 +16,7 @@ LRU_HASH, LPM_TRIE, HASH = (limits.MAP_TYPES[name] for name in ("lru_hash", "lpm
 
 def make(kind: int, key_bytes: int, value_bytes: int, entries: int) -> Map:
     flags = NO_PREALLOC if kind in (HASH, LPM_TRIE) else 0
-    return Map(bpf_syscall._bpf(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags)))
+    return Map(bpf._bpf(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags)))
 
 
 def pin_all(pin_dir: Path, sizes: dict[str, int], default: int = 64) -> None:
@@ -28,6 +29,6 @@ def pin_all(pin_dir: Path, sizes: dict[str, int], default: int = 64) -> None:
             size = 4096
         made = make(declared.type, shape.key_bytes, shape.value_bytes, size)
         try:
-            bpf_syscall.pin(made.fd, limits.map_path(pin_dir, name))
+            bpf.pin(made.fd, limits.map_path(pin_dir, name))
         finally:
             made.close()

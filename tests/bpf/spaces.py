@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from pyroute2 import netns
 
-from services.dataplane import bpf_syscall
-from services.dataplane.addresses import PodIp
-from services.dataplane.links import Links
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.links import Links
+from services.dataplane.pods.addresses import PodIp
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ def program(verdict: int) -> Iterator[int]:
     instructions = struct.pack("=BBhi", 0xB7, 0, 0, verdict) + struct.pack("=BBhi", 0x95, 0, 0, 0)
     code, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack("=IIQQ", 3, 2, ctypes.addressof(code), ctypes.addressof(licence))
-    fd = bpf_syscall._bpf(5, attributes)
+    fd = bpf._bpf(5, attributes)
     try:
         yield fd
     finally:

@@ -15,10 +15,10 @@ import pytest
 
 from bus.service import Service, Settings
 from bus.testing import Hub
-from services.dataplane.audit import Audit, in_words, mark_of
-from services.dataplane.effects import WRITE_ORDER, Maps
-from services.dataplane.layouts import POLICY_STATIC_BITS
-from services.dataplane.tables import Table
+from services.dataplane.keep.audit import Audit, in_words, mark_of
+from services.dataplane.kernel.maps import WRITE_ORDER, Maps
+from services.dataplane.shapes.layouts import POLICY_STATIC_BITS
+from services.dataplane.shapes.table import Table
 from tests.bpf.own_maps import pin_all
 
 BPFFS = Path("/sys/fs/bpf")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from services.dataplane import bpf_syscall
-from services.dataplane.bpf_syscall import Map, _bpf
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import Map, _bpf
 
 MAP_CREATE = 0
 HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE = 1, 2, 6, 9, 11
@@ -49,13 +49,13 @@ def prefixes(count: int) -> dict[bytes, bytes]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The commands that were given to the kernel."""
     seen: list[int] = []
-    call = bpf_syscall._call
+    call = bpf._call
 
     def counted(command: int, buffer: object) -> int:
         seen.append(command)
         return call(command, buffer)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bpf_syscall, "_call", counted)
+    monkeypatch.setattr(bpf, "_call", counted)
     return seen
 
 
@@ -85,7 +85,7 @@ def test_arrays_are_read_whole(make: Make) -> None:
     assert array.set_many(numbered(5000).items()) == 5000
     assert dict(array.items()) == numbered(5000)
     per_cpu = make(PERCPU_ARRAY, 3)
-    values = {key: value * bpf_syscall.possible_cpus() for key, value in numbered(3).items()}
+    values = {key: value * bpf.possible_cpus() for key, value in numbered(3).items()}
     assert per_cpu.set_many(values.items()) == 3
     assert dict(per_cpu.items()) == values
 
@@ -95,7 +95,7 @@ def test_a_kernel_without_batches_is_asked_key_by_key(make: Make, monkeypatch: p
     wanted = prefixes(500)
     found = make(kind, 1000, 8)
     found.set_many(wanted.items())
-    monkeypatch.setattr(bpf_syscall, "MAP_LOOKUP_BATCH", 9999)  # EINVAL, as of a command that a kernel does not know
+    monkeypatch.setattr(bpf, "MAP_LOOKUP_BATCH", 9999)  # EINVAL, as of a command that a kernel does not know
     assert dict(found.items()) == wanted
 
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
-from services.dataplane import layouts, policy
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, WAYS
-from services.dataplane.policy import PolicyEntry, PolicyKey
+from services.dataplane.parts.policy import entries
+from services.dataplane.parts.policy.entries import PolicyEntry, PolicyKey
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, WAYS
 from tests.bpf.crafted import from_bytes, to_bytes
 from tests.bpf.datapath import (
     NEIGHBOUR,
@@ -78,7 +79,7 @@ GOES = {
     TC_ACT_UNSPEC: Goes.NOT_OURS,
     TC_ACT_SHOT: Goes.NOWHERE,
 }
-DIRECTIONS = {INGRESS: policy.INGRESS, EGRESS: policy.EGRESS}
+DIRECTIONS = {INGRESS: entries.INGRESS, EGRESS: entries.EGRESS}
 IDENTITIES = {"pod": 256, "neighbour": 257, "remote": 300}
 BLOCKS = ("10.0.0.", "fd00:10::")
 SERVICE_PORTS = (80, 81)  # both lead to the same backends
@@ -312,14 +313,14 @@ class Twins:
         self.know(place, Known(pod.identity, NODE6 if self.is_ip6 else NODE))
 
     def set_rule(self, pod: int, direction: str, peer: int, protocol: int, port: int, verdict: bool | None) -> None:
-        rule, bits = (pod, direction, peer, protocol, port), policy.FULL_BITS if protocol else 0
+        rule, bits = (pod, direction, peer, protocol, port), entries.FULL_BITS if protocol else 0
         if verdict is None:
             self.model.rules.pop(rule, None)
             key = layouts.PolicyMapKey(pod, peer, DIRECTIONS[direction], protocol, port, bits)
             self.kernel.maps["policy"].remove(key.pack())
             return
         self.model.rules[rule] = verdict
-        entry = PolicyEntry(policy.ALLOW if verdict else policy.precedence("deny"), 1, deny=not verdict)
+        entry = PolicyEntry(entries.ALLOW if verdict else entries.precedence("deny"), 1, deny=not verdict)
         self.kernel.policy(pod, [(PolicyKey(peer, DIRECTIONS[direction], protocol, port, bits), entry)])
 
     def serve(self, kind: str, backends: tuple[tuple[str, int], ...] | None) -> None:

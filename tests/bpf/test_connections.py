@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from scapy.layers.inet import TCP, UDP
 
-from services.dataplane.layouts import (
+from services.dataplane.parts.policy.entries import EGRESS, INGRESS
+from services.dataplane.shapes.layouts import (
     CT_FLAGS,
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
@@ -16,7 +17,6 @@ from services.dataplane.layouts import (
     Connection,
     ConnectionKey,
 )
-from services.dataplane.policy import EGRESS, INGRESS
 from tests.bpf.datapath import V4, V6, Datapath, Family, echo, echo_message, error, icmp, ip, tcp, udp
 
 POLICY_DENIED, INVALID, UNKNOWN_CONNECTION = 133, 134, 163

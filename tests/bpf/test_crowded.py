@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from scapy.layers.inet import TCP, UDP
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, NatKey, pack_address
-from services.dataplane.policy import EGRESS
+from services.dataplane.parts.policy.entries import EGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, NatKey, pack_address
 from tests.bpf.conftest import CROWDED
 from tests.bpf.datapath import TC_ACT_SHOT, TC_ACT_UNSPEC, V4, V6, Family, Routed, key_between, tcp, udp
 

@@ -16,8 +16,8 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import Ether
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import EGRESS
+from services.dataplane.parts.policy.entries import EGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import (
     TC_ACT_REDIRECT,
     TC_ACT_UNSPEC,

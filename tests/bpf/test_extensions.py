@@ -17,8 +17,8 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import Ether
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import EGRESS, INGRESS
+from services.dataplane.parts.policy.entries import EGRESS, INGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import (
     NODE6,
     OTHER_NODE6,

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import loader
-from services.dataplane.attach import Mechanism
-from services.dataplane.fallback import nft
 from services.dataplane.fallback.handover import Fallback
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import RuleMaps
 from services.dataplane.fallback.rules import TABLE, removal
 from services.dataplane.fallback.rules import Place as RulesPlace
-from services.dataplane.links import LinkError
+from services.dataplane.kernel import nft
+from services.dataplane.kernel.links import LinkError
+from services.dataplane.load import loader
+from services.dataplane.shapes.attach import Mechanism
 from tests.bpf.attaching import MECHANISMS, NEXT, OK, Counter, foreign_filter, foreign_link, unpin, with_pod
 from tests.bpf.attaching import Place as PodPlace
 from tests.bpf.conftest import BPFFS

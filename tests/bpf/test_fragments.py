@@ -10,8 +10,8 @@ from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import EGRESS
+from services.dataplane.parts.policy.entries import EGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import TC_ACT_UNSPEC, V4, V6, Datapath, Family, Routed, echo_message, error, frame, ip
 from tests.bpf.fragmented import cut, datagram, transport
 from tests.bpf.reading import whole, with_right_checksums

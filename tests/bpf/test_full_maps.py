@@ -18,13 +18,14 @@ import pytest
 from bus.service import Service, Settings
 from bus.telemetry import counted
 from bus.testing import Hub, MemoryBus
-from services.dataplane import bpf_syscall, effects
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.effects import WRITE_ORDER, Maps
-from services.dataplane.layouts import TICK_NS, IpcacheEntry, IpcacheKey, PolicyMapKey
-from services.dataplane.pressure import HIGH, Pressure
-from services.dataplane.sweep import Sweep, Sweeper
-from services.dataplane.tables import Table
+from services.dataplane.keep.pressure import HIGH, Pressure
+from services.dataplane.keep.sweep import Sweep, Sweeper
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel import maps as kernel_maps
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.kernel.maps import WRITE_ORDER, Maps
+from services.dataplane.shapes.layouts import TICK_NS, IpcacheEntry, IpcacheKey, PolicyMapKey
+from services.dataplane.shapes.table import Table
 from tests.bpf.own_maps import HASH, LRU_HASH, make, pin_all
 
 BPFFS = Path("/sys/fs/bpf")
@@ -49,7 +50,7 @@ def maps() -> Iterator[Maps]:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """What is logged at error."""
     found: list[dict[str, object]] = []
-    monkeypatch.setattr(effects.log, "error", lambda text, **facts: found.append({"text": text, **facts}))
+    monkeypatch.setattr(kernel_maps.log, "error", lambda text, **facts: found.append({"text": text, **facts}))
     return found
 
 
@@ -228,12 +229,12 @@ async def test_what_cannot_be_counted_keeps_its_last_number_and_is_counted_again
     maps[name].set_many([entry(maps, name, number) for number in range(1000)])
     await pressure.look()
 
-    def no_room(_: bpf_syscall.Map) -> int:
+    def no_room(_: bpf.Map) -> int:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     before = counted("map_count_failed")
     with monkeypatch.context() as patched:
-        patched.setattr(bpf_syscall.Map, "count_about", no_room)
+        patched.setattr(bpf.Map, "count_about", no_room)
         await pressure.look()
     assert counted("map_count_failed") == before + 1
     assert pressure.entries(name) == 1000
@@ -255,7 +256,7 @@ def test_a_sample_of_the_buckets_counts_within_a_tenth(kind: int, entries: int, 
 def test_a_full_map_of_connections_takes_every_new_one_and_loses_old_ones_only() -> None:
     """Those that were there first go; none of the latest half of its room does. The kernel's order is not exact: each
     CPU keeps up to 128 of its latest entries to itself (kernel/bpf/bpf_lru_list.c)."""
-    room, of_cpus = 16_384, 128 * bpf_syscall.possible_cpus()
+    room, of_cpus = 16_384, 128 * bpf.possible_cpus()
     with closing(make(LRU_HASH, 40, 48, room)) as made:
         keys = [number.to_bytes(40, "little") for number in range(3 * room)]
         for key in keys:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from bus.telemetry import counted
-from services.dataplane import bpf_syscall, loader, rtnl
-from services.dataplane.attach import Hook, Mechanism
-from services.dataplane.hooks import HEAL_SECONDS, Hooks
-from services.dataplane.links import LinkError
-from services.dataplane.netlink import Refused
+from services.dataplane.kernel import bpf, rtnl
+from services.dataplane.kernel.hooks import HEAL_SECONDS, Hooks
+from services.dataplane.kernel.links import LinkError
+from services.dataplane.kernel.netlink import Refused
+from services.dataplane.load import loader
+from services.dataplane.shapes.attach import Hook, Mechanism
 from tests.bpf.attaching import (
     DROP,
     MECHANISMS,
@@ -130,7 +131,7 @@ def test_a_restart_takes_over_pinned_links_as_they_are(
     program, newer = counter.program(OK), counter.program(OK)
 
     def ids() -> list[int]:
-        found = [bpf_syscall.pinned_link(path) for path in sorted((pins / "links").iterdir())]
+        found = [bpf.pinned_link(path) for path in sorted((pins / "links").iterdir())]
         return [each.id for each in found if each is not None]
 
     async def work(place: Place) -> None:
@@ -143,7 +144,7 @@ def test_a_restart_takes_over_pinned_links_as_they_are(
                 await hooks.adopt(place.hooks_of_pod)
                 assert hooks.state == (True, "tcx")
             assert ids() == before
-            assert place.tcx() == place.tcx("egress") == [bpf_syscall.program_id(each)]
+            assert place.tcx() == place.tcx("egress") == [bpf.program_id(each)]
 
     with_pod(namespaces, pins, program, work)
 
@@ -194,7 +195,7 @@ def test_while_a_pin_is_gone_every_packet_meets_its_program_and_the_pin_comes_ba
     async def work(place: Place) -> None:
         with place.process("tcx", program) as hooks:
             await place.heal(hooks)
-            links = [bpf_syscall.pinned_link(pins / "links" / each.pin) for each in place.hooks_of_pod]
+            links = [bpf.pinned_link(pins / "links" / each.pin) for each in place.hooks_of_pod]
 
             async def change() -> None:
                 before = counted("drift", kind="program"), counted("drift", kind="pin")
@@ -210,7 +211,7 @@ def test_while_a_pin_is_gone_every_packet_meets_its_program_and_the_pin_comes_ba
             await place.heal(hooks)
             is_well, said = hooks.pins.state
             assert is_well and place.hooks_of_pod[0].pin in said
-            assert [bpf_syscall.pinned_link(pins / "links" / each.pin) for each in place.hooks_of_pod] == links
+            assert [bpf.pinned_link(pins / "links" / each.pin) for each in place.hooks_of_pod] == links
         with place.process("tcx", program) as hooks:
             await hooks.adopt(place.hooks_of_pod)
             assert place.how() == {"tcx"}
@@ -226,11 +227,11 @@ def test_a_program_that_was_exchanged_by_hand_is_put_back(
     async def work(place: Place) -> None:
         with place.process("tcx", program) as hooks:
             await place.heal(hooks)
-            link = bpf_syscall.open_pinned(place.pins / "links" / place.hooks_of_pod[0].pin)
-            bpf_syscall.replace_program(link, strange)
+            link = bpf.open_pinned(place.pins / "links" / place.hooks_of_pod[0].pin)
+            bpf.replace_program(link, strange)
             os.close(link)
             await place.heal(hooks)
-            assert place.tcx() == [bpf_syscall.program_id(program)]
+            assert place.tcx() == [bpf.program_id(program)]
 
     with_pod(namespaces, pins, program, work)
 
@@ -242,10 +243,10 @@ def test_a_restart_after_an_older_version_leaves_none_of_its_filters(
 
     async def work(place: Place) -> None:
         monkeypatch.undo()
-        assert place.filters() == [(1, bpf_syscall.program_id(older))]
+        assert place.filters() == [(1, bpf.program_id(older))]
         with place.process("clsact", program) as hooks:
             await hooks.adopt(place.hooks_of_pod)
-        assert place.filters() == [(rtnl.FILTER_HANDLE, bpf_syscall.program_id(program))]
+        assert place.filters() == [(rtnl.FILTER_HANDLE, bpf.program_id(program))]
 
     monkeypatch.setattr(rtnl.detach, "__defaults__", (1,))
     monkeypatch.setattr(rtnl._filter, "__kwdefaults__", {"handle": 1})
@@ -288,7 +289,7 @@ def test_what_fails_once_is_tried_again_and_told_meanwhile(
             assert place.how() == {mechanism}
             assert hooks.has(place.hooks_of_pod)
             assert mechanism == "tcx" or (not hooks.state[0] and "was not attached" in hooks.state[1])
-            monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+            monkeypatch.setattr("services.dataplane.kernel.hooks.TOLD_SECONDS", 0.0)
             assert hooks.state == (True, mechanism)
 
     with_pod(namespaces, pins, program, work)
@@ -301,7 +302,7 @@ def test_ours_comes_first_and_others_stay_in_both_mechanisms(
     namespaces: Callable[[str], str], pins: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, newer, theirs = counter.program(NEXT), counter.program(NEXT), counter.program(NEXT)
-    mine, latest, their_id = map(bpf_syscall.program_id, (ours, newer, theirs))
+    mine, latest, their_id = map(bpf.program_id, (ours, newer, theirs))
 
     async def work(place: Place) -> None:
         for priority, handle in ((1, 1), (1, 2), (5, 1)):
@@ -343,7 +344,7 @@ def test_who_puts_a_program_before_ours_is_behind_it_after_the_next_look_and_is_
 ) -> None:
     """Whatever says "pass" there would end the packet's way before ours could judge it."""
     ours, theirs = counter.program(DROP), counter.program(OK)
-    mine, their_id = map(bpf_syscall.program_id, (ours, theirs))
+    mine, their_id = map(bpf.program_id, (ours, theirs))
 
     async def work(place: Place) -> None:
         with place.process("tcx", ours, counter.program(OK)) as hooks:
@@ -351,14 +352,14 @@ def test_who_puts_a_program_before_ours_is_behind_it_after_the_next_look_and_is_
             assert (place.tcx(), place.filters()) == (([mine], []) if begins == "tcx" else ([], [(HANDLE, mine)]))
             assert set(hooks.differing) == {f"{place.hooks_of_pod[1].device} egress"}  # it had ours as well
             index = place.hooks_of_pod[0].index
-            with foreign_link(theirs, index, bpf_syscall.FIRST):
+            with foreign_link(theirs, index, bpf.FIRST):
                 assert place.tcx()[0] == their_id and reaches(place.pod, GATEWAY)
                 await place.heal(hooks, is_quiet=False)
                 assert (place.tcx(), place.filters()) == ([mine, their_id], [])
                 assert not reaches(place.pod, GATEWAY)
                 ok, words = hooks.state
                 assert not ok and f"id {their_id}" in words and place.hooks_of_pod[0].device in words
-                monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+                monkeypatch.setattr("services.dataplane.kernel.hooks.TOLD_SECONDS", 0.0)
                 await place.heal(hooks)
                 assert hooks.state == (True, "tcx")
 
@@ -374,13 +375,13 @@ def test_who_wants_to_be_first_as_well_gets_it_after_three_times_and_is_told_for
     begins: str,
 ) -> None:
     """Each move waits with the routing lock held, which the start of every pod needs."""
-    monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+    monkeypatch.setattr("services.dataplane.kernel.hooks.TOLD_SECONDS", 0.0)
     ours, theirs = counter.program(NEXT), counter.program(NEXT)
-    mine, their_id = map(bpf_syscall.program_id, (ours, theirs))
+    mine, their_id = map(bpf.program_id, (ours, theirs))
 
     async def work(place: Place) -> None:
         def first() -> contextlib.AbstractContextManager[int]:
-            return foreign_link(theirs, place.hooks_of_pod[0].index, bpf_syscall.FIRST)
+            return foreign_link(theirs, place.hooks_of_pod[0].index, bpf.FIRST)
 
         with place.process("tcx", ours) as hooks:
             await place.heal(hooks, is_quiet=begins == "tcx")
@@ -398,7 +399,7 @@ def test_who_wants_to_be_first_as_well_gets_it_after_three_times_and_is_told_for
                     assert not ok and f"(bpftool prog show id {their_id}) runs before from_pod" in words
                 assert counted("drift", kind="program") == before
                 with monkeypatch.context() as later:
-                    later.setattr("services.dataplane.attach.WINDOW_SECONDS", 0.0)
+                    later.setattr("services.dataplane.shapes.attach.WINDOW_SECONDS", 0.0)
                     await place.heal(hooks)
                 assert place.tcx() == [mine, their_id]
             await place.heal(hooks)
@@ -410,15 +411,15 @@ def test_who_wants_to_be_first_as_well_gets_it_after_three_times_and_is_told_for
 def test_a_filter_of_ours_that_is_left_behind_anothers_program_does_not_move_when_it_is_quiet_either(
     namespaces: Callable[[str], str], pins: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.dataplane.attach.MOVES_PER_LOOK", 0)
+    monkeypatch.setattr("services.dataplane.shapes.attach.MOVES_PER_LOOK", 0)
     ours, theirs = counter.program(NEXT), counter.program(NEXT)
 
     async def work(place: Place) -> None:
         with place.process("tcx", ours) as hooks, foreign_link(theirs, place.hooks_of_pod[0].index):
             await place.heal(hooks, is_quiet=True)
-            assert place.tcx() == [bpf_syscall.program_id(theirs)]
-            assert place.filters() == [(HANDLE, bpf_syscall.program_id(ours))]
-            assert place.tcx("egress") == [bpf_syscall.program_id(ours)]
+            assert place.tcx() == [bpf.program_id(theirs)]
+            assert place.filters() == [(HANDLE, bpf.program_id(ours))]
+            assert place.tcx("egress") == [bpf.program_id(ours)]
             assert not hooks.state[0]
 
     with_pod(namespaces, pins, ours, work)
@@ -435,7 +436,7 @@ def test_where_ours_may_not_be_tcx_whoever_is_before_it_is_told_for_as_long_as_i
             with foreign_link(theirs, place.hooks_of_pod[0].index):
                 for _ in range(2):
                     await place.heal(hooks)
-                    assert not hooks.state[0] and f"id {bpf_syscall.program_id(theirs)}" in hooks.state[1]
+                    assert not hooks.state[0] and f"id {bpf.program_id(theirs)}" in hooks.state[1]
             await place.heal(hooks)
             assert hooks.state == (True, "clsact")
 
@@ -461,11 +462,11 @@ def test_a_link_is_believed_by_its_hook_and_not_by_the_name_of_its_pin(
             assert await hooks.adopt(place.hooks_of_pod) == {}
             await place.heal(hooks)
             found = {direction: place.tcx(direction) for direction in ("ingress", "egress")}
-            assert found == {"ingress": [bpf_syscall.program_id(ours)], "egress": [bpf_syscall.program_id(other)]}
-            link = bpf_syscall.pinned_link(ingress)
+            assert found == {"ingress": [bpf.program_id(ours)], "egress": [bpf.program_id(other)]}
+            link = bpf.pinned_link(ingress)
             assert link and (link.attach_type, link.program_id) == (
-                bpf_syscall.TCX_INGRESS,
-                bpf_syscall.program_id(ours),
+                bpf.TCX_INGRESS,
+                bpf.program_id(ours),
             )
         assert reaches(place.pod, GATEWAY)
 
@@ -481,7 +482,7 @@ def test_a_hook_that_is_not_used_any_more_is_left_to_others(
     mechanism: Mechanism,
 ) -> None:
     ours, theirs = counter.program(NEXT), counter.program(NEXT)
-    their_id = bpf_syscall.program_id(theirs)
+    their_id = bpf.program_id(theirs)
 
     async def work(place: Place) -> None:
         foreign_filter(place, theirs, 1, 2, monkeypatch)
@@ -574,7 +575,7 @@ def test_a_pin_of_a_process_that_was_killed_while_it_pinned_goes(
         with place.process("tcx", program) as hooks:
             await place.heal(hooks)
             left = pins / "links" / "left"
-            bpf_syscall.attach_tcx(newer, hook.index, bpf_syscall.TCX_INGRESS, left)
+            bpf.attach_tcx(newer, hook.index, bpf.TCX_INGRESS, left)
             left.rename(pins / "links" / f"{hook.pin}_new")
             assert len(place.tcx(hook.direction)) == 2
             await place.heal(hooks)
@@ -686,8 +687,8 @@ def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(pro
     group = group / f"plexus-test-hooks-{os.getpid()}"
     group.mkdir()
 
-    def pinned(name: str) -> bpf_syscall.LinkInfo | None:
-        return bpf_syscall.pinned_link(programs / "links" / name)
+    def pinned(name: str) -> bpf.LinkInfo | None:
+        return bpf.pinned_link(programs / "links" / name)
 
     async def main() -> None:
         hooks = Hooks(programs, group, {}, enable_tcx=True)
@@ -696,8 +697,8 @@ def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(pro
             unpinned, detached, *_ = loader.SOCKET_PROGRAMS
             before, pins_before = counted("drift", kind="program"), counted("drift", kind="pin")
             (programs / "links" / unpinned).unlink()
-            link = bpf_syscall.open_pinned(programs / "links" / detached)
-            bpf_syscall.detach_link(link)
+            link = bpf.open_pinned(programs / "links" / detached)
+            bpf.detach_link(link)
             os.close(link)
             await hooks.heal(list, lambda: True)
             for name in loader.SOCKET_PROGRAMS:

@@ -10,7 +10,7 @@ import pytest
 from bench.instructions import RECORD, STALE, Change, Count, Counts, as_text, changes, measure, of_text
 from bench.programs import compile_all, configurations
 from bench.verifier import falls_back
-from services.dataplane import loader
+from services.dataplane.load import loader
 
 
 @pytest.fixture(scope="module")

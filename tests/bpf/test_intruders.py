@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 from scapy.layers.inet import TCP, UDP
 
-from services.dataplane import layouts
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import AGGREGATE_CLUSTER, EGRESS, INGRESS
+from services.dataplane.parts.policy.entries import AGGREGATE_CLUSTER, EGRESS, INGRESS
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import TC_ACT_UNSPEC, V4, V6, Datapath, Family, Routed, echo, error, icmp, ip, sctp, tcp, udp
 
 INVALID_SOURCE, POLICY_DENIED, INVALID, NO_MAPPING, NAT_PROTOCOL, ENCAP = 132, 133, 134, 167, 168, 170

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from services.dataplane import bpf_syscall, cni, cni_server, netlink, rtnl
-from services.dataplane.attach import Direction
-from services.dataplane.links import (
+from services.dataplane.kernel import bpf, netlink, rtnl
+from services.dataplane.kernel.links import (
     DeviceInfo,
     LinkError,
     Links,
@@ -26,6 +25,8 @@ from services.dataplane.links import (
     host_link_name,
     link_mac,
 )
+from services.dataplane.pods import cni, cni_server
+from services.dataplane.shapes.attach import Direction
 from tests.bpf.spaces import GATEWAY, NAMESPACES, in_namespace, inside, ips, links, opened, program, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
@@ -214,7 +215,7 @@ def test_programs_are_there_before_the_first_packet(namespaces: Callable[[str], 
             for direction, name in pairs:
                 [found] = rtnl.list_attached(asking, link.host_index, direction)
                 assert (found.direction, found.name) == (direction, name)
-                assert found.program_id == bpf_syscall.program_id(drop)
+                assert found.program_id == bpf.program_id(drop)
                 assert len(found.tag) == 16
             await made.delete_pod_link(link.host_name)
             assert rtnl.list_attached(asking, link.host_index, "ingress") == []

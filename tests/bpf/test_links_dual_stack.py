@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.dataplane import rtnl
-from services.dataplane.links import LinkError, NodeRoute, host_link_name, link_local, link_mac
+from services.dataplane.kernel import rtnl
+from services.dataplane.kernel.links import LinkError, NodeRoute, host_link_name, link_local, link_mac
 from tests.bpf.spaces import GATEWAY, GATEWAY6, in_namespace, inside, ip, ips, links, opened, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from services.dataplane import netlink, rtnl
-from services.dataplane.links import LinkError, TunnelGone, host_link_name
-from services.dataplane.pod_links import LinkEvents, Wanted
+from services.dataplane.kernel import netlink, rtnl
+from services.dataplane.kernel.links import LinkError, TunnelGone, host_link_name
+from services.dataplane.kernel.pod_links import LinkEvents, Wanted
 from tests.bpf.spaces import in_namespace, inside, ips, links, opened, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import bpf_syscall, layouts, limits, loader, steps
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.effects import Maps
-from services.dataplane.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
-from services.dataplane.services import ServiceTables
+from services.dataplane.kernel import bpf, steps
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.load import loader
+from services.dataplane.parts.services import ServiceTables
+from services.dataplane.shapes import layouts, limits
+from services.dataplane.shapes.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
 from tests.bpf.conftest import BPFFS
 from tests.bpf.datapath import NODE, SERVICES, SIZES, Datapath
 
@@ -98,7 +100,7 @@ async def test_a_pin_that_is_gone_means_compiling(
 
 
 @pytest.mark.parametrize(
-    "part", ["compiler.py", "bpf/pod.bpf.c", "bpf/include/limits.h", "kernel/include/linux/log2.h"]
+    "part", ["load/compiler.py", "bpf/programs/pod.bpf.c", "bpf/include/limits.h", "headers/include/linux/log2.h"]
 )
 def test_whatever_programs_are_made_of_or_by_changes_the_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
@@ -285,11 +287,11 @@ def test_a_removed_key_is_no_error(datapath: Datapath) -> None:
 
 def test_a_pin_is_replaced_in_one_step(programs: Path) -> None:
     path = programs / "programs" / "extra"
-    first, second = (bpf_syscall.open_pinned(programs / "programs" / name) for name in ("from_pod", "to_pod"))
+    first, second = (bpf.open_pinned(programs / "programs" / name) for name in ("from_pod", "to_pod"))
     try:
-        bpf_syscall.pin(first, path)
-        bpf_syscall.pin(second, path)
-        found = bpf_syscall.open_pinned(path)
-        assert bpf_syscall.program_id(found) == bpf_syscall.program_id(second)
+        bpf.pin(first, path)
+        bpf.pin(second, path)
+        found = bpf.open_pinned(path)
+        assert bpf.program_id(found) == bpf.program_id(second)
     finally:
         path.unlink()

@@ -15,10 +15,10 @@ from bus import subjects
 from bus.messages.dataplane import Check
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Requirement
-from services.dataplane import cni
-from services.dataplane.addresses import Attachment
 from services.dataplane.node import Node
-from services.dataplane.pods import NodePods
+from services.dataplane.pods import cni
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.pods.verbs import NodePods
 from tests.bpf.attaching import socket_in
 from tests.bpf.spaces import in_namespace, opened
 from tests.bpf.test_pins import Pods, say_other

@@ -17,10 +17,11 @@ from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP, IPOption_Router_Alert
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
-from services.dataplane import bpf_syscall, loader
-from services.dataplane.bpf_syscall import TCX_INGRESS
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import EGRESS
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import TCX_INGRESS
+from services.dataplane.load import loader
+from services.dataplane.parts.policy.entries import EGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import (
     TC_ACT_OK,
     TC_ACT_REDIRECT,
@@ -215,7 +216,7 @@ def test_a_tag_that_the_kernel_has_taken_off_is_seen_too(
     node: Datapath, programs: Path, namespaces: Callable[[str], str], tmp_path: Path, at: Family, program: str
 ) -> None:
     """The context of a test run bears none, so this takes a device: a frame that comes in loses its tag to the skb."""
-    if not bpf_syscall.has_tcx():
+    if not bpf.has_tcx():
         pytest.skip("attaching by hand needs tcx (kernel 6.6)")
     name = namespaces("vlan")
     for command in ("link add here type veth peer name there", "link set here up", "link set there up"):
@@ -229,7 +230,7 @@ def test_a_tag_that_the_kernel_has_taken_off_is_seen_too(
 
     async def send() -> None:
         fd = loader.open_program(programs, program)
-        bpf_syscall.attach_tcx(fd, socket.if_nametoindex("here"), TCX_INGRESS, pinned)
+        bpf.attach_tcx(fd, socket.if_nametoindex("here"), TCX_INGRESS, pinned)
         with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as raw:
             raw.bind(("there", 0))
             for _ in range(10):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import layouts_v1, loader, migrate
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.limits import limit
-from services.dataplane.loader import DatapathConfig, LoadError
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.load import layouts_v1, loader, migrate
+from services.dataplane.load.loader import DatapathConfig, LoadError
+from services.dataplane.shapes.limits import limit
 from tests.bpf.conftest import BPFFS
 from tests.bpf.datapath import NODE, SIZES
 from tests.bpf.maps import make_map

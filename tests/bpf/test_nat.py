@@ -11,7 +11,7 @@ import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.layers.l2 import Ether
 
-from services.dataplane.layouts import TICK_NS, Connection, NatEntry, NatKey
+from services.dataplane.shapes.layouts import TICK_NS, Connection, NatEntry, NatKey
 from tests.bpf.datapath import (
     POD_MAC,
     TC_ACT_REDIRECT,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import IP, TCP, UDP, IPOption_LSRR, IPOption_NOP, IPOption_SSRR
 
-from services.dataplane import loader
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import EGRESS, INGRESS
-from services.dataplane.rtnl import LOOPBACK_INDEX
+from services.dataplane.kernel.rtnl import LOOPBACK_INDEX
+from services.dataplane.load import loader
+from services.dataplane.parts.policy.entries import EGRESS, INGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import DEVICE_INDEX, NODE, SIZES, V4, V6, Datapath, Family, Routed, error, frame, ip, tcp, udp
 

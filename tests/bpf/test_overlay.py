@@ -21,10 +21,10 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Dot1Q, Ether
 
-from services.dataplane import bpf_syscall
-from services.dataplane.bpf_syscall import TCX_INGRESS
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, IpcacheEntry, IpcacheKey
-from services.dataplane.policy import INGRESS
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import TCX_INGRESS
+from services.dataplane.parts.policy.entries import INGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, IpcacheEntry, IpcacheKey
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import OTHER_NODE, OTHER_NODE6, V4, V6, Family, Routed, error, ip, tcp, udp
 from tests.bpf.fragmented import cut, datagram
@@ -48,7 +48,7 @@ class Overlay(Routed):
 
     def _attach(self, program: int, pinned: Path) -> None:
         subprocess.run(["sysctl", "-qw", "net.ipv6.conf.far.disable_ipv6=1"], check=True)  # nothing of its own
-        bpf_syscall.attach_tcx(program, socket.if_nametoindex("out"), TCX_INGRESS, pinned)
+        bpf.attach_tcx(program, socket.if_nametoindex("out"), TCX_INGRESS, pinned)
 
     def close(self) -> None:
         for pinned in self._pins:
@@ -74,7 +74,7 @@ class Overlay(Routed):
     def _send(self, packet: bytes, key: int) -> None:
         self._attach(key, self._pins[1])  # before all that are there
         os.close(key)
-        while len(bpf_syscall.tcx_programs(socket.if_nametoindex("out"), TCX_INGRESS)) > 2:
+        while len(bpf.tcx_programs(socket.if_nametoindex("out"), TCX_INGRESS)) > 2:
             time.sleep(0.001)  # until the kernel has taken the last key's program away
         with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as raw:
             raw.bind(("far", 0))
@@ -106,7 +106,7 @@ def key_program(identity: int, node: str) -> int:
     raw = b"".join(struct.pack("=BBhi", *each) for each in instructions)
     code, licence = ctypes.create_string_buffer(raw), ctypes.create_string_buffer(b"GPL")
     load = struct.pack("=IIQQ", 3, len(instructions), ctypes.addressof(code), ctypes.addressof(licence))
-    return bpf_syscall._bpf(5, load)
+    return bpf._bpf(5, load)
 
 
 def to_signed(word: int) -> int:
@@ -115,7 +115,7 @@ def to_signed(word: int) -> int:
 
 @pytest.fixture(scope="module", params=[4, 6], ids=["over v4", "over v6"])
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Overlay]:
-    if not bpf_syscall.has_tcx():
+    if not bpf.has_tcx():
         pytest.skip("two programs in a row on a device need tcx (kernel 6.6)")
     underlay: int = request.param
     wanted = {"tunnel_index": 1, "underlay_ipv6": underlay == 6}

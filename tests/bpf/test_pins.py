@@ -22,16 +22,18 @@ from bus.messages.dataplane import Check
 from bus.messages.identity import Identity
 from bus.messages.resources import Namespace, Pod
 from bus.telemetry import counted
-from services.dataplane import bpf_syscall, cni, loader, rtnl
-from services.dataplane.addresses import Attachment
-from services.dataplane.attach import Hook
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.hooks import ATTACH_TYPE
-from services.dataplane.layouts import MAPS
-from services.dataplane.limits import map_path
-from services.dataplane.netlink import Netlink
+from services.dataplane.kernel import bpf, rtnl
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.kernel.hooks import ATTACH_TYPE
+from services.dataplane.kernel.netlink import Netlink
+from services.dataplane.load import loader
 from services.dataplane.node import Node
-from services.dataplane.pods import NodePods
+from services.dataplane.pods import cni
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.pods.verbs import NodePods
+from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.layouts import MAPS
+from services.dataplane.shapes.limits import map_path
 from tests.bpf import own_maps
 from tests.bpf.attaching import OK, Counter, inside_here, socket_in
 from tests.bpf.spaces import in_namespace, opened
@@ -337,14 +339,14 @@ def other_maps(place: Place, *names: str) -> None:
         with contextlib.closing(Map.open(path)) as found:
             info = found.info
         with contextlib.closing(own_maps.make(info.type, info.key_bytes, info.value_bytes, info.max_entries)) as made:
-            bpf_syscall.pin(made.fd, path)
+            bpf.pin(made.fd, path)
 
 
 def other_programs(place: Place) -> None:
     """Such as let everything pass."""
     with contextlib.closing(Counter()) as counter:
         for name in loader.TC_PROGRAMS:
-            bpf_syscall.pin(counter.program(OK), place.pins / "programs" / name)
+            bpf.pin(counter.program(OK), place.pins / "programs" / name)
 
 
 def other_maps_and_programs(place: Place) -> None:
@@ -374,13 +376,13 @@ def entries_of(place: Place, name: str) -> dict[bytes, bytes]:
 
 def attached_tag(hook: Hook) -> str:
     """Of the program that a packet meets first there."""
-    numbers = bpf_syscall.tcx_programs(hook.index, ATTACH_TYPE[hook.direction])
+    numbers = bpf.tcx_programs(hook.index, ATTACH_TYPE[hook.direction])
     if not numbers:
         with Netlink() as netlink:
             numbers = [each.program_id for each in rtnl.list_attached(netlink, hook.index, hook.direction)]
-    fd = bpf_syscall.program_by_id(numbers[0])
+    fd = bpf.program_by_id(numbers[0])
     try:
-        return bpf_syscall.identity(fd).split()[2]
+        return bpf.identity(fd).split()[2]
     finally:
         os.close(fd)
 
@@ -436,8 +438,8 @@ def test_what_is_detached_by_hand_is_attached_again(
     def detach_all() -> int:
         links = 0
         for pin in (place.pins / "links").iterdir():
-            link = bpf_syscall.open_pinned(pin)
-            bpf_syscall.detach_link(link)
+            link = bpf.open_pinned(pin)
+            bpf.detach_link(link)
             os.close(link)
             links += 1
         with Netlink() as netlink:
@@ -460,11 +462,11 @@ def test_what_is_detached_by_hand_is_attached_again(
                 node._heard = {"resources": 1 << 40}
                 await node.realised()
                 assert node.service.revision == revision, "told as realised while some were not judged"
-                monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+                monkeypatch.setattr("services.dataplane.kernel.hooks.TOLD_SECONDS", 0.0)
                 await node.heal_hooks_once()
                 assert told(node, "programs").ok and node.hooks.state == (True, mechanism)
                 assert node.service.revision == {"resources": 1 << 40}
-                attached = [bpf_syscall.pinned_link(place.pins / "links" / each) for each in loader.SOCKET_PROGRAMS]
+                attached = [bpf.pinned_link(place.pins / "links" / each) for each in loader.SOCKET_PROGRAMS]
                 assert all(each is not None and each.target for each in attached)
                 traffic.goes_on()
 

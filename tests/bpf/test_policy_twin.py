@@ -7,13 +7,13 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from bus import labels
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.named_ports import Named, NamedPorts, names_in
-from services.dataplane.policy import EndpointPolicy, entries_for
+from services.dataplane.parts.policy.entries import EndpointPolicy, entries_for
+from services.dataplane.parts.policy.named_ports import Named, NamedPorts, names_in
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import OTHER_NODE, TC_ACT_SHOT, Datapath
 from tests.oracle import allowed_by_rules
 from tests.strategies import Packet, World, worlds
-from tests.unit.dataplane.test_policy_twin import compile_world
+from tests.unit.dataplane.parts.policy.test_policy_twin import compile_world
 
 POD, PEER = "10.0.0.1", "10.0.0.2"
 ASKED = 3000

@@ -6,8 +6,7 @@ import pytest
 from scapy.layers.inet import IP
 from scapy.layers.l2 import ARP, Ether
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import (
+from services.dataplane.parts.policy.entries import (
     AGGREGATE_CLUSTER,
     AGGREGATE_WORLD,
     ALLOW,
@@ -17,6 +16,7 @@ from services.dataplane.policy import (
     PolicyKey,
     precedence,
 )
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import (
     GATEWAY_MAC,
     NEIGHBOUR,

@@ -14,11 +14,16 @@ from scapy.layers.inet import TCP
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6, IPv6ExtHdrRouting
 from scapy.layers.l2 import Ether
 
-from services.dataplane import layouts, reasons
-from services.dataplane.bpf_syscall import possible_cpus
-from services.dataplane.layouts import EVENT_DROP, EVENT_POLICY_VERDICT, FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import EGRESS, INGRESS, PolicyEntry, PolicyKey, precedence
-from services.dataplane.ring import Ring
+from services.dataplane.flows.ring import Ring
+from services.dataplane.kernel.bpf import possible_cpus
+from services.dataplane.parts.policy.entries import EGRESS, INGRESS, PolicyEntry, PolicyKey, precedence
+from services.dataplane.shapes import layouts, reasons
+from services.dataplane.shapes.layouts import (
+    EVENT_DROP,
+    EVENT_POLICY_VERDICT,
+    FLAG_ENFORCE_EGRESS,
+    FLAG_ENFORCE_INGRESS,
+)
 from tests.bpf.datapath import (
     V4,
     V6,
@@ -35,7 +40,7 @@ from tests.bpf.datapath import (
 )
 from tests.bpf.fragmented import cut, datagram
 
-BPF = Path(layouts.__file__).parent / "bpf"
+BPF = Path(layouts.__file__).parents[1] / "bpf"
 NUMBERS = {
     int(number): name
     for name, number in re.findall(r"^\s*(DROP_\w+) = (\d+)", reasons.HEADER.read_text(), re.MULTILINE)
@@ -213,7 +218,7 @@ def listen(datapath: Datapath, ring: Ring) -> None:
 
 def source_line(event: layouts.Event) -> str:
     name = reasons.file_name(event.file)
-    folder = BPF if name.endswith(".bpf.c") else BPF / "include"
+    folder = BPF / "programs" if name.endswith(".bpf.c") else BPF / "include"
     return (folder / name).read_text().splitlines()[event.line - 1]
 
 
@@ -254,14 +259,16 @@ def test_every_reason_is_provoked_but_those_that_cannot_be() -> None:
 def test_every_reason_that_the_c_gives_has_a_number_and_a_name() -> None:
     given = {
         name
-        for path in [*BPF.glob("*.c"), *BPF.glob("include/*.h")]
+        for path in [*BPF.glob("programs/*.c"), *BPF.glob("include/*.h")]
         if path != reasons.HEADER
         for name in re.findall(r"\bDROP_\w+", path.read_text())
     }
     assert given == set(NUMBERS.values())
 
 
-@pytest.mark.parametrize("path", sorted([*BPF.glob("*.bpf.c"), *BPF.glob("include/*.h")]), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted([*BPF.glob("programs/*.bpf.c"), *BPF.glob("include/*.h")]), ids=lambda path: path.name
+)
 def test_a_file_that_drops_says_its_own_name(path: Path) -> None:
     """Or the line of an event is looked for in another file."""
     text = path.read_text()

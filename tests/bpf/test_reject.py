@@ -20,9 +20,11 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from services.dataplane import bpf_syscall, limits, loader
-from services.dataplane.hooks import with_link
-from services.dataplane.steps import Steps, paths
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.hooks import with_link
+from services.dataplane.kernel.steps import Steps, paths
+from services.dataplane.load import loader
+from services.dataplane.shapes import limits
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
     DEVICE_INDEX,
@@ -303,7 +305,7 @@ def calls(pin_dir: Path, group: Path, at: Family) -> list[str]:
     links = [pin_dir / "links" / name for name in names]
     for name, link in zip(names, links, strict=True):
         program = loader.open_program(pin_dir, name)
-        bpf_syscall.attach_cgroup(program, group, loader.SOCKET_PROGRAMS[name], link)
+        bpf.attach_cgroup(program, group, loader.SOCKET_PROGRAMS[name], link)
         os.close(program)
     try:
         command = [sys.executable, "-c", CALLS, str(group), at.service]
@@ -311,7 +313,7 @@ def calls(pin_dir: Path, group: Path, at: Family) -> list[str]:
         return subprocess.run(["unshare", "-n", *command], capture_output=True, text=True, check=True).stdout.split()
     finally:
         for link in links:
-            with_link(link, bpf_syscall.detach_link)
+            with_link(link, bpf.detach_link)
             link.unlink()
 
 
@@ -371,12 +373,12 @@ def test_without_the_step_it_is_dropped_and_the_look_puts_the_step_back(
     generation = array_of(programs).name.removeprefix("steps_")
     assert paths(programs, generation)[0] == array_of(programs)
     slot = limits.steps()["reject"].to_bytes(4, "little")
-    with closing(bpf_syscall.Map.open(array_of(programs))) as array, closing(Steps(programs, generation)) as steps:
+    with closing(bpf.Map.open(array_of(programs))) as array, closing(Steps(programs, generation)) as steps:
         array.remove(slot)
         assert routed.dropped_for("from_pod", tcp(at.pod, unused(at), routed.free_port(), 80)) == MISSED_TAIL_CALL
         steps.look()
         assert is_answered(routed, at)
-        stranger = bpf_syscall.open_pinned(programs / "programs/from_overlay")
+        stranger = bpf.open_pinned(programs / "programs/from_overlay")
         array.set(slot, stranger.to_bytes(4, "little"))
         os.close(stranger)
         steps.look()

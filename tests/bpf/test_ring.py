@@ -11,14 +11,19 @@ from typing import cast
 
 import pytest
 
-from services.dataplane import layouts, reasons
-from services.dataplane.bpf_syscall import possible_cpus
-from services.dataplane.layouts import EVENT_DROP, EVENT_POLICY_VERDICT, FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import EGRESS, INGRESS
-from services.dataplane.ring import Ring
+from services.dataplane.flows.ring import Ring
+from services.dataplane.kernel.bpf import possible_cpus
+from services.dataplane.parts.policy.entries import EGRESS, INGRESS
+from services.dataplane.shapes import layouts, reasons
+from services.dataplane.shapes.layouts import (
+    EVENT_DROP,
+    EVENT_POLICY_VERDICT,
+    FLAG_ENFORCE_EGRESS,
+    FLAG_ENFORCE_INGRESS,
+)
 from tests.bpf.datapath import NEIGHBOUR, NODE, OTHER_NODE, OUTSIDE, POD, REMOTE, Datapath, echo, frame, tcp, udp
 
-BPF = Path(layouts.__file__).parent / "bpf"
+BPF = Path(layouts.__file__).parents[1] / "bpf"
 CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 WINDOW_SHIFT, EVENTS_PER_WINDOW = 27, 128  # bpf/include/limits.h
 
@@ -46,7 +51,7 @@ def ring(datapath: Datapath) -> Iterator[Ring]:
 
 def source_line(event: layouts.Event) -> str:
     name = reasons.file_name(event.file)
-    folder = BPF if name.endswith(".bpf.c") else BPF / "include"
+    folder = BPF / "programs" if name.endswith(".bpf.c") else BPF / "include"
     return (folder / name).read_text().splitlines()[event.line - 1]
 
 

@@ -6,8 +6,8 @@ import pytest
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, NatEntry, NatKey
-from services.dataplane.policy import EGRESS
+from services.dataplane.parts.policy.entries import EGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, NatEntry, NatKey
 from tests.bpf.datapath import TC_ACT_REDIRECT, TC_ACT_UNSPEC, V4, V6, Datapath, Family, Routed, sctp
 
 POLICY_DENIED, INVALID, NO_MAPPING, NAT_PROTOCOL = 133, 134, 167, 168

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import limits, loader, sizes
-from services.dataplane.layouts import TICK_NS
+from services.dataplane.load import loader
+from services.dataplane.shapes import limits, sizes
+from services.dataplane.shapes.layouts import TICK_NS
 from tests.bpf.datapath import NEIGHBOUR, NODE, POD, Datapath, echo, tcp, udp
 
 BPFFS = Path("/sys/fs/bpf")

@@ -20,13 +20,14 @@ import pytest
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.service import Service, Settings
 from bus.testing import Hub
-from services.dataplane import bpf_syscall, loader, sock_diag
-from services.dataplane.effects import Maps
-from services.dataplane.layouts import pack_address
-from services.dataplane.services import ServiceTables
+from services.dataplane.keep.sockets import Sockets
+from services.dataplane.kernel import bpf, sock_diag
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.sock_diag import NLMSG_DONE, SOCK_DIAG_BY_FAMILY, TCP, UDP, Peer, SocketDiag, Walk, walk
+from services.dataplane.load import loader
+from services.dataplane.parts.services import ServiceTables
 from services.dataplane.settings import NodeSettings
-from services.dataplane.sock_diag import NLMSG_DONE, SOCK_DIAG_BY_FAMILY, TCP, UDP, Peer, SocketDiag, Walk, walk
-from services.dataplane.sockets import Sockets
+from services.dataplane.shapes.layouts import pack_address
 from tests.bpf.spaces import NAMESPACES, in_namespace, ip, making_namespaces
 from tests.connections import PORT, Connections, command
 
@@ -236,7 +237,7 @@ def test_a_process_that_ends_during_the_walk_is_no_trouble(
 HIDDEN_WALK = """
 import sys, threading
 from pathlib import Path
-from services.dataplane.sock_diag import UDP, walk
+from services.dataplane.kernel.sock_diag import UDP, walk
 done = walk({12345: {(bytes(16), bytes(2))}}, [UDP], Path(sys.argv[1]), threading.Event())
 print(done.is_whole, *done.problems)
 """
@@ -312,7 +313,7 @@ def hooked(programs: Path, cgroup: Path) -> Iterator[Maps]:
         for name, kind in loader.SOCKET_PROGRAMS.items():
             fd = loader.open_program(programs, name)
             stack.callback(os.close, fd)
-            bpf_syscall.attach_cgroup(fd, cgroup, kind, links / name)
+            bpf.attach_cgroup(fd, cgroup, kind, links / name)
             stack.callback((links / name).unlink)
         maps = stack.enter_context(closing(Maps(programs)))
         found = maps["sock_reverse"]

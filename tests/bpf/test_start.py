@@ -20,16 +20,16 @@ from bus.messages.resources import Namespace, Pod
 from bus.messages.resources import Node as NodeResource
 from bus.service import BadSettings, Service, Settings
 from bus.testing import Hub
-from services.dataplane import cni
 from services.dataplane.__main__ import start
-from services.dataplane.addresses import Attachment
 from services.dataplane.fallback.handover import Fallback
-from services.dataplane.journal import Journal
-from services.dataplane.links import LinkError, Links
-from services.dataplane.migrate import Migration
+from services.dataplane.kernel.links import LinkError, Links
+from services.dataplane.load.migrate import Migration
 from services.dataplane.node import Node
-from services.dataplane.pods import NodePods
+from services.dataplane.pods import cni
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings
+from services.dataplane.store.journal import Journal
 from tests.bpf.spaces import in_namespace, inside, ip, opened
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: loads programs")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from scapy.layers.inet import TCP, UDP
 
-from services.dataplane import layouts
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, own_port, substitute_port
-from services.dataplane.policy import EGRESS
+from services.dataplane.parts.policy.entries import EGRESS
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, own_port, substitute_port
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
     LOOPBACK_INDEX,

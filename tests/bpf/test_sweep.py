@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bus.telemetry import counted
-from services.dataplane import sweep as module
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.layouts import TICK_NS
-from services.dataplane.sweep import LONGEST_SECONDS, Sweep, Sweeper, connection_key
+from services.dataplane.keep import sweep as module
+from services.dataplane.keep.sweep import LONGEST_SECONDS, Sweep, Sweeper, connection_key
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.shapes.layouts import TICK_NS
 from tests.bpf.own_maps import LRU_HASH, make
 
 KEY, CONNECTION, MAPPING, CHOICE = 40, 48, 20, 28  # bytes: bpf/include/types.h

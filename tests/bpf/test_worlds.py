@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from scapy.layers.l2 import ARP, Ether
 
-from services.dataplane.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
-from services.dataplane.policy import AGGREGATE_CLUSTER, AGGREGATE_WORLD, EGRESS, INGRESS
+from services.dataplane.parts.policy.entries import AGGREGATE_CLUSTER, AGGREGATE_WORLD, EGRESS, INGRESS
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import NODE, NODE6, TC_ACT_OK, TC_ACT_UNSPEC, V4, V6, Datapath, Family, tcp
 

@@ -32,7 +32,7 @@ from services.lb.model import LoadBalancing
 from services.policy.model import PolicyModel
 from services.resources import handlers
 from services.resources.settings import Settings
-from tests.unit.dataplane.kernel import MemoryMap
+from tests.unit.dataplane.fake_kernel import MemoryMap
 from tests.unit.dataplane.test_node import DEVICE, Machine, until
 
 NODES = {"node-1": "192.0.2.1", "node-2": "192.0.2.2"}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bench.programs import read
 from bench.verifier import Program, create_map, load
-from services.dataplane import limits
-from services.dataplane.bpf_syscall import Map, pin
-from services.dataplane.steps import ARRAY, fill
+from services.dataplane.kernel.bpf import Map, pin
+from services.dataplane.kernel.steps import ARRAY, fill
+from services.dataplane.shapes import limits
 from tests.guest.prepare import NODE_PROGRAMS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.programs import compile_all, configurations, write
-from services.dataplane.loader import DatapathConfig
+from services.dataplane.load.loader import DatapathConfig
 
 PROGRAMS = Path("build/guest/programs.json")
 NODE_PROGRAMS = Path("build/guest/nodes.json")

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import layouts, loader
-from services.dataplane.addresses import PodIp
-from services.dataplane.attach import Hook
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.hooks import Hooks
-from services.dataplane.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
-from services.dataplane.links import Links, PodLink, TcProgram
-from services.dataplane.policy import ALLOW
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.kernel.hooks import Hooks
+from services.dataplane.kernel.links import Links, PodLink, TcProgram
+from services.dataplane.load import loader
+from services.dataplane.parts.policy.entries import ALLOW
+from services.dataplane.pods.addresses import PodIp
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
 from tests.bpf.spaces import in_namespace, inside, opened
 from tests.guest.pinned import pin_all
 from tests.guest.prepare import DEVICE_INDEX, NODES, TUNNEL_INDEX, UNDERLAYS, programs_of

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane import bpf_syscall, layouts
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.hooks import Hooks
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.kernel.hooks import Hooks
+from services.dataplane.shapes import layouts
 from tests.bpf.attaching import OK, Counter, Place, delete_clsact, delete_filter, with_pod
 from tests.bpf.spaces import GATEWAY, making_namespaces, reaches
 from tests.guest.pinned import pin_all
@@ -60,7 +61,7 @@ def namespaces() -> Iterator[Callable[[str], str]]:
 def test_asked_for_tcx_a_kernel_without_it_has_clsact_and_what_was_removed_by_hand_comes_back(
     namespaces: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not bpf_syscall.has_tcx()
+    assert not bpf.has_tcx()
     pins = Path("/sys/fs/bpf/hooks")
     pins.mkdir()
 
@@ -76,7 +77,7 @@ def test_asked_for_tcx_a_kernel_without_it_has_clsact_and_what_was_removed_by_ha
                 await place.heal(hooks)
                 assert [place.filters(direction) for direction in ("ingress", "egress")] == left
             assert not hooks.state[0], "what was put back is told for a while"
-            monkeypatch.setattr("services.dataplane.hooks.TOLD_SECONDS", 0.0)
+            monkeypatch.setattr("services.dataplane.kernel.hooks.TOLD_SECONDS", 0.0)
             await place.heal(hooks)
             assert hooks.state == (True, "clsact")
         before = counter.packets
@@ -114,7 +115,7 @@ def test_a_process_of_the_cgroup_reaches_services_by_the_socket_hooks_of_both_fa
         found = subprocess.run(client, capture_output=True, text=True, check=False)
         server.kill()
     refused = subprocess.run([*client[:3], "refused", *EMPTY], capture_output=True, text=True, check=False)
-    assert bpf_syscall.has_set_retval(), "Debian's kernel has it"
+    assert bpf.has_set_retval(), "Debian's kernel has it"
     assert refused.stdout.split() == ["ECONNREFUSED"] * 4, refused
     assert found.stdout.splitlines() == [f"HELLO {each} HELLO {each}" for each in SERVICES], found
 

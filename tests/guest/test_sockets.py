@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from services.dataplane.layouts import pack_address
-from services.dataplane.sock_diag import TCP, UDP, Peer, walk
+from services.dataplane.kernel.sock_diag import TCP, UDP, Peer, walk
+from services.dataplane.shapes.layouts import pack_address
 
 SO_COOKIE = 57
 

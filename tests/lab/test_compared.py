@@ -13,8 +13,8 @@ import pytest
 
 from lab import processes, state
 from lab.testing import Lab, eventually
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.limits import map_path
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.shapes.limits import map_path
 from tests.lab.space import Space
 
 NODE = "node2"

@@ -9,7 +9,7 @@ import pytest
 
 from lab.plan import FAMILIES
 from lab.testing import Lab, eventually
-from services.dataplane.notrack import TABLE
+from services.dataplane.kernel.notrack import TABLE
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_fallback import fallback

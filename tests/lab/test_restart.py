@@ -18,10 +18,10 @@ from bench.survival import SERVICE_PORT, Rate, Survived, Way, traffic, ways_of
 from lab import dialogue, processes, state, supervisor
 from lab.errors import LabError
 from lab.testing import Lab, eventually
-from services.dataplane import bpf_syscall
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.limits import declared_maps
-from services.dataplane.loader import STAMP, TC_PROGRAMS
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.load.loader import STAMP, TC_PROGRAMS
+from services.dataplane.shapes.limits import declared_maps
 from tests.lab.conftest import EXPECTED_DROPS
 from tests.lab.space import Space
 from tests.lab.version1 import WAYS_BACK, turn_back
@@ -133,8 +133,8 @@ def dataplane(lab: Lab, node: str) -> state.ProcessId:
 def program_ids(lab: Lab, node: str) -> dict[str, int]:
     found = {}
     for name in TC_PROGRAMS:
-        program = bpf_syscall.open_pinned(lab.record.pins(node) / "programs" / name)
-        found[name] = bpf_syscall.program_id(program)
+        program = bpf.open_pinned(lab.record.pins(node) / "programs" / name)
+        found[name] = bpf.program_id(program)
         os.close(program)
     return found
 

@@ -13,7 +13,7 @@ import pytest
 
 from lab import execute, namespaces
 from lab.testing import Lab, eventually
-from services.dataplane import bpf_syscall
+from services.dataplane.kernel import bpf
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl, host
 from tests.lab.test_policy import DENY
@@ -217,7 +217,7 @@ def test_a_step_that_somebody_has_taken_out_is_put_back(space: Space) -> None:
     targets = nobodys(space)
     pins = space.lab.record.pins("node1")
     [array] = (pins / "maps").glob("steps_*")
-    with closing(bpf_syscall.Map.open(array)) as steps:
+    with closing(bpf.Map.open(array)) as steps:
         assert steps.remove(bytes(4))
         assert eventually(lambda: steps.get(bytes(4)) is not None, 10)
     assert ends(space, callers(space)["a pod past the hooks"], "tcp", *targets[0]) == "ECONNREFUSED"

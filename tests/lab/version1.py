@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from services.dataplane.bpf_syscall import Map
-from services.dataplane.layouts_v1 import MAPPED, MAPS, NONE
+from services.dataplane.kernel.bpf import Map
+from services.dataplane.load.layouts_v1 import MAPPED, MAPS, NONE
 from tests.bpf.maps import make_map
 
 Entry = tuple[bytes, bytes]

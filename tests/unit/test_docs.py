@@ -48,10 +48,10 @@ def is_path(text: str) -> bool:
 
 def exists(text: str) -> bool:
     """From the root, or a C file by its short name as the documents about the C have it."""
-    bpf = ROOT / "services" / "dataplane" / "bpf"
-    places = [ROOT, bpf, bpf / "include"]
+    dataplane = ROOT / "services" / "dataplane"
+    places = [ROOT, dataplane, *(dataplane / "bpf" / each for each in ("", "include", "programs"))]
     if "/" not in text:
-        places += [ROOT / "cni", ROOT / "services" / "dataplane"]
+        places += [ROOT / "cni"]
     return any((place / text).exists() for place in places) or text in GENERIC
 
 

@@ -20,24 +20,24 @@ from dataclasses import replace
 from bus.labels import RESERVED
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane import datapath, loader, notrack
-from services.dataplane.attach import Hook
 from services.dataplane.batch import to_the_end
-from services.dataplane.datapath import Datapath, Ground
-from services.dataplane.effects import Maps
 from services.dataplane.fallback import maps as fallback_maps
-from services.dataplane.fallback import nft
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import RuleMaps, Senseless
-from services.dataplane.fallback.nft import NftAbsent
 from services.dataplane.fallback.rules import Place
-from services.dataplane.links import HOST_PREFIX, LinkError, Links
-from services.dataplane.loader import LoadError
-from services.dataplane.migrate import DoesNotFit
+from services.dataplane.kernel import nft, notrack
+from services.dataplane.kernel.links import HOST_PREFIX, LinkError, Links
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.nft import NftAbsent
+from services.dataplane.kernel.rtnl import SeenLink
+from services.dataplane.load import datapath, loader
+from services.dataplane.load.datapath import Datapath, Ground
+from services.dataplane.load.loader import LoadError
+from services.dataplane.load.migrate import DoesNotFit
 from services.dataplane.node import Node
-from services.dataplane.rtnl import SeenLink
 from services.dataplane.settings import NodeSettings
-from services.dataplane.tables import Table
+from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.table import Table
 
 log = logger(__name__)
 

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from services.dataplane import bpf_syscall, loader, rtnl
-from services.dataplane.attach import Hook
-from services.dataplane.bpf_syscall import LINK_TCX
-from services.dataplane.hooks import Hooks, with_link
-from services.dataplane.netlink import Netlink
-from services.dataplane.pins import Pins
+from services.dataplane.kernel import bpf, rtnl
+from services.dataplane.kernel.bpf import LINK_TCX
+from services.dataplane.kernel.hooks import Hooks, with_link
+from services.dataplane.kernel.netlink import Netlink
+from services.dataplane.kernel.pins import Pins
+from services.dataplane.load import loader
+from services.dataplane.shapes.attach import Hook
 
 
 class NoHooks(Hooks):
@@ -70,7 +71,7 @@ class NoHooks(Hooks):
 
     def _is_attached(self, hook: Hook) -> bool:
         with suppress(OSError):
-            link = bpf_syscall.pinned_link(self._links / hook.pin)
+            link = bpf.pinned_link(self._links / hook.pin)
             if link and (link.type, link.target) == (LINK_TCX, hook.index):
                 return True
         return any(each.name == hook.program for each in self._filters(hook))
@@ -81,7 +82,7 @@ class NoHooks(Hooks):
                 rtnl.detach(self._netlink, hook.index, hook.direction, each.handle)
         for pin in self._links.glob("*"):
             with suppress(OSError):  # then it ends a moment after its pin, unless somebody else holds it
-                with_link(pin, bpf_syscall.detach_link)
+                with_link(pin, bpf.detach_link)
             pin.unlink(missing_ok=True)
 
     def _filters(self, hook: Hook) -> list[rtnl.Attached]:

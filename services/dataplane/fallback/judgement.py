@@ -7,8 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from services.dataplane.layouts import POLICY_DENIES, POLICY_NAMED, NamedPortKey, PolicyMapEntry, PolicyMapKey
-from services.dataplane.policy import AGGREGATES, EndpointPolicy, PolicyEntry, PolicyKey, aggregate, verdict
+from services.dataplane.parts.policy.entries import (
+    AGGREGATES,
+    EndpointPolicy,
+    PolicyEntry,
+    PolicyKey,
+    aggregate,
+    verdict,
+)
+from services.dataplane.shapes.layouts import POLICY_DENIES, POLICY_NAMED, NamedPortKey, PolicyMapEntry, PolicyMapKey
 
 PROTOCOL_BITS = 8
 PORT_MAX = 0xFFFF

@@ -15,14 +15,16 @@ from pathlib import Path
 import msgspec
 
 from bus.telemetry import count, logger
-from services.dataplane import layouts, statefile
 from services.dataplane.batch import to_the_end
-from services.dataplane.bpf_syscall import Map, MapInfo
-from services.dataplane.effects import WRITE_ORDER, Maps
-from services.dataplane.fallback import nft, rules
-from services.dataplane.fallback.nft import NftError
+from services.dataplane.fallback import rules
 from services.dataplane.fallback.rules import Place
-from services.dataplane.tables import Table
+from services.dataplane.kernel import nft
+from services.dataplane.kernel.bpf import Map, MapInfo
+from services.dataplane.kernel.maps import WRITE_ORDER, Maps
+from services.dataplane.kernel.nft import NftError
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.table import Table
+from services.dataplane.store import statefile
 
 log = logger(__name__)
 

@@ -21,7 +21,16 @@ from ipaddress import ip_address, ip_network
 from bus.labels import RESERVED
 from services.dataplane.fallback.judgement import PORT_MAX, Allowed, Judge, Ranges
 from services.dataplane.fallback.networks import Network, disjoint, joined, texts
-from services.dataplane.layouts import (
+from services.dataplane.parts.policy.entries import (
+    AGGREGATE_CLUSTER,
+    AGGREGATE_REMOTE_NODE,
+    AGGREGATE_WORLD,
+    DIRECTIONS,
+    EGRESS,
+    INGRESS,
+    aggregate,
+)
+from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
     NO_ADDRESS,
@@ -33,15 +42,6 @@ from services.dataplane.layouts import (
     ServiceEntry,
     ServiceKey,
     text,
-)
-from services.dataplane.policy import (
-    AGGREGATE_CLUSTER,
-    AGGREGATE_REMOTE_NODE,
-    AGGREGATE_WORLD,
-    DIRECTIONS,
-    EGRESS,
-    INGRESS,
-    aggregate,
 )
 
 TABLE = "plexus_fallback"

@@ -6,9 +6,9 @@ import pytest
 
 from bus.messages.dataplane import Dump
 from services.dataplane.dump import dump
-from services.dataplane.layouts import PolicyMapEntry, PolicyMapKey
 from services.dataplane.model import NodeModel
-from tests.unit.dataplane.kernel import MemoryMaps
+from services.dataplane.shapes.layouts import PolicyMapEntry, PolicyMapKey
+from tests.unit.dataplane.fake_kernel import MemoryMaps
 
 ECHO_REQUEST, ECHO_REQUEST6 = 8, 128
 

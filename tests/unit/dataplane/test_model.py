@@ -13,7 +13,9 @@ from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Node, Pod, Requirement
-from services.dataplane.layouts import (
+from services.dataplane.model import NO_POLICY, LocalPod, NodeModel
+from services.dataplane.parts.policy.entries import AGGREGATES, ALLOW, INGRESS, EndpointPolicy, PolicyKey, PolicyStore
+from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
     EndpointEntry,
@@ -23,8 +25,6 @@ from services.dataplane.layouts import (
     PolicyMapKey,
     pack_address,
 )
-from services.dataplane.model import NO_POLICY, LocalPod, NodeModel
-from services.dataplane.policy import AGGREGATES, ALLOW, INGRESS, EndpointPolicy, PolicyKey, PolicyStore
 
 HERE, THERE = "node-1", "node-2"
 HERE_ADDRESS, THERE_ADDRESS = "192.0.2.1", "192.0.2.2"
@@ -141,7 +141,7 @@ def policy_rows(model: NodeModel) -> dict[PolicyMapKey, PolicyMapEntry]:
 
 
 def expanded(number: int, *messages: PolicyRules | Selector) -> dict[PolicyMapKey, PolicyMapEntry]:
-    """What the map should hold for `number`, straight from policy.py."""
+    """What the map should hold for `number`, straight from parts/policy."""
     store = PolicyStore()
     store.add_identity(number, identity(number, "web").labels)
     for message in messages:

@@ -10,8 +10,8 @@ from bus.labels import RESERVED
 from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from services.dataplane.layouts import IpcacheEntry, IpcacheKey, pack_address
 from services.dataplane.model import NodeModel, Routing
+from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, pack_address
 from tests.unit.dataplane.test_model import (
     DEFAULT,
     HERE,

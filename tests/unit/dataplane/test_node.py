@@ -23,21 +23,21 @@ from bus.messages.resources import Node as NodeResource
 from bus.service import Service, Settings
 from bus.telemetry import counted
 from bus.testing import Hub, MemoryBus
-from services.dataplane import cni
-from services.dataplane.addresses import Attachment
-from services.dataplane.journal import Journal
-from services.dataplane.layouts import (
+from services.dataplane.kernel.links import DeviceInfo, LinkError, TcProgram
+from services.dataplane.node import Node
+from services.dataplane.pods import cni
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.pods.verbs import NodePods
+from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.layouts import (
     EndpointEntry,
     IpcacheEntry,
     IpcacheKey,
     ServiceEntry,
     pack_address,
 )
-from services.dataplane.links import DeviceInfo, LinkError, TcProgram
-from services.dataplane.node import Node
-from services.dataplane.pods import NodePods
-from services.dataplane.settings import NodeSettings
-from tests.unit.dataplane.kernel import MemoryHooks, MemoryLinks, MemoryMaps
+from services.dataplane.store.journal import Journal
+from tests.unit.dataplane.fake_kernel import MemoryHooks, MemoryLinks, MemoryMaps
 
 HERE, THERE = "node-1", "node-2"
 WEB = 1000

@@ -15,11 +15,11 @@ from bus.messages.dataplane import Endpoint as EndpointSaid
 from bus.messages.identity import Identity
 from bus.messages.ipam import Block
 from bus.messages.resources import Namespace, Pod
-from services.dataplane import cni
-from services.dataplane.addresses import Attachment
-from services.dataplane.endpoints import record_key
-from services.dataplane.journal import Journal
-from services.dataplane.links import LinkError
+from services.dataplane.kernel.links import LinkError
+from services.dataplane.pods import cni
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.pods.endpoints import record_key
+from services.dataplane.store.journal import Journal
 from tests.unit.dataplane.test_node import HERE, Machine, until
 
 

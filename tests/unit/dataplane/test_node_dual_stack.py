@@ -12,13 +12,13 @@ from bus import subjects
 from bus.messages.ipam import Block
 from bus.messages.resources import Node as NodeResource
 from bus.service import BadSettings
-from services.dataplane import cni
-from services.dataplane.addresses import Attachment, PodIp
-from services.dataplane.datapath import check_own_addresses
-from services.dataplane.endpoints import Endpoint, record_key
-from services.dataplane.journal import Journal
-from services.dataplane.links import NodeRoute
+from services.dataplane.kernel.links import NodeRoute
+from services.dataplane.load.datapath import check_own_addresses
+from services.dataplane.pods import cni
+from services.dataplane.pods.addresses import Attachment, PodIp
+from services.dataplane.pods.endpoints import Endpoint, record_key
 from services.dataplane.settings import NodeSettings
+from services.dataplane.store.journal import Journal
 from tests.unit.dataplane.test_node import DEVICE, HERE, THERE, Machine, until
 
 BOTH = replace(DEVICE, address6="2001:db8::1", networks=("192.0.2.0/24", "2001:db8::/64"))

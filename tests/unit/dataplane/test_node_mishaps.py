@@ -24,15 +24,15 @@ from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.messages.resources import Node as NodeResource
 from bus.telemetry import counted
-from services.dataplane import cni
-from services.dataplane.addresses import Attachment
-from services.dataplane.endpoints import record_key
-from services.dataplane.flow_events import tell_flows
-from services.dataplane.layouts import EVENT_DROP, Event
-from services.dataplane.links import LinkError
+from services.dataplane.flows.ring import BATCH_MAX
+from services.dataplane.flows.tell import tell_flows
+from services.dataplane.kernel.links import LinkError
 from services.dataplane.node import Node
-from services.dataplane.restart import BLOCKS_KEY
-from services.dataplane.ring import BATCH_MAX
+from services.dataplane.pods import cni
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.pods.endpoints import record_key
+from services.dataplane.pods.restart import BLOCKS_KEY
+from services.dataplane.shapes.layouts import EVENT_DROP, Event
 from tests.unit.dataplane.test_node import HERE, THERE, WEB, Machine, SilentHub, until
 
 
@@ -186,7 +186,7 @@ async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
         def close(self) -> None:
             """Nothing is open."""
 
-    monkeypatch.setattr("services.dataplane.flow_events.Ring", OneBatch)
+    monkeypatch.setattr("services.dataplane.flows.tell.Ring", OneBatch)
     told: list[FlowBatch] = []
     async with machine.running() as node:
         await until(lambda: 1001 in node.model.identities)
@@ -270,7 +270,7 @@ async def test_a_start_with_a_full_disk_forgets_who_is_gone_at_the_next(
         await machine.add("c2", "other")
     del machine.links.pods["lxcc1"]
     with monkeypatch.context() as broken:
-        broken.setattr("services.dataplane.journal._write_all", full)
+        broken.setattr("services.dataplane.store.journal._write_all", full)
         async with machine.running() as node:
             assert [each.container_id for each in node.endpoints.all()] == ["c2"]
             await until(lambda: node.service.is_ready)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bus.service import BadSettings
-from services.dataplane import sizes
-from services.dataplane.layouts import Prefix
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes import sizes
+from services.dataplane.shapes.layouts import Prefix
 
 
 def test_the_name_is_enough() -> None:

@@ -14,13 +14,14 @@ import pytest
 from bus.service import CannotStart, Service, Settings
 from bus.testing import Hub
 from services.dataplane import __main__ as dataplane
-from services.dataplane import asked, loader, migrate
-from services.dataplane.asked import Asked
-from services.dataplane.fallback import nft
-from services.dataplane.journal import Journal
-from services.dataplane.loader import DatapathConfig
-from services.dataplane.migrate import DoesNotFit, Migration
+from services.dataplane.keep import asked
+from services.dataplane.keep.asked import Asked
+from services.dataplane.kernel import nft
+from services.dataplane.load import loader, migrate
+from services.dataplane.load.loader import DatapathConfig
+from services.dataplane.load.migrate import DoesNotFit, Migration
 from services.dataplane.settings import NodeSettings
+from services.dataplane.store.journal import Journal
 
 
 async def live(folder: Path, service: Service | None = None) -> None:

@@ -8,7 +8,7 @@ from lab.errors import LabError
 from lab.plan import Plan
 from lab.settings import KEYS, LATER, check_node, check_plan, flatten, length_of_time, parse_set, settings
 from services.dataplane.settings import NodeSettings
-from services.dataplane.sizes import HELM, SECONDS
+from services.dataplane.shapes.sizes import HELM, SECONDS
 
 PLAN = Plan(1)
 

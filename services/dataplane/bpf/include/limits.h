@@ -43,7 +43,7 @@
 #define IPCACHE_MAX 512000
 #endif
 #ifndef POLICY_MAX
-#define POLICY_MAX 1048576 /* over all pods of the node; policy.py keeps it to 16384 an identity */
+#define POLICY_MAX 1048576 /* over all pods of the node; parts/policy/entries.py keeps it to 16384 an identity */
 #endif
 #ifndef NAMED_PORTS_MAX
 #define NAMED_PORTS_MAX 65536 /* addresses that have a port which a policy of this node names */
@@ -93,7 +93,7 @@
 #define REJECT 1 /* who sends to no Service of the range, or to one without backends, is told; 0: dropped in silence */
 #endif
 #ifndef SET_RETVAL
-#define SET_RETVAL 1 /* bpf_set_retval is there for connect() and sendmsg() (kernel 6.0); compiler.py asks */
+#define SET_RETVAL 1 /* bpf_set_retval is there for connect() and sendmsg() (kernel 6.0); load/compiler.py asks */
 #endif
 #ifndef DEVICE_INDEX
 #define DEVICE_INDEX 0 /* the device that leads to the other nodes and to the outside */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Every map. All are pinned: programs of one node share them and a restart finds them as they were.
- * A changed layout is a new pinned name; loader.py refuses a pinned map whose sizes are not these. */
+ * A changed layout is a new pinned name; load/loader.py refuses a pinned map whose sizes are not these. */
 #ifndef PLEXUS_MAPS_H
 #define PLEXUS_MAPS_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Every reason to drop a packet. Numbers and names are the public ones (flow API); they never change meaning.
- * reasons.py is read from this file. */
+ * shapes/reasons.py is read from this file. */
 #ifndef PLEXUS_REASONS_H
 #define PLEXUS_REASONS_H
 
@@ -32,7 +32,7 @@ enum drop_reason {
 	DROP_TTL = 196,                   /* TTL exceeded */
 };
 
-/* Which file a drop was decided in; reasons.py has the names. */
+/* Which file a drop was decided in; shapes/reasons.py has the names. */
 enum source_file {
 	FILE_POD = 1,      /* pod.bpf.c */
 	FILE_NETDEV = 2,   /* netdev.bpf.c */

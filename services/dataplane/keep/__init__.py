@@ -1,0 +1,9 @@
+"""What goes on for as long as the node runs.
+
+- `audit`     what maps hold, against what tables say
+- `sweep`     what traffic has left behind goes
+- `sockets`   those connected to a backend that is gone are ended
+- `pressure`  how full maps are
+- `devices`   the tunnel device and the kernel's switches
+- `recall`    what was heard last, kept on disk
+"""

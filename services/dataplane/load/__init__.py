@@ -1,0 +1,7 @@
+"""Programs and maps into the kernel.
+
+- `datapath`    devices, programs and maps, made ready at the start
+- `loader`      compiles by way of `compiler`, a process of its own
+- `migrate`     maps of another size or layout (`layouts_v1`) into those that take their place
+- `masquerade`  which ports masqueraded connections take
+"""

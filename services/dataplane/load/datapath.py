@@ -1,0 +1,174 @@
+"""What packets meet on a node, made ready: its devices, and the programs and maps in the kernel. Nothing here touches
+a pod, and nothing here decides what to do when the kernel refuses (`__main__.start`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
+from typing import cast
+
+from bus.service import BadSettings
+from bus.telemetry import logger
+from services.dataplane.batch import to_the_end
+from services.dataplane.keep.recall import Recall
+from services.dataplane.kernel import pins
+from services.dataplane.kernel.hooks import Hooks
+from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
+from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.rtnl import Protocol
+from services.dataplane.kernel.steps import Steps
+from services.dataplane.load import loader, masquerade
+from services.dataplane.load.loader import DatapathConfig
+from services.dataplane.load.migrate import Migration
+from services.dataplane.model import masq_exclude
+from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
+from services.dataplane.shapes.attach import Hook
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A node's devices, as they are, and what follows from them and the settings."""
+
+    device: DeviceInfo
+    underlay: int  # the family of tunnel endpoints; 0: native
+    tunnel_index: int  # 0: native
+    mtu_bytes: int  # of pods
+    config: DatapathConfig
+
+    def hooks(self, settings: NodeSettings) -> list[Hook]:
+        """The node's own, without the pods': all that may have a program, whatever the settings were."""
+        name, index = self.device.name, self.device.index
+        found = [Hook(name, index, "ingress", "from_netdev"), Hook(name, index, "egress", "to_netdev")]
+        if self.tunnel_index:
+            found.append(Hook(settings.tunnel_device, self.tunnel_index, "ingress", "from_overlay"))
+        return found
+
+
+@dataclass(frozen=True)
+class Datapath:
+    """Maps, and programs on every hook but the pods'. `migration` is to be finished when those have theirs."""
+
+    maps: Maps
+    hooks: Hooks
+    pod_programs: tuple[TcProgram, ...]  # what belongs on each pod's link
+    migration: Migration
+
+
+async def prepare(settings: NodeSettings, links: Links) -> Ground:
+    """The tunnel device and the node's switches, as the settings want them.
+
+    Raises: BadSettings: they do not fit this node. LinkError: the kernel has no such devices.
+    """
+    device = await links.device_info(settings.device)
+    underlay = settings.underlay(bool(device.address))
+    check_own_addresses(settings, device, underlay)
+    links.speak_to_pods_from((device.address, device.address6))
+    mtu_bytes = settings.pod_mtu_bytes(device.mtu_bytes, underlay)
+    tunnel_index = await ensure_tunnel(settings, links, mtu_bytes)
+    if settings.endpoint_routes:
+        log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
+    await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
+    is_masquerading = settings.masquerade or settings.masquerade6
+    ports = masquerade.settle(settings.masquerade_ports) if is_masquerading else masquerade.Ports(masquerade.LEAST)
+    config = DatapathConfig(
+        node_address=device.address if settings.ipv4_enabled or underlay == 4 else "",
+        node_address6=device.address6 if settings.ipv6_enabled or underlay == 6 else "",
+        ipv4=settings.ipv4_enabled,
+        ipv6=settings.ipv6_enabled,
+        device_index=device.index,
+        tunnel_index=tunnel_index,
+        tunnel_port=settings.udp_port if settings.is_tunnel else DatapathConfig.tunnel_port,
+        underlay_ipv6=underlay == 6,
+        legacy_routing=settings.host_legacy_routing,
+        services=settings.service_cidr if settings.ipv4_enabled else "",
+        services6=settings.service_cidr6 if settings.ipv6_enabled else "",
+        reject=settings.service_no_backend_response == "reject",
+        masquerade=settings.masquerade,
+        masquerade6=settings.masquerade6,
+        nat_port_min=ports.first,
+        nat_port_max=ports.last,
+        sizes=settings.map_sizes(memory_bytes()),
+        seconds=settings.ct_seconds,
+    )
+    return Ground(device, underlay, tunnel_index, mtu_bytes, config)
+
+
+async def ensure_tunnel(settings: NodeSettings, links: Links, mtu_bytes: int) -> int:
+    """Index of the tunnel device; 0 with native routing. Those of earlier settings go: nobody answers there any more.
+
+    Raises: LinkError: the kernel has no such devices; then the earlier ones stay.
+    """
+    others = set(TUNNEL_DEVICES.values()) - {settings.tunnel_device}
+    if settings.is_tunnel:
+        protocol = cast(Protocol, settings.tunnel_protocol)
+        made = await links.ensure_tunnel(settings.tunnel_device, protocol, settings.udp_port, mtu_bytes, others)
+        return made.index
+    for name in others:
+        await links.delete_tunnel(name)
+    return 0
+
+
+async def write_masq_exclude(maps: Maps, cidrs: Iterable[str]) -> None:
+    """Before the programs, which go by it from their first packet on; then the model keeps it. Raises: OSError."""
+    table = masq_exclude(cidrs)
+    table.adopt(await maps.read(table.name))
+    await maps.write((table,))
+
+
+async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) -> Datapath:
+    """Programs and maps in the kernel, and on the node's own hooks; open until `stack` ends.
+
+    Raises: LoadError, LinkError, OSError: the kernel refused; some hooks may have their program.
+    """
+    async with AsyncExitStack() as opened:
+        await to_the_end(asyncio.to_thread(pins.recover, settings.pin_dir))
+        loaded = await loader.load(ground.config, settings.pin_dir, settings.state_dir)
+        log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
+        maps = opened.enter_context(closing(Maps(settings.pin_dir)))
+        await write_masq_exclude(maps, settings.not_masqueraded)
+        fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
+        for fd in fds.values():
+            opened.callback(os.close, fd)
+        made = Hooks(settings.pin_dir, settings.cgroup, fds, enable_tcx=settings.enable_tcx)
+        hooks = opened.enter_context(closing(made))
+        generation = loader.generation(ground.config)
+        await hooks.keep_pins(loader.pin_paths(settings.pin_dir, generation))
+        steps = Steps(settings.pin_dir, generation)
+        opened.callback(steps.close)
+        await hooks.keep_steps(steps)
+        await hooks.keep_sockets()
+        for hook in ground.hooks(settings):
+            is_wanted = hook.program != "to_netdev" or ground.config.acts_on_leaving
+            await (hooks.keep(hook) if is_wanted else hooks.remove(hook))
+        stack.push_async_exit(opened.pop_all())
+    pod_programs = (
+        TcProgram(fds["from_pod"], "ingress", "from_pod"),
+        TcProgram(fds["to_pod"], "egress", "to_pod"),
+    )
+    return Datapath(maps, hooks, pod_programs, loaded.migration)
+
+
+def recall(settings: NodeSettings) -> Recall:
+    """What the node heard last. What says that it is outdated lies beside the maps, or, where there is no BPF file
+    system for any, on the disk: that is where rules keep their tables then."""
+    beside = settings.pin_dir
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        beside = settings.state_dir
+    return Recall(settings.state_dir / "heard.state", beside / "ahead")
+
+
+def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: int) -> None:
+    """Raises: BadSettings: others could not send to this node."""
+    for version in [underlay] if underlay else settings.families:
+        if not device.own(version):
+            raise BadSettings(
+                f"the device {device.name} has no global IPv{version} address, by which other nodes reach pods here: "
+                f"give it one, name another device, or set ipv{version}.enabled=false"
+            )

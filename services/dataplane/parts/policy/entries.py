@@ -1,0 +1,529 @@
+"""From rules and selectors to the entries of the kernel's policy map, and what the map then answers. Pure: no I/O.
+
+`entries_for` expands everything that governs one local identity; `verdict` is the twin in Python of what
+bpf/include/policy.h does with the entries; `PolicyStore` knows which local identities a change concerns.
+
+Nothing here opens anything by mistake: a rule that names a selector not heard, a port still called by name, or an
+entity nobody knows, allows nothing; a policy whose subject is not heard denies, by its defaults, everyone; a direction
+with more entries than its endpoint may have is denied as a whole. `EndpointPolicy.missing` and `.full` say so.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal, NamedTuple
+
+from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, selects
+from bus.messages.policy import PolicyRules, Selector, SelectorRule
+from bus.messages.resources import PortRange
+from services.dataplane.shapes.layouts import POLICY_DENIES, POLICY_NAMED
+
+INGRESS = 0
+EGRESS = 1
+DIRECTIONS: tuple[Literal["ingress"], Literal["egress"]] = ("ingress", "egress")
+
+HOST = RESERVED["host"]
+WORLD = frozenset(RESERVED[name] for name in ("world", "world-ipv4", "world-ipv6"))
+AGGREGATE_CLUSTER = 11
+AGGREGATE_WORLD = 13
+AGGREGATE_REMOTE_NODE = 14
+AGGREGATES = (AGGREGATE_CLUSTER, AGGREGATE_WORLD, AGGREGATE_REMOTE_NODE)
+"""Identities of the map alone: one entry for a whole group. Everyone belongs to exactly one (see `aggregate`)."""
+
+ENTITIES: Mapping[str, tuple[int, ...]] = {
+    "all": AGGREGATES,
+    "world": (AGGREGATE_WORLD,),
+    "cluster": (AGGREGATE_CLUSTER, AGGREGATE_REMOTE_NODE),
+    "remote-node": (AGGREGATE_REMOTE_NODE,),
+    **{name: (RESERVED[name],) for name in ("host", "init", "health", "unmanaged", "kube-apiserver")},
+    **{name: (RESERVED[name],) for name in ("world-ipv4", "world-ipv6")},
+}
+
+PROTOCOLS: Mapping[str, tuple[int, ...]] = {
+    "TCP": (6,),
+    "UDP": (17,),
+    "SCTP": (132,),
+    "ICMP": (1,),
+    "ICMPv6": (58,),
+    "ANY": (6, 17, 132),
+}
+"""IANA numbers. "ANY" with a port means those that have ports; without one it means every protocol there is."""
+
+ENTRIES_MAX = 16384
+"""Entries of one identity, both directions together, unless PLEXUS_POLICY_MAP_MAX says otherwise."""
+
+POLICY_DENIED = "Policy denied"
+POLICY_DENIED_BY_RULE = "Policy denied by denylist"
+
+PROTOCOL_BITS = 8
+FULL_BITS = 24
+"""Bits of a key after the fixed part: none (any protocol), 8 (any port) or 9 to 24 (the first bits of the port)."""
+
+
+def precedence(kind: Literal["allow", "deny"], priority: int = 0) -> int:
+    """What decides between two entries, whatever their length: a lower priority wins, and on one level deny does."""
+    return (0xFFFFFF - priority) << 8 | {"allow": 1, "deny": 255}[kind]
+
+
+class PolicyKey(NamedTuple):
+    """A key of the map without its first field, the policy id. Bits of protocol and port beyond `l4_bits` are 0."""
+
+    identity: int
+    direction: int  # INGRESS or EGRESS
+    protocol: int
+    port: int  # host byte order; for ICMP the type + 1
+    l4_bits: int  # 0, 8, or 9 to 24
+
+
+class PolicyEntry(NamedTuple):
+    precedence: int
+    cookie: int  # names the policies, see EndpointPolicy.cookies; 0: no policy, the node's own right
+    deny: bool = False
+    proxy_port: int = 0
+    named: bool = False  # only where the called pod gives the port one of EndpointPolicy.port_names
+
+    @property
+    def flags(self) -> int:
+        return POLICY_DENIES * self.deny | POLICY_NAMED * self.named
+
+
+ALLOW = precedence("allow")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPolicy:
+    """What holds for the pods of one local identity."""
+
+    identity: int
+    ingress_enforced: bool
+    egress_enforced: bool
+    entries: Mapping[PolicyKey, PolicyEntry] = field(default_factory=dict)
+    cookies: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # "CiliumNetworkPolicy/default/rule1"
+    port_names: Mapping[int, frozenset[str]] = field(default_factory=dict)  # of entries that are named, by cookie
+    ingress_deciders: tuple[str, ...] = ()  # the policies that make ingress default to deny
+    egress_deciders: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()  # directions denied because their entries are too many
+    missing: frozenset[str] = frozenset()  # selectors that rules name and nobody said
+
+    def enforced(self, direction: int) -> bool:
+        return self.egress_enforced if direction == EGRESS else self.ingress_enforced
+
+    def deciders(self, direction: int) -> tuple[str, ...]:
+        return self.egress_deciders if direction == EGRESS else self.ingress_deciders
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    allowed: bool
+    reason: str = ""  # public name of the drop reason
+    cookie: int = 0  # of the entry that decided
+
+
+def aggregate(identity: int) -> int:
+    """The group that an identity is of. Must match `aggregate` in bpf/include/policy.h."""
+    if identity in WORLD or identity > IDENTITY_MAX:
+        return AGGREGATE_WORLD
+    if identity in (RESERVED["remote-node"], RESERVED["kube-apiserver"]):
+        return AGGREGATE_REMOTE_NODE
+    return AGGREGATE_CLUSTER
+
+
+def name_of(policy: PolicyRules) -> str:
+    """ "CiliumNetworkPolicy/default/rule1", as events and people call it."""
+    return f"{policy.kind}/{policy.namespace}/{policy.name}"
+
+
+def prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The fewest (port, bits) whose prefixes cover exactly `first` to `last`; 0 <= first <= last <= 65535."""
+    while first <= last:
+        size = 1 << 16 if first == 0 else first & -first
+        while first + size - 1 > last:
+            size >>= 1
+        yield first, 17 - size.bit_length()
+        first += size
+
+
+def l4_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, int]]:
+    """(protocol, port, l4_bits) of all that a rule's ports allow. No ports: everything. A bad range: nothing."""
+    if not ports:
+        return frozenset({(0, 0, 0)})
+    parts: set[tuple[int, int, int]] = set()
+    for each in ports:
+        last = each.end_port or each.port
+        if each.name or not 0 <= each.port <= last <= 65535:
+            continue
+        if last == 0:
+            parts |= (
+                {(0, 0, 0)} if each.protocol == "ANY" else {(p, 0, PROTOCOL_BITS) for p in PROTOCOLS[each.protocol]}
+            )
+        else:
+            for protocol in PROTOCOLS[each.protocol]:
+                parts |= {(protocol, port, PROTOCOL_BITS + bits) for port, bits in prefixes(each.port, last)}
+    return frozenset(parts)
+
+
+def named_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, str]]:
+    """(protocol, port, name): this number, of the pods that call it so. A name without a number allows nothing yet."""
+    return frozenset(
+        (protocol, each.port, each.name)
+        for each in ports
+        if each.name and 0 < each.port <= 65535 and each.end_port in (0, each.port)
+        for protocol in PROTOCOLS[each.protocol]
+    )
+
+
+def governs(
+    policy: PolicyRules, identity: int, selectors: Mapping[str, Selector], labels: Mapping[str, str] | None = None
+) -> bool:
+    """The policy is for pods of this identity. One whose subject is not heard counts as for all: it may well be.
+
+    Args:
+        labels: those of the identity; they decide, so that a pod is governed from its first packet, whether or not
+            the policy service has heard of its identity. None: not known, then the subject's members decide.
+    """
+    subject = selectors.get(policy.subject)
+    if subject is None:
+        return True
+    return _has(subject.members, identity) if labels is None else selects(subject.selector, labels)
+
+
+def entries_for(
+    identity: int,
+    policies: Iterable[PolicyRules],
+    selectors: Mapping[str, Selector],
+    labels: Mapping[str, str] | None = None,
+    *,
+    limit: int = ENTRIES_MAX,
+) -> EndpointPolicy:
+    """Expand all that governs one local identity.
+
+    Args:
+        policies: any; those that do not govern `identity` are passed over.
+        selectors: by id.
+        labels: those of `identity`, see `governs`. Peers are members always: whom nobody has heard of may not call.
+        limit: entries at most; over it the larger direction is denied, and if need be the other as well.
+    Returns: entries by key. Where two keys overlap, the longer one's cookie also names the policies of the shorter,
+        so whichever the look-up finds names all that allow the packet by the same peer. A named port of a peer that
+        may have the number anyhow has no entry: where it does not hold, nothing shorter would be asked.
+    """
+    mine = sorted((each for each in policies if governs(each, identity, selectors, labels)), key=name_of)
+    missing: set[str] = set()
+    deciders: list[list[str]] = [[], []]
+    sources: list[dict[PolicyKey, set[str]]] = [{}, {}]
+    named: dict[PolicyKey, dict[str, set[str]]] = {}  # -> name of a port -> policies
+    port_names: dict[PolicyKey, frozenset[str]] = {}
+    for policy in mine:
+        name = name_of(policy)
+        if policy.deny_ingress_by_default:
+            deciders[INGRESS].append(name)
+        if policy.deny_egress_by_default:
+            deciders[EGRESS].append(name)
+        if policy.subject not in selectors:
+            missing.add(policy.subject)
+            continue
+        for rule in policy.rules:
+            missing.update(key for key in _referred(rule) if key not in selectors)
+            if rule.subject and not (rule.subject in selectors and _has(selectors[rule.subject].members, identity)):
+                continue
+            direction = DIRECTIONS.index(rule.direction)
+            parts, by_name = l4_parts(rule.ports), named_parts(rule.ports)
+            for peer in _peers(rule, selectors):
+                for protocol, port, bits in parts:
+                    sources[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
+                for protocol, port, port_name in by_name:
+                    key = PolicyKey(peer, direction, protocol, port, FULL_BITS)
+                    named.setdefault(key, {}).setdefault(port_name, set()).add(name)
+    enforced = [bool(names) for names in deciders]
+    for key, by in named.items():
+        if not _is_covered(key, sources[key.direction]):
+            sources[key.direction][key] = set().union(*by.values())
+            port_names[key] = frozenset(by)
+    full = _drop_what_is_too_much(sources, enforced, limit)
+    entries, cookies, names_of = _entries([part for part, on in zip(sources, enforced, strict=True) if on], port_names)
+    if enforced[INGRESS]:
+        entries.setdefault(PolicyKey(HOST, INGRESS, 0, 0, 0), PolicyEntry(ALLOW, 0))
+    return EndpointPolicy(
+        identity=identity,
+        ingress_enforced=enforced[INGRESS],
+        egress_enforced=enforced[EGRESS],
+        entries=entries,
+        cookies=cookies,
+        port_names=names_of,
+        ingress_deciders=tuple(deciders[INGRESS]),
+        egress_deciders=tuple(deciders[EGRESS]),
+        full=tuple(DIRECTIONS[direction] for direction in sorted(full)),
+        missing=frozenset(missing),
+    )
+
+
+def denied(identity: int) -> EndpointPolicy:
+    """Both directions closed but for the node itself: what holds before anything is known, as for `init`."""
+    host = {PolicyKey(HOST, INGRESS, 0, 0, 0): PolicyEntry(ALLOW, 0)}
+    return EndpointPolicy(identity=identity, ingress_enforced=True, egress_enforced=True, entries=host)
+
+
+def verdict(
+    policy: EndpointPolicy, peer: int, direction: int, protocol: int, port: int, called: frozenset[str] = frozenset()
+) -> Verdict:
+    """What the BPF program answers for the first packet of a connection.
+
+    Args:
+        peer: the identity at the other end.
+        protocol, port: IANA number; destination port, for ICMP the type + 1.
+        called: the names that the pod which is called gives to this port.
+    Source: bpf/include/policy.h
+    """
+    if not policy.enforced(direction):
+        return Verdict(allowed=True)
+    found = [
+        match
+        for identity in (peer, aggregate(peer))  # on a tie the first, so the specific one, stays
+        if (match := _longest(policy.entries, identity, direction, protocol, port)) is not None
+        and (not match[1].named or policy.port_names.get(match[1].cookie, frozenset()) & called)
+    ]
+    if not found:
+        return Verdict(allowed=False, reason=POLICY_DENIED)
+    _, entry = max(found, key=lambda match: (match[1].precedence, match[0]))
+    if entry.deny:
+        return Verdict(allowed=False, reason=POLICY_DENIED_BY_RULE, cookie=entry.cookie)
+    return Verdict(allowed=True, cookie=entry.cookie)
+
+
+def diff(
+    old: Mapping[PolicyKey, PolicyEntry], new: Mapping[PolicyKey, PolicyEntry]
+) -> tuple[dict[PolicyKey, PolicyEntry], set[PolicyKey]]:
+    """What to write (new or with another value), and what to delete afterwards, to get from `old` to `new`."""
+    return {key: entry for key, entry in new.items() if old.get(key) != entry}, set(old.keys() - new.keys())
+
+
+PolicyName = tuple[str, str, str]  # kind, namespace, name
+
+
+class PolicyStore:
+    """Rules and selectors as heard, and the local identities that each concerns.
+
+    Every change returns the local identities whose `policy_of` may be another now, and looks only at those.
+    """
+
+    def __init__(self) -> None:
+        self.entries_max = ENTRIES_MAX
+        self._rules: dict[PolicyName, PolicyRules] = {}
+        self._selectors: dict[str, Selector] = {}
+        self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
+        self._by_rule: dict[str, set[PolicyName]] = defaultdict(set)
+        self._labels: dict[int, Mapping[str, str]] = {}  # by local identity
+        self._governing: dict[int, set[PolicyName]] = {}  # by local identity
+        self._governed: dict[PolicyName, set[int]] = defaultdict(set)
+
+    @property
+    def identities(self) -> frozenset[int]:
+        """The local identities."""
+        return frozenset(self._governing)
+
+    def add_identity(self, identity: int, labels: Mapping[str, str]) -> set[int]:
+        """A pod of this identity, which stands for `labels`, lives here."""
+        if self._labels.get(identity) == labels:
+            return set()
+        self.remove_identity(identity)
+        self._labels[identity] = labels
+        self._governing[identity] = set()
+        for subject, names in self._by_subject.items():
+            selector = self._selectors.get(subject)
+            if selector is None or selects(selector.selector, labels):
+                for name in names:
+                    self._bind(name, identity)
+        return {identity}
+
+    def remove_identity(self, identity: int) -> set[int]:
+        """The last pod of this identity is gone."""
+        if self._labels.pop(identity, None) is None:
+            return set()
+        for name in self._governing.pop(identity):
+            self._governed[name].discard(identity)
+        return {identity}
+
+    def put_rules(self, rules: PolicyRules) -> set[int]:
+        name = (rules.kind, rules.namespace, rules.name)
+        if self._rules.get(name) == rules:
+            return set()
+        governed = [each for each, labels in self._labels.items() if governs(rules, each, self._selectors, labels)]
+        touched = self.delete_rules(*name)  # from here on nothing fails: it is all of the old rules or all of the new
+        self._rules[name] = rules
+        self._by_subject[rules.subject].add(name)
+        for rule in rules.rules:
+            for key in _referred(rule):
+                self._by_rule[key].add(name)
+        for identity in governed:
+            self._bind(name, identity)
+        return touched | self._governed[name]
+
+    def delete_rules(self, kind: str, namespace: str, name: str) -> set[int]:
+        key = (kind, namespace, name)
+        rules = self._rules.pop(key, None)
+        if rules is None:
+            return set()
+        _forget(self._by_subject, rules.subject, key)
+        for rule in rules.rules:
+            for selector in _referred(rule):
+                _forget(self._by_rule, selector, key)
+        touched = self._governed.pop(key, set())
+        for identity in touched:
+            self._governing[identity].discard(key)
+        return touched
+
+    def put_selector(self, selector: Selector) -> set[int]:
+        before = self._selectors.get(selector.id)
+        self._selectors[selector.id] = selector
+        if before == selector:
+            return set()
+        touched = self._reselect(selector.id) if before is None or before.selector != selector.selector else set()
+        return touched | self._named_by(selector.id)
+
+    def delete_selector(self, key: str) -> set[int]:
+        """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
+        return set() if self._selectors.pop(key, None) is None else self._reselect(key) | self._named_by(key)
+
+    def policy_of(self, identity: int) -> EndpointPolicy:
+        """All that holds for a local identity; for one that is not local, `denied`."""
+        names = self._governing.get(identity)
+        if names is None:
+            return denied(identity)
+        rules = [self._rules[name] for name in names]
+        return entries_for(identity, rules, self._selectors, self._labels[identity], limit=self.entries_max)
+
+    def _named_by(self, key: str) -> set[int]:
+        """Whom the policies govern whose rules name this selector."""
+        return set().union(*(self._governed[name] for name in self._by_rule.get(key, ())))
+
+    def _reselect(self, key: str) -> set[int]:
+        """Judge anew who is governed through this selector, which came, went or says something else. Those whom its
+        policies govern before and after count too: what the policies say of them is another thing now."""
+        touched: set[int] = set()
+        names = self._by_subject.get(key, ())
+        selector = self._selectors.get(key)
+        for identity, labels in self._labels.items() if names else ():
+            now = selector is None or selects(selector.selector, labels)
+            for name in names:
+                if now or identity in self._governed[name]:
+                    touched.add(identity)
+                    (self._bind if now else self._unbind)(name, identity)
+        return touched
+
+    def _bind(self, name: PolicyName, identity: int) -> None:
+        self._governed[name].add(identity)
+        self._governing[identity].add(name)
+
+    def _unbind(self, name: PolicyName, identity: int) -> None:
+        self._governed[name].discard(identity)
+        self._governing[identity].discard(name)
+
+
+def _forget(index: dict[str, set[PolicyName]], key: str, name: PolicyName) -> None:
+    names = index.get(key)
+    if names is not None:
+        names.discard(name)
+        if not names:
+            del index[key]
+
+
+def _has(ascending: Sequence[int], number: int) -> bool:
+    at = bisect_left(ascending, number)
+    return at < len(ascending) and ascending[at] == number
+
+
+def _referred(rule: SelectorRule) -> list[str]:
+    """The ids of the selectors that a rule names."""
+    return [*rule.selectors, rule.subject] if rule.subject else rule.selectors
+
+
+def _peers(rule: SelectorRule, selectors: Mapping[str, Selector]) -> set[int]:
+    """The map identities that a rule is about."""
+    peers: set[int] = set(AGGREGATES) if rule.any_peer else set()
+    for entity in rule.entities:
+        peers.update(ENTITIES.get(entity, ()))
+    for key in rule.selectors:
+        if key in selectors:
+            peers.update(number for number in selectors[key].members if IDENTITY_MIN <= number <= IDENTITY_MAX)
+    return peers
+
+
+def _drop_what_is_too_much(sources: list[dict[PolicyKey, set[str]]], enforced: list[bool], limit: int) -> list[int]:
+    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied."""
+    emptied: list[int] = []
+    counted = [direction for direction in (INGRESS, EGRESS) if enforced[direction]]
+    for direction in sorted(counted, key=lambda each: -len(sources[each])):
+        if sum(len(sources[each]) for each in counted) + 1 > limit and sources[direction]:  # 1: the node's own
+            sources[direction] = {}
+            emptied.append(direction)
+    return emptied
+
+
+def _is_covered(key: PolicyKey, by: Mapping[PolicyKey, set[str]]) -> bool:
+    """A key of the same peer, this one or a shorter one, holds for all that this one is about."""
+    lengths = (0, *range(PROTOCOL_BITS, key.l4_bits + 1))
+    return any(_cut(key.identity, key.direction, key.protocol, key.port, bits) in by for bits in lengths)
+
+
+def _entries(
+    sources: Iterable[Mapping[PolicyKey, set[str]]], port_names: Mapping[PolicyKey, frozenset[str]]
+) -> tuple[dict[PolicyKey, PolicyEntry], dict[int, tuple[str, ...]], dict[int, frozenset[str]]]:
+    """Entries with their cookies, each of which names the policies of its own key and of all keys that cover it, but
+    for those that hold only where a port has a name; and what ports are called, by the cookies of those."""
+    entries: dict[PolicyKey, PolicyEntry] = {}
+    cookies: dict[int, tuple[str, ...]] = {}
+    names_of: dict[int, frozenset[str]] = {}
+    known: dict[tuple[frozenset[str], frozenset[str]], int] = {}
+    for part in sources:
+        lengths = sorted({key.l4_bits for key in part}, reverse=True)
+        for key, own in part.items():
+            names = set(own)
+            for identity in _covering(key.identity):
+                for bits in lengths:
+                    if bits <= key.l4_bits:
+                        covering = _cut(identity, key.direction, key.protocol, key.port, bits)
+                        if covering not in port_names:
+                            names |= part.get(covering, set())
+            together = frozenset(names), port_names.get(key, frozenset())
+            if together not in known:
+                known[together] = _cookie(sorted(names), sorted(together[1]), cookies)
+                if together[1]:
+                    names_of[known[together]] = together[1]
+            entries[key] = PolicyEntry(ALLOW, known[together], named=key in port_names)
+    return entries, cookies, names_of
+
+
+def _covering(identity: int) -> tuple[int, ...]:
+    """The identities whose entries may also answer for this one."""
+    return (identity,) if identity in AGGREGATES else (identity, aggregate(identity))
+
+
+def _cookie(policies: Sequence[str], port_names: Sequence[str], cookies: dict[int, tuple[str, ...]]) -> int:
+    """A number of its own for these policies and names of ports, the same after a restart; 1 to 2^32 - 1."""
+    said = "\n".join([*policies, *(f"port {name}" for name in port_names)])
+    number = int.from_bytes(sha256(said.encode()).digest()[:4], "big") or 1
+    while number in cookies:
+        number = number % 0xFFFFFFFF + 1
+    cookies[number] = tuple(policies)
+    return number
+
+
+def _cut(identity: int, direction: int, protocol: int, port: int, bits: int) -> PolicyKey:
+    """The key of this length that covers the given protocol and port."""
+    if bits < PROTOCOL_BITS:
+        return PolicyKey(identity, direction, 0, 0, 0)
+    return PolicyKey(identity, direction, protocol, port & (0xFFFF << FULL_BITS - bits) & 0xFFFF, bits)
+
+
+def _longest(
+    entries: Mapping[PolicyKey, PolicyEntry], identity: int, direction: int, protocol: int, port: int
+) -> tuple[int, PolicyEntry] | None:
+    """One look-up by longest prefix: (its bits, the entry)."""
+    for bits in (*range(FULL_BITS, PROTOCOL_BITS - 1, -1), 0):
+        entry = entries.get(_cut(identity, direction, protocol, port, bits))
+        if entry is not None:
+            return bits, entry
+    return None

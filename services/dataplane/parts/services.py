@@ -1,0 +1,152 @@
+"""Service frontends and backends as map entries. Pure.
+
+A frontend has a number of its own on this node; its backends fill slots 0 to n-1 under that number. A number that the
+map holds after a restart is kept, so nothing is rewritten and nothing points at the wrong backends meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from services.dataplane.pods.addresses import plain
+from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.table import Table
+
+LIVES = b"\x01"
+NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+
+ServiceName = tuple[str, str]  # namespace, name
+
+
+@dataclass(frozen=True, slots=True)
+class _Frontend:
+    number: int
+    backends: tuple[Backend, ...]  # by slot
+    draining: tuple[Backend, ...]
+    owner: ServiceName
+
+
+class ServiceTables:
+    """The maps `services`, `backends` and `living`. Write new backends first, then services, then remove old backends.
+
+    An address that two services claim belongs to the one that said so last; the other's end does not touch it.
+    """
+
+    def __init__(self) -> None:
+        self.services = Table("services")
+        self.backends = Table("backends")
+        self.living = Table("living")
+        self._frontends: dict[ServiceKey, _Frontend] = {}
+        self._of_service: dict[ServiceName, set[ServiceKey]] = {}
+        self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
+        self._next = 1
+        self.losses = 0
+        """Rises with each backend that a frontend has no more, draining or not."""
+        self._draining: set[bytes] = set()  # keys as those of `living`
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return (self.services, self.backends, self.living)
+
+    def adopt(self, seen: Mapping[bytes, bytes]) -> None:
+        """Keep the numbers of the map as it was found. Call before the first `put`.
+
+        A number that two frontends have is kept by neither, for each would have the other's backends; nor is one that
+        this process would not have come to.
+        """
+        found = {ServiceKey.unpack(key): ServiceEntry.unpack(value).number for key, value in seen.items()}
+        times = Counter(found.values())
+        self._kept = {
+            key: number for key, number in found.items() if times[number] == 1 and 0 < number < NUMBERS_FOUND_MAX
+        }
+        self._next = max((number for number in times if number < NUMBERS_FOUND_MAX), default=0) + 1
+
+    def name_of(self, address: str, port: int, protocol: int) -> str:
+        """ "default/web", "" when no service has this address."""
+        known = self._frontends.get(ServiceKey(address, port, protocol))
+        return "/".join(known.owner) if known else ""
+
+    def serves(self, key: bytes) -> bool:
+        """Whether who is connected to this backend may stay so, from any thread. `key`: as of `living`."""
+        return key in self.living.wanted or key in self._draining
+
+    def put(self, service: LoadBalancedService) -> None:
+        """These are the service's frontends now. Raises: ValueError: an address or port is none; nothing is changed."""
+        for each in service.frontends:
+            _check(each.address, each.port)
+            for backend in (*each.backends, *each.draining):
+                _check(backend.address, backend.port)
+                if (":" in backend.address) != (":" in each.address):
+                    raise ValueError(
+                        f"{backend.address} and {each.address} are of two families: nobody translates that"
+                    )
+        name = (service.namespace, service.name)
+        wanted = {
+            ServiceKey(plain(each.address), each.port, PROTOCOLS[each.protocol]): each
+            for each in service.frontends
+            if each.protocol in PROTOCOLS
+        }
+        for key in self._of_service.get(name, set()) - wanted.keys():
+            self._remove(key, name)
+        for key, frontend in wanted.items():
+            self._fill(key, frontend, name)
+        self._of_service[name] = set(wanted)
+
+    def delete(self, namespace: str, name: str) -> None:
+        for key in self._of_service.pop((namespace, name), set()):
+            self._remove(key, (namespace, name))
+
+    def _fill(self, key: ServiceKey, frontend: Frontend, owner: ServiceName) -> None:
+        before, backends = self._frontends.get(key), frontend.backends
+        number = before.number if before else self._number(key)
+        for slot, backend in enumerate(backends):
+            self.backends.put(BackendKey(number, slot).pack(), BackendEntry(backend.address, backend.port).pack())
+        for slot in range(len(backends), len(before.backends) if before else 0):
+            self.backends.delete(BackendKey(number, slot).pack())
+        living, draining = _living(number, backends), _living(number, frontend.draining)
+        had = _living(number, before.backends) if before else set[bytes]()
+        drained = _living(number, before.draining) if before else set[bytes]()
+        self._draining |= draining  # first: another thread asks `serves`, which stays true of who only changes state
+        for each in living:
+            self.living.put(each, LIVES)
+        for gone in had - living:
+            self.living.delete(gone)
+        self._draining -= drained - draining
+        self.losses += len((had | drained) - living - draining)
+        self.services.put(key.pack(), ServiceEntry(number, len(backends)).pack())
+        self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
+
+    def _number(self, key: ServiceKey) -> int:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            return kept
+        self._next += 1
+        return self._next - 1
+
+    def _remove(self, key: ServiceKey, owner: ServiceName) -> None:
+        known = self._frontends.get(key)
+        if known is None or known.owner != owner:
+            return
+        del self._frontends[key]
+        self.services.delete(key.pack())
+        for slot in range(len(known.backends)):
+            self.backends.delete(BackendKey(known.number, slot).pack())
+        had, drained = _living(known.number, known.backends), _living(known.number, known.draining)
+        for each in had:
+            self.living.delete(each)
+        self._draining -= drained
+        self.losses += len(had | drained)
+
+
+def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:
+    return {LivingKey(number, each.address, each.port).pack() for each in backends}
+
+
+def _check(address: str, port: int) -> None:
+    plain(address)
+    if not 0 < port < 65536:
+        raise ValueError(f"{port} is not a port")

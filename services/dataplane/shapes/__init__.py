@@ -1,0 +1,8 @@
+"""Bytes and numbers that C and Python share, and plans made of them. Pure, and imports nothing else of the dataplane.
+
+- `table`    what one map should hold
+- `layouts`  keys, values and events as bytes
+- `limits`   kinds and sizes of maps, as the C has them; `sizes`: how many entries each is given
+- `reasons`  why packets are dropped
+- `attach`   which program belongs where, and what leads there
+"""

@@ -1,0 +1,58 @@
+"""Kinds and sizes of maps, and other numbers that C and Python share: read from bpf/include, their one source."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+INCLUDE = Path(__file__).parents[1] / "bpf/include"
+
+# Source: enum bpf_map_type
+MAP_TYPES = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11, "ringbuf": 27}
+
+_NUMBER = re.compile(r"^#define (\w+) \(?(\d+)(?: << (\d+)\))?(?: /\*.*)?$", re.MULTILINE)
+_TABLE = re.compile(r'BPF_TABLE_PINNED\(\s*"(\w+)",\s*[\w ]+,\s*[\w ]+,\s*(\w+),\s*(\w+),\s*PINNED\("(\w+)"\)')
+_STEP = re.compile(r"^\tSTEP_(\w+) = (\d+),", re.MULTILINE)
+_RING = re.compile(r'maps/ringbuf:" PINNED\("(\w+)"\)\)\)\) struct \w+ (\w+) = \{\s*\.max_entries = (\w+)')
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredMap:
+    """What maps.h says of a map. `size`: the name of a number, or a number. `file`: where it is pinned, below maps/."""
+
+    type: int
+    size: str
+    file: str
+
+
+@cache
+def _numbers() -> dict[str, int]:
+    text = "".join((INCLUDE / name).read_text() for name in ("limits.h", "types.h"))
+    return {name: int(number) << int(shift or 0) for name, number, shift in _NUMBER.findall(text)}
+
+
+def limit(name: str) -> int:
+    """A number that limits.h or types.h defines. Raises: KeyError: neither does."""
+    return _numbers()[name]
+
+
+@cache
+def declared_maps() -> dict[str, DeclaredMap]:
+    """Every map, by name."""
+    text = (INCLUDE / "maps.h").read_text()
+    found = {name: DeclaredMap(MAP_TYPES[kind], size, file) for kind, name, size, file in _TABLE.findall(text)}
+    return found | {name: DeclaredMap(MAP_TYPES["ringbuf"], size, file) for file, name, size in _RING.findall(text)}
+
+
+@cache
+def steps() -> dict[str, int]:
+    """Every step (steps.h), by the name of its function: its slot in the array."""
+    text = (INCLUDE / "steps.h").read_text()
+    return {name.lower(): int(slot) for name, slot in _STEP.findall(text)}
+
+
+def map_path(pin_dir: Path, name: str) -> Path:
+    """Where the map is pinned. A changed layout has another file, so that what is there is never misread."""
+    return pin_dir / "maps" / declared_maps()[name].file

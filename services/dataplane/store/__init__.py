@@ -1,0 +1,1 @@
+"""Files of this node: `journal` keeps its endpoints, `statefile` what was heard last."""

@@ -1,0 +1,175 @@
+"""Events in words, and maps in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import get_args, get_type_hints
+
+import pytest
+
+from bus import subjects
+from bus.labels import canonical_labels
+from bus.messages import Message
+from bus.messages.dataplane import Dump
+from bus.messages.identity import AddressIdentity, Identity
+from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from bus.messages.policy import PolicyRules, Selector, SelectorRule
+from bus.messages.resources import LabelSelector, Namespace, Pod, PortRange
+from services.dataplane.dump import TABLES, dump
+from services.dataplane.flows.names import flows
+from services.dataplane.model import LocalPod, NodeModel
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.layouts import EVENT_DROP, EVENT_POLICY_VERDICT, Event
+from tests.unit.dataplane.fake_kernel import MemoryMaps
+
+WEB, DB = 1000, 2000
+HERE, THERE = "10.0.0.2", "10.0.1.7"
+LABELS = canonical_labels(Pod(namespace="default", name="web", uid="u", node="n"), Namespace(name="default"))
+BASE = Event(5_000_000_000, 0, 0, THERE, HERE, 1234, 80, 6, EVENT_DROP, 133, 0, WEB, 0, 60, 80, 6)
+
+
+def hear(model: NodeModel, message: Message) -> None:
+    family = next(each for each in NodeModel.HEARS if each.message is type(message))
+    model.put(family.subject_of(message), message)
+
+
+@pytest.fixture
+def model() -> NodeModel:
+    made = NodeModel("n")
+    hear(made, Namespace(name="default"))
+    hear(made, Pod(namespace="default", name="web", uid="u", node="n"))
+    hear(made, Identity(number=WEB, labels=LABELS))
+    hear(made, Identity(number=DB, labels={"k8s:app": "db"}))
+    made.put(
+        subjects.ADDRESS.of(THERE),
+        AddressIdentity(address=THERE, identity=DB, node="m", node_address="192.0.2.2", pod="default/db"),
+    )
+    hear(made, Selector(id="web", selector=LabelSelector(), members=[WEB]))
+    hear(made, Selector(id="db", selector=LabelSelector(), members=[DB]))
+    rule = SelectorRule(
+        direction="ingress", selectors=["db"], ports=[PortRange(protocol="TCP", port=8080, end_port=8083)]
+    )
+    hear(
+        made,
+        PolicyRules(
+            kind="CiliumNetworkPolicy",
+            namespace="default",
+            name="rule1",
+            subject="web",
+            rules=[rule],
+            deny_ingress_by_default=True,
+        ),
+    )
+    front = Frontend(address="10.96.0.1", port=80, protocol="TCP", backends=[Backend(address=THERE, port=8080)])
+    hear(made, LoadBalancedService(namespace="default", name="web", frontends=[front]))
+    made.add_pod(LocalPod("default", "web", (HERE,), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02"))
+    made.synced()
+    made.settle()
+    return made
+
+
+def test_a_drop_by_default_names_pods_labels_and_the_policies_that_select(model: NodeModel) -> None:
+    [flow] = flows([BASE], model, offset=1_700_000_000.0)
+    assert (flow.type, flow.verdict, flow.reason, flow.reason_code) == ("drop", "dropped", "Policy denied", 133)
+    assert (flow.source_pod, flow.destination_pod) == ("default/db", "default/web")
+    assert (flow.source_identity, flow.destination_identity) == (DB, WEB)
+    assert (flow.source_labels, flow.destination_labels) == ({"k8s:app": "db"}, LABELS)
+    assert flow.policies == ["CiliumNetworkPolicy/default/rule1"]
+    assert (flow.file, flow.line, flow.direction, flow.at) == ("policy.h", 80, "ingress", 1_700_000_005.0)
+
+
+def test_a_verdict_names_the_policies_of_the_entry_that_matched(model: NodeModel) -> None:
+    policy = model.policy_of(WEB)
+    assert policy is not None
+    for cookie, names in policy.cookies.items():
+        event = dataclasses.replace(BASE, type=EVENT_POLICY_VERDICT, reason=0, cookie=cookie)
+        [flow] = flows([event], model, offset=0.0)
+        assert (flow.type, flow.verdict, flow.reason) == ("policy-verdict", "forwarded", "")
+        assert flow.policies == list(names)
+        assert (flow.file, flow.line) == ("", 0)
+
+
+def test_an_identity_that_the_kernel_found_is_believed(model: NodeModel) -> None:
+    [flow] = flows([dataclasses.replace(BASE, source_identity=2, source="198.51.100.1")], model, 0.0)
+    assert (flow.source_identity, flow.source_pod, flow.source_labels) == (2, "", {})
+    [flow] = flows([dataclasses.replace(BASE, source_identity=WEB)], model, 0.0)
+    assert flow.source_identity == WEB
+
+
+def test_a_drop_that_no_policy_decided_names_none(model: NodeModel) -> None:
+    [flow] = flows([dataclasses.replace(BASE, reason=132, file=1)], model, 0.0)
+    assert (flow.reason, flow.policies, flow.file) == ("Invalid source ip", [], "pod.bpf.c")
+
+
+def test_a_policy_that_is_gone_names_none(model: NodeModel) -> None:
+    [flow] = flows([dataclasses.replace(BASE, policy=77)], model, 0.0)
+    assert flow.policies == []
+    [flow] = flows([dataclasses.replace(BASE, cookie=5)], model, 0.0)
+    assert flow.policies == []
+
+
+# Dumps
+
+
+@pytest.fixture
+async def maps(model: NodeModel) -> MemoryMaps:
+    made = MemoryMaps()
+    await made.write(model.tables)
+    return made
+
+
+def test_every_table_that_may_be_asked_for_is_there(maps: MemoryMaps, model: NodeModel) -> None:
+    assert set(TABLES) == set(get_args(get_type_hints(Dump)["table"]))
+    for table in TABLES:
+        dump("n", Dump(table=table), maps, model)  # type: ignore[arg-type]
+
+
+def test_the_policy_map_in_words(maps: MemoryMaps, model: NodeModel) -> None:
+    rows = dump("n", Dump(table="policy"), maps, model).rows
+    [row] = [each for each in rows if each["identity"] == DB]
+    assert (row["policy"], row["direction"], row["protocol"], row["port"]) == (WEB, "ingress", "TCP", "8080-8083")
+    assert (row["verdict"], row["policies"]) == ("allow", ["CiliumNetworkPolicy/default/rule1"])
+    [node] = [each for each in rows if each["identity"] == 1]
+    assert (node["protocol"], node["port"], node["policies"]) == ("any", "any", [])
+
+
+def test_addresses_services_and_endpoints_in_words(maps: MemoryMaps, model: NodeModel) -> None:
+    ipcache = {row["prefix"]: row for row in dump("n", Dump(table="ipcache"), maps, model).rows}
+    assert ipcache[f"{THERE}/32"] == {
+        "prefix": f"{THERE}/32",
+        "identity": DB,
+        "node_address": "192.0.2.2",
+        "pod": "default/db",
+    }
+    [service] = dump("n", Dump(table="lb"), maps, model).rows
+    assert (service["frontend"], service["service"], service["backends"]) == (
+        "10.96.0.1:80",
+        "default/web",
+        [f"{THERE}:8080"],
+    )
+    [endpoint] = dump("n", Dump(table="endpoints"), maps, model).rows
+    assert (endpoint["pod"], endpoint["identity"], endpoint["ingress"], endpoint["egress"]) == (
+        "default/web",
+        WEB,
+        "enforced",
+        "open",
+    )
+    assert endpoint["mac"] == "02:00:00:00:00:01"
+
+
+def test_a_connection_in_words_begins_where_it_began(maps: MemoryMaps, model: NodeModel) -> None:
+    key = layouts.ConnectionKey(HERE, THERE, 1234, 80, 6)
+    alive = layouts.Connection(2**32 - 1, 1, 0x02 | 0x20, 1, 3, "", "10.96.0.1", 80, 0)
+    maps.memory["ct_tcp"].set(key.pack(), alive.pack())
+    over = dataclasses.replace(key, low_port=1235)
+    maps.memory["ct_tcp"].set(over.pack(), dataclasses.replace(alive, expires=0).pack())
+    [row] = dump("n", Dump(table="ct"), maps, model).rows
+    assert (row["source"], row["destination"], row["service"]) == (f"{THERE}:80", f"{HERE}:1234", "10.96.0.1:80")
+    assert (row["flags"], row["way"], row["reply_way"]) == (["replied", "translated"], "pod", "local")
+    assert row["expires_seconds"] > 0
+
+
+def test_a_long_table_is_cut_and_says_so(maps: MemoryMaps, model: NodeModel) -> None:
+    rows = dump("n", Dump(table="policy", limit=1), maps, model)
+    assert (len(rows.rows), rows.truncated) == (1, True)
+    assert dump("n", Dump(table="policy", limit=-5), maps, model).rows == []

@@ -1,0 +1,234 @@
+"""Services as map entries: numbers, slots, and what the kernel could read between any two writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from bus.messages.resources import Protocol
+from services.dataplane.kernel.maps import DELETE_ORDER, WRITE_ORDER
+from services.dataplane.parts.services import ServiceTables
+from services.dataplane.shapes.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
+
+KERNEL = ("services", "backends")
+
+
+class Kernel:
+    """Maps that are written one entry at a time, in the order of kernel/maps.py; `look` is called after each."""
+
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        self.maps: dict[str, dict[bytes, bytes]] = {name: {} for name in KERNEL}
+        self.look = look
+
+    def write(self, tables: ServiceTables) -> None:
+        owed = {table.name: table.take() for table in (tables.services, tables.backends)}
+        for name in WRITE_ORDER:
+            for key, value in owed.get(name, ({}, []))[0].items():
+                self.maps[name][key] = value
+                self.look()
+        for name in DELETE_ORDER:
+            for key in owed.get(name, ({}, []))[1]:
+                self.maps[name].pop(key, None)
+                self.look()
+
+    def backends(self) -> dict[tuple[str, int], list[tuple[str, int]]]:
+        """Every backend that a look-up of each service may find. A slot that is empty is a broken promise."""
+        found = {}
+        for raw_key, raw in self.maps["services"].items():
+            key, service = ServiceKey.unpack(raw_key), ServiceEntry.unpack(raw)
+            slots = [self.maps["backends"][BackendKey(service.number, slot).pack()] for slot in range(service.backends)]
+            found[key.address, key.port] = [(e.address, e.port) for e in map(BackendEntry.unpack, slots)]
+        return found
+
+
+def service(
+    name: str, backends: list[str], address: str = "10.96.0.1", *, protocol: Protocol = "TCP"
+) -> LoadBalancedService:
+    found = [Backend(address=each, port=8080) for each in backends]
+    front = Frontend(address=address, port=80, protocol=protocol, backends=found)
+    return LoadBalancedService(namespace="default", name=name, frontends=[front])
+
+
+def test_a_service_has_its_backends_in_slots() -> None:
+    tables, kernel = ServiceTables(), Kernel()
+    tables.put(service("web", ["10.0.0.1", "10.0.0.2"]))
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): [("10.0.0.1", 8080), ("10.0.0.2", 8080)]}
+    assert tables.name_of("10.96.0.1", 80, 6) == "default/web"
+    assert tables.name_of("10.96.0.1", 81, 6) == ""
+
+
+def test_a_service_without_backends_is_still_a_service() -> None:
+    tables, kernel = ServiceTables(), Kernel()
+    tables.put(service("web", ["10.0.0.1"]))
+    tables.put(service("web", []))
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): []}
+    assert kernel.maps["backends"] == {}
+
+
+def test_a_service_that_is_gone_leaves_nothing() -> None:
+    tables, kernel = ServiceTables(), Kernel()
+    tables.put(service("web", ["10.0.0.1", "10.0.0.2"]))
+    kernel.write(tables)
+    tables.delete("default", "web")
+    tables.delete("default", "never-was")
+    kernel.write(tables)
+    assert kernel.maps == {"services": {}, "backends": {}}
+    assert tables.name_of("10.96.0.1", 80, 6) == ""
+
+
+def test_frontends_of_both_families_and_of_sctp_lie_side_by_side() -> None:
+    both = ["10.0.0.1"], ["fd00::1", "fd00::2"]
+    fronts = [
+        Frontend(
+            address=address, port=80, protocol=protocol, backends=[Backend(address=one, port=8080) for one in each]
+        )
+        for address, each in zip(("10.96.0.1", "FD00:96:0::1"), both, strict=True)
+        for protocol in ("TCP", "SCTP")
+    ]
+    tables, kernel = ServiceTables(), Kernel()
+    tables.put(LoadBalancedService(namespace="default", name="web", frontends=fronts))
+    kernel.write(tables)
+    assert kernel.backends() == {
+        ("10.96.0.1", 80): [("10.0.0.1", 8080)],
+        ("fd00:96::1", 80): [("fd00::1", 8080), ("fd00::2", 8080)],
+    }
+    assert len(kernel.maps["services"]) == 4
+    assert tables.name_of("fd00:96::1", 80, 132) == tables.name_of("10.96.0.1", 80, 132) == "default/web"
+    tables.delete("default", "web")
+    kernel.write(tables)
+    assert kernel.maps == {"services": {}, "backends": {}}
+
+
+@pytest.mark.parametrize(
+    ("address", "backend"),
+    [("10.96.0.1", "fd00::1"), ("fd00::96", "10.0.0.1"), ("::ffff:10.96.0.1", "10.0.0.1"), ("fe80::1%eth0", "fd00::1")],
+)
+def test_what_no_packet_can_be_translated_to_is_refused_whole(address: str, backend: str) -> None:
+    tables = ServiceTables()
+    with pytest.raises(ValueError, match=backend if "%" not in address and "ffff" not in address else "no meaning"):
+        tables.put(service("web", [backend], address))
+    assert len(tables.services) == len(tables.backends) == 0
+
+
+@pytest.mark.parametrize(("address", "backend"), [("::", "fd00::1"), ("fd00::96", "::"), ("0.0.0.0", "10.0.0.1")])
+def test_nobodys_address_is_no_services_and_no_backends(address: str, backend: str) -> None:
+    """The maps have the same bytes for "::" and for "none"."""
+    tables = ServiceTables()
+    with pytest.raises(ValueError, match="nobody's address"):
+        tables.put(service("web", [backend], address))
+    assert len(tables.services) == len(tables.backends) == 0
+
+
+def test_a_protocol_that_the_maps_do_not_know_is_left_out() -> None:
+    tables = ServiceTables()
+    tables.put(service("web", ["10.0.0.1"], protocol="ICMP"))
+    assert len(tables.services) == len(tables.backends) == 0
+
+
+def test_numbers_are_kept_over_a_restart_so_that_nothing_is_rewritten() -> None:
+    before, kernel = ServiceTables(), Kernel()
+    for name, address in (("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")):
+        before.put(service(name, ["10.0.0.1"], address))
+    before.delete("default", "a")
+    kernel.write(before)
+    after = ServiceTables()
+    after.adopt(kernel.maps["services"])
+    after.put(service("new", ["10.0.0.9"], "10.96.0.9"))
+    after.put(service("c", ["10.0.0.1"], "10.96.0.3"))
+    after.put(service("b", ["10.0.0.1"], "10.96.0.2"))
+    for table in (after.services, after.backends):
+        table.adopt(kernel.maps[table.name])
+    upserts, gone = after.services.take()
+    assert [ServiceKey.unpack(key).address for key in upserts] == ["10.96.0.9"] and gone == []
+    number = ServiceEntry.unpack(*upserts.values()).number
+    assert number not in {ServiceEntry.unpack(raw).number for raw in kernel.maps["services"].values()}
+
+
+@pytest.mark.parametrize("number", [1, 2, 0, 0xFFFFFFFF, 1 << 31])
+def test_a_number_that_somebody_changed_in_the_map_gives_no_service_anothers_backends(number: int) -> None:
+    before, kernel = ServiceTables(), Kernel()
+    for name, address in (("a", "10.96.0.1"), ("b", "10.96.0.2")):
+        before.put(service(name, [f"10.0.0.{address[-1]}"], address))
+    kernel.write(before)
+    key = ServiceKey("10.96.0.2", 80, 6).pack()
+    kernel.maps["services"][key] = ServiceEntry(number, 1).pack()
+    after = ServiceTables()
+    after.adopt(kernel.maps["services"])
+    for name, address in (("b", "10.96.0.2"), ("a", "10.96.0.1"), ("new", "10.96.0.3")):
+        after.put(service(name, [f"10.0.0.{address[-1]}"], address))
+    for table in (after.services, after.backends):
+        table.adopt(kernel.maps[table.name])
+    kernel.write(after)
+    numbers = [ServiceEntry.unpack(value).number for value in kernel.maps["services"].values()]
+    assert len(set(numbers)) == 3
+    assert kernel.backends() == {(f"10.96.0.{last}", 80): [(f"10.0.0.{last}", 8080)] for last in "123"}
+
+
+def test_a_service_that_takes_anothers_address_over_keeps_it_when_the_other_ends() -> None:
+    """As when a service is renamed; the new name may be heard first."""
+    tables, kernel = ServiceTables(), Kernel()
+    tables.put(service("old", ["10.0.0.1", "10.0.0.2"]))
+    kernel.write(tables)
+    tables.put(service("new", ["10.0.0.3"]))
+    tables.delete("default", "old")
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): [("10.0.0.3", 8080)]}
+    assert len(kernel.maps["backends"]) == 1
+    assert tables.name_of("10.96.0.1", 80, 6) == "default/new"
+    tables.delete("default", "new")
+    kernel.write(tables)
+    assert kernel.maps == {"services": {}, "backends": {}}
+
+
+# A backend's address says whose it is: 10.0.<service>.<n>
+NUMBERS = st.integers(0, 3)
+BACKENDS = st.lists(st.integers(1, 6), max_size=6, unique=True)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), NUMBERS, BACKENDS),
+        st.tuples(st.just("delete"), NUMBERS, st.just([])),
+        st.tuples(st.sampled_from(["write", "restart"]), NUMBERS, st.just([])),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_between_any_two_writes_a_service_leads_only_to_its_own_backends(
+    steps: list[tuple[str, int, list[int]]],
+) -> None:
+    def look() -> None:
+        for (address, _), backends in kernel.backends().items():
+            assert {each.split(".")[2] for each, _ in backends} <= {address.split(".")[3]}
+
+    tables, kernel = ServiceTables(), Kernel()
+    kernel.look = look
+    wanted: dict[int, list[int]] = {}
+    for what, number, backends in steps:
+        if what == "put":
+            tables.put(service(f"s{number}", [f"10.0.{number}.{each}" for each in backends], f"10.96.0.{number}"))
+            wanted[number] = backends
+        elif what == "delete":
+            tables.delete("default", f"s{number}")
+            wanted.pop(number, None)
+        elif what == "write":
+            kernel.write(tables)
+        else:
+            tables = ServiceTables()
+            tables.adopt(kernel.maps["services"])
+            for each, its in reversed(wanted.items()):
+                tables.put(service(f"s{each}", [f"10.0.{each}.{n}" for n in its], f"10.96.0.{each}"))
+            for table in (tables.services, tables.backends):
+                table.adopt(kernel.maps[table.name])
+            kernel.write(tables)
+    kernel.write(tables)
+    assert kernel.backends() == {
+        (f"10.96.0.{number}", 80): [(f"10.0.{number}.{each}", 8080) for each in its] for number, its in wanted.items()
+    }
+    assert len(kernel.maps["backends"]) == sum(map(len, wanted.values()))

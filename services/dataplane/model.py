@@ -27,7 +27,7 @@ from bus.subjects import State
 from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
 from services.dataplane.parts.policy.named_ports import NamedPorts, names_in
 from services.dataplane.parts.services import ServiceTables
-from services.dataplane.pods.addresses import Network, block_of, plain, router_of
+from services.dataplane.shapes.ip import Network, block_of, plain, router_of
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,

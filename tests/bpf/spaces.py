@@ -17,7 +17,7 @@ from pyroute2 import netns
 
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.links import Links
-from services.dataplane.pods.addresses import PodIp
+from services.dataplane.shapes.ip import PodIp
 
 T = TypeVar("T")
 

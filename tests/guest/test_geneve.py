@@ -20,10 +20,10 @@ from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import Links, PodLink, TcProgram
 from services.dataplane.load import loader
 from services.dataplane.parts.policy.entries import ALLOW
-from services.dataplane.pods.addresses import PodIp
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.ip import PodIp
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
 from tests.bpf.spaces import in_namespace, inside, opened
 from tests.guest.pinned import pin_all

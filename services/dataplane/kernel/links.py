@@ -29,8 +29,8 @@ from services.dataplane.kernel.netlink import Netlink, Refused, open_within
 from services.dataplane.kernel.pod_links import LinkEvents, Mended, Wanted, mend_pod_links, sysctls_of
 from services.dataplane.kernel.rtnl import NodeRoute, Protocol, SeenLink
 from services.dataplane.kernel.tunnel import Tunnel, TunnelGone, mend_tunnel
-from services.dataplane.pods.addresses import EVERYTHING, PodIp
 from services.dataplane.shapes.attach import Direction
+from services.dataplane.shapes.ip import EVERYTHING, PodIp
 
 __all__ = [
     "DeviceInfo",

@@ -30,8 +30,8 @@ from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
 from pyroute2.protocols import ETH_P_ALL
 
 from services.dataplane.kernel.netlink import Netlink, Refused, message
-from services.dataplane.pods.addresses import EVERYTHING
 from services.dataplane.shapes.attach import Direction
+from services.dataplane.shapes.ip import EVERYTHING
 
 Protocol = Literal["vxlan", "geneve"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from services.dataplane.pods.addresses import plain
+from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
 from services.dataplane.shapes.table import Table
 

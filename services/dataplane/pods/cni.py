@@ -21,7 +21,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from bus.messages.dataplane import CONTAINERS
-from services.dataplane.pods.addresses import EVERYTHING, Attachment, PodIp
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.shapes.ip import EVERYTHING, PodIp
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from services.dataplane.model import LocalPod
-from services.dataplane.pods.addresses import Attachment, PodIp
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.shapes.ip import PodIp
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,8 +25,9 @@ from bus.messages.dataplane import Endpoint as Said
 from bus.telemetry import count, logger
 from services.dataplane.kernel.links import LinkError, link_mac
 from services.dataplane.kernel.rtnl import SeenLink
-from services.dataplane.pods.addresses import AddressTaken, Attachment, PodIp
+from services.dataplane.pods.addresses import AddressTaken, Attachment
 from services.dataplane.pods.endpoints import Endpoint, record_key
+from services.dataplane.shapes.ip import PodIp
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, text
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from services.dataplane.batch import to_the_end
 from services.dataplane.kernel.links import LinkError, PodLink
 from services.dataplane.node import Node
 from services.dataplane.pods import cni
-from services.dataplane.pods.addresses import Attachment, PodIp, PoolExhausted
+from services.dataplane.pods.addresses import Attachment, PoolExhausted
 from services.dataplane.pods.cni import CniError, PodInterface
 from services.dataplane.pods.endpoints import Endpoint, record_key
 from services.dataplane.pods.leftovers import told
+from services.dataplane.shapes.ip import PodIp
 
 log = logger(__name__)
 

@@ -2,6 +2,7 @@
 
 - `table`    what one map should hold
 - `layouts`  keys, values and events as bytes
+- `ip`       addresses and blocks, as they are written
 - `limits`   kinds and sizes of maps, as the C has them; `sizes`: how many entries each is given
 - `reasons`  why packets are dropped
 - `attach`   which program belongs where, and what leads there

@@ -23,9 +23,9 @@ from services.dataplane.kernel.links import (
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.pins import Pins
 from services.dataplane.kernel.pod_links import Mended, Wanted
-from services.dataplane.pods.addresses import PodIp
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.ip import PodIp
 
 
 class MemoryMap(Map):

@@ -15,9 +15,10 @@ from bus.service import BadSettings
 from services.dataplane.kernel.links import NodeRoute
 from services.dataplane.load.datapath import check_own_addresses
 from services.dataplane.pods import cni
-from services.dataplane.pods.addresses import Attachment, PodIp
+from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.endpoints import Endpoint, record_key
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.ip import PodIp
 from services.dataplane.store.journal import Journal
 from tests.unit.dataplane.test_node import DEVICE, HERE, THERE, Machine, until
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.dataplane.pods.addresses import Addresses, AddressTaken, Attachment, PodIp, PoolExhausted
+from services.dataplane.pods.addresses import Addresses, AddressTaken, Attachment, PoolExhausted
+from services.dataplane.shapes.ip import PodIp
 
 POD = Attachment("c1", "eth0")
 OTHER = Attachment("c2", "eth0")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from bus.telemetry import counted
 from services.dataplane.pods import cni, cni_server
-from services.dataplane.pods.addresses import Attachment, PodIp
+from services.dataplane.pods.addresses import Attachment
+from services.dataplane.shapes.ip import PodIp
 from tests.unit.dataplane.test_node import until
 
 CONFIGURATION = {"cniVersion": "1.0.0", "name": "plexus", "type": "plexus-cni"}

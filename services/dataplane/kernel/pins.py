@@ -24,10 +24,9 @@ from bus.telemetry import count, logger
 from services.dataplane.kernel import bpf, rtnl
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.netlink import Netlink
-from services.dataplane.load.migrate import ASIDE
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import MapShape
-from services.dataplane.shapes.limits import declared_maps, map_path
+from services.dataplane.shapes.limits import ASIDE, declared_maps, map_path
 
 log = logger(__name__)
 

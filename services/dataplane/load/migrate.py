@@ -29,9 +29,8 @@ from pathlib import Path
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.load import layouts_v1
 from services.dataplane.load.layouts_v1 import Entry
-from services.dataplane.shapes.limits import MAP_TYPES, declared_maps
+from services.dataplane.shapes.limits import ASIDE, MAP_TYPES, declared_maps
 
-ASIDE = "_before"
 ARRAYS = frozenset({MAP_TYPES["array"], MAP_TYPES["percpu_array"]})
 EVICTING = frozenset({MAP_TYPES["lru_hash"]})  # makes room by itself
 WITHOUT_ENTRIES = frozenset({MAP_TYPES["ringbuf"]})

@@ -9,6 +9,8 @@ from pathlib import Path
 
 INCLUDE = Path(__file__).parents[1] / "bpf/include"
 
+ASIDE = "_before"  # ends the name of a map that is set aside while another takes its place
+
 # Source: enum bpf_map_type
 MAP_TYPES = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11, "ringbuf": 27}
 

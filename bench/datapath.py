@@ -26,10 +26,12 @@ from lab.plan import Family
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramRun
 from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.pins import open_program
 from services.dataplane.load import loader
 from services.dataplane.parts.policy.entries import ALLOW
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, pack_address
+from services.dataplane.shapes.programs import TC_PROGRAMS
 
 PREFIX = "plexus-bench-"  # of pin directories; the bench's pid and what they are for follow
 LOOPBACK = 1  # the one interface that is in every namespace: packets come by it
@@ -87,7 +89,7 @@ class Datapath:
     def __init__(self, pin_dir: Path, families: tuple[Family, ...]) -> None:
         self.pin_dir = pin_dir
         self.maps = Maps(pin_dir)
-        self.programs = {name: loader.open_program(pin_dir, name) for name in loader.TC_PROGRAMS}
+        self.programs = {name: open_program(pin_dir, name) for name in TC_PROGRAMS}
         self._context = bytearray(CONTEXT_BYTES)
         struct.pack_into("=I", self._context, IFINDEX_AT, LOOPBACK)
         self._ports = itertools.cycle(range(20000, 60000))

@@ -34,7 +34,8 @@ from bench.yardstick import yardstick
 from lab import host, namespaces
 from lab.plan import FAMILIES, Family
 from services.dataplane.kernel import bpf
-from services.dataplane.load import loader
+from services.dataplane.kernel.pins import open_program
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS
 
 TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7
 HOPS = 255  # of a packet when it starts
@@ -173,9 +174,9 @@ def measure_connect(path: Datapath, family: Family, rounds: int) -> Iterator[Fig
     who, name = ADDRESSES[family], f"connect{family}"
     cgroup = host.cgroup_root() / f"{PREFIX}{os.getpid()}"
     cgroup.mkdir()
-    program = loader.open_program(path.pin_dir, name)
+    program = open_program(path.pin_dir, name)
     try:
-        bpf.attach_cgroup(program, cgroup, loader.SOCKET_PROGRAMS[name], path.pin_dir / f"bench_{name}")
+        bpf.attach_cgroup(program, cgroup, SOCKET_PROGRAMS[name], path.pin_dir / f"bench_{name}")
         sides = {
             f"{GROUP}, {name}: no Service": connecting(path, program, cgroup, who.outside),
             f"{GROUP}, {name}: a Service": connecting(path, program, cgroup, who.service),

@@ -26,6 +26,7 @@ from bench.verifier import MapKind, Program, map_kind, map_uses
 from lab.host import bpf_file_system
 from services.dataplane.load import compiler, loader
 from services.dataplane.load.loader import DatapathConfig
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS, UNITS
 
 BUILD = Path(__file__).resolve().parents[1] / "build/programs"
 PINS = "plexus-programs-"
@@ -98,10 +99,10 @@ def _compile(name: str, config: DatapathConfig) -> list[Program]:
         defines = config.defines()
         flags = [*compiler.FLAGS, f'-DPIN_DIR="{pin_dir}"', *(f"-D{key}={value}" for key, value in defines.items())]
         programs = []
-        for unit, functions in loader.UNITS.items():
+        for unit, functions in UNITS.items():
             module = BPF(text=compiler.flatten(compiler.SOURCES / "programs" / f"{unit}.bpf.c"), cflags=flags)
             for function in functions:
-                attach_type = compiler.ATTACH_TYPES.get(function, -1)
+                attach_type = SOCKET_PROGRAMS.get(function, -1)
                 programs.append(_program(name, function, attach_type, module.dump_func(function)))
     finally:
         shutil.rmtree(pin_dir)

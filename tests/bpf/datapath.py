@@ -31,10 +31,11 @@ from scapy.layers.sctp import SCTP, SCTPChunkData
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramRun
 from services.dataplane.kernel.maps import Maps
-from services.dataplane.load import loader
+from services.dataplane.kernel.pins import open_program
 from services.dataplane.parts.policy.entries import ALLOW, PolicyEntry, PolicyKey
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
+from services.dataplane.shapes.programs import TC_PROGRAMS
 from services.dataplane.shapes.reasons import reasons
 from tests.bpf.reading import with_right_checksums
 
@@ -160,7 +161,7 @@ class Datapath:
 
     def __init__(self, pin_dir: Path) -> None:
         self.maps = Maps(pin_dir)
-        self._programs = {name: loader.open_program(pin_dir, name) for name in loader.TC_PROGRAMS}
+        self._programs = {name: open_program(pin_dir, name) for name in TC_PROGRAMS}
         self._context = bytearray(CONTEXT_BYTES)
         struct.pack_into("=I", self._context, IFINDEX_AT, LOOPBACK_INDEX)
         self._ports = itertools.cycle(range(20000, 60000))

@@ -18,8 +18,8 @@ from services.dataplane.kernel import bpf, rtnl
 from services.dataplane.kernel.hooks import HEAL_SECONDS, Hooks
 from services.dataplane.kernel.links import LinkError
 from services.dataplane.kernel.netlink import Refused
-from services.dataplane.load import loader
 from services.dataplane.shapes.attach import Hook, Mechanism
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS
 from tests.bpf.attaching import (
     DROP,
     MECHANISMS,
@@ -694,14 +694,14 @@ def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(pro
         hooks = Hooks(programs, group, {}, enable_tcx=True)
         try:
             await hooks.keep_sockets()
-            unpinned, detached, *_ = loader.SOCKET_PROGRAMS
+            unpinned, detached, *_ = SOCKET_PROGRAMS
             before, pins_before = counted("drift", kind="program"), counted("drift", kind="pin")
             (programs / "links" / unpinned).unlink()
             link = bpf.open_pinned(programs / "links" / detached)
             bpf.detach_link(link)
             os.close(link)
             await hooks.heal(list, lambda: True)
-            for name in loader.SOCKET_PROGRAMS:
+            for name in SOCKET_PROGRAMS:
                 found = pinned(name)
                 assert found is not None
                 assert found.target == group.stat().st_ino
@@ -712,7 +712,7 @@ def test_a_socket_program_whose_link_was_removed_by_hand_is_back_and_counted(pro
             assert counted("drift", kind="pin") == pins_before + 1
         finally:
             hooks.close()
-            for name in loader.SOCKET_PROGRAMS:
+            for name in SOCKET_PROGRAMS:
                 (programs / "links" / name).unlink(missing_ok=True)
 
     try:

@@ -11,6 +11,7 @@ from bench.instructions import RECORD, STALE, Change, Count, Counts, as_text, ch
 from bench.programs import compile_all, configurations
 from bench.verifier import falls_back
 from services.dataplane.load import loader
+from services.dataplane.shapes.programs import UNITS
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def measured() -> Counts:
 def test_every_program_in_every_configuration_loads_and_its_size_is_on_record(
     measured: Counts, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = {name for unit in loader.UNITS.values() for name in unit}
+    names = {name for unit in UNITS.values() for name in unit}
     assert set(measured.programs) == {(configuration, name) for configuration in configurations() for name in names}
     found = changes(of_text(RECORD.read_text()), measured)
     with capsys.disabled():

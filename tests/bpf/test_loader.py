@@ -20,6 +20,7 @@ from services.dataplane.load import loader
 from services.dataplane.parts.services import ServiceTables
 from services.dataplane.shapes import layouts, limits
 from services.dataplane.shapes.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS, STEPS, TC_PROGRAMS, UNITS
 from tests.bpf.conftest import BPFFS
 from tests.bpf.datapath import NODE, SERVICES, SIZES, Datapath
 
@@ -45,8 +46,8 @@ def test_every_map_has_the_shape_that_python_writes(programs: Path) -> None:
 
 
 def test_every_program_is_pinned(programs: Path) -> None:
-    assert {each.name for each in (programs / "programs").iterdir()} == set().union(*loader.UNITS.values())
-    assert {*loader.STEPS, *loader.TC_PROGRAMS, *loader.SOCKET_PROGRAMS} == set().union(*loader.UNITS.values())
+    assert {each.name for each in (programs / "programs").iterdir()} == set().union(*UNITS.values())
+    assert {*STEPS, *TC_PROGRAMS, *SOCKET_PROGRAMS} == set().union(*UNITS.values())
 
 
 def test_a_map_of_another_shape_is_refused_by_name(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

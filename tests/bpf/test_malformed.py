@@ -19,7 +19,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import TCX_INGRESS
-from services.dataplane.load import loader
+from services.dataplane.kernel.pins import open_program
 from services.dataplane.parts.policy.entries import EGRESS
 from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import (
@@ -229,7 +229,7 @@ def test_a_tag_that_the_kernel_has_taken_off_is_seen_too(
     pinned = programs / "tagged"
 
     async def send() -> None:
-        fd = loader.open_program(programs, program)
+        fd = open_program(programs, program)
         bpf.attach_tcx(fd, socket.if_nametoindex("here"), TCX_INGRESS, pinned)
         with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as raw:
             raw.bind(("there", 0))

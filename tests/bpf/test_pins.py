@@ -34,6 +34,7 @@ from services.dataplane.pods.verbs import NodePods
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.limits import map_path
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS, TC_PROGRAMS, UNITS
 from tests.bpf import own_maps
 from tests.bpf.attaching import OK, Counter, inside_here, socket_in
 from tests.bpf.spaces import in_namespace, opened
@@ -345,7 +346,7 @@ def other_maps(place: Place, *names: str) -> None:
 def other_programs(place: Place) -> None:
     """Such as let everything pass."""
     with contextlib.closing(Counter()) as counter:
-        for name in loader.TC_PROGRAMS:
+        for name in TC_PROGRAMS:
             bpf.pin(counter.program(OK), place.pins / "programs" / name)
 
 
@@ -395,7 +396,7 @@ def identities(place: Place) -> dict[str, str]:
 
 def tags(place: Place) -> dict[str, str]:
     """Of each pinned program: what its instructions are."""
-    return {name: identities(place)[f"programs/{name}"].split()[2] for unit in loader.UNITS.values() for name in unit}
+    return {name: identities(place)[f"programs/{name}"].split()[2] for unit in UNITS.values() for name in unit}
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -466,7 +467,7 @@ def test_what_is_detached_by_hand_is_attached_again(
                 await node.heal_hooks_once()
                 assert told(node, "programs").ok and node.hooks.state == (True, mechanism)
                 assert node.service.revision == {"resources": 1 << 40}
-                attached = [bpf.pinned_link(place.pins / "links" / each) for each in loader.SOCKET_PROGRAMS]
+                attached = [bpf.pinned_link(place.pins / "links" / each) for each in SOCKET_PROGRAMS]
                 assert all(each is not None and each.target for each in attached)
                 traffic.goes_on()
 

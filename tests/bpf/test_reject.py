@@ -22,9 +22,10 @@ from scapy.packet import Raw
 
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import with_link
+from services.dataplane.kernel.pins import open_program
 from services.dataplane.kernel.steps import Steps, paths
-from services.dataplane.load import loader
 from services.dataplane.shapes import limits
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
     DEVICE_INDEX,
@@ -304,8 +305,8 @@ def calls(pin_dir: Path, group: Path, at: Family) -> list[str]:
     names = [f"{call}{at.version}" for call in ("connect", "sendmsg")]
     links = [pin_dir / "links" / name for name in names]
     for name, link in zip(names, links, strict=True):
-        program = loader.open_program(pin_dir, name)
-        bpf.attach_cgroup(program, group, loader.SOCKET_PROGRAMS[name], link)
+        program = open_program(pin_dir, name)
+        bpf.attach_cgroup(program, group, SOCKET_PROGRAMS[name], link)
         os.close(program)
     try:
         command = [sys.executable, "-c", CALLS, str(group), at.service]

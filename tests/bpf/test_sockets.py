@@ -23,11 +23,12 @@ from bus.testing import Hub
 from services.dataplane.keep.sockets import Sockets
 from services.dataplane.kernel import bpf, sock_diag
 from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.pins import open_program
 from services.dataplane.kernel.sock_diag import NLMSG_DONE, SOCK_DIAG_BY_FAMILY, TCP, UDP, Peer, SocketDiag, Walk, walk
-from services.dataplane.load import loader
 from services.dataplane.parts.services import ServiceTables
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.layouts import pack_address
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS
 from tests.bpf.spaces import NAMESPACES, in_namespace, ip, making_namespaces
 from tests.connections import PORT, Connections, command
 
@@ -310,8 +311,8 @@ def hooked(programs: Path, cgroup: Path) -> Iterator[Maps]:
     links = programs / "test-sockets"
     links.mkdir()
     with ExitStack() as stack:
-        for name, kind in loader.SOCKET_PROGRAMS.items():
-            fd = loader.open_program(programs, name)
+        for name, kind in SOCKET_PROGRAMS.items():
+            fd = open_program(programs, name)
             stack.callback(os.close, fd)
             bpf.attach_cgroup(fd, cgroup, kind, links / name)
             stack.callback((links / name).unlink)

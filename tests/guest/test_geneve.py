@@ -18,13 +18,14 @@ import pytest
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import Links, PodLink, TcProgram
-from services.dataplane.load import loader
+from services.dataplane.kernel.pins import open_program
 from services.dataplane.parts.policy.entries import ALLOW
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.ip import PodIp
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
+from services.dataplane.shapes.programs import TC_PROGRAMS
 from tests.bpf.spaces import in_namespace, inside, opened
 from tests.guest.pinned import pin_all
 from tests.guest.prepare import DEVICE_INDEX, NODES, TUNNEL_INDEX, UNDERLAYS, programs_of
@@ -76,7 +77,7 @@ class Node:
     async def _bring_up(self) -> PodLink:
         """As the dataplane does when it starts, and for a CNI ADD."""
         tunnel_device = self.settings.tunnel_device
-        fds = {name: loader.open_program(self._pin_dir, name) for name in loader.TC_PROGRAMS}
+        fds = {name: open_program(self._pin_dir, name) for name in TC_PROGRAMS}
         with (
             closing(Links()) as links,
             closing(Hooks(self._pin_dir, Path("/nowhere"), fds, enable_tcx=True)) as hooks,

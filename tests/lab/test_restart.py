@@ -20,8 +20,9 @@ from lab.errors import LabError
 from lab.testing import Lab, eventually
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.load.loader import STAMP, TC_PROGRAMS
+from services.dataplane.load.loader import STAMP
 from services.dataplane.shapes.limits import declared_maps
+from services.dataplane.shapes.programs import TC_PROGRAMS
 from tests.lab.conftest import EXPECTED_DROPS
 from tests.lab.space import Space
 from tests.lab.version1 import WAYS_BACK, turn_back

@@ -15,8 +15,8 @@ from services.dataplane.kernel.bpf import LINK_TCX
 from services.dataplane.kernel.hooks import Hooks, with_link
 from services.dataplane.kernel.netlink import Netlink
 from services.dataplane.kernel.pins import Pins
-from services.dataplane.load import loader
 from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.programs import TC_PROGRAMS
 
 
 class NoHooks(Hooks):
@@ -90,6 +90,5 @@ class NoHooks(Hooks):
         return [
             each
             for each in rtnl.list_attached(self._netlink, hook.index, hook.direction)
-            if each.priority == rtnl.FILTER_PRIORITY
-            and (each.handle == rtnl.FILTER_HANDLE or each.name in loader.TC_PROGRAMS)
+            if each.priority == rtnl.FILTER_PRIORITY and (each.handle == rtnl.FILTER_HANDLE or each.name in TC_PROGRAMS)
         ]

@@ -32,9 +32,8 @@ from services.dataplane.kernel import bpf, rtnl
 from services.dataplane.kernel.bpf import LINK_TCX, TCX_EGRESS, TCX_INGRESS, LinkInfo
 from services.dataplane.kernel.links import LinkError, advice
 from services.dataplane.kernel.netlink import Netlink
-from services.dataplane.kernel.pins import Pins
+from services.dataplane.kernel.pins import Pins, open_program
 from services.dataplane.kernel.steps import Steps
-from services.dataplane.load import loader
 from services.dataplane.shapes.attach import (
     Changed,
     Direction,
@@ -464,14 +463,14 @@ class Hooks:
     # Sockets
 
     def _attach_sockets(self) -> None:
-        for name in loader.SOCKET_PROGRAMS:
+        for name in SOCKET_PROGRAMS:
             self._attach_socket(name)
 
     def _attach_socket(self, name: str) -> None:
         self._links.mkdir(parents=True, exist_ok=True)
-        program = loader.open_program(self._pin_dir, name)
+        program = open_program(self._pin_dir, name)
         try:
-            bpf.attach_cgroup(program, self._cgroup, loader.SOCKET_PROGRAMS[name], self._links / name)
+            bpf.attach_cgroup(program, self._cgroup, SOCKET_PROGRAMS[name], self._links / name)
             self._socket_programs[name] = bpf.program_id(program)
             self.pins.drop(self._links / name)
             self._hold(self._links / name)
@@ -483,7 +482,7 @@ class Hooks:
         for name, program in self._socket_programs.items():
             link = self._link(self._links / name)
             try:
-                attach_type = loader.SOCKET_PROGRAMS[name]
+                attach_type = SOCKET_PROGRAMS[name]
                 if link and link.program_id == program and bpf.is_at_cgroup(link, self._cgroup, attach_type):
                     continue
                 self._attach_socket(name)

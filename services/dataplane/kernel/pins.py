@@ -100,6 +100,11 @@ class Pins:
         return not self._gone, self._told
 
 
+def open_program(pin_dir: Path, name: str) -> int:
+    """A file descriptor of a pinned program; the caller closes it."""
+    return bpf.open_pinned(pin_dir / "programs" / name)
+
+
 def _shown(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(sorted(names)[:SHOWN]) + more

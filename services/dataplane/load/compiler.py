@@ -20,17 +20,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS
+
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 HERE = Path(__file__).parents[1]  # services/dataplane
 SOURCES = HERE / "bpf"
 _INCLUDE = re.compile(r'^#include "([^"]+)"\s*$')
-
-# Source: enum bpf_attach_type
-ATTACH_TYPES = {
-    "connect4": 10, "sendmsg4": 14, "recvmsg4": 19, "getpeername4": 29,
-    "connect6": 11, "sendmsg6": 15, "recvmsg6": 20, "getpeername6": 30,
-}  # fmt: skip
 
 FLAGS = [
     "-isystem", "/usr/include",
@@ -85,7 +81,7 @@ def compile_and_pin(
     for unit, functions in units.items():
         module = BPF(text=flatten(SOURCES / "programs" / f"{unit}.bpf.c"), cflags=flags)
         for function in functions:
-            attach_type = ATTACH_TYPES.get(function, -1)
+            attach_type = SOCKET_PROGRAMS.get(function, -1)
             kind = BPF.SCHED_CLS if attach_type < 0 else BPF.CGROUP_SOCK_ADDR
             loaded = module.load_func(function, kind, attach_type=attach_type)
             bpf.pin(loaded.fd, pin_dir / "programs" / function)

@@ -18,6 +18,7 @@ from services.dataplane.kernel import pins
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.pins import open_program
 from services.dataplane.kernel.rtnl import Protocol
 from services.dataplane.kernel.steps import Steps
 from services.dataplane.load import loader, masquerade
@@ -26,6 +27,7 @@ from services.dataplane.load.migrate import Migration
 from services.dataplane.model import masq_exclude
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.programs import TC_PROGRAMS
 
 log = logger(__name__)
 
@@ -131,7 +133,7 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
         log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
         maps = opened.enter_context(closing(Maps(settings.pin_dir)))
         await write_masq_exclude(maps, settings.not_masqueraded)
-        fds = {name: loader.open_program(settings.pin_dir, name) for name in loader.TC_PROGRAMS}
+        fds = {name: open_program(settings.pin_dir, name) for name in TC_PROGRAMS}
         for fd in fds.values():
             opened.callback(os.close, fd)
         made = Hooks(settings.pin_dir, settings.cgroup, fds, enable_tcx=settings.enable_tcx)

@@ -28,26 +28,15 @@ from services.dataplane.kernel import bpf
 from services.dataplane.kernel import steps as own
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.load import migrate
-from services.dataplane.load.compiler import ATTACH_TYPES
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import MapShape
-from services.dataplane.shapes.limits import declared_maps, limit, map_path, steps
+from services.dataplane.shapes.limits import declared_maps, limit, map_path
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS, UNITS
 
 log = logger(__name__)
 
 HERE = Path(__file__).parents[1]  # services/dataplane
 REAL_TIME = Path("/sys/kernel/realtime")
-
-UNITS: dict[str, list[str]] = {
-    **{step: [step] for step in steps()},  # before those that jump to them
-    "pod": ["from_pod", "to_pod"],
-    "netdev": ["from_netdev", "to_netdev"],
-    "overlay": ["from_overlay"],
-    "sock": ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"],
-}
-STEPS = tuple(steps())
-TC_PROGRAMS = ("from_pod", "to_pod", "from_netdev", "to_netdev", "from_overlay")
-SOCKET_PROGRAMS = ATTACH_TYPES
 
 STAMP = "programs.json"
 """In the state directory: the digest of the programs that are pinned, and what the kernel says of each of them and of
@@ -132,7 +121,7 @@ def _be32(address: str) -> str:
 
 def digest(config: DatapathConfig) -> str:
     """Changes when the programs would: the C, what compiles it and how, the limits and the configuration."""
-    found = hashlib.sha256(json.dumps([config.defines(), UNITS], sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps([config.defines(), UNITS, SOCKET_PROGRAMS], sort_keys=True).encode())
     for path in sources():
         found.update(f"{path.relative_to(HERE)}\n".encode() + path.read_bytes())
     return found.hexdigest()
@@ -333,8 +322,3 @@ async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
         raise LoadError("the datapath did not load: " + "\n".join(words[-40:]))
     programs: dict[str, int] = json.loads(out)["programs"]
     return programs
-
-
-def open_program(pin_dir: Path, name: str) -> int:
-    """A file descriptor of a pinned program; the caller closes it."""
-    return bpf.open_pinned(pin_dir / "programs" / name)

@@ -17,9 +17,9 @@ from bus.durations import seconds_of
 from bus.service import BadSettings
 from lab.errors import LabError
 from lab.plan import FAMILIES, Family, Plan
-from services.dataplane.load.masquerade import ports_of
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes import sizes
+from services.dataplane.shapes.ports import ports_of
 from services.dataplane.shapes.sizes import HELM, SECONDS
 
 DEVICE_MTU_BYTES = 1500  # of a lab's nodes

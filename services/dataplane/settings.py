@@ -11,9 +11,8 @@ from pathlib import Path
 
 from bus.durations import seconds_of
 from bus.service import BadSettings
-from services.dataplane.keep.sweep import LEAST_SECONDS
-from services.dataplane.load import masquerade
 from services.dataplane.shapes import sizes
+from services.dataplane.shapes.ports import ports_of
 
 TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}  # UDP; what Linux took before RFC 7348 gave 4789, and RFC 8926
 TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}
@@ -21,7 +20,10 @@ TUNNEL_OVERHEAD_BYTES = {4: 50, 6: 70}  # inner Ethernet 14, VXLAN or Geneve 8, 
 MTU_MIN, MTU_MAX = 576, 65535  # bytes; RFC 791: every host takes 576
 MTU_MIN6 = 1280  # RFC 8200, section 5: a link below it has no IPv6
 CT_SECONDS_MAX = 1 << 31  # a connection's time is kept in 32 bits
-GC_SECONDS = int(LEAST_SECONDS), 7 * 86_400  # from one sweep to the next; more often tells no more and costs a CPU
+GC_SECONDS = (
+    int(sizes.SWEEP_SECONDS_LEAST),
+    7 * 86_400,
+)  # from one sweep to the next; more often tells no more and costs a CPU
 Seconds = float  # read with or without units
 
 
@@ -62,7 +64,7 @@ class NodeSettings:
     policy_map_max: int = sizes.POLICY_ENTRIES  # entries of one endpoint
     lb_map_max: int = sizes.FIXED["SERVICES_MAX"]  # entries of `services`; `backends` has four times as many
     conntrack_gc_interval: Seconds = 0.0  # seconds from one sweep to the next; 0: by what the last one found
-    conntrack_gc_max_interval: Seconds = 12 * 3600.0
+    conntrack_gc_max_interval: Seconds = sizes.SWEEP_SECONDS_MOST
     map_entries: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.NAMES> that was given
     ct_seconds: Mapping[str, int] = field(default_factory=dict)  # PLEXUS_<each of sizes.SECONDS> that was given
     force_fallback: bool = False  # nftables rules instead of BPF programs, as on a kernel that takes none
@@ -219,7 +221,7 @@ def _cidr(variable: str, text: str, form: Callable[[str], object], example: str)
 
 def _ports(variable: str, text: str) -> None:
     try:
-        masquerade.ports_of(text)
+        ports_of(text)
     except ValueError as problem:
         raise BadSettings(f"{variable} {problem}") from problem
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from bus.telemetry import count, logger
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes.layouts import TICK_NS, substitute_port
+from services.dataplane.shapes.sizes import SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST
 
 log = logger(__name__)
 
@@ -32,7 +33,6 @@ UNSWEPT = ("fragments", "sock_reverse", "sock_choices")
 FIRST_SECONDS = 300.0  # after the start
 LONGEST_SECONDS = 7 * 86_400.0
 """What expires within this is believed whatever the settings are now: they may have been others when it was made."""
-LEAST_SECONDS, MOST_SECONDS = 10.0, 12 * 3600.0  # between two sweeps
 MANY, FEW = 0.25, 0.05  # of a map's room: more is found, sweep sooner; less, later
 CHUNK = 1024  # entries a bite
 IDLE_PER_BUSY = 3.0  # pauses are so much longer than bites: a sweep takes a quarter of one CPU
@@ -42,14 +42,14 @@ ICMP, TCP, ICMP6 = 1, 6, 58
 EXPIRES_BYTES = 4  # the first field of a connection
 
 
-def interval_after(seconds: float, share: float, most: float = MOST_SECONDS) -> float:
+def interval_after(seconds: float, share: float, most: float = SWEEP_SECONDS_MOST) -> float:
     """How long to wait after a sweep that came `seconds` after the one before and found so large a share of a map to be
     over."""
     if share > MANY:
         seconds *= 1 - share
     elif share < FEW:
         seconds *= 1.5
-    return min(max(seconds, LEAST_SECONDS), most)
+    return min(max(seconds, SWEEP_SECONDS_LEAST), most)
 
 
 @dataclass(slots=True)
@@ -208,7 +208,7 @@ def _tick() -> int:
 class Sweeper:
     """Sweeps for ever. `fixed_seconds` 0: the interval follows what is found."""
 
-    def __init__(self, sweep: Sweep, fixed_seconds: float = 0.0, most_seconds: float = MOST_SECONDS) -> None:
+    def __init__(self, sweep: Sweep, fixed_seconds: float = 0.0, most_seconds: float = SWEEP_SECONDS_MOST) -> None:
         self._sweep = sweep
         self._fixed_seconds = fixed_seconds
         self._most_seconds = most_seconds

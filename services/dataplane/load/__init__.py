@@ -3,5 +3,5 @@
 - `datapath`    devices, programs and maps, made ready at the start
 - `loader`      compiles by way of `compiler`, a process of its own
 - `migrate`     maps of another size or layout (`layouts_v1`) into those that take their place
-- `masquerade`  which ports masqueraded connections take
+- `masquerade`  the node's own connections leave masqueraded ones their ports
 """

@@ -27,6 +27,7 @@ from services.dataplane.load.migrate import Migration
 from services.dataplane.model import masq_exclude
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.ports import LEAST, Ports
 from services.dataplane.shapes.programs import TC_PROGRAMS
 
 log = logger(__name__)
@@ -76,7 +77,7 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
     await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
     is_masquerading = settings.masquerade or settings.masquerade6
-    ports = masquerade.settle(settings.masquerade_ports) if is_masquerading else masquerade.Ports(masquerade.LEAST)
+    ports = masquerade.settle(settings.masquerade_ports) if is_masquerading else Ports(LEAST)
     config = DatapathConfig(
         node_address=device.address if settings.ipv4_enabled or underlay == 4 else "",
         node_address6=device.address6 if settings.ipv6_enabled or underlay == 6 else "",

@@ -1,48 +1,15 @@
-"""Which ports masqueraded connections take, and that the node's own take others (docs/adr/0006)."""
+"""That the node's own connections leave masqueraded ones their ports (shapes/ports.py, docs/adr/0006)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from bus.telemetry import logger
+from services.dataplane.shapes.ports import LAST, LEAST, NODE_PORTS_END, Ports, ports_beside, ports_of
 
 log = logger(__name__)
 
 SYSCTLS = Path("/proc/sys/net/ipv4")  # these hold for both families
-NODE_PORTS_END = 32_768  # below it are Kubernetes' node ports, 30000 to 32767
-LAST = 65_535
-LEAST = 1024  # fewer run out too soon
-OWN_LEAST = 4096  # what the node keeps for connections of its own, for each remote address and port
-
-
-@dataclass(frozen=True)
-class Ports:
-    """First and last of a range."""
-
-    first: int
-    last: int = LAST
-
-    def __str__(self) -> str:
-        return f"{self.first}-{self.last}"
-
-
-def ports_beside(own: Ports) -> Ports | None:
-    """What masqueraded connections may have, where the node's own take `own` (net.ipv4.ip_local_port_range): all above
-    these, and of these all but the first `OWN_LEAST`; None: that leaves too few."""
-    first = max(NODE_PORTS_END, min(own.first + OWN_LEAST, own.last + 1))
-    return Ports(first) if LAST - first >= LEAST - 1 else None
-
-
-def ports_of(text: str) -> Ports:
-    """ "36864-65535". Raises: ValueError: says what would be right."""
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal()):
-        raise ValueError(f'is a range like "40000-65535", not {text!r}')
-    found = Ports(int(first), int(last))
-    if found.first < NODE_PORTS_END or found.last > LAST or found.last - found.first < LEAST - 1:
-        raise ValueError(f"is {LEAST} or more ports within {NODE_PORTS_END}-{LAST}, not {text}")
-    return found
 
 
 def settle(asked: str) -> Ports:

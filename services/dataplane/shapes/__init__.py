@@ -4,6 +4,7 @@
 - `layouts`  keys, values and events as bytes
 - `ip`       addresses and blocks, as they are written
 - `limits`   kinds and sizes of maps, as the C has them; `sizes`: how many entries each is given
+- `ports`    those of masqueraded connections
 - `reasons`  why packets are dropped
 - `programs` which there are, in which file
 - `attach`   which program belongs where, and what leads there

@@ -57,6 +57,8 @@ SECONDS: Mapping[str, int] = {
 }
 """How long a connection is kept after its last packet."""
 
+SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST = 10.0, 12 * 3600.0  # between two sweeps of what is over
+
 OURS = (
     "CHOICES",
     "SOCK_CHOICES",

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from services.dataplane.keep.sweep import FIRST_SECONDS, LEAST_SECONDS, MOST_SECONDS, interval_after
+from services.dataplane.keep.sweep import FIRST_SECONDS, interval_after
+from services.dataplane.shapes.sizes import SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_an_idle_node_comes_to_twelve_hours_and_no_further() -> None:
     seconds = list(
         itertools.accumulate(range(30), lambda before, _: interval_after(before, 0.0), initial=FIRST_SECONDS)
     )
-    assert seconds[-1] == MOST_SECONDS == 12 * 3600
+    assert seconds[-1] == SWEEP_SECONDS_MOST == 12 * 3600
     assert seconds == sorted(seconds)
 
 
@@ -29,7 +30,7 @@ def test_one_under_load_comes_to_ten_seconds_and_no_further() -> None:
     seconds = FIRST_SECONDS
     for _ in range(30):
         seconds = interval_after(seconds, 0.4)
-    assert seconds == LEAST_SECONDS == 10
+    assert seconds == SWEEP_SECONDS_LEAST == 10
 
 
 def test_the_longest_interval_can_be_set() -> None:

@@ -9,9 +9,10 @@ import pytest
 from bus.service import BadSettings
 from services.dataplane.load import masquerade
 from services.dataplane.load.loader import DatapathConfig
-from services.dataplane.load.masquerade import Ports, ports_beside, settle
+from services.dataplane.load.masquerade import settle
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes.ports import Ports, ports_beside
 
 LINUX = Ports(32_768, 60_999)
 

@@ -131,17 +131,17 @@ def test_rules_of_the_kernel_are_seen_and_a_pod_with_programs_is_known_by_its_in
 
     async def main() -> None:
         maps = RuleMaps(lambda: RulesPlace(device="lo", own_addresses=frozenset(), guarded=frozenset({4711})), tmp_path)
-        assert not await nft.has_table()
-        assert not await nft.has_chain("raw")
+        assert not await nft.has_table(TABLE)
+        assert not await nft.has_chain("raw", TABLE)
         assert await maps.apply()
-        assert await nft.has_table()
-        assert (await nft.has_chain("raw"), await nft.has_chain("no_such")) == (True, False)
+        assert await nft.has_table(TABLE)
+        assert (await nft.has_chain("raw", TABLE), await nft.has_chain("no_such", TABLE)) == (True, False)
         listed = inside(namespace, "nft", "list", "chain", "inet", TABLE, "forward_pods").stdout
         assert "iif 4711 return" in listed
         assert "oif 4711 return" in listed
         await nft.apply(removal())
         assert await maps.heal()
         await maps.remove()
-        assert not await nft.has_table()
+        assert not await nft.has_table(TABLE)
 
     in_namespace(namespace, main)

@@ -22,6 +22,7 @@ from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.fallback import maps as fallback_maps
+from services.dataplane.fallback import rules
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import RuleMaps, Senseless
 from services.dataplane.fallback.rules import Place
@@ -272,7 +273,7 @@ async def leave(node: Node) -> None:
     problem = ""
     while True:
         try:
-            if not fallback_maps.is_in_force(state_dir) and not await nft.has_table():
+            if not fallback_maps.is_in_force(state_dir) and not await nft.has_table(rules.TABLE):
                 break
             if node.is_judged:
                 await RuleMaps(lambda: Place(device="", own_addresses=frozenset()), state_dir).remove()

@@ -167,9 +167,9 @@ class RuleMaps(Maps):
     async def heal(self) -> bool:
         """As `apply`. Returns whether somebody had removed the rules. Raises: NftError."""
         async with self._applying:
-            is_there = not self._in_force or await nft.has_chain(self._in_force)
+            is_there = not self._in_force or await nft.has_chain(self._in_force, rules.TABLE)
             if is_there:
-                self._counted |= await nft.counters()
+                self._counted |= await nft.counters(rules.TABLE, rules.COUNTERS)
             else:
                 self._in_force = ""
             await self._apply()
@@ -182,7 +182,7 @@ class RuleMaps(Maps):
         is_new = mark != self._in_force
         script = ""
         if is_new:
-            self._counted |= await nft.counters()
+            self._counted |= await nft.counters(rules.TABLE, rules.COUNTERS)
             script = await self._rendered(tables, place, mark)
         problem = ""
         was_there = self._file.exists()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Collection
 
 from services.dataplane.batch import answered
-from services.dataplane.fallback.rules import COUNTERS, TABLE
 
 
 class NftError(OSError):
@@ -27,8 +27,8 @@ async def apply(script: str) -> None:
     await _nft("-f", "-", script=script)
 
 
-async def has_chain(name: str, table: str = TABLE) -> bool:
-    """Our table holds a chain of this name. Raises: NftError: it cannot be told."""
+async def has_chain(name: str, table: str) -> bool:
+    """The table holds a chain of this name. Raises: NftError: it cannot be told."""
     if not await has_table(table):
         return False
     try:
@@ -38,15 +38,15 @@ async def has_chain(name: str, table: str = TABLE) -> bool:
     return True
 
 
-async def has_table(name: str = TABLE) -> bool:
-    """Raises: NftError: it cannot be told."""
+async def has_table(name: str) -> bool:
+    """Whether there is such a table. Raises: NftError: it cannot be told."""
     return f"table inet {name}" in (await _nft("list", "tables", "inet")).splitlines()
 
 
-async def counters(names: tuple[str, ...] = COUNTERS) -> dict[str, tuple[int, int]]:
-    """Packets and bytes by counter; nothing while our table is not there."""
+async def counters(table: str, names: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Packets and bytes by counter; nothing while the table is not there."""
     try:
-        listed = json.loads(await _nft("-j", "list", "counters", "table", "inet", TABLE))
+        listed = json.loads(await _nft("-j", "list", "counters", "table", "inet", table))
         found = [each["counter"] for each in listed["nftables"] if "counter" in each]
         return {each["name"]: (each["packets"], each["bytes"]) for each in found if each["name"] in names}
     except (NftError, ValueError, KeyError, TypeError):

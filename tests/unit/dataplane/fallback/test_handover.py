@@ -123,10 +123,10 @@ class Kernel:
             raise nft.NftError(self.refuses)
         self.done.append(script)
 
-    async def counters(self) -> dict[str, tuple[int, int]]:
+    async def counters(self, table: str, names: Iterable[str]) -> dict[str, tuple[int, int]]:
         return {}
 
-    async def has_chain(self, name: str) -> bool:
+    async def has_chain(self, name: str, table: str) -> bool:
         return bool(self.done) and f"chain {name} {{" in self.done[-1]
 
     async def list_pod_links(self) -> list[SeenLink]:
@@ -360,7 +360,7 @@ async def test_rules_that_no_file_speaks_of_go_as_well(tmp_path: Path, monkeypat
     async def apply(script: str) -> None:
         applied.append(script)
 
-    async def has_table() -> bool:
+    async def has_table(name: str) -> bool:
         return not applied
 
     monkeypatch.setattr(nft, "apply", apply)

@@ -68,5 +68,5 @@ async def test_rules_for_blocks_of_a_process_before_this_one_go_though_there_is_
 async def test_that_nft_does_not_start_is_not_taken_for_no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(nft.NftAbsent, match="install nftables"):
-        await nft.has_chain("prerouting")
+        await nft.has_chain("prerouting", "plexus_notrack")
     await remove()  # where there is no nft, there is nothing to say

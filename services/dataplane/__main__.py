@@ -17,6 +17,7 @@ from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, Recovered
 from services.dataplane.flows.tell import tell_flows
 from services.dataplane.keep.pressure import Pressure
+from services.dataplane.keep.recall import Recall
 from services.dataplane.keep.sweep import Sweep, Sweeper
 from services.dataplane.kernel import notrack
 from services.dataplane.kernel.hooks import Hooks
@@ -94,7 +95,7 @@ async def start(
     ground = await datapath.prepare(settings, links)
 
     def node(hooks: Hooks, maps: Maps, pod_programs: tuple[TcProgram, ...]) -> Node:
-        device, recall = ground.device, datapath.recall(settings)
+        device, recall = ground.device, Recall.of(settings)
         more = (journal, pod_programs, ground.mtu_bytes, ground.underlay, recall)
         return Node(settings, service, device, links, hooks, maps, *more)
 

@@ -29,6 +29,7 @@ from bus.service import Service
 from bus.subjects import State
 from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
+from services.dataplane.settings import NodeSettings
 from services.dataplane.store import statefile
 from services.dataplane.store.statefile import Corrupt
 
@@ -64,6 +65,17 @@ class Recall:
         self._shut = ""  # why the disk could not be marked as outdated: it must hold nothing, and gets nothing more
         self._news = asyncio.Event()
         self._problem = ""
+
+    @classmethod
+    def of(cls, settings: NodeSettings) -> Recall:
+        """A node's. What says that the disk is outdated lies beside the maps, or, where there is no BPF file system for
+        any, on the disk: that is where rules keep their tables then."""
+        beside = settings.pin_dir
+        try:
+            beside.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            beside = settings.state_dir
+        return cls(settings.state_dir / "heard.state", beside / "ahead")
 
     def heard(self, subject: str, message: Message | None) -> None:
         """The bus says so. Call it before the maps are written. What this node itself says is not kept."""

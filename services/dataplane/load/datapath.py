@@ -13,7 +13,6 @@ from typing import cast
 from bus.service import BadSettings
 from bus.telemetry import logger
 from services.dataplane.batch import to_the_end
-from services.dataplane.keep.recall import Recall
 from services.dataplane.kernel import pins
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
@@ -154,17 +153,6 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
         TcProgram(fds["to_pod"], "egress", "to_pod"),
     )
     return Datapath(maps, hooks, pod_programs, loaded.migration)
-
-
-def recall(settings: NodeSettings) -> Recall:
-    """What the node heard last. What says that it is outdated lies beside the maps, or, where there is no BPF file
-    system for any, on the disk: that is where rules keep their tables then."""
-    beside = settings.pin_dir
-    try:
-        beside.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        beside = settings.state_dir
-    return Recall(settings.state_dir / "heard.state", beside / "ahead")
 
 
 def check_own_addresses(settings: NodeSettings, device: DeviceInfo, underlay: int) -> None:

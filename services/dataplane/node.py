@@ -579,6 +579,11 @@ class Node:
         ]
 
     @property
+    def routers(self) -> tuple[str, ...]:
+        """The gateways of its pods."""
+        return self.addresses.routers
+
+    @property
     def is_judged(self) -> bool:
         """Every pod here has its programs."""
         return self.hooks.has(self.pod_hooks())

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from typing import Protocol
 
 from bus.labels import RESERVED
 from bus.service import Service
@@ -35,7 +36,6 @@ from services.dataplane.load import datapath, loader
 from services.dataplane.load.datapath import Datapath, Ground
 from services.dataplane.load.loader import LoadError
 from services.dataplane.load.migrate import DoesNotFit
-from services.dataplane.node import Node
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.table import Table
@@ -77,6 +77,21 @@ def held_back(settings: NodeSettings, *, filled: bool) -> str:
     return ""
 
 
+class Host(Protocol):
+    """The node, as far as it goes from one to the other."""
+
+    settings: NodeSettings
+    service: Service
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """The gateways of its pods."""
+
+    @property
+    def is_judged(self) -> bool:
+        """Every pod here has its programs."""
+
+
 class Fallback:
     """A node's time without BPF. Its Node writes to `maps`, and has `hooks`.
 
@@ -93,7 +108,7 @@ class Fallback:
         self._links = links
         self._ground = ground
         self._place = place_of(settings, ground)
-        self.node: Node | None = None  # set when it is made
+        self.node: Host | None = None  # set when it is made
         self._reason = ""
         self.maps = RuleMaps(self.place, settings.state_dir, self._show)
         self.hooks = NoHooks(settings.pin_dir)
@@ -103,7 +118,7 @@ class Fallback:
 
     def place(self) -> Place:
         """As of now."""
-        return replace(self._place, routers=self.node.addresses.routers if self.node else ())
+        return replace(self._place, routers=self.node.routers if self.node else ())
 
     def says(self, reason: str) -> None:
         """How the node is, in health and `plexus status`."""
@@ -267,7 +282,7 @@ def _pod_hooks(link: SeenLink) -> tuple[Hook, Hook]:
     )
 
 
-async def leave(node: Node) -> None:
+async def leave(node: Host) -> None:
     """Rules have nothing to do any more, once programs are on every hook: they go, and health says so."""
     state_dir = node.settings.state_dir
     problem = ""

@@ -6,5 +6,6 @@
 - `endpoints`   which sandbox has which link and address (pure)
 - `addresses`   leased out of the node's blocks (pure)
 - `leftovers`   what is left of a sandbox, until it is gone
+- `host`        what all of this asks of the node
 - `restart`     what was here before, taken up again
 """

@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,11 +26,9 @@ from services.dataplane.kernel.links import LinkError, link_mac
 from services.dataplane.kernel.rtnl import SeenLink
 from services.dataplane.pods.addresses import AddressTaken, Attachment
 from services.dataplane.pods.endpoints import Endpoint, record_key
+from services.dataplane.pods.host import Host
 from services.dataplane.shapes.ip import PodIp
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, text
-
-if TYPE_CHECKING:
-    from services.dataplane.node import Node
 
 log = logger(__name__)
 
@@ -46,7 +43,7 @@ CHECK = "records"
 class Restart:
     """What a node takes up, and what is still missing of it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Host) -> None:
         self._node = node
         self._identities: dict[str, int] = {}  # of pods without a name, by link, as the kernel has them
         self._unknown: set[str] = set()  # links of which nothing else is known

@@ -12,11 +12,11 @@ import asyncio
 from bus.telemetry import logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.kernel.links import LinkError, PodLink
-from services.dataplane.node import Node
 from services.dataplane.pods import cni
 from services.dataplane.pods.addresses import Attachment, PoolExhausted
 from services.dataplane.pods.cni import CniError, PodInterface
 from services.dataplane.pods.endpoints import Endpoint, record_key
+from services.dataplane.pods.host import Host
 from services.dataplane.pods.leftovers import told
 from services.dataplane.shapes.ip import PodIp
 
@@ -26,7 +26,7 @@ log = logger(__name__)
 class NodePods:
     """See cni.Pods."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Host) -> None:
         self._node = node
         self._disowned: set[Attachment] = set()  # endpoints whose DEL came under the name of another network
 
@@ -172,7 +172,7 @@ def _check_same(existing: Endpoint, request: cni.Add) -> None:
 
 
 def _endpoint(
-    request: cni.Add, ips: tuple[PodIp, ...], mtu_bytes: int, link: PodLink, existing: Endpoint | None, node: Node
+    request: cni.Add, ips: tuple[PodIp, ...], mtu_bytes: int, link: PodLink, existing: Endpoint | None, node: Host
 ) -> Endpoint:
     first, *more = ips
     return Endpoint(

@@ -24,6 +24,7 @@ from bus.messages.lb import LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Namespace, Node, Pod
 from bus.subjects import State
+from services.dataplane.part import in_order
 from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
 from services.dataplane.parts.policy.named_ports import NamedPorts, names_in
 from services.dataplane.parts.services import ServiceTables
@@ -90,7 +91,7 @@ ONE_FAMILY_ANYWHERE = Routing()
 
 
 class NodeModel:
-    """See the module. `tables` are written in the order of kernel.maps.WRITE_ORDER."""
+    """See the module."""
 
     HEARS: tuple[State[Message], ...] = (
         subjects.NAMESPACE,
@@ -116,11 +117,15 @@ class NodeModel:
         self.routing = routing
         self.services = ServiceTables()
         self.masq_exclude = masq_exclude(not_masqueraded)
-        self.endpoints = Table("endpoints")
+        self.endpoints = Table("endpoints", after=("masq_exclude", "policy", "services"))
         self.ipcache = Table("ipcache")
-        self.policy = Table("policy")
+        self.policy = Table("policy", after=("ipcache", "named_ports"))
         self.policies = PolicyStore()
         self.named = NamedPorts()
+        self.tables = in_order(
+            (self.masq_exclude, self.ipcache, self.policy, self.named.table, self.endpoints, *self.services.tables)
+        )
+        """In the order in which they are written."""
         self.pods: dict[str, LocalPod] = {}  # by each of its addresses
         self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
         self.unreachable: dict[str, str] = {}  # other nodes that should be next hops, and are on no network of ours
@@ -147,11 +152,6 @@ class NodeModel:
         self._is_network_stale = True
         self.contested: dict[str, str] = {}  # addresses that this node has and that are another's: why, in words
         self.problems: dict[str, str] = {}  # what the last `settle` could not bring up to date, and why
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        found = (self.masq_exclude, self.ipcache, self.policy, self.named.table, self.endpoints)
-        return (*found, *self.services.tables)
 
     def answers_to(self, addresses: Mapping[str, str]) -> None:
         """All that the node has now, and on which device: to its pods it is the host by each (a second network, a

@@ -7,11 +7,15 @@ from pathlib import Path
 
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import Map
+from services.dataplane.model import NodeModel
 from services.dataplane.shapes import layouts, limits
 
 MAP_CREATE = 0
 NO_PREALLOC = 1
 LRU_HASH, LPM_TRIE, HASH = (limits.MAP_TYPES[name] for name in ("lru_hash", "lpm_trie", "hash"))
+
+TABLES = tuple(table.name for table in NodeModel("n").tables)
+"""Maps that the node fills, in the order in which they are written."""
 
 
 def make(kind: int, key_bytes: int, value_bytes: int, entries: int) -> Map:

@@ -16,10 +16,10 @@ import pytest
 from bus.service import Service, Settings
 from bus.testing import Hub
 from services.dataplane.keep.audit import Audit, in_words, mark_of
-from services.dataplane.kernel.maps import WRITE_ORDER, Maps
+from services.dataplane.kernel.maps import Maps
 from services.dataplane.shapes.layouts import POLICY_STATIC_BITS
 from services.dataplane.shapes.table import Table
-from tests.bpf.own_maps import pin_all
+from tests.bpf.own_maps import TABLES, pin_all
 
 BPFFS = Path("/sys/fs/bpf")
 MANY = 9000  # more than two batches of a system call
@@ -33,7 +33,7 @@ def maps() -> Iterator[Maps]:
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     pin_dir = BPFFS / f"plexus-test-audit-{os.getpid()}"
     try:
-        pin_all(pin_dir, dict.fromkeys(WRITE_ORDER, 2 * MANY))
+        pin_all(pin_dir, dict.fromkeys(TABLES, 2 * MANY))
         with closing(Maps(pin_dir)) as found:
             yield found
     finally:
@@ -55,7 +55,7 @@ class Writer:
     def __init__(self, maps: Maps, chance: random.Random) -> None:
         self.maps = maps
         self.service = Service("dataplane", Settings(), Hub().bus())
-        self.tables = {name: Table(name) for name in WRITE_ORDER}
+        self.tables = {name: Table(name) for name in TABLES}
         for name, table in self.tables.items():
             for number in range(MANY):
                 table.put(key_of(maps, name, number), chance.randbytes(maps[name].value_bytes))

@@ -23,10 +23,10 @@ from services.dataplane.keep.sweep import Sweep, Sweeper
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel import maps as kernel_maps
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.kernel.maps import WRITE_ORDER, Maps
+from services.dataplane.kernel.maps import Maps
 from services.dataplane.shapes.layouts import TICK_NS, IpcacheEntry, IpcacheKey, PolicyMapKey
 from services.dataplane.shapes.table import Table
-from tests.bpf.own_maps import HASH, LRU_HASH, make, pin_all
+from tests.bpf.own_maps import HASH, LRU_HASH, TABLES, make, pin_all
 
 BPFFS = Path("/sys/fs/bpf")
 ROOM = 8
@@ -39,7 +39,7 @@ def maps() -> Iterator[Maps]:
         subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
     pin_dir = BPFFS / f"plexus-test-full-{os.getpid()}"
     try:
-        pin_all(pin_dir, dict.fromkeys(WRITE_ORDER, ROOM) | {"ct_tcp": 1024, "fragments": 1024})
+        pin_all(pin_dir, dict.fromkeys(TABLES, ROOM) | {"ct_tcp": 1024, "fragments": 1024})
         with closing(Maps(pin_dir)) as found:
             yield found
     finally:
@@ -78,7 +78,7 @@ def table_of(maps: Maps, name: str, numbers: range) -> Table:
     return table
 
 
-@pytest.mark.parametrize("name", WRITE_ORDER)
+@pytest.mark.parametrize("name", TABLES)
 async def test_what_finds_no_room_is_counted_told_owed_and_written_when_there_is_room(
     maps: Maps, name: str, told: list[dict[str, object]]
 ) -> None:
@@ -99,7 +99,7 @@ async def test_what_finds_no_room_is_counted_told_owed_and_written_when_there_is
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("name", WRITE_ORDER)
+@pytest.mark.parametrize("name", TABLES)
 async def test_in_a_full_map_one_entry_can_take_the_place_of_another_in_one_write(
     maps: Maps, name: str, told: list[dict[str, object]]
 ) -> None:
@@ -112,7 +112,7 @@ async def test_in_a_full_map_one_entry_can_take_the_place_of_another_in_one_writ
     assert not told
 
 
-@pytest.mark.parametrize("name", WRITE_ORDER)
+@pytest.mark.parametrize("name", TABLES)
 async def test_in_a_full_map_what_is_there_changes_whatever_new_finds_no_room(
     maps: Maps, name: str, told: list[dict[str, object]]
 ) -> None:
@@ -135,10 +135,10 @@ async def test_in_a_full_map_what_is_there_changes_whatever_new_finds_no_room(
 
 
 async def test_a_full_map_keeps_nothing_from_the_others(maps: Maps, told: list[dict[str, object]]) -> None:
-    tables = tuple(table_of(maps, name, range(1, ROOM + (2 if name == "policy" else 1))) for name in WRITE_ORDER)
+    tables = tuple(table_of(maps, name, range(1, ROOM + (2 if name == "policy" else 1))) for name in TABLES)
     epoch = maps["node_state"].get(bytes(4))
     await maps.write(tables)
-    assert {each.name for each in tables if maps.dump(each.name) == each.wanted} == set(WRITE_ORDER) - {"policy"}
+    assert {each.name for each in tables if maps.dump(each.name) == each.wanted} == set(TABLES) - {"policy"}
     assert maps["node_state"].get(bytes(4)) != epoch
     assert [each["map"] for each in told] == ["policy"]
 

@@ -225,7 +225,7 @@ class Fallback:
         with closing(Maps(self._settings.pin_dir)) as pinned:
             self.maps.stop_writes()  # until `Recovered` ends who waits to write
             tables = []
-            for name in fallback_maps.TABLES:
+            for name in rules.TABLES:
                 table = Table(name)
                 for key, value in self.maps.dump(name).items():
                     table.put(key, value)

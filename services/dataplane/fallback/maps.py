@@ -20,7 +20,7 @@ from services.dataplane.fallback import rules
 from services.dataplane.fallback.rules import Place
 from services.dataplane.kernel import nft
 from services.dataplane.kernel.bpf import Map, MapInfo
-from services.dataplane.kernel.maps import WRITE_ORDER, Maps
+from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.nft import NftError
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.table import Table
@@ -29,7 +29,6 @@ from services.dataplane.store import statefile
 log = logger(__name__)
 
 FILE = "fallback.tables"
-TABLES = WRITE_ORDER  # those that rules are made of
 REASONS = {
     "policy_denied": 133,
     "invalid_source": 132,
@@ -138,7 +137,7 @@ class RuleMaps(Maps):
             for name, (_, upserts, gone) in owed.items():
                 self._maps[name].set_many(upserts.items())
                 self._maps[name].remove_many(gone)
-            self._said_all = self._said_all or {table.name for table in tables} == {*TABLES}
+            self._said_all = self._said_all or {*rules.TABLES} <= {table.name for table in tables}
             await self.apply()
         except BaseException as problem:
             for table, upserts, gone in owed.values():
@@ -177,7 +176,7 @@ class RuleMaps(Maps):
 
     async def _apply(self) -> bool:
         place = self._place()
-        tables = {name: self.dump(name) for name in TABLES}
+        tables = {name: self.dump(name) for name in rules.TABLES}
         mark, held = _mark(tables, place), self._said_all
         is_new = mark != self._in_force
         script = ""

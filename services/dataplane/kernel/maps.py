@@ -22,9 +22,6 @@ from services.dataplane.shapes.table import Table
 
 log = logger(__name__)
 
-WRITE_ORDER = ("masq_exclude", "ipcache", "named_ports", "policy", "backends", "living", "services", "endpoints")
-"""A pod's entry comes last: what it refers to is there before it opens anything."""
-DELETE_ORDER = ("endpoints", "services", "living", "backends", "policy", "named_ports", "ipcache", "masq_exclude")
 NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # full as a hash says it, as a trie does; no memory
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
 
@@ -70,7 +67,8 @@ class Maps:
         return await to_the_end(asyncio.to_thread(lambda: {key: found.get(key) for key in keys}))
 
     async def write(self, tables: tuple[Table, ...]) -> int:
-        """Write what is owed, in the order that never opens or breaks anything in between. Returns entries written.
+        """Write what is owed, new and changed entries in the order of `tables`, then what goes in the reverse order: as
+        `part.in_order` has them nothing is opened or broken in between. Returns entries written.
 
         What found no room stays owed, is counted, and logged with what to do; the rest is written.
         """
@@ -91,10 +89,9 @@ class Maps:
 
     def _write(self, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
         try:
-            left = {name: self._upsert(name, owed[name][1]) for name in WRITE_ORDER if name in owed}
-            for name in DELETE_ORDER:
-                if name in owed:
-                    self._maps[name].remove_many(owed[name][2])
+            left = {name: self._upsert(name, upserts) for name, (_, upserts, _) in owed.items()}
+            for name, (_, _, gone) in reversed(owed.items()):
+                self._maps[name].remove_many(gone)
             for name, missing in left.items():
                 table, upserts, _ = owed[name]
                 if missing:  # what was removed may have made room

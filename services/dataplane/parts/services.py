@@ -31,13 +31,13 @@ class _Frontend:
 
 
 class ServiceTables:
-    """The maps `services`, `backends` and `living`. Write new backends first, then services, then remove old backends.
+    """The maps `services`, `backends` and `living`. A Service's entry says how many backends it has: they come first.
 
     An address that two services claim belongs to the one that said so last; the other's end does not touch it.
     """
 
     def __init__(self) -> None:
-        self.services = Table("services")
+        self.services = Table("services", after=("backends", "living"))
         self.backends = Table("backends")
         self.living = Table("living")
         self._frontends: dict[ServiceKey, _Frontend] = {}

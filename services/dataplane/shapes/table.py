@@ -9,10 +9,14 @@ class Table:
     """What one map should hold, as bytes. Pure; kernel/maps.py writes it.
 
     `take` hands out the difference since the last time; after a failed write `owe` gives it back.
+
+    Args:
+        after: tables that are written before this one, because its entries refer to theirs, and deleted after it.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, after: tuple[str, ...] = ()) -> None:
         self.name = name
+        self.after = after
         self._wanted: dict[bytes, bytes] = {}
         self._dirty: set[bytes] = set()
         self.version = 0

@@ -19,8 +19,8 @@ from bus.testing import Hub
 from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, HeldBack, held_back, leave, place_of
 from services.dataplane.fallback.hooks import NoHooks
-from services.dataplane.fallback.maps import FILE, TABLES, RuleMaps, is_in_force
-from services.dataplane.fallback.rules import removal
+from services.dataplane.fallback.maps import FILE, RuleMaps, is_in_force
+from services.dataplane.fallback.rules import TABLES, removal
 from services.dataplane.kernel import nft, notrack
 from services.dataplane.kernel.links import DeviceInfo, Links
 from services.dataplane.kernel.rtnl import SeenLink

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 from bus.telemetry import counted
-from services.dataplane.kernel.maps import DELETE_ORDER, WRITE_ORDER
+from services.dataplane.model import NodeModel
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.table import Table
 from tests.unit.dataplane.fake_kernel import MemoryMap, MemoryMaps
@@ -49,7 +49,8 @@ def entry(name: str, number: int) -> tuple[bytes, bytes]:
     return number.to_bytes(shape.key_bytes, "little"), number.to_bytes(shape.value_bytes, "little")
 
 
-STEPS = [("set", name) for name in WRITE_ORDER] + [("remove", name) for name in DELETE_ORDER]
+TABLES = tuple(table.name for table in NodeModel("n").tables)
+STEPS = [(step, name) for step in ("set", "remove") for name in TABLES]
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -58,7 +59,7 @@ async def test_after_a_failure_at_any_step_connections_are_judged_again_and_the_
     step: str, name: str, late: bool
 ) -> None:
     maps = MemoryMaps()
-    tables = {each: Table(each) for each in WRITE_ORDER}
+    tables = {each: Table(each) for each in TABLES}
     for each, table in tables.items():
         table.put(*entry(each, 1))
     await maps.write(tuple(tables.values()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.messages.resources import Protocol
-from services.dataplane.kernel.maps import DELETE_ORDER, WRITE_ORDER
+from services.dataplane.part import in_order
 from services.dataplane.parts.services import ServiceTables
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
 
@@ -25,13 +25,13 @@ class Kernel:
         self.look = look
 
     def write(self, tables: ServiceTables) -> None:
-        owed = {table.name: table.take() for table in (tables.services, tables.backends)}
-        for name in WRITE_ORDER:
-            for key, value in owed.get(name, ({}, []))[0].items():
+        owed = {table.name: table.take() for table in in_order(tables.tables) if table.name in KERNEL}
+        for name, (upserts, _) in owed.items():
+            for key, value in upserts.items():
                 self.maps[name][key] = value
                 self.look()
-        for name in DELETE_ORDER:
-            for key in owed.get(name, ({}, []))[1]:
+        for name, (_, gone) in reversed(owed.items()):
+            for key in gone:
                 self.maps[name].pop(key, None)
                 self.look()
 

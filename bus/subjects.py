@@ -197,14 +197,15 @@ def check_event(subject: str, message: Message) -> None:
         raise Undecodable(subject, "it is of another than its subject says")
 
 
-def check_subject(subject: str, message: Message) -> None:
-    """A message speaks of the thing whose subject it came on. Raises: ValueError: it speaks of another.
+def check_subject(subject: str, message: Message) -> State[Message]:
+    """The family of `subject`, of which thing the message speaks. Raises: ValueError: it speaks of another.
 
     Who may write a subject is settled by its name; without this, a body could speak for what its writer may not.
     """
     family = state_of(subject)
     if family is None or not isinstance(message, family.message) or family.subject_of(message) != subject:
         raise ValueError(f"the message on {subject} is of another thing")
+    return family
 
 
 # The bus's own subjects and streams: how an owner hands its log to those who watch it

@@ -10,6 +10,7 @@ from typing import Any
 from bus.messages.dataplane import Dump, DumpRows
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.model import NodeModel
+from services.dataplane.parts.services import Services
 from services.dataplane.shapes import layouts, reasons
 
 Row = dict[str, Any]
@@ -100,6 +101,7 @@ def _nat(maps: Maps, model: NodeModel) -> Iterator[Row]:
 
 
 def _services(maps: Maps, model: NodeModel) -> Iterator[Row]:
+    services = model.parts[Services]
     for key, value in maps["services"].items():
         k, v = layouts.ServiceKey.unpack(key), layouts.ServiceEntry.unpack(value)
         slots = (maps["backends"].get(layouts.BackendKey(v.number, slot).pack()) for slot in range(v.backends))
@@ -107,7 +109,7 @@ def _services(maps: Maps, model: NodeModel) -> Iterator[Row]:
         yield {
             "frontend": end_text(k.address, k.port),
             "protocol": PROTOCOLS.get(k.protocol, k.protocol),
-            "service": model.services.name_of(k.address, k.port, k.protocol),
+            "service": services.name_of(k.address, k.port, k.protocol),
             "number": v.number,
             "backends": [end_text(each.address, each.port) for each in backends],
         }

@@ -20,14 +20,13 @@ from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, canonical_labels, l
 from bus.messages import Message
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
-from bus.messages.lb import LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Namespace, Node, Pod
 from bus.subjects import State
-from services.dataplane.part import in_order
+from services.dataplane.part import Held, Parts, in_order
 from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
 from services.dataplane.parts.policy.named_ports import NamedPorts, names_in
-from services.dataplane.parts.services import ServiceTables
+from services.dataplane.parts.services import Services
 from services.dataplane.shapes.ip import Network, block_of, plain, router_of
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
@@ -115,7 +114,8 @@ class NodeModel:
         """`not_masqueraded`: destinations, as CIDRs of either family, that see pods' own addresses."""
         self.node = node
         self.routing = routing
-        self.services = ServiceTables()
+        self.parts = Parts(Services())
+        self.services = self.parts[Services]
         self.masq_exclude = masq_exclude(not_masqueraded)
         self.endpoints = Table("endpoints", after=("masq_exclude", "policy", "services"))
         self.ipcache = Table("ipcache")
@@ -123,7 +123,7 @@ class NodeModel:
         self.policies = PolicyStore()
         self.named = NamedPorts()
         self.tables = in_order(
-            (self.masq_exclude, self.ipcache, self.policy, self.named.table, self.endpoints, *self.services.tables)
+            (self.masq_exclude, self.ipcache, self.policy, self.named.table, self.endpoints, *self.parts.tables)
         )
         """In the order in which they are written."""
         self.pods: dict[str, LocalPod] = {}  # by each of its addresses
@@ -162,6 +162,10 @@ class NodeModel:
             self._more_addresses = found
             self._is_network_stale = True
 
+    def adopt(self, held: Held) -> None:
+        """Before anything is heard: what a process before this one left in the maps."""
+        self.parts.adopt(held)
+
     # What the bus says
 
     def put(self, subject: str, message: Message) -> None:
@@ -170,7 +174,7 @@ class NodeModel:
         Raises: ValueError: it is of another thing, or an address, network, port or identity in it is none; nothing is
             changed.
         """
-        subjects.check_subject(subject, message)
+        family = subjects.check_subject(subject, message)
         match message:
             case Namespace():
                 self._namespaces[message.name] = message
@@ -198,14 +202,14 @@ class NodeModel:
                 block_of(message.cidr)
                 self._blocks[message.cidr] = message
                 self._is_network_stale = True
-            case LoadBalancedService():
-                self.services.put(message)
             case PolicyRules():
                 self._stale_identities |= self.policies.put_rules(message)
             case Selector():
                 for number in message.members:
                     check_identity(number)
                 self._stale_identities |= self.policies.put_selector(message)
+            case _:
+                self.parts.put(family, message)
 
     def delete(self, subject: str) -> None:
         """`subject` is gone, whatever it was: a key that makes no sense never had a value here."""
@@ -232,12 +236,12 @@ class NodeModel:
                 self._is_network_stale = True  # the address may be a node's or a router's as well
         elif family is subjects.BLOCK:
             self._is_network_stale |= self._blocks.pop(tokens[0], None) is not None
-        elif family is subjects.FRONTEND:
-            self.services.delete(tokens[0], tokens[1])
         elif family is subjects.RULES:
             self._stale_identities |= self.policies.delete_rules(tokens[0], tokens[1], tokens[2])
         elif family is subjects.SELECTOR:
             self._stale_identities |= self.policies.delete_selector(tokens[0])
+        else:
+            self.parts.delete(family, tokens)
 
     def synced(self) -> None:
         """All that there is has been heard once: from here on "no policy" may mean "open"."""
@@ -278,7 +282,8 @@ class NodeModel:
         What fails is told in `problems`, keeps what the tables held of it (nothing, for a new pod: it is closed), and
         is tried again by the next call; the rest is not touched by that.
         """
-        self.problems = {}
+        self.parts.settle()
+        self.problems = self.parts.problems
         if self._is_network_stale:
             self._is_network_stale = not self._settled("network", self._settle_network)
         pods, self._stale_pods = self._stale_pods, set()

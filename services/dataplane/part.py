@@ -1,19 +1,128 @@
-"""In which order tables are written: computed from what each says that it is written after.
+"""How a capability of the dataplane plugs in.
 
-A mistake in that (a table that is unknown, there twice, or after itself by way of others) is an error at the start, not
-a map that stays empty.
+A part is pure: it says what it hears, and what is heard of that is put into it or deleted; it owns tables, and `settle`
+brings them up to date with all that it knows. `Parts` are those of a node together. They know nothing of each other.
+
+In which order tables are written is computed from what each says that it is written after. A mistake in that (a table
+that is unknown, there twice, or after itself by way of others) is an error at the start, not a map that stays empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
+from bus.messages import Message
+from bus.subjects import State
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.table import Table
+
+M = TypeVar("M", bound=Message)
+P = TypeVar("P", bound="Part")
+
+Held = Callable[[str], Mapping[bytes, bytes]]
+"""What the kernel holds in a map, by the map's name."""
 
 
 class Misfit(Exception):
     """Parts do not go together; the text says why. A mistake of ours, found at the start."""
+
+
+def anything(_: object) -> None:
+    """It makes sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hears(Generic[M]):
+    """One family of subjects, and what a part does with it.
+
+    `put` gets a value that `check` has let pass, in this and in every other part that hears it; `delete` gets the
+    tokens of a subject, which may be of a key that never made sense.
+    """
+
+    family: State[M]
+    put: Callable[[M], None]
+    delete: Callable[..., None]
+    check: Callable[[M], None] = anything
+    """Raises: ValueError: an address, a port or a number in it is none."""
+
+
+class Part:
+    """One capability; it overrides what it has."""
+
+    hears: tuple[Hears[Any], ...] = ()
+    tables: tuple[Table, ...] = ()
+
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+        """What the last `settle` could not bring up to date, and why."""
+
+    def adopt(self, held: Held) -> None:
+        """Before anything is heard: what a process before this one left in the maps."""
+
+    def settle(self) -> None:
+        """Bring the tables up to date. What fails is told in `problems`, keeps what the tables held of it, and is tried
+        again by the next call; the rest is not touched by that (`tried`)."""
+
+    def tried(self, what: str, work: Callable[..., None], *arguments: object) -> bool:
+        """Whether `work` went to its end."""
+        try:
+            work(*arguments)
+        except Exception as problem:  # noqa: BLE001  # the loop over objects: one that fails must not stop the others
+            self.problems[what] = repr(problem)
+            return False
+        self.problems.pop(what, None)
+        return True
+
+
+class Parts:
+    """Those of a node, settled in the order in which they are given. Raises: Misfit."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._parts = {type(each): each for each in parts}
+        if len(self._parts) != len(parts):
+            raise Misfit("a part is there twice")
+        self._hearing: dict[State[Any], list[Hears[Any]]] = {}
+        for part in parts:
+            for each in part.hears:
+                self._hearing.setdefault(each.family, []).append(each)
+
+    def __getitem__(self, kind: type[P]) -> P:
+        return self._parts[kind]  # type: ignore[return-value]  # by its own type
+
+    @property
+    def hears(self) -> tuple[State[Any], ...]:
+        return tuple(self._hearing)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """See `in_order`."""
+        return tuple(table for part in self._parts.values() for table in part.tables)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        return {what: why for part in self._parts.values() for what, why in part.problems.items()}
+
+    def put(self, family: State[Any], message: Message) -> None:
+        """Raises: ValueError: it makes no sense to one of those who hear it; none has taken it."""
+        hearing = self._hearing.get(family, ())
+        for each in hearing:
+            each.check(message)
+        for each in hearing:
+            each.put(message)
+
+    def delete(self, family: State[Any], tokens: Iterable[str]) -> None:
+        for each in self._hearing.get(family, ()):
+            each.delete(*tokens)
+
+    def adopt(self, held: Held) -> None:
+        for part in self._parts.values():
+            part.adopt(held)
+
+    def settle(self) -> None:
+        for part in self._parts.values():
+            part.settle()
 
 
 def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:

@@ -17,7 +17,7 @@ from services.dataplane.kernel import bpf, steps
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.load import loader
-from services.dataplane.parts.services import ServiceTables
+from services.dataplane.parts.services import Services
 from services.dataplane.shapes import layouts, limits
 from services.dataplane.shapes.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
 from services.dataplane.shapes.programs import SOCKET_PROGRAMS, STEPS, TC_PROGRAMS, UNITS
@@ -244,7 +244,7 @@ def is_empty(pin_dir: Path, generation: str) -> bool:
 
 
 async def test_tables_reach_the_kernel_and_the_epoch_rises(datapath: Datapath) -> None:
-    tables = ServiceTables()
+    tables = Services()
     tables.services.put(ServiceKey("10.96.0.1", 443, 6).pack(), ServiceEntry(1, 0).pack())
     before = epoch(datapath)
     assert await datapath.maps.write((tables.services, tables.backends)) == 1
@@ -273,7 +273,7 @@ async def test_a_restart_goes_on_counting_epochs(datapath: Datapath, programs: P
 
 
 async def test_many_entries_are_written_off_the_event_loop_and_all_arrive(datapath: Datapath) -> None:
-    tables = ServiceTables()
+    tables = Services()
     for number in range(10_000):
         key = ServiceKey(f"10.96.{number // 250}.{number % 250}", 80, 6)
         tables.services.put(key.pack(), ServiceEntry(number, 0).pack())

@@ -25,7 +25,7 @@ from services.dataplane.kernel import bpf, sock_diag
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.pins import open_program
 from services.dataplane.kernel.sock_diag import NLMSG_DONE, SOCK_DIAG_BY_FAMILY, TCP, UDP, Peer, SocketDiag, Walk, walk
-from services.dataplane.parts.services import ServiceTables
+from services.dataplane.parts.services import Services
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.layouts import pack_address
 from services.dataplane.shapes.programs import SOCKET_PROGRAMS
@@ -284,7 +284,7 @@ class Node:
     """The node's socket hooks on a cgroup, its Services, and what ends sockets."""
 
     def __init__(self, maps: Maps, cgroup: Path, *, ends_tcp: bool = False, ends_pods: bool = True) -> None:
-        self.maps, self.tables = maps, ServiceTables()
+        self.maps, self.tables = maps, Services()
         chosen = NodeSettings(
             node="n", cgroup=cgroup, terminate_all_protocols=ends_tcp, terminate_pod_connections=ends_pods
         )

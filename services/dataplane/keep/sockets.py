@@ -24,7 +24,7 @@ from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.sock_diag import TCP, UDP, Peer, Walk, walk
-from services.dataplane.parts.services import ServiceTables
+from services.dataplane.parts.services import Services
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.layouts import LivingKey, ServiceEntry, ServiceKey, SockReverse, SockReverseKey
 
@@ -38,7 +38,7 @@ NAMES = {UDP: "udp", TCP: "tcp"}
 
 def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], serves: Callable[[bytes], bool]) -> bool:
     """Whether a socket was connected by a Service to a backend that it does not have now, not even as one that drains:
-    an entry of `sock_reverse` against what the map `services` should hold, and `ServiceTables.serves`."""
+    an entry of `sock_reverse` against what the map `services` should hold, and `Services.serves`."""
     _, backend, backend_port = SockReverseKey.layout.unpack(key)
     address, port, protocol, is_datagram = SockReverse.layout.unpack(value)
     if is_datagram:
@@ -113,7 +113,7 @@ def find_outdated(
 class Sockets:
     """Ends them when `written` has told of a loss."""
 
-    def __init__(self, service: Service, settings: NodeSettings, tables: ServiceTables) -> None:
+    def __init__(self, service: Service, settings: NodeSettings, tables: Services) -> None:
         self._service = service
         self._tables = tables
         self._cgroup = settings.cgroup if settings.terminate_pod_connections else None

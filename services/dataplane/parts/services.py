@@ -7,10 +7,12 @@ map holds after a restart is kept, so nothing is rewritten and nothing points at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bus import subjects
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from services.dataplane.part import Hears, Held, Part
 from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
 from services.dataplane.shapes.table import Table
@@ -30,16 +32,19 @@ class _Frontend:
     owner: ServiceName
 
 
-class ServiceTables:
+class Services(Part):
     """The maps `services`, `backends` and `living`. A Service's entry says how many backends it has: they come first.
 
     An address that two services claim belongs to the one that said so last; the other's end does not touch it.
     """
 
     def __init__(self) -> None:
+        super().__init__()
+        self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)
         self.services = Table("services", after=("backends", "living"))
         self.backends = Table("backends")
         self.living = Table("living")
+        self.tables = (self.services, self.backends, self.living)
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
@@ -48,16 +53,13 @@ class ServiceTables:
         """Rises with each backend that a frontend has no more, draining or not."""
         self._draining: set[bytes] = set()  # keys as those of `living`
 
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        return (self.services, self.backends, self.living)
-
-    def adopt(self, seen: Mapping[bytes, bytes]) -> None:
-        """Keep the numbers of the map as it was found. Call before the first `put`.
+    def adopt(self, held: Held) -> None:
+        """Keep the numbers of the map as it was found.
 
         A number that two frontends have is kept by neither, for each would have the other's backends; nor is one that
         this process would not have come to.
         """
+        seen = held(self.services.name)
         found = {ServiceKey.unpack(key): ServiceEntry.unpack(value).number for key, value in seen.items()}
         times = Counter(found.values())
         self._kept = {
@@ -74,8 +76,7 @@ class ServiceTables:
         """Whether who is connected to this backend may stay so, from any thread. `key`: as of `living`."""
         return key in self.living.wanted or key in self._draining
 
-    def put(self, service: LoadBalancedService) -> None:
-        """These are the service's frontends now. Raises: ValueError: an address or port is none; nothing is changed."""
+    def check(self, service: LoadBalancedService) -> None:
         for each in service.frontends:
             _check(each.address, each.port)
             for backend in (*each.backends, *each.draining):
@@ -84,6 +85,9 @@ class ServiceTables:
                     raise ValueError(
                         f"{backend.address} and {each.address} are of two families: nobody translates that"
                     )
+
+    def put(self, service: LoadBalancedService) -> None:
+        """These are the service's frontends now."""
         name = (service.namespace, service.name)
         wanted = {
             ServiceKey(plain(each.address), each.port, PROTOCOLS[each.protocol]): each

@@ -69,7 +69,7 @@ class Restart:
         Comes before anything is heard.
         """
         node = self._node
-        node.model.services.adopt(node.maps.dump("services"))
+        node.model.adopt(node.maps.dump)
         gone = self._blocks()
         seen = {link.name: link for link in await node.links.list_pod_links()}
         alive, dead = self._records(seen)

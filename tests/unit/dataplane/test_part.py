@@ -1,14 +1,17 @@
-"""Tables are written in an order that holds, or nothing starts."""
+"""Parts are given what they hear, and their tables are written in an order that holds; or nothing starts."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
+from bus.messages.resources import Namespace, Node
+from bus.subjects import NAMESPACE, NODE
 from services.dataplane.fallback import rules
 from services.dataplane.model import NodeModel
-from services.dataplane.part import Misfit, in_order
+from services.dataplane.part import Hears, Misfit, Part, Parts, in_order
 from services.dataplane.shapes.table import Table
 
 
@@ -52,3 +55,69 @@ def test_a_node_writes_its_tables_in_this_order() -> None:
 def test_tables_that_do_not_go_together_are_an_error_at_the_start(tables: list[Table], why: str) -> None:
     with pytest.raises(Misfit, match=why):
         in_order(tables)
+
+
+class Heard(Part):
+    """Keeps what it hears of nodes."""
+
+    def __init__(self, check: Callable[[Node], None] = lambda node: None) -> None:
+        super().__init__()
+        self.nodes: list[str] = []
+        self.hears = (Hears(NODE, lambda node: self.nodes.append(node.name), self.nodes.remove, check),)
+
+
+class HeardToo(Heard):
+    """Another that hears the same."""
+
+
+def refuse(node: Node) -> None:
+    raise ValueError(f"{node.name} makes no sense")
+
+
+def test_all_who_hear_a_family_get_it_and_nobody_else() -> None:
+    parts = Parts(Heard(), HeardToo())
+    parts.put(NODE, Node(name="one", addresses=[]))
+    parts.put(NODE, Node(name="two", addresses=[]))
+    parts.put(NAMESPACE, Namespace(name="three"))
+    parts.delete(NODE, ("one",))
+    parts.delete(NAMESPACE, ("three",))
+    assert parts[Heard].nodes == parts[HeardToo].nodes == ["two"]
+    assert parts.hears == (NODE,)
+
+
+def test_what_makes_no_sense_to_one_is_taken_by_none() -> None:
+    parts = Parts(Heard(), HeardToo(refuse))
+    with pytest.raises(ValueError, match="one makes no sense"):
+        parts.put(NODE, Node(name="one", addresses=[]))
+    assert parts[Heard].nodes == parts[HeardToo].nodes == []
+
+
+def test_a_part_that_is_there_twice_is_an_error_at_the_start() -> None:
+    with pytest.raises(Misfit, match="twice"):
+        Parts(Heard(), Heard())
+
+
+class Trying(Part):
+    """Cannot do what is odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stale = {1, 2, 3, 4}
+
+    def settle(self) -> None:
+        self.stale = {each for each in self.stale if not self.tried(f"number {each}", self.do, each)}
+
+    def do(self, number: int) -> None:
+        if number % 2:
+            raise ArithmeticError(number)
+
+
+def test_what_cannot_be_settled_is_told_until_it_is_and_keeps_nothing_else() -> None:
+    part = Trying()
+    parts = Parts(part)
+    parts.settle()
+    assert part.stale == {1, 3}
+    assert parts.problems == {"number 1": "ArithmeticError(1)", "number 3": "ArithmeticError(3)"}
+    part.stale = {1, 3}
+    part.tried("number 1", lambda: None)
+    assert parts.problems.keys() == {"number 3"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.keep.sockets import find_outdated
 from services.dataplane.kernel.sock_diag import TCP, UDP, Walk
-from services.dataplane.parts.services import ServiceTables
+from services.dataplane.parts.services import Services
 from services.dataplane.shapes.layouts import SockReverse, SockReverseKey, pack_address
 from services.dataplane.shapes.table import Table
 
@@ -26,9 +26,9 @@ def value(address: str = DNS, port: int = 53, protocol: int = UDP, *, is_datagra
     return SockReverse.layout.pack(pack_address(address), port.to_bytes(2, "big"), protocol, is_datagram)
 
 
-def tables(udp: Sequence[str] = (), tcp: Sequence[str] = ()) -> ServiceTables:
+def tables(udp: Sequence[str] = (), tcp: Sequence[str] = ()) -> Services:
     """The DNS Service, with backends by protocol."""
-    made = ServiceTables()
+    made = Services()
     made.put(service(udp, tcp))
     return made
 
@@ -48,7 +48,7 @@ def at(addresses: Sequence[str]) -> list[Backend]:
     return [Backend(address=each, port=53) for each in addresses]
 
 
-def outdated(made: ServiceTables, entries: dict[bytes, bytes], may_end: tuple[int, ...] = (UDP,)) -> dict[bytes, int]:
+def outdated(made: Services, entries: dict[bytes, bytes], may_end: tuple[int, ...] = (UDP,)) -> dict[bytes, int]:
     return dict(find_outdated(entries.items(), made.services.wanted, made.serves, may_end).entries)
 
 
@@ -81,7 +81,7 @@ def test_an_entry_of_before_protocols_were_kept_is_outdated_when_no_protocol_of_
 
 
 def test_ipv6_backends_are_told_apart_too() -> None:
-    made = ServiceTables()
+    made = Services()
     front = Frontend(address="fd00::a", port=53, protocol="UDP", backends=[Backend(address="fd00::1", port=53)])
     made.put(LoadBalancedService(namespace="n", name="s", frontends=[front]))
     entries = {key(1, "fd00::1"): value("fd00::a"), key(2, "fd00::2"): value("fd00::a")}

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.messages.resources import Protocol
-from services.dataplane.part import in_order
-from services.dataplane.parts.services import ServiceTables
+from bus.subjects import FRONTEND
+from services.dataplane.part import Parts, in_order
+from services.dataplane.parts.services import Services
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
 
 KERNEL = ("services", "backends")
@@ -24,7 +25,7 @@ class Kernel:
         self.maps: dict[str, dict[bytes, bytes]] = {name: {} for name in KERNEL}
         self.look = look
 
-    def write(self, tables: ServiceTables) -> None:
+    def write(self, tables: Services) -> None:
         owed = {table.name: table.take() for table in in_order(tables.tables) if table.name in KERNEL}
         for name, (upserts, _) in owed.items():
             for key, value in upserts.items():
@@ -54,7 +55,7 @@ def service(
 
 
 def test_a_service_has_its_backends_in_slots() -> None:
-    tables, kernel = ServiceTables(), Kernel()
+    tables, kernel = Services(), Kernel()
     tables.put(service("web", ["10.0.0.1", "10.0.0.2"]))
     kernel.write(tables)
     assert kernel.backends() == {("10.96.0.1", 80): [("10.0.0.1", 8080), ("10.0.0.2", 8080)]}
@@ -63,7 +64,7 @@ def test_a_service_has_its_backends_in_slots() -> None:
 
 
 def test_a_service_without_backends_is_still_a_service() -> None:
-    tables, kernel = ServiceTables(), Kernel()
+    tables, kernel = Services(), Kernel()
     tables.put(service("web", ["10.0.0.1"]))
     tables.put(service("web", []))
     kernel.write(tables)
@@ -72,7 +73,7 @@ def test_a_service_without_backends_is_still_a_service() -> None:
 
 
 def test_a_service_that_is_gone_leaves_nothing() -> None:
-    tables, kernel = ServiceTables(), Kernel()
+    tables, kernel = Services(), Kernel()
     tables.put(service("web", ["10.0.0.1", "10.0.0.2"]))
     kernel.write(tables)
     tables.delete("default", "web")
@@ -91,7 +92,7 @@ def test_frontends_of_both_families_and_of_sctp_lie_side_by_side() -> None:
         for address, each in zip(("10.96.0.1", "FD00:96:0::1"), both, strict=True)
         for protocol in ("TCP", "SCTP")
     ]
-    tables, kernel = ServiceTables(), Kernel()
+    tables, kernel = Services(), Kernel()
     tables.put(LoadBalancedService(namespace="default", name="web", frontends=fronts))
     kernel.write(tables)
     assert kernel.backends() == {
@@ -110,35 +111,35 @@ def test_frontends_of_both_families_and_of_sctp_lie_side_by_side() -> None:
     [("10.96.0.1", "fd00::1"), ("fd00::96", "10.0.0.1"), ("::ffff:10.96.0.1", "10.0.0.1"), ("fe80::1%eth0", "fd00::1")],
 )
 def test_what_no_packet_can_be_translated_to_is_refused_whole(address: str, backend: str) -> None:
-    tables = ServiceTables()
+    tables = Services()
     with pytest.raises(ValueError, match=backend if "%" not in address and "ffff" not in address else "no meaning"):
-        tables.put(service("web", [backend], address))
+        Parts(tables).put(FRONTEND, service("web", [backend], address))
     assert len(tables.services) == len(tables.backends) == 0
 
 
 @pytest.mark.parametrize(("address", "backend"), [("::", "fd00::1"), ("fd00::96", "::"), ("0.0.0.0", "10.0.0.1")])
 def test_nobodys_address_is_no_services_and_no_backends(address: str, backend: str) -> None:
     """The maps have the same bytes for "::" and for "none"."""
-    tables = ServiceTables()
+    tables = Services()
     with pytest.raises(ValueError, match="nobody's address"):
-        tables.put(service("web", [backend], address))
+        Parts(tables).put(FRONTEND, service("web", [backend], address))
     assert len(tables.services) == len(tables.backends) == 0
 
 
 def test_a_protocol_that_the_maps_do_not_know_is_left_out() -> None:
-    tables = ServiceTables()
+    tables = Services()
     tables.put(service("web", ["10.0.0.1"], protocol="ICMP"))
     assert len(tables.services) == len(tables.backends) == 0
 
 
 def test_numbers_are_kept_over_a_restart_so_that_nothing_is_rewritten() -> None:
-    before, kernel = ServiceTables(), Kernel()
+    before, kernel = Services(), Kernel()
     for name, address in (("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")):
         before.put(service(name, ["10.0.0.1"], address))
     before.delete("default", "a")
     kernel.write(before)
-    after = ServiceTables()
-    after.adopt(kernel.maps["services"])
+    after = Services()
+    after.adopt(kernel.maps.__getitem__)
     after.put(service("new", ["10.0.0.9"], "10.96.0.9"))
     after.put(service("c", ["10.0.0.1"], "10.96.0.3"))
     after.put(service("b", ["10.0.0.1"], "10.96.0.2"))
@@ -152,14 +153,14 @@ def test_numbers_are_kept_over_a_restart_so_that_nothing_is_rewritten() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 0, 0xFFFFFFFF, 1 << 31])
 def test_a_number_that_somebody_changed_in_the_map_gives_no_service_anothers_backends(number: int) -> None:
-    before, kernel = ServiceTables(), Kernel()
+    before, kernel = Services(), Kernel()
     for name, address in (("a", "10.96.0.1"), ("b", "10.96.0.2")):
         before.put(service(name, [f"10.0.0.{address[-1]}"], address))
     kernel.write(before)
     key = ServiceKey("10.96.0.2", 80, 6).pack()
     kernel.maps["services"][key] = ServiceEntry(number, 1).pack()
-    after = ServiceTables()
-    after.adopt(kernel.maps["services"])
+    after = Services()
+    after.adopt(kernel.maps.__getitem__)
     for name, address in (("b", "10.96.0.2"), ("a", "10.96.0.1"), ("new", "10.96.0.3")):
         after.put(service(name, [f"10.0.0.{address[-1]}"], address))
     for table in (after.services, after.backends):
@@ -172,7 +173,7 @@ def test_a_number_that_somebody_changed_in_the_map_gives_no_service_anothers_bac
 
 def test_a_service_that_takes_anothers_address_over_keeps_it_when_the_other_ends() -> None:
     """As when a service is renamed; the new name may be heard first."""
-    tables, kernel = ServiceTables(), Kernel()
+    tables, kernel = Services(), Kernel()
     tables.put(service("old", ["10.0.0.1", "10.0.0.2"]))
     kernel.write(tables)
     tables.put(service("new", ["10.0.0.3"]))
@@ -207,7 +208,7 @@ def test_between_any_two_writes_a_service_leads_only_to_its_own_backends(
         for (address, _), backends in kernel.backends().items():
             assert {each.split(".")[2] for each, _ in backends} <= {address.split(".")[3]}
 
-    tables, kernel = ServiceTables(), Kernel()
+    tables, kernel = Services(), Kernel()
     kernel.look = look
     wanted: dict[int, list[int]] = {}
     for what, number, backends in steps:
@@ -220,8 +221,8 @@ def test_between_any_two_writes_a_service_leads_only_to_its_own_backends(
         elif what == "write":
             kernel.write(tables)
         else:
-            tables = ServiceTables()
-            tables.adopt(kernel.maps["services"])
+            tables = Services()
+            tables.adopt(kernel.maps.__getitem__)
             for each, its in reversed(wanted.items()):
                 tables.put(service(f"s{each}", [f"10.0.{each}.{n}" for n in its], f"10.96.0.{each}"))
             for table in (tables.services, tables.backends):

@@ -24,6 +24,7 @@ from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Namespace, Node, Pod
 from bus.subjects import State
 from services.dataplane.part import Held, Parts, in_order
+from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
 from services.dataplane.parts.policy.named_ports import NamedPorts, names_in
 from services.dataplane.parts.services import Services
@@ -36,7 +37,6 @@ from services.dataplane.shapes.layouts import (
     IpcacheKey,
     PolicyMapEntry,
     PolicyMapKey,
-    Prefix,
     pack_address,
 )
 from services.dataplane.shapes.table import Table
@@ -114,17 +114,14 @@ class NodeModel:
         """`not_masqueraded`: destinations, as CIDRs of either family, that see pods' own addresses."""
         self.node = node
         self.routing = routing
-        self.parts = Parts(Services())
+        self.parts = Parts(Masquerade(not_masqueraded), Services())
         self.services = self.parts[Services]
-        self.masq_exclude = masq_exclude(not_masqueraded)
         self.endpoints = Table("endpoints", after=("masq_exclude", "policy", "services"))
         self.ipcache = Table("ipcache")
         self.policy = Table("policy", after=("ipcache", "named_ports"))
         self.policies = PolicyStore()
         self.named = NamedPorts()
-        self.tables = in_order(
-            (self.masq_exclude, self.ipcache, self.policy, self.named.table, self.endpoints, *self.parts.tables)
-        )
+        self.tables = in_order((*self.parts.tables, self.ipcache, self.policy, self.named.table, self.endpoints))
         """In the order in which they are written."""
         self.pods: dict[str, LocalPod] = {}  # by each of its addresses
         self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
@@ -554,14 +551,6 @@ class NodeModel:
                 gateway_mac=bytes.fromhex(pod.gateway_mac.replace(":", "")),
             ).pack(),
         )
-
-
-def masq_exclude(cidrs: Iterable[str]) -> Table:
-    """Destinations that see pods' own addresses, and no others. "10.0.0.0/8", of either family."""
-    table = Table("masq_exclude")
-    for cidr in cidrs:
-        table.put(Prefix.of(cidr).pack(), b"\x01")
-    return table
 
 
 def check_identity(number: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from services.dataplane.load import loader
-from services.dataplane.model import masq_exclude
+from services.dataplane.parts.masquerade import Masquerade
 from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SERVICES, SERVICES6, SIZES, V4, V6, Datapath, Family, Routed
 from tests.bpf.spaces import making_namespaces
 
@@ -103,7 +103,7 @@ def tunnel_namespace(tunnel_programs: Path) -> Iterator[Routed]:
 @pytest.fixture
 def tunnelled(tunnel_namespace: Routed) -> Routed:
     tunnel_namespace.clear()
-    for key, value in masq_exclude(NATIVE_CIDRS).wanted.items():
+    for key, value in Masquerade(NATIVE_CIDRS).table.wanted.items():
         tunnel_namespace.maps["masq_exclude"].set(key, value)
     return tunnel_namespace
 

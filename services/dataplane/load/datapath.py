@@ -23,7 +23,7 @@ from services.dataplane.kernel.steps import Steps
 from services.dataplane.load import loader, masquerade
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.load.migrate import Migration
-from services.dataplane.model import masq_exclude
+from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.ports import LEAST, Ports
@@ -117,7 +117,7 @@ async def ensure_tunnel(settings: NodeSettings, links: Links, mtu_bytes: int) ->
 
 async def write_masq_exclude(maps: Maps, cidrs: Iterable[str]) -> None:
     """Before the programs, which go by it from their first packet on; then the model keeps it. Raises: OSError."""
-    table = masq_exclude(cidrs)
+    table = Masquerade(cidrs).table
     table.adopt(await maps.read(table.name))
     await maps.write((table,))
 

@@ -56,7 +56,7 @@ def _ports(first: int, bits: int) -> str:
 def _ipcache(maps: Maps, model: NodeModel) -> Iterator[Row]:
     for key, value in maps["ipcache"].items():
         k, v = layouts.IpcacheKey.unpack(key), layouts.IpcacheEntry.unpack(value)
-        known = model.addresses.get(k.address) if k.is_host else None
+        known = model.network.addresses.get(k.address) if k.is_host else None
         yield {
             "prefix": f"{k.address}/{k.bits}",
             "identity": v.identity,

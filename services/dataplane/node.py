@@ -34,7 +34,8 @@ from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.rtnl import NodeRoute
-from services.dataplane.model import NodeModel, Routing
+from services.dataplane.model import NodeModel
+from services.dataplane.parts.ipcache import Routing
 from services.dataplane.pods.addresses import Addresses
 from services.dataplane.pods.endpoints import Endpoint, Endpoints
 from services.dataplane.pods.leftovers import Leftovers
@@ -237,7 +238,7 @@ class Node:
             self.model.synced()
             held = {table: await self.maps.read(table.name) for table in self.model.tables}
             if self._are_addresses_stale:  # those of before stay until they are known
-                self.model.answers_to(untold_addresses(held[self.model.ipcache]))
+                self.model.network.answers_to(untold_addresses(held[self.model.network.table]))
             self.model.settle()
             for table, entries in held.items():
                 table.adopt(entries)
@@ -295,7 +296,7 @@ class Node:
                 self.sockets.written()
             missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
             self.service.check("room", not self.maps.no_room, "; ".join(missing))
-            contested = self._address_problem or "; ".join(self.model.contested.values())
+            contested = self._address_problem or "; ".join(self.model.network.contested.values())
             self.service.check("own addresses", not contested, contested)
         await self.realised()
         for pod in filter(lambda pod: pod.namespace, changed):
@@ -305,7 +306,7 @@ class Node:
 
     async def _follow_blocks(self) -> None:
         """Addresses come out of these blocks; after a restart without the bus too."""
-        blocks = sorted(self.model.own_blocks)
+        blocks = sorted(self.model.network.own_blocks)
         problem = ""
         try:
             if blocks != sorted(self.addresses.blocks):
@@ -324,7 +325,7 @@ class Node:
     async def _follow_own_addresses(self) -> None:
         """What the node answers to, for the model to settle. What cannot be asked is asked again with the next look."""
         try:
-            self.model.answers_to(await self.links.own_addresses())
+            self.model.network.answers_to(await self.links.own_addresses())
         except LinkError as problem:
             if str(problem) != self._address_problem:
                 log.warning("addresses of the node are not known, trying again", why=str(problem))
@@ -336,7 +337,7 @@ class Node:
         """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`."""
         async with self._routing:
             problems: dict[str, str] = {}
-            wanted = {cidr: self._route(cidr, address) for cidr, address in self.model.wanted_routes.items()}
+            wanted = {cidr: self._route(cidr, address) for cidr, address in self.model.network.wanted_routes.items()}
             routers = set(self.addresses.routers)
             for router in routers - self._routers:
                 if not await _done(self.links.ensure_router_address(router), router, problems):
@@ -349,7 +350,7 @@ class Node:
                 if self._routes.get(cidr) != route and await _done(self.links.ensure_node_route(route), cidr, problems):
                     self._routes[cidr] = route
             if not self.settings.direct_routing_skip_unreachable:
-                problems |= {name: self._too_far(address) for name, address in self.model.unreachable.items()}
+                problems |= {name: self._too_far(address) for name, address in self.model.network.unreachable.items()}
             for what in problems.keys() - self._route_problems.keys():
                 log.warning("no way to other nodes' pods, trying again", address=what, why=problems[what])
             self._route_problems = problems

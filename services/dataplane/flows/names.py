@@ -55,7 +55,7 @@ def _who(address: str, identity: int, model: NodeModel) -> tuple[str, int]:
     local = model.pods.get(address)
     if local is not None:
         return f"{local.namespace}/{local.name}", identity or model.identity_of(address)
-    known = model.addresses.get(address)
+    known = model.network.addresses.get(address)
     if known is not None:
         return known.pod, identity or known.identity
     return "", identity

@@ -296,7 +296,7 @@ class Restart:
     def _name_by_address(self, endpoint: Endpoint) -> tuple[str, str] | None:
         """Of a pod that has the identity which the kernel knows: the address may have been another's."""
         for address in endpoint.addresses:
-            known = self._node.model.addresses.get(address)
+            known = self._node.model.network.addresses.get(address)
             identity = self._identities.get(endpoint.interface)
             if known and known.pod and (known.node, known.identity) == (self._node.settings.node, identity):
                 namespace, _, pod = known.pod.partition("/")

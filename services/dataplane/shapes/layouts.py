@@ -58,6 +58,12 @@ def _mapped_bits(address: str) -> int:
     return 0 if ":" in address else 8 * len(_MAPPED)
 
 
+def check_identity(number: int) -> None:
+    """Raises: ValueError: it does not fit where maps keep an identity."""
+    if not 0 <= number <= 0xFFFFFFFF:
+        raise ValueError(f"{number} is not an identity")
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointEntry:
     """Value of `endpoints`, whose key is the pod's address."""

@@ -129,7 +129,7 @@ def state(model: NodeModel, address: str = "10.0.0.2") -> tuple[int, int, int]:
 
 
 def who(model: NodeModel, address: str, bits: int = 32) -> tuple[int, str] | None:
-    raw = model.ipcache.wanted.get(IpcacheKey(address, bits).pack())
+    raw = model.network.table.wanted.get(IpcacheKey(address, bits).pack())
     if raw is None:
         return None
     found = IpcacheEntry.unpack(raw)
@@ -362,8 +362,8 @@ def test_a_block_is_a_route_a_router_and_addresses_of_nobody(model: NodeModel) -
     assert who(model, "10.0.1.0", 24) == (RESERVED["unmanaged"], THERE_ADDRESS)
     assert who(model, "10.0.0.1") == (RESERVED["host"], NOWHERE)
     assert who(model, "10.0.1.1") == (RESERVED["remote-node"], THERE_ADDRESS)
-    assert model.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}
-    assert list(model.own_blocks) == ["10.0.0.0/24"]
+    assert model.network.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}
+    assert list(model.network.own_blocks) == ["10.0.0.0/24"]
 
 
 def test_a_block_waits_for_its_node_and_goes_with_it(model: NodeModel) -> None:
@@ -376,21 +376,21 @@ def test_a_block_waits_for_its_node_and_goes_with_it(model: NodeModel) -> None:
     assert who(model, "10.0.2.0", 24) == (RESERVED["unmanaged"], "192.0.2.3")
     hear(model, Node(name="node-3", addresses=["192.0.2.33"]))
     model.settle()
-    assert model.wanted_routes == {"10.0.2.0/24": "192.0.2.33"}
+    assert model.network.wanted_routes == {"10.0.2.0/24": "192.0.2.33"}
     gone(model, third)
     model.settle()
-    assert (who(model, "10.0.2.0", 24), who(model, "10.0.2.1"), model.wanted_routes) == (None, None, {})
+    assert (who(model, "10.0.2.0", 24), who(model, "10.0.2.1"), model.network.wanted_routes) == (None, None, {})
 
 
 def test_a_block_that_is_gone_leaves_nothing(model: NodeModel) -> None:
-    before = dict(model.ipcache.wanted)
+    before = dict(model.network.table.wanted)
     block = Block(cidr="10.0.1.0/24", node=THERE)
     hear(model, block)
     model.settle()
     gone(model, block)
     model.settle()
-    assert dict(model.ipcache.wanted) == before
-    assert model.wanted_routes == {}
+    assert dict(model.network.table.wanted) == before
+    assert model.network.wanted_routes == {}
 
 
 def test_pods_of_other_nodes_are_behind_their_node(model: NodeModel) -> None:
@@ -491,13 +491,13 @@ def test_what_is_out_of_range_is_refused_before_anything_changes(web: NodeModel,
     hear(web, selector("web", WEB), rules())
     web.settle()
     before = [dict(table.wanted) for table in web.tables]
-    known = (dict(web.addresses), dict(web.identities))
+    known = (dict(web.network.addresses), dict(web.identities))
     with pytest.raises(ValueError, match=r".+"):
         hear(web, message)
     web.settle()
     assert web.problems == {}
     assert [dict(table.wanted) for table in web.tables] == before
-    assert (dict(web.addresses), dict(web.identities)) == known
+    assert (dict(web.network.addresses), dict(web.identities)) == known
 
 
 def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
@@ -516,7 +516,7 @@ def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
         web.settle()
         assert list(web.problems) == [f"identity {WEB}"]
         assert policy_rows(web) == before
-        assert web.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}, "the rest goes on"
+        assert web.network.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}, "the rest goes on"
     web.settle()
     assert web.problems == {}
     assert policy_rows(web) == expanded(WEB, selector("web", WEB), rules("one"))

@@ -10,7 +10,8 @@ from bus.labels import RESERVED
 from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from services.dataplane.model import NodeModel, Routing
+from services.dataplane.model import NodeModel
+from services.dataplane.parts.ipcache import Routing
 from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, pack_address
 from tests.unit.dataplane.test_model import (
     DEFAULT,
@@ -56,7 +57,7 @@ def remote_pod(address: str, node: str = THERE, node_address: str = "203.0.113.9
 
 
 def is_routed(model: NodeModel, address: str, bits: int) -> bool:
-    return IpcacheEntry.unpack(model.ipcache.wanted[IpcacheKey(address, bits).pack()]).routed
+    return IpcacheEntry.unpack(model.network.table.wanted[IpcacheKey(address, bits).pack()]).routed
 
 
 def test_each_address_of_a_pod_has_an_entry_and_they_open_and_go_together() -> None:
@@ -117,19 +118,19 @@ def test_another_nodes_pods_are_reached_by_its_address_of_the_right_family_and_b
         by_routes = bool(hop) and not routing.tunnel and (hop == FAR4 or not routing.is_direct)
         assert [is_routed(model, address, whole), is_routed(model, block, bits)] == [by_routes, by_routes]
         wanted = {f"{block}/{bits}": hop} if hop and not by_routes else {}
-        assert {cidr: way for cidr, way in model.wanted_routes.items() if cidr == f"{block}/{bits}"} == wanted
+        assert {cidr: way for cidr, way in model.network.wanted_routes.items() if cidr == f"{block}/{bits}"} == wanted
 
 
 def test_a_node_that_can_be_no_next_hop_is_named_and_the_others_have_their_routes() -> None:
     model = node_with(Routing((4,), networks=NETWORKS), THERE4)
     hear(model, Node(name="far", addresses=[FAR4]), Block(cidr="10.0.9.0/24", node="far"))
     model.settle()
-    assert model.unreachable == {"far": FAR4}
-    assert model.wanted_routes == {"10.0.1.0/24": THERE4}
+    assert model.network.unreachable == {"far": FAR4}
+    assert model.network.wanted_routes == {"10.0.1.0/24": THERE4}
     hear(model, Node(name="far", addresses=["192.0.2.9"]))
     model.settle()
-    assert model.unreachable == {}
-    assert model.wanted_routes == {"10.0.1.0/24": THERE4, "10.0.9.0/24": "192.0.2.9"}
+    assert model.network.unreachable == {}
+    assert model.network.wanted_routes == {"10.0.1.0/24": THERE4, "10.0.9.0/24": "192.0.2.9"}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_the_nodes_own_blocks_bear_its_own_address_and_all_its_addresses_are_the
     assert who(model, "fd00:10::", 120) == (RESERVED["unmanaged"], block6)
     for own in (HERE4, HERE6, "10.0.0.1", "fd00:10::1"):
         assert who(model, own, 128 if ":" in own else 32) == (RESERVED["host"], NOWHERE)
-    assert set(model.own_blocks) == {"10.0.0.0/24", "fd00:10::/120"}
+    assert set(model.network.own_blocks) == {"10.0.0.0/24", "fd00:10::/120"}
 
 
 def test_pods_follow_their_node_to_its_new_address_without_being_said_again() -> None:
@@ -174,6 +175,6 @@ def test_a_pods_node_address_of_the_wrong_family_is_no_way_to_it() -> None:
 
 def test_a_node_of_ipv6_alone_has_no_blocks_and_no_routes_of_ipv4() -> None:
     model = node_with(Routing((6,), tunnel=6), THERE6, own=(HERE6,))
-    assert set(model.own_blocks) == {"fd00:10::/120"}
-    assert model.wanted_routes == {"fd00:10:1::/120": THERE6}
+    assert set(model.network.own_blocks) == {"fd00:10::/120"}
+    assert model.network.wanted_routes == {"fd00:10:1::/120": THERE6}
     assert who(model, THERES_POD6, 128) == (WEB, THERE6)

@@ -191,7 +191,7 @@ async def test_a_large_first_sync_lets_others_have_their_turns_and_half_of_it_op
         hearing = asyncio.ensure_future(node.hear_batch(Batch(changes, synced=True)))
         writing, known = asyncio.ensure_future(node.write()), set()
         while not hearing.done():
-            known.add(len(node.model.addresses))
+            known.add(len(node.model.network.addresses))
             if writing.done():
                 writing = asyncio.ensure_future(node.write())
             await asyncio.sleep(0)
@@ -213,7 +213,7 @@ async def test_what_makes_no_sense_does_not_take_away_what_the_disk_knew(compute
             address=REMOTE, identity=-1, node=THERE, node_address="192.0.2.2", pod="default/far"
         )
         await node.hear_batch(Batch([said(subjects.ADDRESS.of(REMOTE), senseless)], synced=True))
-        assert node.model.addresses[REMOTE].identity == WEB
+        assert node.model.network.addresses[REMOTE].identity == WEB
 
 
 async def test_what_makes_no_sense_leaves_on_the_disk_what_was_good_before(computer: Computer) -> None:
@@ -283,7 +283,7 @@ async def test_the_bus_that_returns_while_the_disks_state_is_being_written_has_t
         go_on.set()
         await until(lambda: node.is_synced)
         await node.write()
-        assert REMOTE not in node.model.addresses
+        assert REMOTE not in node.model.network.addresses
         assert computer.who(REMOTE) is None
 
 

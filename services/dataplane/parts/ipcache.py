@@ -1,0 +1,251 @@
+"""Who is at which address, and by way of which node: the map `ipcache`, and routes to the pods of other nodes. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+
+from bus import subjects
+from bus.labels import RESERVED
+from bus.messages.identity import AddressIdentity
+from bus.messages.ipam import Block
+from bus.messages.resources import Node
+from services.dataplane.part import Hears, Part
+from services.dataplane.shapes.ip import Network, block_of, plain, router_of
+from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, check_identity
+from services.dataplane.shapes.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How this node sends to the pods of others."""
+
+    families: tuple[int, ...] = (4,)  # of pods' addresses that this node serves
+    tunnel: int = 0  # the family of tunnel endpoints; 0: native
+    is_direct: bool = True  # native: nodes are next hops of each other; else the fabric routes pods' addresses
+    networks: tuple[Network, ...] | None = None  # where next hops are; None: everywhere
+
+    def choose(self, addresses: Iterable[str], version: int) -> str:
+        """Of a node's addresses the one to send to for a pod address of family `version`; "" when it has none."""
+        wanted = self.tunnel or version
+        return next((each for each in addresses if ipaddress.ip_address(each).version == wanted), "")
+
+    def is_next_hop(self, address: str) -> bool:
+        """Is it sent to without asking the routes: as a tunnel endpoint, or as a neighbour?"""
+        if self.tunnel or not self.is_direct:
+            return bool(self.tunnel)
+        if self.networks is None:
+            return True
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in self.networks)
+
+
+ONE_FAMILY_ANYWHERE = Routing()
+
+
+class Ipcache(Part):
+    """See the module.
+
+    Args:
+        node: this one.
+        own_addresses: by which other nodes know it.
+    """
+
+    def __init__(self, node: str, own_addresses: frozenset[str], routing: Routing) -> None:
+        super().__init__()
+        self.hears = (
+            Hears(subjects.NODE, self._put_node, self._delete_node, check_node),
+            Hears(subjects.ADDRESS, self._take_address, self._delete_address, check_address),
+            Hears(subjects.BLOCK, self._put_block, self._delete_block, check_block),
+        )
+        self.table = Table("ipcache")
+        self.tables = (self.table,)
+        self.routing = routing
+        self.addresses: dict[str, AddressIdentity] = {}
+        self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
+        self.unreachable: dict[str, str] = {}  # other nodes that should be next hops, and are on no network of ours
+        self.own_blocks: dict[str, Block] = {}
+        self.contested: dict[str, str] = {}  # addresses that this node has and that are another's: why, in words
+        self._node = node
+        self._own_addresses = own_addresses
+        self._more_addresses: Mapping[str, str] = {}  # that other nodes need not know: address -> device
+        self._addresses_of: defaultdict[str, set[str]] = defaultdict(set)  # by node
+        self._nodes: dict[str, Node] = {}
+        self._blocks: dict[str, Block] = {}
+        self._network_keys: set[bytes] = set()
+        self._is_network_stale = True
+
+    def answers_to(self, addresses: Mapping[str, str]) -> None:
+        """All that the node has now, and on which device: to its pods it is the host by each (a second network, a
+        resolver that listens on an address of its own), unless the bus gives it to another."""
+        served = self.routing.families
+        found = {each: on for each, on in addresses.items() if ipaddress.ip_address(each).version in served}
+        if found != self._more_addresses:
+            self._more_addresses = found
+            self._is_network_stale = True
+
+    def settle(self) -> None:
+        if self._is_network_stale:
+            self._is_network_stale = not self.tried("network", self._settle_network)
+
+    def _put_node(self, node: Node) -> None:
+        self._nodes[node.name] = node
+        self._touch_node(node.name)
+
+    def _delete_node(self, name: str) -> None:
+        if self._nodes.pop(name, None) is not None:
+            self._touch_node(name)
+
+    def _put_block(self, block: Block) -> None:
+        self._blocks[block.cidr] = block
+        self._is_network_stale = True
+
+    def _delete_block(self, cidr: str) -> None:
+        self._is_network_stale |= self._blocks.pop(cidr, None) is not None
+
+    def _take_address(self, entry: AddressIdentity) -> None:
+        self._forget_address(entry.address)
+        self.addresses[entry.address] = entry
+        self._addresses_of[entry.node].add(entry.address)
+        self._put_address(entry)
+
+    def _delete_address(self, address: str) -> None:
+        if self._forget_address(address):
+            self.table.delete(IpcacheKey(address).pack())
+            self._is_network_stale = True  # the address may be a node's or a router's as well
+
+    def _touch_node(self, name: str) -> None:
+        """Its addresses may be others now: what lies behind it is reached by those."""
+        self._is_network_stale = True
+        for address in self._addresses_of.get(name, ()):
+            self._put_address(self.addresses[address])
+
+    def _forget_address(self, address: str) -> bool:
+        gone = self.addresses.pop(address, None)
+        if gone is not None:
+            self._addresses_of[gone.node].discard(address)
+        return gone is not None
+
+    def _put_address(self, entry: AddressIdentity) -> None:
+        key = IpcacheKey(entry.address).pack()
+        if entry.address in self._own_addresses or key in self._network_keys:
+            return  # a node's own, or a router's: _settle_network says what it is
+        if not entry.pod and entry.node == self._node:  # whatever others call it: here it is the host
+            value = IpcacheEntry(RESERVED["host"])
+        elif not entry.pod:  # a node's own address is reached by the fabric's routes; a pod's by way of its node
+            value = IpcacheEntry(entry.identity)
+        else:
+            value = self._behind(entry.identity, entry.node, entry.address, entry.node_address)
+        self.table.put(key, value.pack())
+
+    def _behind(self, identity: int, node: str, address: str, otherwise: str = "") -> IpcacheEntry:
+        """The entry of a pod address: `identity`, by way of the node where it lives.
+
+        To a node that cannot be a next hop lead the routes of the fabric, if it has any.
+        """
+        version = ipaddress.ip_address(address).version
+        known = self._nodes.get(node)
+        hop = self.routing.choose(self._addresses_of_node(node), version)
+        if not hop and known is None and otherwise:
+            hop = self.routing.choose([otherwise], version)
+        if not hop:
+            return IpcacheEntry(identity)
+        return IpcacheEntry(identity, hop, routed=node != self._node and not self.routing.is_next_hop(hop))
+
+    def _addresses_of_node(self, name: str) -> list[str]:
+        """The dataplane knows this node by the addresses of its device, whatever others call it."""
+        known = self._nodes.get(name)
+        own = sorted(self._own_addresses) if name == self._node else []
+        return [*own, *(known.addresses if known else ())]
+
+    def _settle_network(self) -> None:
+        """Blocks, routers and nodes: what of the ipcache and the routes is not one pod's."""
+        wanted: dict[bytes, bytes] = {}
+        routes: dict[str, str] = {}
+        self.unreachable = {}
+        own = self._nodes.get(self._node)
+        for cidr, block in self._blocks.items():
+            network = block_of(cidr)
+            is_own = block.node == self._node
+            if block.node not in self._nodes:
+                continue
+            unknown = self._behind(RESERVED["unmanaged"], block.node, str(network.network_address))
+            wanted[IpcacheKey(str(network.network_address), network.prefixlen).pack()] = unknown.pack()
+            router = IpcacheEntry(RESERVED["host"])
+            if not is_own:
+                router = self._behind(RESERVED["remote-node"], block.node, str(network.network_address))
+            wanted[IpcacheKey(router_of(network)).pack()] = router.pack()
+            hop = self.routing.choose(self._addresses_of_node(block.node), network.version)
+            if is_own or not hop or network.version not in self.routing.families:
+                continue
+            if self.routing.is_next_hop(hop):
+                routes[cidr] = hop
+            elif self.routing.is_direct:
+                self.unreachable[block.node] = hop
+        told = {*self._own_addresses, *(own.addresses if own else ())}
+        self.contested = self._contested(told)
+        for address in self._more_addresses.keys() - self.contested.keys():
+            more = IpcacheEntry(RESERVED["host"], untold=True)
+            wanted.setdefault(IpcacheKey(address).pack(), more.pack())  # routers are there already
+        for address in told:
+            wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
+        for key in self._network_keys - wanted.keys():
+            self.table.delete(key)
+        for key, value in wanted.items():
+            self.table.put(key, value)
+        gone, self._network_keys = self._network_keys - wanted.keys(), set(wanted)
+        for key in gone:
+            known = self.addresses.get(IpcacheKey.unpack(key).address)
+            if known is not None:
+                self._put_address(known)
+        self.own_blocks = {
+            cidr: block
+            for cidr, block in self._blocks.items()
+            if block.node == self._node and block_of(cidr).version in self.routing.families
+        }
+        self.wanted_routes = routes
+
+    def _contested(self, told: Set[str]) -> dict[str, str]:
+        """Which of the addresses that this node has, but for those `told`, the bus gives to another: why, in words."""
+        if self._more_addresses.keys() <= told:
+            return {}
+        nodes = {
+            address: name for name, node in self._nodes.items() if name != self._node for address in node.addresses
+        }
+        lengths = {(":" in cidr, cidr.rpartition("/")[2]) for cidr in self._blocks}
+        found = {}
+        for address, device in self._more_addresses.items():
+            known = self.addresses.get(address)
+            around = (
+                self._blocks.get(str(ipaddress.ip_network(f"{address}/{bits}", strict=False)))
+                for is_ip6, bits in lengths
+                if is_ip6 == (":" in address)
+            )
+            whose = ""
+            if address in nodes:
+                whose = f"the node {nodes[address]}'s"
+            elif known is not None and known.node != self._node:
+                whose = f"{known.pod or 'an address'} of the node {known.node}"
+            elif block := next((block for block in around if block and block.node != self._node), None):
+                whose = f"in a block of the node {block.node}"
+            if whose and address not in told:
+                found[address] = f"{device} has {address}, which is {whose}: take it away there"
+        return found
+
+
+def check_node(node: Node) -> None:
+    for address in node.addresses:
+        plain(address)
+
+
+def check_address(entry: AddressIdentity) -> None:
+    plain(entry.node_address)
+    if plain(entry.address) != entry.address:
+        raise ValueError(f"{entry.address} is written {plain(entry.address)}")
+    check_identity(entry.identity)
+
+
+def check_block(block: Block) -> None:
+    block_of(block.cidr)

@@ -16,7 +16,7 @@ for it, and changes of policy reach this node when it is back.
     keep/     maps compared, swept and measured; what was heard last, on disk
     fallback/ nftables rules where the kernel takes no BPF
     load/     programs and maps into the kernel, at the start
-    parts/    capabilities: policy, services (pure)
+    parts/    capabilities: addresses, masquerading, policy, Services (pure); part.py says how they plug in
     kernel/   the only system calls: maps, programs, links, routes, nftables
     store/    files of this node
     shapes/   bytes and numbers that C and Python share (pure)

@@ -1,1 +1,7 @@
-"""Capabilities: what the bus says of each, and the tables that follow. Pure; parts know nothing of each other."""
+"""Capabilities: what the bus says of each, and the tables that follow. Pure; parts know nothing of each other.
+
+- `ipcache`     who is at which address, and by way of which node
+- `masquerade`  which destinations see pods' own addresses
+- `policy`      who may speak to whom
+- `services`    frontends and their backends
+"""

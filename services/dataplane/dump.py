@@ -10,7 +10,6 @@ from typing import Any
 from bus.messages.dataplane import Dump, DumpRows
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.model import NodeModel
-from services.dataplane.parts.services import Services
 from services.dataplane.shapes import layouts, reasons
 
 Row = dict[str, Any]
@@ -101,7 +100,7 @@ def _nat(maps: Maps, model: NodeModel) -> Iterator[Row]:
 
 
 def _services(maps: Maps, model: NodeModel) -> Iterator[Row]:
-    services = model.parts[Services]
+    services = model.services
     for key, value in maps["services"].items():
         k, v = layouts.ServiceKey.unpack(key), layouts.ServiceEntry.unpack(value)
         slots = (maps["backends"].get(layouts.BackendKey(v.number, slot).pack()) for slot in range(v.backends))

@@ -83,7 +83,7 @@ class Node:
         networks = tuple(map(ip_network, device.networks))
         routing = Routing(settings.families, underlay, settings.auto_direct_node_routes, networks)
         self.model = NodeModel(settings.node, own, routing, settings.not_masqueraded)
-        self.model.policies.entries_max = settings.policy_map_max
+        self.model.policy.store.entries_max = settings.policy_map_max
         self.endpoints = Endpoints()
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)
@@ -103,7 +103,7 @@ class Node:
         self._refused: dict[str, str] = {}  # by subject: why what it says was passed over
         self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
         self._writing = asyncio.Lock()
-        self.held = Held(*NodeModel.HEARS, self._mine)
+        self.held = Held(*self.model.hears, self._mine)
         self.audit = Audit(maps, self.model.tables, self._writing, self)
         service.digests = lambda: self.held.digests
         service.compare = self._compare
@@ -133,7 +133,7 @@ class Node:
 
     async def hear(self) -> None:
         """Follow the bus for ever."""
-        async for batch in self.bus.watch_state(*NodeModel.HEARS, self._mine, anew=self.held.anew):
+        async for batch in self.bus.watch_state(*self.model.hears, self._mine, anew=self.held.anew):
             await self.hear_batch(batch)
 
     async def hear_batch(self, batch: Batch) -> None:
@@ -276,7 +276,7 @@ class Node:
     async def _hear_all(self) -> dict[str, Message]:
         """What the bus says now, apart from what follows it."""
         found: dict[str, Message] = {}
-        async for batch in self.bus.watch_state(*NodeModel.HEARS):
+        async for batch in self.bus.watch_state(*self.model.hears):
             for change in batch.changes:
                 if change.message is None:
                     found.pop(change.subject, None)
@@ -291,7 +291,7 @@ class Node:
         async with self._writing:
             changed = self.model.settle()
             self._check_changes()
-            await self.maps.write(self.model.tables if self.is_whole else (self.model.endpoints,))
+            await self.maps.write(self.model.tables if self.is_whole else (self.model.endpoints.table,))
             if self.is_synced:
                 self.sockets.written()
             missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))

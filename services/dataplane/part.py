@@ -1,7 +1,8 @@
 """How a capability of the dataplane plugs in.
 
 A part is pure: it says what it hears, and what is heard of that is put into it or deleted; it owns tables, and `settle`
-brings them up to date with all that it knows. `Parts` are those of a node together. They know nothing of each other.
+brings them up to date with all that it knows. `Parts` are those of a node together. They know nothing of each other:
+what one knows and others need is a fact (`Facts`).
 
 In which order tables are written is computed from what each says that it is written after. A mistake in that (a table
 that is unknown, there twice, or after itself by way of others) is an error at the start, not a map that stays empty.
@@ -9,11 +10,12 @@ that is unknown, there twice, or after itself by way of others) is an error at t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from bus.messages import Message
+from bus.messages.resources import ContainerPort
 from bus.subjects import State
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.table import Table
@@ -21,12 +23,94 @@ from services.dataplane.shapes.table import Table
 M = TypeVar("M", bound=Message)
 P = TypeVar("P", bound="Part")
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 Held = Callable[[str], Mapping[bytes, bytes]]
 """What the kernel holds in a map, by the map's name."""
 
 
 class Misfit(Exception):
     """Parts do not go together; the text says why. A mistake of ours, found at the start."""
+
+
+class Fact(Mapping[K, V]):
+    """What one part knows and others may read. Who follows it learns which keys have changed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._is_kept = False
+        self._values: dict[K, V] = {}
+        self._followers: list[set[K]] = []
+
+    def __getitem__(self, key: K) -> V:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def keep(self) -> Fact[K, V]:
+        """For the one who knows it, and writes it. Raises: Misfit."""
+        if self._is_kept:
+            raise Misfit(f"{self._name} is kept by two")
+        self._is_kept = True
+        return self
+
+    def follow(self) -> set[K]:
+        """A set of the reader's own, to which each key is added that changes from here on. Raises: Misfit: who keeps it
+        would come after its reader, which then would always be one turn late."""
+        if not self._is_kept:
+            raise Misfit(f"{self._name} is kept by nobody so far")
+        self._followers.append(set(self._values))
+        return self._followers[-1]
+
+    def put(self, key: K, value: V) -> None:
+        if key not in self._values or self._values[key] != value:
+            self._values[key] = value
+            self._tell(key)
+
+    def delete(self, key: K) -> None:
+        if key in self._values:
+            del self._values[key]
+            self._tell(key)
+
+    def _tell(self, key: K) -> None:
+        for each in self._followers:
+            each.add(key)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPod:
+    """A pod of this node, as its link was made."""
+
+    namespace: str
+    name: str
+    addresses: tuple[str, ...]  # one of each family that it has
+    interface: str
+    interface_index: int
+    mac: str
+    gateway_mac: str
+    uid: str = ""
+    identity: int = 0  # of a pod whose `namespace` and `name` are not known (""): what its entry in the kernel says
+
+
+class Facts:
+    """All that parts share, each kept by one of them."""
+
+    def __init__(self) -> None:
+        self.pods: Fact[str, LocalPod] = Fact("pods")
+        """Those of this node, by each of their addresses; told by pods/."""
+        self.identity: Fact[str, int] = Fact("identity")
+        """Of the pods here whose labels have a number, by address."""
+        self.local: Fact[int, Mapping[str, str]] = Fact("local")
+        """Labels of the identities that have pods here."""
+        self.ports: Fact[str, Sequence[ContainerPort]] = Fact("ports")
+        """Of the pods here that have an identity, by address."""
+        self.enforced: Fact[int, tuple[bool, bool]] = Fact("enforced")
+        """Of local identities: whether policy decides on ingress, and on egress. Not there: it is not known yet."""
 
 
 def anything(_: object) -> None:
@@ -64,6 +148,15 @@ class Part:
     def settle(self) -> None:
         """Bring the tables up to date. What fails is told in `problems`, keeps what the tables held of it, and is tried
         again by the next call; the rest is not touched by that (`tried`)."""
+
+    def synced(self) -> None:
+        """All that there is has been heard once."""
+
+    def settle_each(self, stale: set[K], what: str, work: Callable[[K], None]) -> None:
+        """Empty `stale`, but for those with which `work` failed."""
+        taken = list(stale)
+        stale.clear()
+        stale.update([key for key in taken if not self.tried(f"{what} {key}", work, key)])
 
     def tried(self, what: str, work: Callable[..., None], *arguments: object) -> bool:
         """Whether `work` went to its end."""
@@ -119,6 +212,10 @@ class Parts:
     def adopt(self, held: Held) -> None:
         for part in self._parts.values():
             part.adopt(held)
+
+    def synced(self) -> None:
+        for part in self._parts.values():
+            part.synced()
 
     def settle(self) -> None:
         for part in self._parts.values():

@@ -39,7 +39,8 @@ from bus.messages.resources import (
     ServicePort,
 )
 from bus.subjects import State
-from services.dataplane.model import LocalPod, NodeModel
+from services.dataplane.model import NodeModel
+from services.dataplane.part import LocalPod
 from services.identity.model import IdentityModel
 from services.ipam.model import BlockAllocation, Pools
 from services.lb.model import LoadBalancing
@@ -271,14 +272,14 @@ def _first_claim(name: str) -> str:
 @thorough
 @given(data=st.data())
 def test_a_node_goes_on_whatever_it_hears(data: st.DataObject) -> None:
-    some = st.lists(strays(NodeModel.HEARS), max_size=5)
+    some = st.lists(strays(NodeModel("n").hears), max_size=5)
     before, after = data.draw(some, "before"), data.draw(some, "after")
     model = NodeModel(NODE, frozenset({"192.0.2.1"}))
     model.add_pod(LocalPod("default", "web", ("10.244.0.5",), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02", "u"))
     for changes in (before, sensible(), after):
-        hear(model, NodeModel.HEARS, *changes)
+        hear(model, NodeModel("n").hears, *changes)
         model.settle()
-    hear(model, NodeModel.HEARS, *((subject, None) for subject, _ in (*before, *after)))
+    hear(model, NodeModel("n").hears, *((subject, None) for subject, _ in (*before, *after)))
     model.synced()
     model.settle()
     assert model.identity_of("10.244.0.5") == NUMBER

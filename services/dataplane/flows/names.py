@@ -62,7 +62,7 @@ def _who(address: str, identity: int, model: NodeModel) -> tuple[str, int]:
 
 
 def _labels(identity: int, model: NodeModel) -> dict[str, str]:
-    known = model.identities.get(identity)
+    known = model.people.identities.get(identity)
     return known.labels if known is not None else {}
 
 

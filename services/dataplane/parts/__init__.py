@@ -2,6 +2,8 @@
 
 - `ipcache`     who is at which address, and by way of which node
 - `masquerade`  which destinations see pods' own addresses
+- `people`      who the pods of this node are
 - `policy`      who may speak to whom
 - `services`    frontends and their backends
+- `endpoints`   which pods are here, and under which policy
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from services.dataplane.model import LocalPod
+from services.dataplane.part import LocalPod
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.shapes.ip import PodIp
 

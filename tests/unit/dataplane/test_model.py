@@ -13,7 +13,9 @@ from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Node, Pod, Requirement
-from services.dataplane.model import NO_POLICY, LocalPod, NodeModel
+from services.dataplane.model import NodeModel
+from services.dataplane.part import LocalPod
+from services.dataplane.parts.endpoints import NO_POLICY
 from services.dataplane.parts.policy.entries import AGGREGATES, ALLOW, INGRESS, EndpointPolicy, PolicyKey, PolicyStore
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
@@ -118,7 +120,7 @@ def web(model: NodeModel) -> NodeModel:
 
 
 def entry(model: NodeModel, address: str = "10.0.0.2") -> EndpointEntry | None:
-    raw = model.endpoints.wanted.get(pack_address(address))
+    raw = model.endpoints.table.wanted.get(pack_address(address))
     return EndpointEntry.unpack(raw) if raw else None
 
 
@@ -137,7 +139,7 @@ def who(model: NodeModel, address: str, bits: int = 32) -> tuple[int, str] | Non
 
 
 def policy_rows(model: NodeModel) -> dict[PolicyMapKey, PolicyMapEntry]:
-    return {PolicyMapKey.unpack(k): PolicyMapEntry.unpack(v) for k, v in model.policy.wanted.items()}
+    return {PolicyMapKey.unpack(k): PolicyMapEntry.unpack(v) for k, v in model.policy.table.wanted.items()}
 
 
 def expanded(number: int, *messages: PolicyRules | Selector) -> dict[PolicyMapKey, PolicyMapEntry]:
@@ -258,23 +260,23 @@ def test_the_policy_map_holds_exactly_what_the_rules_expand_to(web: NodeModel) -
 def test_a_selectors_new_member_is_one_entry_more(web: NodeModel) -> None:
     hear(web, selector("web", WEB), selector("db", DB), rules("one", "db"))
     web.settle()
-    web.policy.take()
+    web.policy.table.take()
     hear(web, selector("db", DB, 3000))
     web.settle()
-    written, removed = web.policy.take()
+    written, removed = web.policy.table.take()
     assert [PolicyMapKey.unpack(key).identity for key in written] == [3000]
     assert removed == []
 
 
 def test_a_burst_of_changes_is_one_expansion(web: NodeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    policy_of = web.policies.policy_of
+    policy_of = web.policy.store.policy_of
 
     def ask(number: int) -> EndpointPolicy:
         asked.append(number)
         return policy_of(number)
 
-    monkeypatch.setattr(web.policies, "policy_of", ask)
+    monkeypatch.setattr(web.policy.store, "policy_of", ask)
     hear(web, selector("web", WEB))
     for members in range(100):
         hear(web, selector("db", *range(DB, DB + members)), rules(f"rule{members % 10}", "db"))
@@ -287,10 +289,10 @@ def test_a_burst_of_changes_is_one_expansion(web: NodeModel, monkeypatch: pytest
 def test_two_pods_of_one_identity_share_its_entries_until_the_last_is_gone(web: NodeModel) -> None:
     hear(web, selector("web", WEB), selector("db", DB), rules("one", "db"), pod("web-2"))
     web.settle()
-    web.policy.take()
+    web.policy.table.take()
     web.add_pod(local("10.0.0.3", name="web-2"))
     web.settle()
-    assert web.policy.take() == ({}, [])
+    assert web.policy.table.take() == ({}, [])
     assert state(web, "10.0.0.3") == state(web, "10.0.0.2") == (WEB, WEB, FLAG_ENFORCE_INGRESS)
     web.remove_pod("10.0.0.2")
     web.settle()
@@ -329,7 +331,7 @@ def test_what_the_kernel_holds_of_a_restored_pod_stays_until_all_is_heard() -> N
     hear(model, DEFAULT, pod(), identity(WEB, "web"))
     model.add_pod(local("10.0.0.3", name="web-2"))
     model.settle()
-    assert entry(model) is None and not model.endpoints.take()[1]
+    assert entry(model) is None and not model.endpoints.table.take()[1]
     assert entry(model, "10.0.0.3") is not None
     model.synced()
     model.settle()
@@ -341,7 +343,7 @@ def test_a_restored_pod_that_is_deleted_before_all_is_heard_loses_its_entry() ->
     model.restore_pod(local())
     model.remove_pod("10.0.0.2")
     model.settle()
-    assert model.endpoints.take() == ({}, [pack_address("10.0.0.2")])
+    assert model.endpoints.table.take() == ({}, [pack_address("10.0.0.2")])
 
 
 def test_a_restored_pod_that_is_asked_for_again_is_new() -> None:
@@ -491,13 +493,13 @@ def test_what_is_out_of_range_is_refused_before_anything_changes(web: NodeModel,
     hear(web, selector("web", WEB), rules())
     web.settle()
     before = [dict(table.wanted) for table in web.tables]
-    known = (dict(web.network.addresses), dict(web.identities))
+    known = (dict(web.network.addresses), dict(web.people.identities))
     with pytest.raises(ValueError, match=r".+"):
         hear(web, message)
     web.settle()
     assert web.problems == {}
     assert [dict(table.wanted) for table in web.tables] == before
-    assert (dict(web.network.addresses), dict(web.identities)) == known
+    assert (dict(web.network.addresses), dict(web.people.identities)) == known
 
 
 def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
@@ -511,7 +513,7 @@ def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
         raise OverflowError
 
     with monkeypatch.context() as broken:
-        broken.setattr(web.policies, "policy_of", fail)
+        broken.setattr(web.policy.store, "policy_of", fail)
         hear(web, rules("one"), Block(cidr="10.0.1.0/24", node=THERE))
         web.settle()
         assert list(web.problems) == [f"identity {WEB}"]

@@ -85,8 +85,8 @@ def test_what_the_kernel_holds_of_a_restored_pod_stays_for_both_addresses_until_
     assert entry(model, POD4) is entry(model, POD6) is None
     model.remove_pod(POD6)
     model.settle()
-    assert model.endpoints.is_dirty, "it goes from the kernel, which the table has not read"
-    _, owed = model.endpoints.take()
+    assert model.endpoints.table.is_dirty, "it goes from the kernel, which the table has not read"
+    _, owed = model.endpoints.table.take()
     assert set(owed) == {pack_address(POD4), pack_address(POD6)}
 
 

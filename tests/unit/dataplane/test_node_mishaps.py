@@ -148,7 +148,7 @@ async def test_what_cannot_be_settled_shows_and_the_rest_is_written(
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         with monkeypatch.context() as broken:
-            broken.setattr(node.model.policies, "policy_of", _fail)
+            broken.setattr(node.model.policy.store, "policy_of", _fail)
             address = await machine.add()
             say_address(machine, 5)
             await until(lambda: machine.who("10.0.1.7"))
@@ -189,7 +189,7 @@ async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
     monkeypatch.setattr("services.dataplane.flows.tell.Ring", OneBatch)
     told: list[FlowBatch] = []
     async with machine.running() as node:
-        await until(lambda: 1001 in node.model.identities)
+        await until(lambda: 1001 in node.model.people.identities)
         publish = node.bus.publish_event
 
         async def listen(subject: str, message: FlowBatch) -> None:

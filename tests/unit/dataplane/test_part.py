@@ -11,7 +11,7 @@ from bus.messages.resources import Namespace, Node
 from bus.subjects import NAMESPACE, NODE
 from services.dataplane.fallback import rules
 from services.dataplane.model import NodeModel
-from services.dataplane.part import Hears, Misfit, Part, Parts, in_order
+from services.dataplane.part import Fact, Hears, Misfit, Part, Parts, in_order
 from services.dataplane.shapes.table import Table
 
 
@@ -123,3 +123,28 @@ def test_what_cannot_be_settled_is_told_until_it_is_and_keeps_nothing_else() -> 
     part.stale = {1, 3}
     part.tried("number 1", lambda: None)
     assert parts.problems.keys() == {"number 3"}
+
+
+def test_who_follows_a_fact_learns_of_each_change_once_and_of_what_was_there() -> None:
+    fact = Fact[str, int]("ages").keep()
+    fact.put("early", 1)
+    one, other = fact.follow(), fact.follow()
+    assert one == other == {"early"}
+    one.clear()
+    fact.put("early", 1)
+    fact.delete("nobody")
+    assert one == set()
+    fact.put("early", 2)
+    fact.put("late", 3)
+    fact.delete("late")
+    assert one == {"early", "late"}
+    assert dict(fact) == {"early": 2}
+
+
+def test_a_fact_that_two_keep_or_that_is_followed_before_it_is_kept_is_an_error_at_the_start() -> None:
+    fact = Fact[str, int]("ages")
+    with pytest.raises(Misfit, match="ages is kept by nobody so far"):
+        fact.follow()
+    fact.keep()
+    with pytest.raises(Misfit, match="ages is kept by two"):
+        fact.keep()

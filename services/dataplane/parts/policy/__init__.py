@@ -1,5 +1,6 @@
 """Who may speak to whom.
 
-- `entries`      from rules and selectors to the entries of the policy map
-- `named_ports`  where entries for named ports hold
+- `expansion`    the map `policy`: for each identity that has pods here, all that holds for it
+- `entries`      from rules and selectors to entries, and the twin of what the programs do with them
+- `naming`       the map `named_ports`, kept; `named_ports`: where entries for named ports hold
 """

@@ -17,7 +17,8 @@ from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Pod, PortRange
 from services.dataplane.dump import TABLES, dump
 from services.dataplane.flows.names import flows
-from services.dataplane.model import LocalPod, NodeModel
+from services.dataplane.model import NodeModel
+from services.dataplane.part import LocalPod
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import EVENT_DROP, EVENT_POLICY_VERDICT, Event
 from tests.unit.dataplane.fake_kernel import MemoryMaps
@@ -29,7 +30,7 @@ BASE = Event(5_000_000_000, 0, 0, THERE, HERE, 1234, 80, 6, EVENT_DROP, 133, 0, 
 
 
 def hear(model: NodeModel, message: Message) -> None:
-    family = next(each for each in NodeModel.HEARS if each.message is type(message))
+    family = next(each for each in NodeModel("n").hears if each.message is type(message))
     model.put(family.subject_of(message), message)
 
 

@@ -1,0 +1,96 @@
+"""The map `endpoints`: which pods are here, behind which interface, and under which policy. Pure.
+
+A pod whose identity or policy is not known is denied: its entry enforces both directions with the policy 0, which has
+no entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from bus.labels import RESERVED
+from services.dataplane.part import Facts, Part
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, EndpointEntry, pack_address
+from services.dataplane.shapes.table import Table
+
+EndpointState = Literal["waiting-for-identity", "waiting-for-policy", "ready"]
+
+NO_POLICY = 0
+"""The policy id that has no entries: with it an enforced direction is closed."""
+
+
+class Endpoints(Part):
+    """Written last: what an entry refers to is there before it opens anything."""
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__()
+        self.table = Table("endpoints", after=("masq_exclude", "policy", "services"))
+        self.tables = (self.table,)
+        self.changed: set[str] = set()
+        """Addresses of pods of which something may have changed with the last `settle`."""
+        self._pods, self._identity, self._enforced = facts.pods, facts.identity, facts.enforced
+        self._come_or_gone = facts.pods.follow()
+        self._other_identity = facts.identity.follow()
+        self._other_policy = facts.enforced.follow()
+        self._stale: set[str] = set()
+        self._restored: set[str] = set()  # pods whose entry in the kernel stays until all has been heard
+        self._is_synced = False
+
+    def synced(self) -> None:
+        """From here on "no policy" may mean "open"."""
+        if not self._is_synced:
+            self._is_synced = True
+            self._restored.clear()
+            self._stale.update(self._pods)
+
+    def restored(self, addresses: Iterable[str]) -> None:
+        """Of a pod that was here before a restart: what the kernel holds of it stays until all has been heard."""
+        if not self._is_synced:
+            self._restored.update(addresses)
+
+    def made(self, addresses: Iterable[str]) -> None:
+        """Of a pod that has its link now, or is gone."""
+        self._restored.difference_update(addresses)
+        self._stale.update(addresses)
+
+    def state_of(self, address: str) -> EndpointState:
+        """How far the pod at `address` has come, as of the last `settle`."""
+        if not self._identity.get(address):
+            return "waiting-for-identity"
+        return "ready" if self._is_synced else "waiting-for-policy"
+
+    def settle(self) -> None:
+        if self._other_policy:
+            self._stale.update(each for each, number in self._identity.items() if number in self._other_policy)
+            self._other_policy.clear()
+        for changed in (self._come_or_gone, self._other_identity):
+            self._stale |= changed
+            changed.clear()
+        self.changed = set(self._stale)
+        self.settle_each(self._stale, "pod", self._settle_one)
+
+    def _settle_one(self, address: str) -> None:
+        key = pack_address(address)
+        pod = self._pods.get(address)
+        if pod is None:
+            self.table.delete(key)
+            if not self._is_synced:  # the kernel may hold one from before a restart, which the table does not know
+                self.table.owe([key])
+            return
+        if address in self._restored:
+            return
+        identity = self._identity.get(address, 0)
+        enforced = self._enforced.get(identity) if self._is_synced else None
+        ingress, egress = enforced or (True, True)
+        self.table.put(
+            key,
+            EndpointEntry(
+                interface=pod.interface_index,
+                identity=identity or RESERVED["init"],
+                policy=identity if enforced else NO_POLICY,
+                flags=FLAG_ENFORCE_INGRESS * ingress | FLAG_ENFORCE_EGRESS * egress,
+                mac=bytes.fromhex(pod.mac.replace(":", "")),
+                gateway_mac=bytes.fromhex(pod.gateway_mac.replace(":", "")),
+            ).pack(),
+        )

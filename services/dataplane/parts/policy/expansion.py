@@ -1,0 +1,81 @@
+"""The map `policy`: for each identity that has pods here, all that holds for it. Pure."""
+
+from __future__ import annotations
+
+from bus import subjects
+from bus.messages.policy import PolicyRules, Selector
+from services.dataplane.part import Fact, Facts, Hears, Part
+from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
+from services.dataplane.shapes.layouts import PolicyMapEntry, PolicyMapKey, check_identity
+from services.dataplane.shapes.table import Table
+
+
+class Policy(Part):
+    """Keeps `enforced`. A burst of changes on one identity is one expansion."""
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__()
+        self.hears = (
+            Hears(subjects.RULES, self._put_rules, self._delete_rules),
+            Hears(subjects.SELECTOR, self._put_selector, self._delete_selector, check_members),
+        )
+        self.table = Table("policy", after=("ipcache", "named_ports"))
+        self.tables = (self.table,)
+        self.store = PolicyStore()
+        self.expanded: Fact[int, EndpointPolicy] = Fact[int, EndpointPolicy]("expanded").keep()
+        """By local identity, what the table holds. For this room; others have `enforced`."""
+        self._enforced = facts.enforced.keep()
+        self._local = facts.local
+        self._come_or_gone = facts.local.follow()
+        self._stale: set[int] = set()
+
+    def settle(self) -> None:
+        self.settle_each(self._come_or_gone, "identity", self._admit)
+        self.settle_each(self._stale, "identity", self._expand)
+
+    def _put_rules(self, rules: PolicyRules) -> None:
+        self._stale |= self.store.put_rules(rules)
+
+    def _delete_rules(self, kind: str, namespace: str, name: str) -> None:
+        self._stale |= self.store.delete_rules(kind, namespace, name)
+
+    def _put_selector(self, selector: Selector) -> None:
+        self._stale |= self.store.put_selector(selector)
+
+    def _delete_selector(self, key: str) -> None:
+        self._stale |= self.store.delete_selector(key)
+
+    def _admit(self, identity: int) -> None:
+        labels = self._local.get(identity)
+        if labels is None:
+            self._stale |= self.store.remove_identity(identity)
+        else:
+            self._stale |= self.store.add_identity(identity, labels)
+
+    def _expand(self, identity: int) -> None:
+        before = self.expanded.get(identity)
+        after = self.store.policy_of(identity) if identity in self.store.identities else None
+        upserts, gone = diff(before.entries if before else {}, after.entries if after else {})
+        for key, entry in upserts.items():
+            self.table.put(_map_key(identity, key), _map_entry(key, entry))
+        for key in gone:
+            self.table.delete(_map_key(identity, key))
+        if after is None:
+            self.expanded.delete(identity)
+            self._enforced.delete(identity)
+        else:
+            self.expanded.put(identity, after)
+            self._enforced.put(identity, (after.ingress_enforced, after.egress_enforced))
+
+
+def check_members(selector: Selector) -> None:
+    for number in selector.members:
+        check_identity(number)
+
+
+def _map_key(identity: int, key: PolicyKey) -> bytes:
+    return PolicyMapKey(identity, key.identity, key.direction, key.protocol, key.port, key.l4_bits).pack()
+
+
+def _map_entry(key: PolicyKey, entry: PolicyEntry) -> bytes:
+    return PolicyMapEntry(entry.precedence, entry.cookie, entry.proxy_port, entry.flags, key.l4_bits).pack()

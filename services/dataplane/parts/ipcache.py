@@ -109,12 +109,15 @@ class Ipcache(Part):
         self._forget_address(entry.address)
         self.addresses[entry.address] = entry
         self._addresses_of[entry.node].add(entry.address)
+        self._is_network_stale |= entry.address in self._more_addresses  # whose is it?
         self._put_address(entry)
 
     def _delete_address(self, address: str) -> None:
         if self._forget_address(address):
-            self.table.delete(IpcacheKey(address).pack())
-            self._is_network_stale = True  # the address may be a node's or a router's as well
+            key = IpcacheKey(address).pack()
+            if key not in self._network_keys:  # else it is a node's or a router's as well, and stays
+                self.table.delete(key)
+            self._is_network_stale |= address in self._more_addresses
 
     def _touch_node(self, name: str) -> None:
         """Its addresses may be others now: what lies behind it is reached by those."""

@@ -430,6 +430,48 @@ def test_an_address_that_is_forgotten_falls_back_to_what_the_network_says(model:
     assert who(model, "10.0.1.1") == (RESERVED["remote-node"], THERE_ADDRESS)
 
 
+def test_pods_of_other_nodes_come_and_go_without_a_look_at_the_network(
+    model: NodeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear(model, Block(cidr="10.0.1.0/24", node=THERE))
+    model.settle()
+
+    def look() -> None:
+        raise AssertionError("nothing of the network has changed")
+
+    monkeypatch.setattr(model.network, "_settle_network", look)
+    pods = [
+        AddressIdentity(address=f"10.0.1.{n}", identity=DB, node=THERE, node_address=THERE_ADDRESS, pod=f"default/{n}")
+        for n in range(1, 9)  # the first has the router's address
+    ]
+    hear(model, *pods)
+    model.settle()
+    gone(model, *pods)
+    model.settle()
+    assert model.problems == {}
+    assert who(model, "10.0.1.1") == (RESERVED["remote-node"], THERE_ADDRESS)
+    assert who(model, "10.0.1.2") is None
+
+
+def test_an_address_of_this_node_is_contested_from_when_it_is_said_to_be_anothers_until_it_is_not(
+    model: NodeModel,
+) -> None:
+    model.network.answers_to({"198.51.100.7": "eth1"})
+    model.settle()
+    assert who(model, "198.51.100.7") == (RESERVED["host"], NOWHERE)
+    anothers = AddressIdentity(
+        address="198.51.100.7", identity=DB, node=THERE, node_address=THERE_ADDRESS, pod="default/x"
+    )
+    hear(model, anothers)
+    model.settle()
+    assert model.network.contested.keys() == {"198.51.100.7"}
+    assert who(model, "198.51.100.7") == (DB, THERE_ADDRESS)
+    gone(model, anothers)
+    model.settle()
+    assert model.network.contested == {}
+    assert who(model, "198.51.100.7") == (RESERVED["host"], NOWHERE)
+
+
 def test_a_network_entry_that_goes_uncovers_the_pod_that_has_the_address(model: NodeModel) -> None:
     block = Block(cidr="10.0.1.0/24", node=THERE)
     pod_there = AddressIdentity(

@@ -99,6 +99,7 @@ class Node:
         self._routes: dict[str, NodeRoute] = {}
         self._routing = asyncio.Lock()
         self._route_problems: dict[str, str] = {}  # by CIDR, or the router's address
+        self._routes_follow: object = None  # what they were made of, when they were all made
         self._block_problem = ""
         self._refused: dict[str, str] = {}  # by subject: why what it says was passed over
         self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
@@ -242,7 +243,7 @@ class Node:
             self.model.settle()
             for table, entries in held.items():
                 table.adopt(entries)
-        self._routes = await self._routes_from_before()
+        self._routes, self._routes_follow = await self._routes_from_before(), None
         self.is_whole = True
         await self.write()
         async with self._writing:  # a process before this one may have written and died before it said so
@@ -334,10 +335,16 @@ class Node:
             self._are_addresses_stale, self._address_problem = False, ""
 
     async def _follow_routes(self) -> None:
-        """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`."""
+        """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`;
+        what they follow from has not changed since all were made: nothing is done."""
         async with self._routing:
+            network = self.model.network
+            made_of = (network.wanted_routes, network.unreachable, self.addresses.routers)
+            if made_of == self._routes_follow:
+                return
+            self._routes_follow = None
             problems: dict[str, str] = {}
-            wanted = {cidr: self._route(cidr, address) for cidr, address in self.model.network.wanted_routes.items()}
+            wanted = {cidr: self._route(cidr, address) for cidr, address in network.wanted_routes.items()}
             routers = set(self.addresses.routers)
             for router in routers - self._routers:
                 if not await _done(self.links.ensure_router_address(router), router, problems):
@@ -349,8 +356,10 @@ class Node:
             for cidr, route in wanted.items():
                 if self._routes.get(cidr) != route and await _done(self.links.ensure_node_route(route), cidr, problems):
                     self._routes[cidr] = route
+            if not problems:
+                self._routes_follow = made_of
             if not self.settings.direct_routing_skip_unreachable:
-                problems |= {name: self._too_far(address) for name, address in self.model.network.unreachable.items()}
+                problems |= {name: self._too_far(address) for name, address in network.unreachable.items()}
             for what in problems.keys() - self._route_problems.keys():
                 log.warning("no way to other nodes' pods, trying again", address=what, why=problems[what])
             self._route_problems = problems
@@ -558,6 +567,7 @@ class Node:
     async def _heal_routes(self) -> None:
         with self.devices.healing_routes():
             async with self._routing:
+                self._routes_follow = None
                 seen = {route.cidr for route in await self.links.list_node_routes()}
                 gone = self._routers - set(await self.links.list_router_addresses())
                 count("drift", len(gone), kind="address")

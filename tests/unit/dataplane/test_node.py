@@ -24,6 +24,7 @@ from bus.service import Service, Settings
 from bus.telemetry import counted
 from bus.testing import Hub, MemoryBus
 from services.dataplane.kernel.links import DeviceInfo, LinkError, TcProgram
+from services.dataplane.kernel.rtnl import NodeRoute
 from services.dataplane.node import Node
 from services.dataplane.pods import cni
 from services.dataplane.pods.addresses import Attachment
@@ -492,3 +493,32 @@ async def test_a_route_that_cannot_be_made_is_told_and_tried_again(machine: Mach
 
 async def _pass(address: str) -> None:
     """It is there already."""
+
+
+async def test_routes_are_made_anew_only_when_what_they_follow_from_has_changed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.populate()
+    async with machine.running() as node:
+        await until(lambda: machine.links.routes)
+        made: list[str] = []
+        make = node._route
+
+        def counted_route(cidr: str, address: str) -> NodeRoute:
+            made.append(cidr)
+            return make(cidr, address)
+
+        monkeypatch.setattr(node, "_route", counted_route)
+        await node.hear_batch(Batch([], synced=True, revision={"resources": 90}))
+        machine.hub.put(subjects.NAMESPACE.of("other"), Namespace(name="other"))
+        await node.hear_batch(Batch([], synced=True, revision={"resources": 91}))
+        assert made == []
+        machine.hub.put(subjects.NODE.of(THERE), NodeResource(name=THERE, addresses=["192.0.2.23"]))
+        await until(lambda: machine.links.routes["10.0.1.0/24"].node_address == "192.0.2.23")
+        assert made == ["10.0.1.0/24"]
+        machine.links.broken = "no"
+        machine.hub.put(subjects.NODE.of(THERE), NodeResource(name=THERE, addresses=["192.0.2.24"]))
+        await until(lambda: len(made) == 2)
+        machine.links.broken = ""
+        await node.hear_batch(Batch([], synced=True, revision={"resources": 92}))
+        assert machine.links.routes["10.0.1.0/24"].node_address == "192.0.2.24", "what failed is tried with the next"

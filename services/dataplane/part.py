@@ -60,8 +60,9 @@ class Fact(Mapping[K, V]):
         return self
 
     def follow(self) -> set[K]:
-        """A set of the reader's own, to which each key is added that changes from here on. Raises: Misfit: who keeps it
-        would come after its reader, which then would always be one turn late."""
+        """A set of the reader's own, to which each key is added that changes from here on; keep it as `Final`, for
+        `|=` may put another in its place. Raises: Misfit: who keeps it would come after its reader, which then would
+        always be one turn late."""
         if not self._is_kept:
             raise Misfit(f"{self._name} is kept by nobody so far")
         self._followers.append(set(self._values))

@@ -7,7 +7,7 @@ no entries.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from bus.labels import RESERVED
 from services.dataplane.part import Facts, Part
@@ -30,9 +30,9 @@ class Endpoints(Part):
         self.changed: set[str] = set()
         """Addresses of pods of which something may have changed with the last `settle`."""
         self._pods, self._identity, self._enforced = facts.pods, facts.identity, facts.enforced
-        self._come_or_gone = facts.pods.follow()
-        self._other_identity = facts.identity.follow()
-        self._other_policy = facts.enforced.follow()
+        self._come_or_gone: Final = facts.pods.follow()
+        self._other_identity: Final = facts.identity.follow()
+        self._other_policy: Final = facts.enforced.follow()
         self._stale: set[str] = set()
         self._restored: set[str] = set()  # pods whose entry in the kernel stays until all has been heard
         self._is_synced = False

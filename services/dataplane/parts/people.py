@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from bus import subjects
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, canonical_labels, labels_text
@@ -32,7 +33,7 @@ class People(Part):
         self._resources: dict[tuple[str, str], Pod] = {}  # pods bound to this node
         self._living: Counter[int] = Counter()  # pods here, by identity
         self._pods = facts.pods
-        self._stale = facts.pods.follow()
+        self._stale: Final = facts.pods.follow()
         self._identity = facts.identity.keep()
         self._local = facts.local.keep()
         self._ports = facts.ports.keep()

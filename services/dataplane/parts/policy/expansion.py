@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from bus import subjects
 from bus.messages.policy import PolicyRules, Selector
 from services.dataplane.part import Fact, Facts, Hears, Part
@@ -26,7 +28,7 @@ class Policy(Part):
         """By local identity, what the table holds. For this room; others have `enforced`."""
         self._enforced = facts.enforced.keep()
         self._local = facts.local
-        self._come_or_gone = facts.local.follow()
+        self._come_or_gone: Final = facts.local.follow()
         self._stale: set[int] = set()
 
     def settle(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from bus import subjects
 from bus.messages.identity import AddressIdentity
 from services.dataplane.part import Fact, Facts, Hears, Part
@@ -27,7 +29,7 @@ class Naming(Part):
         self._changed = (facts.pods.follow(), facts.identity.follow(), facts.ports.follow())
         self._said: dict[str, AddressIdentity] = {}  # by address, of pods that name ports
         self._stale_addresses: set[str] = set()
-        self._stale = policies.follow()
+        self._stale: Final = policies.follow()
 
     def settle(self) -> None:
         for changed in self._changed:

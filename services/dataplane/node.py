@@ -33,6 +33,7 @@ from services.dataplane.keep.sockets import Sockets
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
+from services.dataplane.kernel.pod_links import Wanted
 from services.dataplane.kernel.rtnl import NodeRoute
 from services.dataplane.model import NodeModel
 from services.dataplane.parts.ipcache import Routing
@@ -581,6 +582,15 @@ class Node:
             if mended:
                 count("drift", len(mended), kind="route")
                 log.warning("routes to pods put back", addresses=mended)
+
+    def pod_links(self) -> list[tuple[str, Wanted]]:
+        """The host side of each pod's link, beside its pod's `namespace/name`."""
+        wanted = []
+        for each in self.endpoints.all():
+            neighbours = tuple(ip.address for ip in each.ips if ":" in ip.address and each.mac)
+            link = Wanted(each.interface, each.interface_index, each.mac, neighbours)
+            wanted.append((f"{each.namespace}/{each.pod}", link))
+        return wanted
 
     def pod_hooks(self) -> list[Hook]:
         return [

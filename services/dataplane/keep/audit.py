@@ -24,6 +24,7 @@ from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.keep.asked import PER_BUSY
 from services.dataplane.kernel.bpf import Map
+from services.dataplane.kernel.hooks import TOLD_SECONDS
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.table import Table
@@ -32,7 +33,6 @@ log = logger(__name__)
 
 AUDIT_SECONDS = 2.0  # between looks, at least
 IDLE_PER_BUSY = 50.0  # and so much longer than a look took: of a CPU they take a fiftieth at most
-TOLD_SECONDS = 5.0  # a difference, at least, from when it was seen last
 CHECK = "drift"
 EPOCH = "node_state"  # the map of the number that connections are judged by (Maps.raise_epoch)
 NAMED = 3  # keys that a difference is named by

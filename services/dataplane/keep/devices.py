@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane.kernel.links import LinkError, TunnelGone
+from services.dataplane.kernel.links import LinkError, Links, TunnelGone
 from services.dataplane.kernel.pod_links import Wanted
 from services.dataplane.kernel.tunnel import LEAVE_ALONE
-
-if TYPE_CHECKING:
-    from services.dataplane.node import Node
+from services.dataplane.settings import NodeSettings
 
 log = logger(__name__)
 
@@ -23,10 +22,21 @@ PROBLEMS_SHOWN = 5  # links that the check "rates" names
 SYSCTLS_ADVICE = "put back; look in sysctl.d, and for another agent, for who sets it"
 
 
+class Host(Protocol):
+    """The node whose devices they are."""
+
+    settings: NodeSettings
+    service: Service
+    links: Links
+
+    def pod_links(self) -> list[tuple[str, Wanted]]:
+        """The host side of each pod's link, beside its pod's `namespace/name`."""
+
+
 class Devices:
     """Those of `node`."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Host) -> None:
         self._node = node
         self._told: dict[str, str] = {}  # by check: what is not well
         self._gone: set[str] = set()  # pods' links, as the last look found
@@ -61,7 +71,7 @@ class Devices:
     async def look_at_pods(self) -> None:
         """What is looked at more seldom, as there is much of it."""
         await self._look_for_rates()
-        await self._mend("sysctls", self._sysctls([each.interface for each in self._node.endpoints.all()]))
+        await self._mend("sysctls", self._sysctls([link.name for _, link in self._node.pod_links()]))
 
     async def _look_for_rates(self) -> None:
         """What others limit on the host side of a pod's link is passed over: packets to a pod go past its queue."""
@@ -75,13 +85,9 @@ class Devices:
 
     async def _look_at_links(self) -> None:
         """A link that is gone is told when the next look misses it, too: its pod may just be on its way out."""
-        pods = {each.interface: f"{each.namespace}/{each.pod}" for each in self._node.endpoints.all()}
-        wanted = []
-        for each in self._node.endpoints.all():
-            neighbours = tuple(ip.address for ip in each.ips if ":" in ip.address and each.mac)
-            wanted.append(Wanted(each.interface, each.interface_index, each.mac, neighbours))
+        wanted = self._node.pod_links()
         try:
-            mended, gone, refused = await self._node.links.mend_pod_links(wanted)
+            mended, gone, refused = await self._node.links.mend_pod_links([link for _, link in wanted])
         except LinkError as failure:
             self.are_routes_stale = True  # some may have been mended before it
             self._tell("links", str(failure))
@@ -96,6 +102,7 @@ class Devices:
             count("drift", len(mended), kind="links")
             problems.append(f"{', '.join(mended[:PROBLEMS_SHOWN])}: put back; {LEAVE_ALONE}")
         if told:
+            pods = {link.name: pod for pod, link in wanted}
             names = ", ".join(f"{pods[name]} ({name})" for name in told[:PROBLEMS_SHOWN])
             problems.append(f"gone from this node, so cut off; delete the pods: {names}")
         self._tell("links", "; ".join(problems))

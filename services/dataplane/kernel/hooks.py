@@ -27,7 +27,6 @@ from typing import TypeVar
 
 from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
-from services.dataplane.keep.audit import TOLD_SECONDS
 from services.dataplane.kernel import bpf, rtnl
 from services.dataplane.kernel.bpf import LINK_TCX, TCX_EGRESS, TCX_INGRESS, LinkInfo
 from services.dataplane.kernel.links import LinkError, advice
@@ -46,12 +45,14 @@ from services.dataplane.shapes.attach import (
     suspects,
     target,
 )
+from services.dataplane.shapes.programs import SOCKET_PROGRAMS
 
 log = logger(__name__)
 
 T = TypeVar("T")
 
 HEAL_SECONDS = 2.0
+TOLD_SECONDS = 5.0  # what was found changed, at least, from when it was seen last
 ATTACH_TYPE: dict[Direction, int] = {"ingress": TCX_INGRESS, "egress": TCX_EGRESS}
 PROBLEMS_SHOWN = 5
 

@@ -341,7 +341,7 @@ class Node:
         async with self._routing:
             network = self.model.network
             made_of = (network.wanted_routes, network.unreachable, self.addresses.routers)
-            if made_of == self._routes_follow:
+            if made_of == self._routes_follow and self._routes.keys() == network.wanted_routes.keys():
                 return
             self._routes_follow = None
             problems: dict[str, str] = {}

@@ -18,8 +18,8 @@ import pytest
 
 from lab import state
 from lab.plan import FAMILIES, Family
-from lab.testing import Lab
 from tests.lab.space import Space
+from tests.labs import Lab
 
 # What the tests provoke. Everything else that a node drops fails the run.
 # The last is every pod's kernel, which tells routers what multicast groups it is in: there is no such router.

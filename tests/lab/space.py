@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lab.plan import Family
-from lab.testing import Done, Lab, of_family
+from tests.labs import Done, Lab, of_family
 
 
 @dataclass

@@ -16,9 +16,9 @@ import pytest
 from lab import execute, names, processes, runtime, supervisor
 from lab.programs import programs
 from lab.state import Sandbox
-from lab.testing import Lab, eventually
 from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY
+from tests.labs import Lab, eventually
 
 pytestmark = pytest.mark.timeout(300)  # a busy machine compiles long
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lab import processes, state
-from lab.testing import Lab, eventually
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes.limits import map_path
 from tests.lab.space import Space
+from tests.labs import Lab, eventually
 
 NODE = "node2"
 ALLOW = """

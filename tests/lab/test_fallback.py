@@ -11,7 +11,6 @@ import pytest
 
 from lab import execute, processes, programs
 from lab.plan import Family
-from lab.testing import Lab, eventually
 from services.dataplane.fallback.handover import CHECK, SWITCH
 from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
@@ -19,6 +18,7 @@ from tests.lab.test_policy import DENY, opened, web_only
 from tests.lab.test_reach import SPOOF
 from tests.lab.test_services import callers, ends, nobodys
 from tests.lab.test_survival import stream
+from tests.labs import Lab, eventually
 
 pytestmark = pytest.mark.timeout(300)  # each goes to rules and back, and may compile
 

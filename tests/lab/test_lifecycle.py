@@ -12,7 +12,7 @@ import pytest
 
 from lab import cleanup, namespaces, processes, state
 from lab.programs import ROOT
-from lab.testing import Lab, eventually
+from tests.labs import Lab, eventually
 
 NAME = "life"
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from lab.plan import FAMILIES, Family
-from lab.testing import Lab
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY
+from tests.labs import Lab
 
 MODES: Mapping[str, Mapping[str, object]] = {
     "endpoint-routes": {"routingMode": "native", "endpointRoutes.enabled": True},

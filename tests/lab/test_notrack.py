@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from lab.plan import FAMILIES
-from lab.testing import Lab, eventually
 from services.dataplane.kernel.notrack import TABLE
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_fallback import fallback
+from tests.labs import Lab, eventually
 
 WATCH = """
 table inet plexus_test_watch {{

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from lab.programs import ROOT
-from lab.testing import eventually
 from tests.lab.space import Space, curl
+from tests.labs import eventually
 
 LANDING = ("-X", "POST")
 STREAM_SERVER = """

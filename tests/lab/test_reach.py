@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 
 from lab import execute, namespaces
-from lab.testing import Done, eventually
 from tests.lab.space import Space, curl, host
+from tests.labs import Done, eventually
 
 EACH_FAMILY = True
 

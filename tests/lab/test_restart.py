@@ -17,7 +17,6 @@ import pytest
 from bench.survival import SERVICE_PORT, Rate, Survived, Way, traffic, ways_of
 from lab import dialogue, processes, state, supervisor
 from lab.errors import LabError
-from lab.testing import Lab, eventually
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.load.loader import STAMP
@@ -26,6 +25,7 @@ from services.dataplane.shapes.programs import TC_PROGRAMS
 from tests.lab.conftest import EXPECTED_DROPS
 from tests.lab.space import Space
 from tests.lab.version1 import WAYS_BACK, turn_back
+from tests.labs import Lab, eventually
 
 pytestmark = pytest.mark.timeout(600)  # each start may be waited for PATIENCE times
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from lab import execute, namespaces
-from lab.testing import Lab, eventually
 from services.dataplane.kernel import bpf
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl, host
 from tests.lab.test_policy import DENY
+from tests.labs import Lab, eventually
 
 PORT = 7
 NAMED_ECHO = """

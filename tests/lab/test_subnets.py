@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from lab.plan import FAMILIES
-from lab.testing import Lab
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, host
+from tests.labs import Lab
 
 NATIVE = {"routingMode": "native", "directRoutingSkipUnreachable": True, "ipv6.enabled": True}
 TUNNEL = {"routingMode": "tunnel", "ipv6.enabled": True}

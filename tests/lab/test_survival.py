@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab import processes, state, supervisor
-from lab.testing import eventually
 from lab.up import up
 from tests.lab.space import Space
 from tests.lab.test_policy import DENY, STREAM_SERVER
+from tests.labs import eventually
 
 COUNTING_CLIENT = """
 import socket, sys, time

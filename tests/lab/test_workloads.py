@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.testing import Lab
 from tests.lab.conftest import EXPECTED_DROPS
+from tests.labs import Lab
 
 WORKLOADS = """
 apiVersion: apps/v1

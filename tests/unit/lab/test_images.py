@@ -13,7 +13,7 @@ import pytest
 
 from bus.server import free_port
 from lab import images, pod_server
-from lab.testing import eventually
+from tests.labs import eventually
 
 
 @pytest.mark.parametrize(

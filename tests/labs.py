@@ -1,4 +1,4 @@
-"""A lab for tests and benches: up in a `with`, driven by the real command line, down with a check at its end.
+"""A lab for tests: up in a `with`, driven by the real command line, down with a check at its end.
 
     with Lab("t", values={"routingMode": "native"}) as lab:
         lab.apply(manifests)
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -21,14 +20,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from typer.testing import CliRunner
+
 from bus.client import connect
 from bus.interface import BusError
 from bus.messages.dataplane import Check, Dump, HealthQuestion
 from bus.subjects import DUMP, HEALTH
+from cli.__main__ import app
 from lab import cleanup, execute, names, state
 from lab.capture import Capture
 from lab.plan import Family
-from lab.programs import ROOT, choose
+from lab.programs import choose
 from lab.state import Record
 from lab.up import up
 from services.dataplane.shapes.reasons import DROP_MIN
@@ -113,17 +115,14 @@ class Lab:
         return str(self.record.plan.outside_host(family).ip)
 
     def plexus(self, *arguments: str, text: str | None = None, check: bool = True) -> Done:
-        """Run the command line as a user does. Raises AssertionError with what it said, unless `check` is False."""
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", state.ENVIRONMENT_NAME: self.name},
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
+        """What the command line does and says, here in this process: to start one takes longer than most commands.
+
+        Raises AssertionError with what it said, unless `check` is False.
+        """
+        ran = CliRunner().invoke(app, arguments, text, env={state.ENVIRONMENT_NAME: self.name}, prog_name="plexus")
+        if ran.exception and not isinstance(ran.exception, SystemExit):
+            raise ran.exception
+        done = Done(arguments, ran.exit_code, ran.stdout, ran.stderr)
         if check and done.returncode:
             raise AssertionError(f"plexus {' '.join(arguments)}: status {done.returncode}: {done.stderr}{done.stdout}")
         return done

@@ -44,10 +44,10 @@ check-c: setup
 	@$(if $(C_FILES),$(BIN)/clang-format --dry-run --Werror $(C_FILES))
 
 test: setup ## every layer of tests, in this order: unit, contract, bus, bpf, lab
-	@$(BIN)/python -m pytest
+	@tools/layers.sh $(LAYERS)
 
 $(LAYERS:%=test-%): test-%: setup
-	@$(BIN)/python -m pytest tests/$*
+	@tools/layers.sh $*
 
 test-%: ## one layer: make test-unit
 

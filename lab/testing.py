@@ -24,7 +24,8 @@ from typing import Any
 from bus.client import connect
 from bus.interface import BusError
 from bus.messages.dataplane import Check, Dump, HealthQuestion
-from bus.subjects import DUMP, HEALTH
+from bus.services import HEALTH
+from bus.subjects import DUMP
 from lab import cleanup, execute, names, state
 from lab.capture import Capture
 from lab.plan import Family

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
 
+from bus.addresses import with_port
 from bus.messages.dataplane import Dump, DumpRows
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.model import NodeModel
 from services.dataplane.shapes import layouts, reasons
+from services.dataplane.shapes.protocols import WITH_TYPES, name_of
 
 Row = dict[str, Any]
-
-ICMP = (1, 58)  # their types stand in the port of a key as type + 1
-PROTOCOLS = {0: "any", 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
 def dump(node: str, question: Dump, maps: Maps, model: NodeModel) -> DumpRows:
@@ -35,8 +34,8 @@ def _policy(maps: Maps, model: NodeModel) -> Iterator[Row]:
             "policy": k.policy,
             "direction": layouts.DIRECTIONS[k.direction],
             "identity": k.identity,
-            "protocol": PROTOCOLS.get(k.protocol, k.protocol) if k.l4_bits >= 8 else "any",
-            "port": _ports(k.port - (port_bits == 16 and k.protocol in ICMP), port_bits),
+            "protocol": name_of(k.protocol) if k.l4_bits >= 8 else "any",
+            "port": _ports(k.port - (port_bits == 16 and k.protocol in WITH_TYPES), port_bits),
             "verdict": "deny" if v.flags & layouts.POLICY_DENIES else "allow",
             "port_names": sorted(policy.port_names.get(v.cookie, ())) if policy else [],
             "proxy_port": v.proxy_port,
@@ -72,13 +71,13 @@ def _connections(maps: Maps, model: NodeModel) -> Iterator[Row]:
             continue
         low, high = (k.low, k.low_port), (k.high, k.high_port)
         origin, other = (low, high) if v.flags & 0x01 else (high, low)
-        if PROTOCOLS.get(k.protocol) in ("ICMP", "ICMPv6"):
+        if k.protocol in WITH_TYPES:
             other = (other[0], 0)  # it has no port, nor an identifier of its own
         yield {
-            "protocol": PROTOCOLS.get(k.protocol, k.protocol),
-            "source": end_text(*origin),
-            "destination": end_text(*other),
-            "service": end_text(v.service, v.service_port) if v.flags & 0x20 else "",
+            "protocol": name_of(k.protocol),
+            "source": with_port(*origin),
+            "destination": with_port(*other),
+            "service": with_port(v.service, v.service_port) if v.flags & 0x20 else "",
             "substitute_for": layouts.own_port(origin[1], v.substitute) if v.substitute else 0,
             "masquerade_port": v.nat_port,
             "expires_seconds": round((v.expires - now) * layouts.TICK_NS / 1e9),
@@ -92,10 +91,10 @@ def _nat(maps: Maps, model: NodeModel) -> Iterator[Row]:
     for key, value in maps["nat"].items():
         k, v = layouts.NatKey.unpack(key), layouts.NatEntry.unpack(value)
         yield {
-            "protocol": PROTOCOLS.get(k.protocol, k.protocol),
-            "pod": end_text(v.pod, v.pod_port),
-            "node_address": end_text(k.node, k.node_port),
-            "remote": end_text(k.remote, k.remote_port),
+            "protocol": name_of(k.protocol),
+            "pod": with_port(v.pod, v.pod_port),
+            "node_address": with_port(k.node, k.node_port),
+            "remote": with_port(k.remote, k.remote_port),
         }
 
 
@@ -106,17 +105,17 @@ def _services(maps: Maps, model: NodeModel) -> Iterator[Row]:
         slots = (maps["backends"].get(layouts.BackendKey(v.number, slot).pack()) for slot in range(v.backends))
         backends = [layouts.BackendEntry.unpack(raw) for raw in slots if raw is not None]
         yield {
-            "frontend": end_text(k.address, k.port),
-            "protocol": PROTOCOLS.get(k.protocol, k.protocol),
+            "frontend": with_port(k.address, k.port),
+            "protocol": name_of(k.protocol),
             "service": services.name_of(k.address, k.port, k.protocol),
             "number": v.number,
-            "backends": [end_text(each.address, each.port) for each in backends],
+            "backends": [with_port(each.address, each.port) for each in backends],
         }
 
 
 def _endpoints(maps: Maps, model: NodeModel) -> Iterator[Row]:
     for key, value in maps["endpoints"].items():
-        address, v = layouts.text(key), layouts.EndpointEntry.unpack(value)
+        address, v = layouts.unpack_address(key), layouts.EndpointEntry.unpack(value)
         pod = model.pods.get(address)
         yield {
             "address": address,
@@ -140,11 +139,6 @@ def _counters(maps: Maps, model: NodeModel) -> Iterator[Row]:
             "packets": packets,
             "bytes": octets,
         }
-
-
-def end_text(address: str, port: int) -> str:
-    """ "10.0.0.1:80", "[fd00::1]:80"."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 TABLES: dict[str, Callable[[Maps, NodeModel], Iterator[Row]]] = {

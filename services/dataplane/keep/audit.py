@@ -27,6 +27,7 @@ from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.hooks import TOLD_SECONDS
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.shapes import layouts
+from services.dataplane.shapes.protocols import name_of
 from services.dataplane.shapes.table import Table
 
 log = logger(__name__)
@@ -36,8 +37,6 @@ IDLE_PER_BUSY = 50.0  # and so much longer than a look took: of a CPU they take 
 CHECK = "drift"
 EPOCH = "node_state"  # the map of the number that connections are judged by (Maps.raise_epoch)
 NAMED = 3  # keys that a difference is named by
-
-PROTOCOLS = {0: "any", 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +214,12 @@ def _policy(key: bytes) -> str:
     k = layouts.PolicyMapKey.unpack(key)
     port = f"port {k.port}" if k.l4_bits > 8 else "any port"
     direction = layouts.DIRECTIONS[k.direction]
-    return f"[identity {k.policy}, {direction}, peer {k.identity}, {PROTOCOLS.get(k.protocol, k.protocol)}, {port}]"
+    return f"[identity {k.policy}, {direction}, peer {k.identity}, {name_of(k.protocol)}, {port}]"
 
 
 def _service(key: bytes) -> str:
     k = layouts.ServiceKey.unpack(key)
-    return f"{k.address} port {k.port}/{PROTOCOLS.get(k.protocol, k.protocol)}"
+    return f"{k.address} port {k.port}/{name_of(k.protocol)}"
 
 
 def _backend(key: bytes) -> str:
@@ -239,6 +238,6 @@ WORDS: dict[str, Callable[[bytes], str]] = {
     "masq_exclude": _prefix,
     "services": _service,
     "backends": _backend,
-    "endpoints": layouts.text,
+    "endpoints": layouts.unpack_address,
     EPOCH: lambda _: "the epoch",
 }

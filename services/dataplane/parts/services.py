@@ -15,11 +15,11 @@ from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.part import Hears, Held, Part
 from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.protocols import NUMBERS, WITH_PORTS
 from services.dataplane.shapes.table import Table
 
 LIVES = b"\x01"
 NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 ServiceName = tuple[str, str]  # namespace, name
 
@@ -90,9 +90,9 @@ class Services(Part):
         """These are the service's frontends now."""
         name = (service.namespace, service.name)
         wanted = {
-            ServiceKey(plain(each.address), each.port, PROTOCOLS[each.protocol]): each
+            ServiceKey(plain(each.address), each.port, NUMBERS[each.protocol]): each
             for each in service.frontends
-            if each.protocol in PROTOCOLS
+            if NUMBERS.get(each.protocol) in WITH_PORTS
         }
         for key in self._of_service.get(name, set()) - wanted.keys():
             self._remove(key, name)

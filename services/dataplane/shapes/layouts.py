@@ -46,7 +46,7 @@ def pack_address(address: str) -> bytes:
     return _MAPPED + socket.inet_pton(socket.AF_INET, address)
 
 
-def text(address: bytes) -> str:
+def unpack_address(address: bytes) -> str:
     """The inverse of `pack_address`."""
     if address.startswith(_MAPPED):
         return socket.inet_ntop(socket.AF_INET, address[12:])
@@ -102,7 +102,7 @@ class Prefix:
     def unpack(cls, raw: bytes) -> Prefix:
         """A whole address has the bits of its family."""
         bits, address = cls.layout.unpack(raw)
-        found = text(address) or "::"
+        found = unpack_address(address) or "::"
         return cls(found, bits - _mapped_bits(found))
 
     @classmethod
@@ -137,7 +137,7 @@ class IpcacheEntry:
     @classmethod
     def unpack(cls, raw: bytes) -> IpcacheEntry:
         identity, flags, node = cls.layout.unpack(raw)
-        return cls(identity, text(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNTOLD))
+        return cls(identity, unpack_address(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNTOLD))
 
 
 POLICY_DENIES, POLICY_NAMED = 1, 2
@@ -212,7 +212,7 @@ class NamedPortKey:
     @classmethod
     def unpack(cls, raw: bytes) -> NamedPortKey:
         policy, cookie, address, port, protocol = cls.layout.unpack(raw)
-        return cls(policy, cookie, text(address), int.from_bytes(port, "big"), protocol)
+        return cls(policy, cookie, unpack_address(address), int.from_bytes(port, "big"), protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class ConnectionKey:
     @classmethod
     def unpack(cls, raw: bytes) -> ConnectionKey:
         low, high, low_port, high_port, protocol = cls.layout.unpack(raw)
-        return cls(text(low), text(high), socket.ntohs(low_port), socket.ntohs(high_port), protocol)
+        return cls(unpack_address(low), unpack_address(high), socket.ntohs(low_port), socket.ntohs(high_port), protocol)
 
 
 PRIVILEGED_PORTS = 1024
@@ -298,8 +298,8 @@ class Connection:
             flags,
             reply_way,
             origin_way,
-            text(hop),
-            text(service),
+            unpack_address(hop),
+            unpack_address(service),
             socket.ntohs(port),
             socket.ntohs(nat),
             substitute,
@@ -328,7 +328,9 @@ class NatKey:
     @classmethod
     def unpack(cls, raw: bytes) -> NatKey:
         remote, node, remote_port, node_port, protocol = cls.layout.unpack(raw)
-        return cls(text(remote), text(node), socket.ntohs(remote_port), socket.ntohs(node_port), protocol)
+        return cls(
+            unpack_address(remote), unpack_address(node), socket.ntohs(remote_port), socket.ntohs(node_port), protocol
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +346,7 @@ class NatEntry:
     @classmethod
     def unpack(cls, raw: bytes) -> NatEntry:
         pod, port = cls.layout.unpack(raw)
-        return cls(text(pod), socket.ntohs(port))
+        return cls(unpack_address(pod), socket.ntohs(port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +363,7 @@ class ServiceKey:
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceKey:
         address, port, protocol = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"), protocol)
+        return cls(unpack_address(address), int.from_bytes(port, "big"), protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +415,7 @@ class Choice:
     @classmethod
     def unpack(cls, raw: bytes) -> Choice:
         address, port, substitute, epoch = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"), epoch, substitute)
+        return cls(unpack_address(address), int.from_bytes(port, "big"), epoch, substitute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,7 +473,7 @@ class BackendEntry:
     @classmethod
     def unpack(cls, raw: bytes) -> BackendEntry:
         address, port = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"))
+        return cls(unpack_address(address), int.from_bytes(port, "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,8 +530,8 @@ class Event:
             at,
             source_id,
             destination_id,
-            text(source),
-            text(destination),
+            unpack_address(source),
+            unpack_address(destination),
             int.from_bytes(source_port, "big"),
             int.from_bytes(destination_port, "big"),
             *rest,

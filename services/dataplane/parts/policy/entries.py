@@ -21,6 +21,8 @@ from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, selects
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import PortRange
 from services.dataplane.shapes.layouts import POLICY_DENIES, POLICY_NAMED
+from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes.protocols import numbers_of
 
 INGRESS = 0
 EGRESS = 1
@@ -28,9 +30,9 @@ DIRECTIONS: tuple[Literal["ingress"], Literal["egress"]] = ("ingress", "egress")
 
 HOST = RESERVED["host"]
 WORLD = frozenset(RESERVED[name] for name in ("world", "world-ipv4", "world-ipv6"))
-AGGREGATE_CLUSTER = 11
-AGGREGATE_WORLD = 13
-AGGREGATE_REMOTE_NODE = 14
+AGGREGATE_CLUSTER = limit("AGGREGATE_CLUSTER")
+AGGREGATE_WORLD = limit("AGGREGATE_WORLD")
+AGGREGATE_REMOTE_NODE = limit("AGGREGATE_REMOTE_NODE")
 AGGREGATES = (AGGREGATE_CLUSTER, AGGREGATE_WORLD, AGGREGATE_REMOTE_NODE)
 """Identities of the map alone: one entry for a whole group. Everyone belongs to exactly one (see `aggregate`)."""
 
@@ -42,16 +44,6 @@ ENTITIES: Mapping[str, tuple[int, ...]] = {
     **{name: (RESERVED[name],) for name in ("host", "init", "health", "unmanaged", "kube-apiserver")},
     **{name: (RESERVED[name],) for name in ("world-ipv4", "world-ipv6")},
 }
-
-PROTOCOLS: Mapping[str, tuple[int, ...]] = {
-    "TCP": (6,),
-    "UDP": (17,),
-    "SCTP": (132,),
-    "ICMP": (1,),
-    "ICMPv6": (58,),
-    "ANY": (6, 17, 132),
-}
-"""IANA numbers. "ANY" with a port means those that have ports; without one it means every protocol there is."""
 
 ENTRIES_MAX = 16384
 """Entries of one identity, both directions together, unless PLEXUS_POLICY_MAP_MAX says otherwise."""
@@ -158,10 +150,12 @@ def l4_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, int]]:
             continue
         if last == 0:
             parts |= (
-                {(0, 0, 0)} if each.protocol == "ANY" else {(p, 0, PROTOCOL_BITS) for p in PROTOCOLS[each.protocol]}
+                {(0, 0, 0)}  # every protocol there is
+                if each.protocol == "ANY"
+                else {(number, 0, PROTOCOL_BITS) for number in numbers_of(each.protocol)}
             )
         else:
-            for protocol in PROTOCOLS[each.protocol]:
+            for protocol in numbers_of(each.protocol):
                 parts |= {(protocol, port, PROTOCOL_BITS + bits) for port, bits in prefixes(each.port, last)}
     return frozenset(parts)
 
@@ -172,7 +166,7 @@ def named_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, str]]:
         (protocol, each.port, each.name)
         for each in ports
         if each.name and 0 < each.port <= 65535 and each.end_port in (0, each.port)
-        for protocol in PROTOCOLS[each.protocol]
+        for protocol in numbers_of(each.protocol)
     )
 
 

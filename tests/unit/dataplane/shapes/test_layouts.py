@@ -123,9 +123,6 @@ POLICY_CONSTANTS = {  # policy.h calls into the kernel: its constants are read a
     "IDENTITY_KUBE_APISERVER": RESERVED["kube-apiserver"],
     "IDENTITY_CLUSTER_MIN": IDENTITY_MIN,
     "IDENTITY_LOCAL_MIN": IDENTITY_MAX + 1,
-    "AGGREGATE_CLUSTER": entries.AGGREGATE_CLUSTER,
-    "AGGREGATE_WORLD": entries.AGGREGATE_WORLD,
-    "AGGREGATE_REMOTE_NODE": entries.AGGREGATE_REMOTE_NODE,
     "POLICY_KEY_BITS": layouts.POLICY_STATIC_BITS + entries.FULL_BITS,
 }
 

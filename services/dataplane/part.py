@@ -233,6 +233,8 @@ def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
     for table in left:
         if table.name not in MAPS:
             raise Misfit(f"there is no map {table.name}: layouts.MAPS says how maps look")
+        if MAPS[table.name].key is None:
+            raise Misfit(f"nobody says what keys of the map {table.name} are called: layouts.MAPS takes their type")
         if names.count(table.name) > 1:
             raise Misfit(f"the table {table.name} is there twice")
         unknown = [name for name in table.after if name not in names]

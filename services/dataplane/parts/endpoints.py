@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from bus.labels import RESERVED
 from services.dataplane.part import Facts, Part
-from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, EndpointEntry, pack_address
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, EndpointEntry, EndpointKey
 from services.dataplane.shapes.table import Table
 
 EndpointState = Literal["waiting-for-identity", "waiting-for-policy", "ready"]
@@ -71,7 +71,7 @@ class Endpoints(Part):
         self.settle_each(self._stale, "pod", self._settle_one)
 
     def _settle_one(self, address: str) -> None:
-        key = pack_address(address)
+        key = EndpointKey(address).pack()
         pod = self._pods.get(address)
         if pod is None:
             self.table.delete(key)

@@ -1,16 +1,19 @@
 """The shapes of map keys, values and events in Python: the other half of bpf/include/types.h.
 
-Each type says how it looks as bytes. loader.py compares every size with the maps that the C made, and refuses to run
-when one differs; tests/bpf compares every offset. Addresses are text outside and network byte order inside; ports are
-plain numbers outside.
+Each type says how it looks as bytes; a key is, as text, what people know the entry by. loader.py compares every size
+with the maps that the C made, and refuses to run when one differs; tests/bpf compares every offset. Addresses are text
+outside and network byte order inside; ports are plain numbers outside.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from bus.addresses import with_port
+from services.dataplane.shapes.protocols import name_of
 
 FLAG_ENFORCE_INGRESS = 1
 FLAG_ENFORCE_EGRESS = 2
@@ -65,8 +68,26 @@ def check_identity(number: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointKey:
+    address: str
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s")
+
+    def __str__(self) -> str:
+        return self.address
+
+    def pack(self) -> bytes:
+        return self.layout.pack(pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> EndpointKey:
+        (address,) = cls.layout.unpack(raw)
+        return cls(unpack_address(address))
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointEntry:
-    """Value of `endpoints`, whose key is the pod's address."""
+    """Value of `endpoints`."""
 
     interface: int
     identity: int
@@ -93,6 +114,10 @@ class Prefix:
     bits: int = -1  # all of the family's
 
     layout: ClassVar[struct.Struct] = struct.Struct("=I16s")
+
+    def __str__(self) -> str:
+        bits = self.bits if self.bits >= 0 else 128 - _mapped_bits(self.address)
+        return f"{self.address}/{bits}"
 
     def pack(self) -> bytes:
         bits = 128 if self.bits < 0 else self.bits + _mapped_bits(self.address)
@@ -155,6 +180,11 @@ class PolicyMapKey:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=IIIBB2s")
 
+    def __str__(self) -> str:
+        port = f"port {self.port}" if self.l4_bits > 8 else "any port"
+        direction, protocol = DIRECTIONS[self.direction], name_of(self.protocol)
+        return f"[identity {self.policy}, {direction}, peer {self.identity}, {protocol}, {port}]"
+
     def pack(self) -> bytes:
         return self.layout.pack(
             POLICY_STATIC_BITS + self.l4_bits,
@@ -203,6 +233,9 @@ class NamedPortKey:
     protocol: int
 
     layout: ClassVar[struct.Struct] = struct.Struct("=II16s2sBx")
+
+    def __str__(self) -> str:
+        return f"[identity {self.policy}, {with_port(self.address, self.port)}/{name_of(self.protocol)}]"
 
     def pack(self) -> bytes:
         return self.layout.pack(
@@ -357,6 +390,9 @@ class ServiceKey:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=16s2sBx")
 
+    def __str__(self) -> str:
+        return f"{self.address} port {self.port}/{name_of(self.protocol)}"
+
     def pack(self) -> bytes:
         return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"), self.protocol)
 
@@ -428,8 +464,16 @@ class LivingKey:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=I2s2x16s")
 
+    def __str__(self) -> str:
+        return f"backend {with_port(self.address, self.port)} of service {self.service}"
+
     def pack(self) -> bytes:
         return self.layout.pack(self.service, self.port.to_bytes(2, "big"), pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> LivingKey:
+        service, port, address = cls.layout.unpack(raw)
+        return cls(service, unpack_address(address), int.from_bytes(port, "big"))
 
 
 class SockReverseKey:
@@ -451,6 +495,9 @@ class BackendKey:
     slot: int
 
     layout: ClassVar[struct.Struct] = struct.Struct("=II")
+
+    def __str__(self) -> str:
+        return f"slot {self.slot} of service {self.service}"
 
     def pack(self) -> bytes:
         return self.layout.pack(self.service, self.slot)
@@ -538,28 +585,46 @@ class Event:
         )
 
 
+class Key(Protocol):
+    """Of a map that Python writes: as text, what people know the entry by."""
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Key:
+        """Raises: struct.error: it is not of this length."""
+
+
 @dataclass(frozen=True, slots=True)
 class MapShape:
     """What a pinned map must look like. Names are those of bpf/include/maps.h."""
 
     key_bytes: int
     value_bytes: int
+    key: type[Key] | None = field(default=None, compare=False)  # of those that Python writes
+
+
+def in_words(name: str, key: bytes) -> str:
+    """What people know an entry of a map by; its bytes where they make no sense."""
+    shape = MAPS[name]
+    try:
+        return str(shape.key.unpack(key)) if shape.key else key.hex()
+    except Exception:  # noqa: BLE001  # somebody else's entry may be any bytes
+        return key.hex()
 
 
 MAPS: dict[str, MapShape] = {
-    "endpoints": MapShape(ADDRESS_BYTES, EndpointEntry.layout.size),
-    "ipcache": MapShape(IpcacheKey.layout.size, IpcacheEntry.layout.size),
-    "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size),
-    "named_ports": MapShape(NamedPortKey.layout.size, 1),
+    "endpoints": MapShape(EndpointKey.layout.size, EndpointEntry.layout.size, EndpointKey),
+    "ipcache": MapShape(IpcacheKey.layout.size, IpcacheEntry.layout.size, IpcacheKey),
+    "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size, PolicyMapKey),
+    "named_ports": MapShape(NamedPortKey.layout.size, 1, NamedPortKey),
     "ct_tcp": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "ct_any": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
-    "masq_exclude": MapShape(Prefix.layout.size, 1),
+    "masq_exclude": MapShape(Prefix.layout.size, 1, Prefix),
     "fragments": MapShape(40, 8),
     "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
-    "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
-    "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
-    "living": MapShape(LivingKey.layout.size, 1),
+    "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size, ServiceKey),
+    "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size, BackendKey),
+    "living": MapShape(LivingKey.layout.size, 1, LivingKey),
     "sock_choices": MapShape(SockReverseKey.layout.size, Choice.layout.size),
     "sock_reverse": MapShape(SockReverseKey.layout.size, SockReverse.layout.size),
     "node_state": MapShape(4, 8),

@@ -45,6 +45,7 @@ def test_a_nodes_pods_are_opened_last_and_rules_are_written_in_such_an_order_too
     ("tables", "why"),
     [
         ([Table("nobody")], "there is no map nobody"),
+        ([Table("fragments")], "nobody says what keys of the map fragments are called"),
         ([Table("policy"), Table("policy")], "policy is there twice"),
         ([Table("policy", after=("ipcache",))], "policy is written after ipcache, which nobody has"),
         ([Table("policy", after=("policy",))], "after each other: policy"),

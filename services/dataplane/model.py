@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bus import subjects
 from bus.messages import Message
 from bus.subjects import State
 from services.dataplane.part import Facts, Held, LocalPod, Parts, in_order
@@ -66,18 +65,12 @@ class NodeModel:
     # What the bus says
 
     def put(self, subject: str, message: Message) -> None:
-        """`subject` has this value now.
-
-        Raises: ValueError: it is of another thing, or an address, network, port or identity in it is none; nothing is
-            changed.
-        """
-        self._parts.put(subjects.check_subject(subject, message), message)
+        """See `Parts.put`."""
+        self._parts.put(subject, message)
 
     def delete(self, subject: str) -> None:
-        """`subject` is gone, whatever it was: a key that makes no sense never had a value here."""
-        family = subjects.state_of(subject)
-        if family is not None:
-            self._parts.delete(family, family.parse(subject))
+        """See `Parts.delete`."""
+        self._parts.delete(subject)
 
     def synced(self) -> None:
         """All that there is has been heard once: from here on "no policy" may mean "open"."""

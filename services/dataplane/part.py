@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from bus.messages import Message
 from bus.messages.resources import ContainerPort
-from bus.subjects import State
+from bus.subjects import State, check_subject, state_of
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.table import Table
 
@@ -198,17 +198,23 @@ class Parts:
     def problems(self) -> dict[str, str]:
         return {what: why for part in self._parts.values() for what, why in part.problems.items()}
 
-    def put(self, family: State[Any], message: Message) -> None:
-        """Raises: ValueError: it makes no sense to one of those who hear it; none has taken it."""
-        hearing = self._hearing.get(family, ())
+    def put(self, subject: str, message: Message) -> None:
+        """`subject` has this value now.
+
+        Raises: ValueError: it is of another thing, or makes no sense to one of those who hear it (an address, a
+            network, a port or an identity in it is none); none has taken it.
+        """
+        hearing = self._hearing.get(check_subject(subject, message), ())
         for each in hearing:
             each.check(message)
         for each in hearing:
             each.put(message)
 
-    def delete(self, family: State[Any], tokens: Iterable[str]) -> None:
-        for each in self._hearing.get(family, ()):
-            each.delete(*tokens)
+    def delete(self, subject: str) -> None:
+        """`subject` is gone, whatever it was: a key that makes no sense never had a value here."""
+        family = state_of(subject)
+        for each in self._hearing.get(family, ()) if family else ():
+            each.delete(*each.family.parse(subject))
 
     def adopt(self, held: Held) -> None:
         for part in self._parts.values():

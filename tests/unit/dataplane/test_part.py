@@ -79,11 +79,12 @@ def refuse(node: Node) -> None:
 
 def test_all_who_hear_a_family_get_it_and_nobody_else() -> None:
     parts = Parts(Heard(), HeardToo())
-    parts.put(NODE, Node(name="one", addresses=[]))
-    parts.put(NODE, Node(name="two", addresses=[]))
-    parts.put(NAMESPACE, Namespace(name="three"))
-    parts.delete(NODE, ("one",))
-    parts.delete(NAMESPACE, ("three",))
+    parts.put(NODE.of("one"), Node(name="one", addresses=[]))
+    parts.put(NODE.of("two"), Node(name="two", addresses=[]))
+    parts.put(NAMESPACE.of("three"), Namespace(name="three"))
+    parts.delete(NODE.of("one"))
+    parts.delete(NAMESPACE.of("three"))
+    parts.delete("state.nobody.knows.this")
     assert parts[Heard].nodes == parts[HeardToo].nodes == ["two"]
     assert parts.hears == (NODE,)
 
@@ -91,8 +92,16 @@ def test_all_who_hear_a_family_get_it_and_nobody_else() -> None:
 def test_what_makes_no_sense_to_one_is_taken_by_none() -> None:
     parts = Parts(Heard(), HeardToo(refuse))
     with pytest.raises(ValueError, match="one makes no sense"):
-        parts.put(NODE, Node(name="one", addresses=[]))
+        parts.put(NODE.of("one"), Node(name="one", addresses=[]))
     assert parts[Heard].nodes == parts[HeardToo].nodes == []
+
+
+@pytest.mark.parametrize("subject", [NODE.of("two"), NAMESPACE.of("one"), "state.nobody.knows.this"])
+def test_what_speaks_of_another_thing_than_its_subject_is_taken_by_none(subject: str) -> None:
+    parts = Parts(Heard())
+    with pytest.raises(ValueError, match="of another thing"):
+        parts.put(subject, Node(name="one", addresses=[]))
+    assert parts[Heard].nodes == []
 
 
 def test_a_part_that_is_there_twice_is_an_error_at_the_start() -> None:

@@ -7,7 +7,8 @@ from typing import Final
 from bus import subjects
 from bus.messages.policy import PolicyRules, Selector
 from services.dataplane.part import Fact, Facts, Hears, Part
-from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
+from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, diff
+from services.dataplane.parts.policy.store import PolicyStore
 from services.dataplane.shapes.layouts import PolicyMapEntry, PolicyMapKey, check_identity
 from services.dataplane.shapes.table import Table
 

@@ -6,11 +6,13 @@ the tables of all parts up to date: a burst of changes on one identity is one ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bus.messages import Message
 from bus.subjects import State
-from services.dataplane.part import Facts, Held, LocalPod, Parts, in_order
+from services.dataplane.part import Facts, Held, LocalPod, Parts, Shows, in_order
+from services.dataplane.parts.connections import Connections
+from services.dataplane.parts.counters import Counters
 from services.dataplane.parts.endpoints import Endpoints, EndpointState
 from services.dataplane.parts.ipcache import ONE_FAMILY_ANYWHERE, Ipcache, Routing
 from services.dataplane.parts.masquerade import Masquerade
@@ -48,6 +50,8 @@ class NodeModel:
             self.named,
             self.services,
             self.endpoints,
+            Connections(),
+            Counters(),
         )
         self._identity = facts.identity
         self.tables = in_order(self._parts.tables)
@@ -57,6 +61,11 @@ class NodeModel:
     def hears(self) -> tuple[State[Message], ...]:
         """Families of subjects, as its parts say."""
         return self._parts.hears
+
+    @property
+    def shown(self) -> Mapping[str, Shows]:
+        """What `plexus bpf` shows, by name."""
+        return self._parts.shown
 
     def adopt(self, held: Held) -> None:
         """Before anything is heard: what a process before this one left in the maps."""

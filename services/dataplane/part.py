@@ -1,8 +1,8 @@
 """How a capability of the dataplane plugs in.
 
 A part is pure: it says what it hears, and what is heard of that is put into it or deleted; it owns tables, and `settle`
-brings them up to date with all that it knows. `Parts` are those of a node together. They know nothing of each other:
-what one knows and others need is a fact (`Facts`).
+brings them up to date with all that it knows; it shows what maps hold, in words. `Parts` are those of a node together.
+They know nothing of each other: what one knows and others need is a fact (`Facts`).
 
 In which order tables are written is computed from what each says that it is written after. A mistake in that (a table
 that is unknown, there twice, or after itself by way of others) is an error at the start, not a map that stays empty.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from bus.messages import Message
 from bus.messages.resources import ContainerPort
@@ -28,6 +28,32 @@ V = TypeVar("V")
 
 Held = Callable[[str], Mapping[bytes, bytes]]
 """What the kernel holds in a map, by the map's name."""
+
+Row = dict[str, Any]
+"""An entry in words, as `plexus bpf` shows it; keys stay as they are once they are there."""
+
+
+class Entries(Protocol):
+    """One map, as it is now."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+    def items(self) -> Iterable[tuple[bytes, bytes]]: ...
+
+
+class Maps(Protocol):
+    """What the kernel holds, by the map's name: as kernel/maps.py has it."""
+
+    def __getitem__(self, name: str, /) -> Entries: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shows:
+    """What `plexus bpf NAME list` shows. `rows` gets the maps and the tick that it is now (`Connection.expires`)."""
+
+    name: str
+    text: str  # what it is, for the help
+    rows: Callable[[Maps, int], Iterator[Row]]
 
 
 class Misfit(Exception):
@@ -138,6 +164,7 @@ class Part:
 
     hears: tuple[Hears[Any], ...] = ()
     tables: tuple[Table, ...] = ()
+    shows: tuple[Shows, ...] = ()
 
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
@@ -177,6 +204,10 @@ class Parts:
         self._parts = {type(each): each for each in parts}
         if len(self._parts) != len(parts):
             raise Misfit("a part is there twice")
+        self.shown = {each.name: each for part in parts for each in part.shows}
+        """By name."""
+        if len(self.shown) != sum(len(part.shows) for part in parts):
+            raise Misfit("two parts show something by one name")
         self._hearing: dict[State[Any], list[Hears[Any]]] = {}
         for part in parts:
             for each in part.hears:

@@ -11,7 +11,7 @@ from bus.messages.resources import Namespace, Node
 from bus.subjects import NAMESPACE, NODE
 from services.dataplane.fallback import rules
 from services.dataplane.model import NodeModel
-from services.dataplane.part import Fact, Hears, Misfit, Part, Parts, in_order
+from services.dataplane.part import Fact, Hears, Misfit, Part, Parts, Shows, in_order
 from services.dataplane.shapes.table import Table
 
 
@@ -107,6 +107,15 @@ def test_what_speaks_of_another_thing_than_its_subject_is_taken_by_none(subject:
 def test_a_part_that_is_there_twice_is_an_error_at_the_start() -> None:
     with pytest.raises(Misfit, match="twice"):
         Parts(Heard(), Heard())
+
+
+def test_two_parts_that_show_something_by_one_name_are_an_error_at_the_start() -> None:
+    one, other = Heard(), HeardToo()
+    one.shows = (Shows("nodes", "Those of one.", lambda maps, now: iter(())),)
+    assert Parts(one, other).shown == {"nodes": one.shows[0]}
+    other.shows = (Shows("nodes", "Those of the other.", lambda maps, now: iter(())),)
+    with pytest.raises(Misfit, match="by one name"):
+        Parts(one, other)
 
 
 class Trying(Part):

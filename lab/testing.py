@@ -227,7 +227,7 @@ class Lab:
                     lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password, tls=lab.bus_tls()
                 ) as bus,
             ):
-                answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)  # type: ignore[arg-type]
+                answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)
                 if answer.problem:
                     raise Unexpected(f"{node} does not show {table}: {answer.problem}")
                 return answer.rows

@@ -70,9 +70,10 @@ instructions: setup ## how large each program is and what the verifier goes thro
 packets: setup ## what packets cost beside a program that never changes, anew into bench/packets.json
 	@$(BIN)/python -m bench --only packets --record
 
-docs: setup ## write docs/events.md anew from bus/subjects.py and bus/messages
+docs: setup ## write docs/events.md, docs/settings.md and the tables of docs/map-sizes.md anew from their sources
 	@mkdir -p build
 	@$(BIN)/python -m tools.events_doc > build/events.md && mv build/events.md docs/events.md
+	@$(BIN)/python -m tools.settings_doc
 
 lock: ## resolve pyproject.toml into requirements.lock anew
 	@tools/lock.sh $(LOCK_OPTIONS)

@@ -32,13 +32,13 @@ from services.dataplane.parts.policy.entries import ALLOW
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, pack_address
 from services.dataplane.shapes.programs import TC_PROGRAMS
+from services.dataplane.shapes.protocols import TCP, UDP
 
 PREFIX = "plexus-bench-"  # of pin directories; the bench's pid and what they are for follow
 LOOPBACK = 1  # the one interface that is in every namespace: packets come by it
 DEVICE = 77  # the outward one
 CONTEXT_BYTES, IFINDEX_AT = 192, 40  # struct __sk_buff
 POD_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
-TCP, UDP = 6, 17
 SERVICE_PORT, BACKEND_PORT = 80, 8080
 PODS = {"pod": 256, "neighbour": 257, "remote": 300}  # identities
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from typing import Any
 
 from bus.interface import BusAway, BusError, Conflict, Refused
 from bus.link import ApiError, Link, NobodyAnswers, parse_api
-from bus.subjects import JOURNAL, LEASES, MANY_WRITERS, OWNERS, info_of, last_of, log_of, stored_of, stream_of
+from bus.services import MANY_WRITERS
+from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, last_of, log_of, stored_of, stream_of
 from bus.telemetry import Cause, count, current_cause, logger
 from bus.wire import Entry
 

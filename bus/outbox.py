@@ -30,7 +30,8 @@ from bus.log import RESUME_SECONDS, RETRY_SECONDS, TOMBSTONE_SECONDS, Log, LogIn
 from bus.messages import Message
 from bus.messages.log import Vouched
 from bus.natspy import Msg
-from bus.revision import ROOTS, Revision
+from bus.revision import Revision
+from bus.services import ROOTS
 from bus.subjects import VOUCHED, delta_of, is_vouch, log_of, snapshot_of
 from bus.telemetry import caused_by, count, current_cause, logger
 from bus.view import View

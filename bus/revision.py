@@ -1,8 +1,9 @@
 """How far knowledge has travelled: for each root log, the sequence up to which everything is included.
 
 Two logs are roots, because nothing on the bus causes them: "resources" (what the user wants) and "dataplane" (what
-nodes did). Every other owner's output is a function of roots, so its outbox says with each batch up to where it has
-heard them. Merging is the minimum: a node has realised revision n when all that it hears includes n.
+nodes did); bus/services.py says which. Every other owner's output is a function of roots, so its outbox says with each
+batch up to where it has heard them. Merging is the minimum: a node has realised revision n when all that it hears
+includes n.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 Revision = Mapping[str, int]
-
-ROOTS = ("resources", "dataplane")
 
 
 def merge(inputs: Iterable[Revision]) -> dict[str, int]:

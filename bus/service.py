@@ -28,7 +28,7 @@ from bus.interface import Bus
 from bus.late import LateBus
 from bus.messages.dataplane import Check, Health, HealthQuestion, ReachedRevision
 from bus.revision import Revision, includes
-from bus.subjects import HEALTH
+from bus.services import CONTROL, HEALTH
 from bus.telemetry import Labels, configure_logs, logger
 from bus.tls import ClientTls, Unusable, client_tls
 
@@ -58,7 +58,7 @@ class Settings:
     bus_tls_ca: str = ""  # PEM files, see bus/tls.py; "": no TLS
     bus_tls_cert: str = ""
     bus_tls_key: str = ""
-    instance: str = "control"  # token of req.<owner>.health.<instance>; a node's name on a node
+    instance: str = CONTROL  # token of req.<owner>.health.<instance>; a node's name on a node
     http: str = ""  # "host:port" or "unix:/path" for health and metrics; "" is off
     log_level: str = "info"
     log_format: str = "json"

@@ -139,16 +139,9 @@ APPLIED = Event("evt.dataplane.applied", ("node",), dataplane.AppliedRevision)
 FLOWS = Event("evt.dataplane.flows", ("node",), dataplane.FlowBatch)
 DUMP = Request("req.dataplane.dump", ("node",), dataplane.Dump, dataplane.DumpRows)
 
-# every service: how it is. The last token is the node's name, or "control" for the services that are one per cluster
-HEALTH = {
-    owner: Request(f"req.{owner}.health", ("instance",), dataplane.HealthQuestion, dataplane.Health)
-    for owner in ("resources", "identity", "ipam", "lb", "policy", "dataplane")
-}
-
 STATES: tuple[State[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, State))
 EVENTS: tuple[Event[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Event))
 OWNERS = tuple(dict.fromkeys(state.owner for state in STATES))
-MANY_WRITERS = frozenset({"dataplane"})  # logs without one owner: each node writes its own keys
 
 # Not a thing but a word on the log itself; whoever reads a log hears of it without asking (bus/view.py)
 VOUCHED = {owner: State(f"state.{owner}.vouched", ("writer",), log_messages.Vouched) for owner in OWNERS}
@@ -256,6 +249,11 @@ READING = {
 }
 """All that reading takes, under names of our own, and JetStream's names for it: the server maps one to the other, so
 that whoever only reads needs no right to JetStream's API at all."""
+
+
+def health_of(service: str) -> Request[dataplane.HealthQuestion, dataplane.Health]:
+    """Where a service is asked how it is; the last token is the node's name, or "control" (bus/services.py)."""
+    return Request(f"req.{service}.health", ("instance",), dataplane.HealthQuestion, dataplane.Health)
 
 
 def delta_of(owner: str) -> str:

@@ -20,7 +20,8 @@ from bus.messages import Message
 from bus.messages.log import Vouched
 from bus.questions import LIMIT_BYTES as QUESTION_BYTES
 from bus.questions import answer_bytes
-from bus.revision import ROOTS, Revision
+from bus.revision import Revision
+from bus.services import ROOTS
 from bus.subjects import VOUCHED, Request, check_event, is_vouch, stream_of
 from bus.telemetry import count, current_cause, logger
 from bus.view import View

@@ -20,7 +20,8 @@ from bus.link import Link, Mailbox
 from bus.log import Log
 from bus.messages import Message
 from bus.natspy import Msg
-from bus.subjects import MANY_WRITERS, VOUCHED, State, delta_of, snapshot_of, state_of
+from bus.services import MANY_WRITERS, ROOTS
+from bus.subjects import VOUCHED, State, delta_of, snapshot_of, state_of
 from bus.telemetry import count, logger
 from bus.view import View
 from bus.wire import UNREAD, Delta, Entry, Interest, SnapshotChunk, SnapshotQuestion
@@ -175,9 +176,9 @@ class Merged:
 
 
 def _revision_of(owner: str, view: View) -> revision.Revision:
-    if owner in revision.ROOTS:
+    if owner in ROOTS:
         return {owner: view.included}
-    return view.revision or dict.fromkeys(revision.ROOTS, 0)
+    return view.revision or dict.fromkeys(ROOTS, 0)
 
 
 async def watch(

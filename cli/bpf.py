@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,20 +16,11 @@ from cli.lists import identity_name
 from cli.output import Column, Format, Output, Row, show, text
 from cli.session import Name, run
 from cli.state import Picture, picture
+from services.dataplane.model import NodeModel
 
 if TYPE_CHECKING:
     from bus.interface import Bus
 
-Table = Literal["policy", "ipcache", "ct", "nat", "lb", "endpoints", "counters"]
-HELP = {
-    "policy": "Policy entries: who may reach whom, on which port.",
-    "ipcache": "Addresses and their identities.",
-    "ct": "Connections.",
-    "nat": "Translations of addresses.",
-    "lb": "Service frontends and backends.",
-    "endpoints": "Local pods.",
-    "counters": "Packets and bytes by reason.",
-}
 FIRST = (  # columns in the order in which a person asks; others follow as the node sends them
     *("node", "service", "frontend", "policy", "direction", "prefix", "pod", "address", "source", "destination"),
     *("remote", "identity", "protocol", "port", "verdict", "reason", "packets", "bytes", "policies", "backends"),
@@ -69,15 +60,15 @@ def address_in(value: str) -> str:
     return value.partition(":")[0].removesuffix("/32")
 
 
-def command(table: Table) -> None:
+def command(table: str, text: str) -> None:
     """Add `plexus bpf <table> list`."""
-    group = typer.Typer(help=HELP[table], no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
 
     @group.callback()
     def keep() -> None:
         """Keeps `list` a word of its own."""
 
-    @group.command("list", help=HELP[table])
+    @group.command("list", help=text)
     def listing(node: NodeName = "", limit: Limit = 100_000, name: Name = "", output: Output = Format.TABLE) -> None:
         rows, problems = run(lambda session: dump(session.bus, table, node, limit), name)
         if rows or not problems or output is not Format.TABLE:  # a node that did not answer may have any
@@ -88,11 +79,11 @@ def command(table: Table) -> None:
     app.add_typer(group, name=table)
 
 
-for _table in get_args(Table):
-    command(_table)
+for _shown in NodeModel("").shown.values():  # a node of this version has these parts
+    command(_shown.name, _shown.text)
 
 
-async def dump(bus: Bus, table: Table, node: str, limit: int) -> tuple[Sequence[Row], list[str]]:
+async def dump(bus: Bus, table: str, node: str, limit: int) -> tuple[Sequence[Row], list[str]]:
     """A map's rows on one node or all, with names added; and what went wrong, a line for each node.
 
     Raises: Failed: there is no such node, or none at all.

@@ -19,11 +19,10 @@ from cli.lists import identity_name
 from cli.output import clock, json_line, parse_duration
 from cli.session import Name, Session, run
 from cli.state import settled
+from services.dataplane.shapes.protocols import name_of
 
 if TYPE_CHECKING:
     from bus.interface import Bus
-
-PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
 class Kind(StrEnum):
@@ -133,7 +132,7 @@ def line(node: str, flow: Flow) -> str:
         flow.destination_identity,
         flow.destination_labels,
     )
-    protocol = PROTOCOLS.get(flow.protocol, str(flow.protocol))
+    protocol = name_of(flow.protocol)
     verdict = f"{flow.verdict}, {flow.reason}" if flow.reason else flow.verdict
     way = f"{source} -> {destination} {protocol}" if flow.protocol else "no IPv4"
     parts = [f"{at} {node}: {way} {flow.direction}".rstrip(), verdict]

@@ -72,7 +72,7 @@ def target(name: str = "") -> Target:
 
 def settings_of(lab: Record) -> dict[str, Any]:
     """The Helm keys that a lab runs with: what was asked for, and the defaults of the rest."""
-    from lab.settings import KEYS
+    from settings.rows import KEYS
 
     effective = {key: lab.settings.get(key) for key in KEYS}
     return {key: value for key, value in effective.items() if value is not None}

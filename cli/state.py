@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bus.messages import Message
 from bus.messages.dataplane import Health, HealthQuestion
-from bus.subjects import HEALTH, State, state_of
+from bus.services import CONTROL, HEALTH, NODE_SERVICES
+from bus.subjects import State, state_of
 from cli.errors import Failed
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 
-CONTROL = "control"  # the instance of a service that is one per cluster
 COMPARED_SECONDS = 3.0  # for a node to look at its maps and answer; it gives itself two
 DIFFERENCES = ("digests", "drift")
 """Checks by which a node or a service does not hold what was said: what owners say, or, in maps, what was written."""
@@ -89,7 +89,7 @@ async def healths(
     from bus.interface import Unanswered
 
     async def one(owner: str, instance: str) -> Health | str:
-        is_node = owner == "dataplane"
+        is_node = owner in NODE_SERVICES
         patience = max(seconds, COMPARED_SECONDS) if is_node else seconds
         try:
             return await bus.ask(HEALTH[owner], instance, message=HealthQuestion(compare=is_node), timeout=patience)

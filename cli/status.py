@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 
 from bus.messages.dataplane import Health
-from bus.revision import ROOTS
-from bus.subjects import ENDPOINT, HEALTH, NODE, POD, STATES
+from bus.services import ROOTS, instances
+from bus.subjects import ENDPOINT, NODE, POD, STATES
 from cli.errors import Failed
 from cli.output import Column, Format, Output, Row, as_set, duration, show, show_value, size
 from cli.session import Name, Session, run, target
-from cli.state import CONTROL, healths, picture
+from cli.state import healths, picture
 
 
 def version(output: Output = Format.TABLE) -> None:
@@ -92,8 +92,7 @@ async def look(session: Session) -> Found:
     """Ask everyone at once."""
     seen = await picture(session.bus, *(family for family in STATES if family.owner in ROOTS))
     nodes = [node for (node,) in seen.of(NODE)]
-    asked = [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"] + [("dataplane", node) for node in nodes]
-    answers = await healths(session.bus, asked)
+    answers = await healths(session.bus, instances(nodes))
     rows = [health_row(owner, instance, answer, seen.revision) for (owner, instance), answer in answers.items()]
     problems = [f"{row['service']} {row['instance']}: {row['problem']}" for row in rows if row["problem"]]
     if not nodes:

@@ -18,6 +18,7 @@ import typer
 
 from bus import subjects
 from bus.messages import Message
+from bus.services import HEALTH
 from bus.subjects import State, Subject
 from bus.texts import visible
 from cli.errors import Failed
@@ -89,7 +90,7 @@ def tail(
 
 def known() -> list[Subject[Any]]:
     """Every family of subjects that is declared."""
-    return [*(value for value in vars(subjects).values() if isinstance(value, Subject)), *subjects.HEALTH.values()]
+    return [*(value for value in vars(subjects).values() if isinstance(value, Subject)), *HEALTH.values()]
 
 
 def heads() -> list[str]:

@@ -18,13 +18,14 @@ import typer
 
 from bus.messages.dataplane import CONTAINERS, AppliedRevision, Endpoint, Health, HealthQuestion
 from bus.messages.resources import Node, Pod
-from bus.revision import ROOTS, Revision, includes
-from bus.subjects import APPLIED, DAEMON_SET, DEPLOYMENT, ENDPOINT, HEALTH, NODE, POD, STATEFUL_SET, STATES
+from bus.revision import Revision, includes
+from bus.services import CONTROL, HEALTH, ROOTS, instances
+from bus.subjects import APPLIED, DAEMON_SET, DEPLOYMENT, ENDPOINT, NODE, POD, STATEFUL_SET, STATES
 from bus.texts import visible
 from cli.errors import Failed
 from cli.output import Format, Output, duration, parse_duration, show_value
 from cli.session import Name, Session, run
-from cli.state import COMPARED_SECONDS, CONTROL, Picture, differences, healths
+from cli.state import COMPARED_SECONDS, Picture, differences, healths
 from lab import workloads
 from lab.workloads import Workload
 
@@ -295,7 +296,7 @@ async def nodes_there(bus: Bus, progress: Progress) -> None:
 async def services_hold(bus: Bus, progress: Progress) -> None:
     """Return when every control service that answers holds what the owners of its inputs say."""
     while True:
-        answers = await healths(bus, [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"])
+        answers = await healths(bus, instances())
         differing = {
             owner: ", ".join(differences(answer))
             for (owner, _), answer in answers.items()
@@ -328,8 +329,7 @@ async def one_question(bus: Bus, node: str, progress: Progress) -> None:
 async def services_behind(bus: Bus, wanted: Revision) -> list[str]:
     """The services between the user and the nodes that do not answer, are not well, or have not handed on what is
     wanted."""
-    control = [(owner, CONTROL) for owner in HEALTH if owner != "dataplane"]
-    answers = await healths(bus, control, seconds=LAST_WORDS_SECONDS)
+    answers = await healths(bus, instances(), seconds=LAST_WORDS_SECONDS)
     found = {
         owner: answer if isinstance(answer, str) else unwell(answer, wanted) for (owner, _), answer in answers.items()
     }

@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bus import accounts
+from bus import accounts, services
 from bus.server import ServerSettings, find_binary
+from bus.services import CONTROL_SERVICES, NODE_SERVICES, SERVICES, Service
 from lab import certificates, names, state
 from lab.errors import LabError
 from lab.plan import BUS_PORT, DEVICE
 from lab.state import Record
 
 BUS = "bus"
-CONTROL_SERVICES = ("resources", "identity", "ipam", "lb", "policy")
-NODE_SERVICES = ("dataplane",)
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: `python -m services.x` is found from here
 
 
@@ -37,13 +36,13 @@ class Program:
     @property
     def instance(self) -> str:
         """The last token of its health subject."""
-        return "control" if self.host == names.CONTROL else self.host
+        return services.CONTROL if self.host == names.CONTROL else self.host
 
 
 def programs(lab: Record) -> dict[str, Program]:
     """Every process of a lab, by name; the bus first."""
-    found = [bus(lab), *(control_service(lab, service) for service in CONTROL_SERVICES)]
-    found += [dataplane(lab, node) for node in lab.nodes]
+    found = [bus(lab), *(control_service(lab, each) for each in SERVICES if not each.is_on_nodes)]
+    found += [node_service(lab, node, each) for node in lab.nodes for each in SERVICES if each.is_on_nodes]
     return {program.name: program for program in found}
 
 
@@ -66,14 +65,16 @@ def bus_settings(lab: Record) -> ServerSettings:
     )
 
 
-def control_service(lab: Record, service: str) -> Program:
-    environment = common(lab, service, "control", service) | lab.settings.environment(lab.plan, service)
-    return Program(service, service, names.CONTROL, (sys.executable, "-m", f"services.{service}"), environment)
+def control_service(lab: Record, service: Service) -> Program:
+    name = service.name
+    environment = common(lab, name, services.CONTROL, name) | lab.settings.environment(lab.plan, name)
+    return Program(name, name, names.CONTROL, command(service), environment)
 
 
-def dataplane(lab: Record, node: str) -> Program:
-    name = f"{node}.dataplane"
-    environment = common(lab, name, node, accounts.node_name(node)) | lab.settings.environment(lab.plan, "dataplane")
+def node_service(lab: Record, node: str, service: Service) -> Program:
+    """Each of a node's services is told where everything of the node is."""
+    name = f"{node}.{service.name}"
+    environment = common(lab, name, node, service.user_on(node)) | lab.settings.environment(lab.plan, service.name)
     environment |= {
         "PLEXUS_NODE": node,
         "PLEXUS_STATE_DIR": str(lab.directory.node(node)),
@@ -82,7 +83,11 @@ def dataplane(lab: Record, node: str) -> Program:
         "PLEXUS_DEVICE": DEVICE,
         "PLEXUS_CNI_SOCKET": str(lab.directory.cni_socket(node)),
     }
-    return Program(name, "dataplane", node, (sys.executable, "-m", "services.dataplane"), environment)
+    return Program(name, service.name, node, command(service), environment)
+
+
+def command(service: Service) -> tuple[str, ...]:
+    return sys.executable, "-m", f"services.{service.name}"
 
 
 def common(lab: Record, name: str, instance: str, user: str) -> dict[str, str]:

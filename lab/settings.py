@@ -2,205 +2,29 @@
 
 The keys are those of the Helm chart: a lab is set up with the words of a real installation. A key that is unknown, a
 value that cannot be, and a feature that does not exist yet are refused by name, never passed over. What the chart has
-for "not set" is not set here: nothing, "", an empty list, and 0 where the chart says so. docs/settings.md lists them.
+for "not set" is not set here: nothing, "", an empty list, and 0 where the chart says so. The rows in settings/rows.py
+say what there is; here is what a lab decides beyond that: what its plan gives, and what does not go together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from typing import Any
 
-from bus.durations import seconds_of
 from bus.service import BadSettings
 from lab.errors import LabError
 from lab.plan import FAMILIES, Family, Plan
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes import sizes
-from services.dataplane.shapes.ports import ports_of
-from services.dataplane.shapes.sizes import HELM, SECONDS
+from services.dataplane.shapes.sizes import HELM
+from settings.readers import Unusable, Value
+from settings.row import text
+from settings.rows import KEYS, LATER, ROWS, VARIABLES
 
 DEVICE_MTU_BYTES = 1500  # of a lab's nodes
-
-Value = str | int | bool | list[str]
-
-
-class Unusable(ValueError):
-    """A value that a key cannot have; the text completes "KEY: "."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """One Helm key: how its value is read, and what it is when nobody says."""
-
-    read: Callable[[Any], Value]
-    default: Value | None = None  # None: decided by the plan or by the service
-    zero_is_unset: bool = False
-
-    def is_unset(self, value: Any) -> bool:
-        return value is None or value in ("", []) or (self.zero_is_unset and str(value) == "0")
-
-
-def boolean(value: Any) -> bool:
-    """Raises Unusable."""
-    if isinstance(value, bool):
-        return value
-    if value in ("true", "false"):
-        return bool(value == "true")
-    raise Unusable(f"{value!r} is neither true nor false")
-
-
-def only(supported: bool, feature: str) -> Callable[[Any], bool]:
-    """A switch that has one position so far."""
-
-    def read(value: Any) -> bool:
-        if boolean(value) is not supported:
-            raise Unusable(f"{str(not supported).lower()} is not supported yet ({feature})")
-        return supported
-
-    return read
-
-
-def one_of(*supported: str, later: tuple[str, ...] = ()) -> Callable[[Any], str]:
-    """One of some words. `later`: words of the chart that Plexus does not implement yet."""
-
-    def read(value: Any) -> str:
-        if value in supported:
-            return str(value)
-        if value in later:
-            raise Unusable(f"{value!r} is not supported yet; use {' or '.join(supported)}")
-        raise Unusable(f"{value!r} is not one of {', '.join((*supported, *later))}")
-
-    return read
-
-
-def number(lowest: int, highest: int) -> Callable[[Any], int]:
-    """A whole number within bounds, both included."""
-
-    def read(value: Any) -> int:
-        try:
-            found = value if isinstance(value, int) and not isinstance(value, bool) else int(str(value), 10)
-        except ValueError:
-            raise Unusable(f"{value!r} is not a whole number") from None
-        if not lowest <= found <= highest:
-            raise Unusable(f"{found} is not within {lowest} and {highest}")
-        return found
-
-    return read
-
-
-def share(value: Any) -> str:
-    """From 0 to 1. Raises Unusable."""
-    try:
-        found = float(str(value))
-    except ValueError:
-        raise Unusable(f"{value!r} is not a number") from None
-    if not 0 <= found <= 1:
-        raise Unusable(f"{value} is not within 0 and 1")
-    return str(value)
-
-
-def length_of_time(value: Any) -> str:
-    """A duration as Helm has it. Raises Unusable."""
-    try:
-        seconds_of(str(value))
-    except ValueError as error:
-        raise Unusable(str(error)) from None
-    return str(value)
-
-
-def port_range(value: Any) -> str:
-    """Of masqueraded connections, like "40000-65535". Raises Unusable."""
-    try:
-        return str(ports_of(str(value)))
-    except ValueError as error:
-        raise Unusable(str(error)) from None
-
-
-def network(family: Family) -> Callable[[Any], str]:
-    """A prefix of one family without host bits."""
-
-    def read(value: Any) -> str:
-        try:
-            return str(IPv4Network(str(value)) if family == 4 else IPv6Network(str(value)))
-        except ValueError as error:
-            raise Unusable(f"{value!r} is not an IPv{family} network ({error})") from None
-
-    return read
-
-
-def any_network(value: Any) -> str:
-    """A prefix of either family. Raises Unusable."""
-    return network(6 if ":" in str(value) else 4)(value)
-
-
-def list_of(item: Callable[[Any], str]) -> Callable[[Any], list[str]]:
-    """A list, or one value alone; at least one."""
-
-    def read(value: Any) -> list[str]:
-        found = [item(each) for each in (value if isinstance(value, list) else [value])]
-        if not found:
-            raise Unusable("the list is empty")
-        return found
-
-    return read
-
-
-_ENTRIES = number(1024, 16 * 1024 * 1024)
-
-KEYS: Mapping[str, Key] = {
-    "routingMode": Key(one_of("tunnel", "native"), "tunnel"),
-    "tunnelProtocol": Key(one_of("vxlan", "geneve"), "vxlan"),
-    "tunnelPort": Key(number(1, 65_535), zero_is_unset=True),
-    "underlayProtocol": Key(one_of("ipv4", "ipv6")),  # default: IPv4 where the nodes have it
-    "MTU": Key(number(576, 65_535), zero_is_unset=True),
-    "ipv4.enabled": Key(boolean, True),
-    "ipv6.enabled": Key(boolean, False),
-    "ipv4NativeRoutingCIDR": Key(network(4)),  # default: the pods' pool
-    "ipv6NativeRoutingCIDR": Key(network(6)),
-    "autoDirectNodeRoutes": Key(boolean, True),  # the chart says false; nothing else would carry routes in a lab
-    "directRoutingSkipUnreachable": Key(boolean, False),
-    "endpointRoutes.enabled": Key(boolean, False),
-    "enableIPv4Masquerade": Key(boolean, True),
-    "enableIPv6Masquerade": Key(boolean, True),
-    "ipMasqAgent.enabled": Key(boolean, False),
-    "ipMasqAgent.config.nonMasqueradeCIDRs": Key(list_of(any_network)),  # default: NEVER_OUTSIDE
-    "ipMasqAgent.config.masqLinkLocal": Key(boolean, False),
-    "ipMasqAgent.config.masqLinkLocalIPv6": Key(boolean, False),
-    "extraConfig.plexus-masquerade-ports": Key(port_range),  # default: as many as the node's own use permits
-    "installNoConntrackIptablesRules": Key(boolean, False),
-    "bpf.masquerade": Key(boolean, True),
-    "bpf.enableTCX": Key(boolean, True),
-    "bpf.ctTcpMax": Key(_ENTRIES),
-    "bpf.ctAnyMax": Key(_ENTRIES),
-    "bpf.natMax": Key(_ENTRIES),
-    "bpf.neighMax": Key(_ENTRIES),  # these two: no such map here, docs/map-sizes.md
-    "bpf.nodeMapMax": Key(_ENTRIES),
-    "bpf.policyMapMax": Key(number(256, 65_536)),
-    "bpf.lbMapMax": Key(_ENTRIES),
-    "bpf.mapDynamicSizeRatio": Key(share),
-    "conntrackGCInterval": Key(length_of_time),
-    "conntrackGCMaxInterval": Key(length_of_time),
-    **{key: Key(_ENTRIES) for key in HELM.values() if key.startswith("extraConfig.") and key.endswith("-max")},
-    **{HELM[name]: Key(length_of_time) for name in SECONDS},
-    **{f"extraConfig.bpf-ct-timeout-service-{kind}": Key(length_of_time) for kind in ("tcp", "any", "tcp-grace")},
-    "bpf.hostLegacyRouting": Key(boolean, False),
-    "bpf.datapathMode": Key(one_of("veth", later=("netkit", "netkit-l2")), "veth"),
-    "ipam.mode": Key(one_of("cluster-pool", later=("kubernetes", "multi-pool")), "cluster-pool"),
-    "ipam.operator.clusterPoolIPv4PodCIDRList": Key(list_of(network(4))),  # default: the plan's
-    "ipam.operator.clusterPoolIPv4MaskSize": Key(number(16, 30), 24),
-    "ipam.operator.clusterPoolIPv6PodCIDRList": Key(list_of(network(6))),
-    "ipam.operator.clusterPoolIPv6MaskSize": Key(number(64, 126), 120),
-    "serviceNoBackendResponse": Key(one_of("reject", "drop"), "reject"),
-    "socketLB.terminatePodConnections": Key(boolean, True),
-    "extraConfig.lb-sock-terminate-all-protos": Key(boolean, False),
-    "kubeProxyReplacement": Key(only(True, "leaving Services to kube-proxy"), True),
-    "bus.tls.enabled": Key(boolean, False),
-    "bus.tls.verifyClients": Key(boolean, False),
-    "debug.enabled": Key(boolean, False),
-}
 
 # What ip-masq-agent leaves alone when it is given no list: networks that are nobody's on the Internet.
 NEVER_OUTSIDE = (
@@ -215,56 +39,6 @@ ENABLED: Mapping[Family, str] = {4: "ipv4.enabled", 6: "ipv6.enabled"}
 POOLS: Mapping[Family, str] = {family: f"ipam.operator.clusterPoolIPv{family}PodCIDRList" for family in FAMILIES}
 MASKS: Mapping[Family, str] = {family: f"ipam.operator.clusterPoolIPv{family}MaskSize" for family in FAMILIES}
 _SUFFIX: Mapping[Family, str] = {4: "", 6: "6"}  # of the variables of a family
-
-# Keys of the chart whose features come later; a value here is refused with a word of its own.
-LATER = (
-    "bandwidthManager.enabled",
-    "egressGateway.enabled",
-    "encryption.enabled",
-    "envoy.enabled",
-    "externalIPs.enabled",
-    "hostFirewall.enabled",
-    "hubble.enabled",
-    "hubble.relay.enabled",
-    "hubble.ui.enabled",
-    "ingressController.enabled",
-    "l2announcements.enabled",
-    "l7Proxy",
-    "loadBalancer.acceleration",
-    "loadBalancer.algorithm",
-    "loadBalancer.mode",
-    "nodePort.enabled",
-    "policyEnforcementMode",
-    "policyAuditMode",
-)
-
-# What a node reads as it stands, when it was asked for; the node has its own defaults.
-_PASSED_ON = {
-    "MTU": "PLEXUS_MTU",
-    "bpf.enableTCX": "PLEXUS_ENABLE_TCX",
-    "bpf.policyMapMax": "PLEXUS_POLICY_MAP_MAX",
-    "bpf.lbMapMax": "PLEXUS_LB_MAP_MAX",
-    "bpf.mapDynamicSizeRatio": "PLEXUS_MAP_DYNAMIC_SIZE_RATIO",
-    "conntrackGCInterval": "PLEXUS_CONNTRACK_GC_INTERVAL",
-    "conntrackGCMaxInterval": "PLEXUS_CONNTRACK_GC_MAX_INTERVAL",
-    **{key: f"PLEXUS_{name}" for name, key in HELM.items()},
-    "directRoutingSkipUnreachable": "PLEXUS_DIRECT_ROUTING_SKIP_UNREACHABLE",
-    "endpointRoutes.enabled": "PLEXUS_ENDPOINT_ROUTES",
-    "bpf.hostLegacyRouting": "PLEXUS_HOST_LEGACY_ROUTING",
-    "installNoConntrackIptablesRules": "PLEXUS_NO_CONNTRACK_RULES",
-    "serviceNoBackendResponse": "PLEXUS_SERVICE_NO_BACKEND_RESPONSE",
-    "tunnelPort": "PLEXUS_TUNNEL_PORT",
-    "underlayProtocol": "PLEXUS_UNDERLAY_PROTOCOL",
-    "extraConfig.plexus-masquerade-ports": "PLEXUS_MASQUERADE_PORTS",
-    "socketLB.terminatePodConnections": "PLEXUS_TERMINATE_POD_CONNECTIONS",
-    "extraConfig.lb-sock-terminate-all-protos": "PLEXUS_TERMINATE_ALL_PROTOCOLS",
-}
-
-_KEY_OF = {variable: key for key, variable in _PASSED_ON.items()} | {
-    "PLEXUS_ROUTING_MODE": "routingMode",
-    "PLEXUS_TUNNEL_PROTOCOL": "tunnelProtocol",
-    "PLEXUS_MASQ_EXCLUDE": f"{AGENT}nonMasqueradeCIDRs",
-}
 
 
 @dataclass(frozen=True)
@@ -292,42 +66,30 @@ class Settings:
             "PLEXUS_LOG_LEVEL": "debug" if self.get("debug.enabled") else "info",
             "PLEXUS_LOG_FORMAT": "json",
         }
+        decided = self._decided(plan)
+        for row in ROWS:
+            if service not in row.services:
+                continue
+            # The default of a size or time is not passed on: what a node is told of those, it counts as asked for.
+            value = self.values.get(row.key) if row.into else self.get(row.key) if row.key else None
+            if row.variable in decided:
+                found[row.variable] = decided[row.variable]
+            elif value is not None:
+                found[row.variable] = text(value)
+        return found
+
+    def _decided(self, plan: Plan) -> dict[str, str]:
+        """What follows from the plan or from other keys, by variable. "": nothing is given out of it."""
+        found = {"PLEXUS_MASQ_EXCLUDE": text(self.not_masqueraded) if self.get("ipMasqAgent.enabled") else ""}
         for family in FAMILIES:
-            found |= self._of_family(plan, family, service)
-        return found | (self._dataplane() if service == "dataplane" else {})
-
-    def _of_family(self, plan: Plan, family: Family, service: str) -> dict[str, str]:
-        """What a service is told of a family. An empty list: nothing is given out of it."""
-        suffix, is_on = _SUFFIX[family], family in self.families
-        enabled = {f"PLEXUS_IPV{family}_ENABLED": text(is_on)}
-        pools = self.pod_pools(plan, family)
-        services = {f"PLEXUS_SERVICE_CIDR{suffix}": str(plan.services(family)) if is_on else ""}
-        if service == "resources":
-            return services
-        if service == "ipam":
-            return enabled | {
-                f"PLEXUS_CLUSTER_POOL_CIDRS{suffix}": ",".join(pools) if is_on else "",
-                f"PLEXUS_CLUSTER_POOL_MASK{suffix}": text(self.get(MASKS[family])),
+            suffix, is_on, pools = _SUFFIX[family], family in self.families, self.pod_pools(plan, family)
+            native = self.get(f"ipv{family}NativeRoutingCIDR")
+            found |= {
+                f"PLEXUS_SERVICE_CIDR{suffix}": str(plan.services(family)) if is_on else "",
+                f"PLEXUS_CLUSTER_POOL_CIDRS{suffix}": text(pools) if is_on else "",
+                f"PLEXUS_NATIVE_ROUTING_CIDR{suffix}": pools[0] if native is None else text(native),
             }
-        if service == "dataplane":
-            return (
-                enabled
-                | services
-                | {
-                    f"PLEXUS_MASQUERADE{suffix}": text(self.get(f"enableIPv{family}Masquerade")),
-                    f"PLEXUS_NATIVE_ROUTING_CIDR{suffix}": text(self.get(f"ipv{family}NativeRoutingCIDR") or pools[0]),
-                }
-            )
-        return {}
-
-    def _dataplane(self) -> dict[str, str]:
-        asked = {variable: text(self.values[key]) for key, variable in _PASSED_ON.items() if key in self.values}
-        return asked | {
-            "PLEXUS_ROUTING_MODE": text(self.get("routingMode")),
-            "PLEXUS_TUNNEL_PROTOCOL": text(self.get("tunnelProtocol")),
-            "PLEXUS_AUTO_DIRECT_NODE_ROUTES": text(self.get("autoDirectNodeRoutes")),
-            "PLEXUS_MASQ_EXCLUDE": text(self.not_masqueraded) if self.get("ipMasqAgent.enabled") else "",
-        }
+        return found
 
     @property
     def not_masqueraded(self) -> list[str]:
@@ -336,13 +98,6 @@ class Settings:
         found = list(listed if isinstance(listed, list) else NEVER_OUTSIDE)
         found += [cidr for key, cidr in LINK_LOCAL.items() if not self.get(AGENT + key) and cidr not in found]
         return [cidr for cidr in found if (6 if ":" in cidr else 4) in self.families]
-
-
-def text(value: Value | None) -> str:
-    """A value as an environment variable has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def settings(values: Mapping[str, Any]) -> Settings:
@@ -387,17 +142,17 @@ def check_node(wanted: Settings, plan: Plan) -> None:
 
 def in_helms_words(said: str) -> str:
     """A node's complaint with keys for variables."""
-    for variable, key in sorted(_KEY_OF.items(), reverse=True):  # PLEXUS_MTU_X before PLEXUS_MTU
-        said = said.replace(variable, key)
+    for variable, row in sorted(VARIABLES.items(), reverse=True):  # PLEXUS_MTU_X before PLEXUS_MTU
+        said = said.replace(variable, row.name)
     return said
 
 
 def check_sizes(wanted: Settings, memory_bytes: int) -> None:
     """Raises LabError when the maps' sizes do not go together on a node with so much memory."""
-    asked = {name: found for name, key in HELM.items() if isinstance(found := wanted.get(key), int)}
-    ratio = wanted.get("bpf.mapDynamicSizeRatio")
+    asked = {name: found for name, key in HELM.items() if isinstance(found := wanted.values.get(key), int)}
+    ratio = float(str(wanted.get("bpf.mapDynamicSizeRatio")))
     try:
-        sizes.map_sizes(memory_bytes, ratio=sizes.RATIO if ratio is None else float(text(ratio)), asked=asked)
+        sizes.map_sizes(memory_bytes, ratio=ratio, asked=asked)
     except sizes.SizeError as error:
         raise LabError(f"{HELM['NAT_MAX']}: {error}") from None
 

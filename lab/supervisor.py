@@ -18,12 +18,12 @@ from typing import Any
 
 from bus.interface import BusError
 from bus.messages.dataplane import Health, HealthQuestion
-from bus.subjects import HEALTH
+from bus.services import CONTROL_SERVICES, HEALTH
 from bus.telemetry import configure_logs, logger
 from lab import cluster, dialogue, names, processes, state
 from lab.errors import LabError
 from lab.plan import BUS_PORT
-from lab.programs import BUS, CONTROL_SERVICES, ROOT, Program, programs
+from lab.programs import BUS, ROOT, Program, programs
 from lab.state import ProcessId, Record
 
 log = logger("lab.supervisor")

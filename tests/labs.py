@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 from bus.client import connect
 from bus.interface import BusError
 from bus.messages.dataplane import Check, Dump, HealthQuestion
-from bus.subjects import DUMP, HEALTH
+from bus.services import HEALTH
+from bus.subjects import DUMP
 from cli.__main__ import app
 from lab import cleanup, execute, names, state
 from lab.capture import Capture
@@ -225,7 +226,7 @@ class Lab:
                     lab.bus_url, name="lab-testing", user=lab.bus_user, password=lab.bus_password, tls=lab.bus_tls()
                 ) as bus,
             ):
-                answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)  # type: ignore[arg-type]
+                answer = await bus.ask(DUMP, node, message=Dump(table=table), timeout=5.0)
                 if answer.problem:
                     raise Unexpected(f"{node} does not show {table}: {answer.problem}")
                 return answer.rows

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bus import subjects
 from bus.messages import Message
+from bus.services import HEALTH
 from bus.subjects import Event, Request, State, Subject
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +127,7 @@ def document() -> str:
     lines += ["\n## Events\n", "| subject | message |", "| --- | --- |"]
     lines += [f"| `{pattern(each)}` | {link(each.message.__name__)} |" for each in events]
     lines += ["\n## Questions\n", "| subject | question | answer |", "| --- | --- | --- |"]
-    for each in [*requests, *subjects.HEALTH.values()]:
+    for each in [*requests, *HEALTH.values()]:
         lines.append(f"| `{pattern(each)}` | {link(each.message.__name__)} | {link(each.answer.__name__)} |")
     lines += ["\n## Messages\n", *described(each for each in known.values() if not each.is_part)]
     lines += ["## Parts\n", "A part travels inside a message, never alone.\n"]

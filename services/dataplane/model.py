@@ -6,12 +6,13 @@ the tables of all parts up to date: a burst of changes on one identity is one ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from bus import subjects
 from bus.messages import Message
 from bus.subjects import State
-from services.dataplane.part import Facts, Held, LocalPod, Parts, in_order
+from services.dataplane.part import Facts, Held, LocalPod, Parts, Shows, in_order
+from services.dataplane.parts.connections import Connections
+from services.dataplane.parts.counters import Counters
 from services.dataplane.parts.endpoints import Endpoints, EndpointState
 from services.dataplane.parts.ipcache import ONE_FAMILY_ANYWHERE, Ipcache, Routing
 from services.dataplane.parts.masquerade import Masquerade
@@ -49,6 +50,8 @@ class NodeModel:
             self.named,
             self.services,
             self.endpoints,
+            Connections(),
+            Counters(),
         )
         self._identity = facts.identity
         self.tables = in_order(self._parts.tables)
@@ -59,6 +62,11 @@ class NodeModel:
         """Families of subjects, as its parts say."""
         return self._parts.hears
 
+    @property
+    def shown(self) -> Mapping[str, Shows]:
+        """What `plexus bpf` shows, by name."""
+        return self._parts.shown
+
     def adopt(self, held: Held) -> None:
         """Before anything is heard: what a process before this one left in the maps."""
         self._parts.adopt(held)
@@ -66,18 +74,12 @@ class NodeModel:
     # What the bus says
 
     def put(self, subject: str, message: Message) -> None:
-        """`subject` has this value now.
-
-        Raises: ValueError: it is of another thing, or an address, network, port or identity in it is none; nothing is
-            changed.
-        """
-        self._parts.put(subjects.check_subject(subject, message), message)
+        """See `Parts.put`."""
+        self._parts.put(subject, message)
 
     def delete(self, subject: str) -> None:
-        """`subject` is gone, whatever it was: a key that makes no sense never had a value here."""
-        family = subjects.state_of(subject)
-        if family is not None:
-            self._parts.delete(family, family.parse(subject))
+        """See `Parts.delete`."""
+        self._parts.delete(subject)
 
     def synced(self) -> None:
         """All that there is has been heard once: from here on "no policy" may mean "open"."""

@@ -1,8 +1,8 @@
 """How a capability of the dataplane plugs in.
 
 A part is pure: it says what it hears, and what is heard of that is put into it or deleted; it owns tables, and `settle`
-brings them up to date with all that it knows. `Parts` are those of a node together. They know nothing of each other:
-what one knows and others need is a fact (`Facts`).
+brings them up to date with all that it knows; it shows what maps hold, in words. `Parts` are those of a node together.
+They know nothing of each other: what one knows and others need is a fact (`Facts`).
 
 In which order tables are written is computed from what each says that it is written after. A mistake in that (a table
 that is unknown, there twice, or after itself by way of others) is an error at the start, not a map that stays empty.
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from bus.messages import Message
 from bus.messages.resources import ContainerPort
-from bus.subjects import State
+from bus.subjects import State, check_subject, state_of
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.table import Table
 
@@ -28,6 +28,32 @@ V = TypeVar("V")
 
 Held = Callable[[str], Mapping[bytes, bytes]]
 """What the kernel holds in a map, by the map's name."""
+
+Row = dict[str, Any]
+"""An entry in words, as `plexus bpf` shows it; keys stay as they are once they are there."""
+
+
+class Entries(Protocol):
+    """One map, as it is now."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+    def items(self) -> Iterable[tuple[bytes, bytes]]: ...
+
+
+class Maps(Protocol):
+    """What the kernel holds, by the map's name: as kernel/maps.py has it."""
+
+    def __getitem__(self, name: str, /) -> Entries: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shows:
+    """What `plexus bpf NAME list` shows. `rows` gets the maps and the tick that it is now (`Connection.expires`)."""
+
+    name: str
+    text: str  # what it is, for the help
+    rows: Callable[[Maps, int], Iterator[Row]]
 
 
 class Misfit(Exception):
@@ -138,6 +164,7 @@ class Part:
 
     hears: tuple[Hears[Any], ...] = ()
     tables: tuple[Table, ...] = ()
+    shows: tuple[Shows, ...] = ()
 
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
@@ -177,6 +204,10 @@ class Parts:
         self._parts = {type(each): each for each in parts}
         if len(self._parts) != len(parts):
             raise Misfit("a part is there twice")
+        self.shown = {each.name: each for part in parts for each in part.shows}
+        """By name."""
+        if len(self.shown) != sum(len(part.shows) for part in parts):
+            raise Misfit("two parts show something by one name")
         self._hearing: dict[State[Any], list[Hears[Any]]] = {}
         for part in parts:
             for each in part.hears:
@@ -198,17 +229,23 @@ class Parts:
     def problems(self) -> dict[str, str]:
         return {what: why for part in self._parts.values() for what, why in part.problems.items()}
 
-    def put(self, family: State[Any], message: Message) -> None:
-        """Raises: ValueError: it makes no sense to one of those who hear it; none has taken it."""
-        hearing = self._hearing.get(family, ())
+    def put(self, subject: str, message: Message) -> None:
+        """`subject` has this value now.
+
+        Raises: ValueError: it is of another thing, or makes no sense to one of those who hear it (an address, a
+            network, a port or an identity in it is none); none has taken it.
+        """
+        hearing = self._hearing.get(check_subject(subject, message), ())
         for each in hearing:
             each.check(message)
         for each in hearing:
             each.put(message)
 
-    def delete(self, family: State[Any], tokens: Iterable[str]) -> None:
-        for each in self._hearing.get(family, ()):
-            each.delete(*tokens)
+    def delete(self, subject: str) -> None:
+        """`subject` is gone, whatever it was: a key that makes no sense never had a value here."""
+        family = state_of(subject)
+        for each in self._hearing.get(family, ()) if family else ():
+            each.delete(*each.family.parse(subject))
 
     def adopt(self, held: Held) -> None:
         for part in self._parts.values():
@@ -233,6 +270,8 @@ def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
     for table in left:
         if table.name not in MAPS:
             raise Misfit(f"there is no map {table.name}: layouts.MAPS says how maps look")
+        if MAPS[table.name].key is None:
+            raise Misfit(f"nobody says what keys of the map {table.name} are called: layouts.MAPS takes their type")
         if names.count(table.name) > 1:
             raise Misfit(f"the table {table.name} is there twice")
         unknown = [name for name in table.after if name not in names]

@@ -1,52 +1,39 @@
-"""What can be set, from the environment."""
+"""What can be set: the rows of settings/rows.py that "resources" reads."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
-from bus.addresses import FAMILIES, Network, family, parse_network
+from bus.addresses import Network
 from bus.messages.resources import Family
 from bus.service import BadSettings
+from settings.read import default, read
 
-SERVICE_CIDR = "10.96.0.0/16"  # ClusterIPs: room for 65 534 Services
-SERVICE_NETWORK = IPv4Network(SERVICE_CIDR)
-
-VARIABLES: Mapping[Family, tuple[str, str, str]] = {
-    "IPv4": ("PLEXUS_SERVICE_CIDR", SERVICE_CIDR, SERVICE_CIDR),
-    "IPv6": ("PLEXUS_SERVICE_CIDR6", "", "fd00:96::/112"),
-}
-"""Family -> its variable, the value when it is not set, and an example. Empty: Services have no such addresses."""
+VARIABLES: Mapping[Family, str] = {"IPv4": "PLEXUS_SERVICE_CIDR", "IPv6": "PLEXUS_SERVICE_CIDR6"}
 
 
-def _networks() -> dict[Family, Network]:
-    return {"IPv4": SERVICE_NETWORK}
+def _networks(given: Mapping[str, str]) -> dict[Family, Network]:
+    """Empty: Services have no such addresses."""
+    found = {
+        family: given.get(variable.removeprefix("PLEXUS_").lower(), default(variable, "resources"))
+        for family, variable in VARIABLES.items()
+    }
+    return {family: ip_network(text) for family, text in found.items() if text}
 
 
 @dataclass(frozen=True)
 class Settings:
     """`service_networks` is never empty; the first is the family of a Service that names none."""
 
-    service_networks: Mapping[Family, Network] = field(default_factory=_networks)
+    service_networks: Mapping[Family, Network] = field(default_factory=lambda: _networks({}))
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-    """PLEXUS_SERVICE_CIDR, PLEXUS_SERVICE_CIDR6: where ClusterIPs come from. Raises BadSettings."""
-    networks: dict[Family, Network] = {}
-    for wanted in FAMILIES:
-        variable, default, example = VARIABLES[wanted]
-        text = environment.get(variable, default)
-        if text:
-            networks[wanted] = _network(variable, text, wanted, example)
+    """Where ClusterIPs come from. Raises BadSettings."""
+    networks = _networks(read(environment, "resources"))
     if not networks:
         raise BadSettings("PLEXUS_SERVICE_CIDR and PLEXUS_SERVICE_CIDR6 are both empty; Services need one of them")
     return Settings(networks)
-
-
-def _network(variable: str, text: str, wanted: Family, example: str) -> Network:
-    network = parse_network(text)
-    if network is None or family(network) != wanted:
-        raise BadSettings(f'{variable}: "{text}" is not an {wanted} CIDR such as {example}')
-    return network

@@ -15,9 +15,9 @@ import pytest
 
 from bus.service import Service, Settings
 from bus.testing import Hub
-from services.dataplane.keep.audit import Audit, in_words, mark_of
+from services.dataplane.keep.audit import Audit, mark_of
 from services.dataplane.kernel.maps import Maps
-from services.dataplane.shapes.layouts import POLICY_STATIC_BITS
+from services.dataplane.shapes.layouts import POLICY_STATIC_BITS, in_words
 from services.dataplane.shapes.table import Table
 from tests.bpf.own_maps import TABLES, pin_all
 

@@ -485,7 +485,7 @@ class Twins:
         for raw, value in self.kernel.maps["choices"].items():
             client, service, client_port, service_port, protocol = layouts.ChoiceKey.layout.unpack(raw)
             ends = [
-                End(layouts.text(address), int.from_bytes(port, "big"))
+                End(layouts.unpack_address(address), int.from_bytes(port, "big"))
                 for address, port in ((client, client_port), (service, service_port))
             ]
             kept = layouts.Choice.unpack(value)

@@ -25,6 +25,7 @@ from services.dataplane.fallback.handover import Fallback
 from services.dataplane.kernel.links import LinkError, Links
 from services.dataplane.load.migrate import Migration
 from services.dataplane.node import Node
+from services.dataplane.parts.counters import counted
 from services.dataplane.pods import cni
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.verbs import NodePods
@@ -170,4 +171,4 @@ def test_a_pod_reaches_its_node_and_the_node_the_pod_in_every_family(
 
 def dropped(node: Node) -> dict[tuple[int, int], tuple[int, int]]:
     """What was counted, for the words of a failure: (reason, direction) -> (packets, bytes)."""
-    return node.maps.counters()
+    return counted(node.maps["counters"])

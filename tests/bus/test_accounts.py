@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from bus import subjects
-from bus.accounts import OPERATOR, new_passwords, node_name, tenants, users
+from bus.accounts import OPERATOR, new_passwords, tenants, users
 from bus.client import NatsBus, connect
 from bus.interface import Refused, TurnedAway, Unanswered
 from bus.messages.dataplane import Dump, DumpRows, Endpoint
 from bus.messages.identity import Identity
 from bus.messages.resources import Applied, Apply, Namespace
 from bus.server import Server, ServerSettings, free_port, running
+from bus.services import BY_NAME
 from bus.subjects import DUMP
 from tests.bus.watcher import watching
 
+DATAPLANE = BY_NAME["dataplane"]
 NODES = ("node-1", "node.2")  # a name that has to be escaped
 
 
@@ -42,8 +44,8 @@ async def test_everyone_can_do_its_own_and_nothing_of_another(tmp_path: Path) ->
         as_user(server, OPERATOR) as operator,  # type: ignore[attr-defined]
         as_user(server, "resources") as resources,  # type: ignore[attr-defined]
         as_user(server, "identity") as identity,  # type: ignore[attr-defined]
-        as_user(server, node_name("node-1")) as node,  # type: ignore[attr-defined]
-        as_user(server, node_name("node.2")) as other,  # type: ignore[attr-defined]
+        as_user(server, DATAPLANE.user_on("node-1")) as node,  # type: ignore[attr-defined]
+        as_user(server, DATAPLANE.user_on("node.2")) as other,  # type: ignore[attr-defined]
         asyncio.timeout(40),
     ):
         await resources.ensure_streams()
@@ -124,7 +126,7 @@ async def test_a_node_outlives_answers_of_any_size_and_what_the_server_says_of_t
         asyncio.timeout(60),
         running(settings) as server,
         connect(server.url, name="o", user=OPERATOR, password=passwords[OPERATOR]) as operator,
-        connect(server.url, name="n", user=node_name("a"), password=passwords[node_name("a")]) as node,
+        connect(server.url, name="n", user=DATAPLANE.user_on("a"), password=passwords[DATAPLANE.user_on("a")]) as node,
     ):
         answering = asyncio.create_task(node.answer(DUMP, "a", handler=rows))
 

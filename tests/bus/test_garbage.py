@@ -13,6 +13,7 @@ from bus.codec import encode
 from bus.messages import Message
 from bus.messages.dataplane import AppliedRevision, Endpoint
 from bus.server import Server
+from bus.services import HEALTH
 from bus.subjects import OWNERS, STATES, Event, Request, State, delta_of, snapshot_of
 from bus.telemetry import counted
 from tests.bus.watcher import buses, watching
@@ -59,7 +60,7 @@ async def test_a_truncated_state_on_every_family_is_dropped_and_its_old_value_st
 
 async def test_a_truncated_question_on_every_subject_is_refused_with_a_reason(server: Server) -> None:
     requests = {value.head: value for value in vars(subjects).values() if isinstance(value, Request)}
-    requests |= {value.head: value for value in subjects.HEALTH.values()}
+    requests |= {value.head: value for value in HEALTH.values()}
     async with buses(server, "service", "asker") as (service, asker), asyncio.TaskGroup() as tasks:
 
         async def handler(_: Message) -> Message:

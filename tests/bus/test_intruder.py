@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bus import subjects
-from bus.accounts import OPERATOR, new_passwords, node, node_name, tenants, users
+from bus.accounts import OPERATOR, new_passwords, node_user, tenants, users
 from bus.client import NatsBus, connect
 from bus.codec import encode
 from bus.link import Link, open_link
@@ -28,6 +28,7 @@ from bus.messages.identity import AddressIdentity
 from bus.messages.resources import Applied, Apply, Document
 from bus.natspy import Msg
 from bus.server import Server, ServerSettings, User, free_port, running
+from bus.services import BY_NAME
 from bus.subjects import (
     LEASES,
     OWNERS,
@@ -46,6 +47,7 @@ from bus.wire import Delta, Entry, pack
 from tests.bus.watcher import buses, watching
 
 NODES = ("a", "b")
+DATAPLANE = BY_NAME["dataplane"]
 VICTIM = subjects.ADDRESS.of("10.0.0.9")
 OWN = "state.dataplane.endpoint.a.default.p"
 RIGHT = AddressIdentity(address="10.0.0.9", identity=300, node="b", node_address="192.0.2.2")
@@ -194,8 +196,10 @@ async def test_nothing_that_a_node_sends_comes_to_anyone_but_as_its_own_word(tmp
             bus(OPERATOR) as operator,
             bus("resources") as resources,
             bus("identity") as identity,
-            bus(node_name("b")) as other,
-            open_link(server.url, name="x", user=node_name("a"), password=passwords[node_name("a")]) as intruder,
+            bus(DATAPLANE.user_on("b")) as other,
+            open_link(
+                server.url, name="x", user=DATAPLANE.user_on("a"), password=passwords[DATAPLANE.user_on("a")]
+            ) as intruder,
         ):
             await resources.ensure_streams()
             addresses = await identity.own("identity")
@@ -232,7 +236,12 @@ async def test_nothing_that_a_node_sends_comes_to_anyone_but_as_its_own_word(tmp
 
 def is_foreign(message: Msg) -> bool:
     """It bears the intruder's words, or an answer of the server to it, where these have no place."""
-    own = [*node("a", "").asks, *(call.replace("$1", "*") for call in READING.values()), "_R_.>", "$JS.EVENT.>"]
+    own = [
+        *node_user(DATAPLANE, "a", "").asks,
+        *(call.replace("$1", "*") for call in READING.values()),
+        "_R_.>",
+        "$JS.EVENT.>",
+    ]
     if any(matches(pattern, message.subject) for pattern in own):
         return False  # what it may say anyway; the way back into its own account; what the server tells of requests
     if message.subject.startswith("_INBOX.") and message.subject not in TARGETS:

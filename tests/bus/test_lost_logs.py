@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bus.link import ApiError
-from bus.revision import ROOTS
 from bus.server import Server
+from bus.services import ROOTS
 from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, stream_of
 from tests.bus.lost import MODELS, World, cluster, pod, policy, service
 from tests.unit.dataplane.test_node import until

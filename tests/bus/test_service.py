@@ -13,11 +13,11 @@ from pathlib import Path
 
 import aiohttp
 
-from bus import subjects
 from bus.client import connect
 from bus.interface import Unanswered
 from bus.messages.dataplane import Check, Health, HealthQuestion, ReachedRevision
 from bus.server import Server, ServerSettings, free_port, running
+from bus.services import HEALTH
 
 
 @asynccontextmanager
@@ -38,7 +38,7 @@ async def health(server: Server) -> Health:
     async with connect(server.url, name="asker") as bus, asyncio.timeout(10):
         while True:
             try:
-                answer = await bus.ask(subjects.HEALTH["identity"], "control", message=HealthQuestion())
+                answer = await bus.ask(HEALTH["identity"], "control", message=HealthQuestion())
             except Unanswered:
                 await asyncio.sleep(0.05)
             else:

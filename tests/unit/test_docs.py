@@ -13,7 +13,9 @@ import pytest
 import typer
 
 from cli.__main__ import app
-from lab.settings import KEYS, text
+from settings.row import text
+from settings.rows import ROWS
+from tools import settings_doc
 from tools.events_doc import document
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,5 +147,11 @@ def test_the_generator_prints_what_it_returns() -> None:
 def test_every_setting_is_in_its_document_with_its_default() -> None:
     rows = [line.split("|") for line in (ROOT / "docs/settings.md").read_text().splitlines() if line.startswith("| `")]
     written = {key: row[2].strip() for row in rows for key in _SPAN.findall(row[1])}
-    there = {key: "-" if known.default is None else f"`{text(known.default)}`" for key, known in KEYS.items()}
+    there = {each.name: "-" if each.default is None else f"`{text(each.default)}`" for each in ROWS}
     assert written == there
+
+
+def test_the_documents_of_settings_are_current() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_doc.document(), "run `make docs`"
+    sizes = (ROOT / "docs" / "map-sizes.md").read_text()
+    assert sizes == settings_doc.map_sizes(sizes), "run `make docs`"

@@ -122,10 +122,6 @@ class RuleMaps(Maps):
     def events_lost(self) -> int:
         return 0
 
-    def counters(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """As of the last look at the rules; the direction is not told apart."""
-        return {(REASONS[name], 0): each for name, each in self._counted.items() if each[0]}
-
     async def write(self, tables: tuple[Table, ...]) -> int:
         """As `Maps.write`. What makes no rules, or nft refuses, stays owed, and shows: what was in force still is.
 
@@ -168,7 +164,7 @@ class RuleMaps(Maps):
         async with self._applying:
             is_there = not self._in_force or await nft.has_chain(self._in_force, rules.TABLE)
             if is_there:
-                self._counted |= await nft.counters(rules.TABLE, rules.COUNTERS)
+                await self._count()
             else:
                 self._in_force = ""
             await self._apply()
@@ -181,7 +177,7 @@ class RuleMaps(Maps):
         is_new = mark != self._in_force
         script = ""
         if is_new:
-            self._counted |= await nft.counters(rules.TABLE, rules.COUNTERS)
+            await self._count()
             script = await self._rendered(tables, place, mark)
         problem = ""
         was_there = self._file.exists()
@@ -205,6 +201,13 @@ class RuleMaps(Maps):
         if held:
             self.is_whole.set()
         return is_new
+
+    async def _count(self) -> None:
+        """What the rules have counted, also in the map that programs count in; its direction is not told apart."""
+        self._counted |= await nft.counters(rules.TABLE, rules.COUNTERS)
+        for name, each in self._counted.items():
+            index = 2 * REASONS[name]
+            self._maps["counters"].set(index.to_bytes(4, "little"), layouts.Counter.layout.pack(*each))
 
     async def _rendered(self, tables: rules.Tables, place: Place, mark: str) -> str:
         """Raises: Senseless."""

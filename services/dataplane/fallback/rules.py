@@ -41,8 +41,9 @@ from services.dataplane.shapes.layouts import (
     IpcacheKey,
     ServiceEntry,
     ServiceKey,
-    text,
+    unpack_address,
 )
+from services.dataplane.shapes.protocols import ICMP, WITH_TYPES
 
 TABLE = "plexus_fallback"
 TABLES = ("masq_exclude", "ipcache", "named_ports", "policy", "backends", "living", "services", "endpoints")
@@ -149,7 +150,9 @@ class _Node:
 
     def __init__(self, tables: Tables, place: Place) -> None:
         self.place = place
-        self.pods = {text(key): EndpointEntry.unpack(value) for key, value in sorted(tables["endpoints"].items())}
+        self.pods = {
+            unpack_address(key): EndpointEntry.unpack(value) for key, value in sorted(tables["endpoints"].items())
+        }
         entries = [(IpcacheKey.unpack(k), IpcacheEntry.unpack(v)) for k, v in sorted(tables["ipcache"].items())]
         self.ipcache: dict[Network, IpcacheEntry] = {ip_network(f"{k.address}/{k.bits}"): v for k, v in entries}
         self.judge = Judge(tables["policy"], tables.get("named_ports", ()))
@@ -370,9 +373,9 @@ def _port_rules(protocol: int, ranges: Ranges) -> list[str]:
         return []
     if ranges == ((0, PORT_MAX),):
         return [f"meta l4proto {protocol} return"]
-    if protocol in (1, 58):  # a port is the type + 1, and 0 no type at all
+    if protocol in WITH_TYPES:  # a port is the type + 1, and 0 no type at all
         types = [(max(first - 1, 0), min(last - 1, 255)) for first, last in ranges if last >= 1 and first <= 256]
-        return [f"{'icmp' if protocol == 1 else 'icmpv6'} type {{ {_listed(types)} }} return"] if types else []
+        return [f"{'icmp' if protocol == ICMP else 'icmpv6'} type {{ {_listed(types)} }} return"] if types else []
     return [f"meta l4proto {protocol} ct reply proto-src {{ {_listed(ranges)} }} return"]
 
 

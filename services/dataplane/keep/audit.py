@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -26,7 +26,7 @@ from services.dataplane.keep.asked import PER_BUSY
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.hooks import TOLD_SECONDS
 from services.dataplane.kernel.maps import Maps
-from services.dataplane.shapes import layouts
+from services.dataplane.shapes.layouts import in_words
 from services.dataplane.shapes.table import Table
 
 log = logger(__name__)
@@ -36,8 +36,6 @@ IDLE_PER_BUSY = 50.0  # and so much longer than a look took: of a CPU they take 
 CHECK = "drift"
 EPOCH = "node_state"  # the map of the number that connections are judged by (Maps.raise_epoch)
 NAMED = 3  # keys that a difference is named by
-
-PROTOCOLS = {0: "any", 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ class Audit:
         async with self._writing:
             is_other = self._maps.mend_epoch()
         if is_other:
-            self._found(EPOCH, {bytes(4)})
+            self._found(EPOCH, 1, ("the epoch",))
         else:
             self._is_right(EPOCH)
         return int(is_other)
@@ -167,7 +165,7 @@ class Audit:
                 wrong = table.wrong_at(await self._maps.look_up(name, suspects))
                 table.owe(wrong)
         if wrong:
-            self._found(name, wrong)
+            self._found(name, len(wrong), tuple(in_words(name, key) for key in sorted(wrong)[:NAMED]))
         elif not table.is_dirty:
             self._is_right(name)
             if table.version == version and await self._mark(name) == before:
@@ -179,12 +177,12 @@ class Audit:
         if known is not None and time.monotonic() - known.seen >= TOLD_SECONDS:
             del self.differing[name]
 
-    def _found(self, name: str, wrong: set[bytes]) -> None:
+    def _found(self, name: str, entries: int, keys: tuple[str, ...]) -> None:
+        """`keys`: the first of them, in words."""
         known, at = self.differing.get(name), time.time()
-        keys = tuple(in_words(name, key) for key in sorted(wrong)[:NAMED])
-        self.differing[name] = Drift(name, len(wrong), keys, known.since if known else at, at, time.monotonic())
-        count("map_differences", len(wrong), map=name)
-        log.warning("a map did not hold what was written: putting it back", map=name, entries=len(wrong), keys=keys)
+        self.differing[name] = Drift(name, entries, keys, known.since if known else at, at, time.monotonic())
+        count("map_differences", entries, map=name)
+        log.warning("a map did not hold what was written: putting it back", map=name, entries=entries, keys=keys)
 
     async def _mark(self, name: str) -> bytes:
         return await to_the_end(asyncio.to_thread(mark_of, self._maps[name]))
@@ -201,44 +199,3 @@ def mark_of(found: Map) -> bytes:
         mark.update(memoryview(keys)[: number * found.info.key_bytes])
         mark.update(memoryview(values)[: number * found.value_bytes])
     return mark.digest()
-
-
-def in_words(table: str, key: bytes) -> str:
-    """What people know an entry by; its bytes where they make no sense."""
-    try:
-        return WORDS[table](key)
-    except Exception:  # noqa: BLE001  # somebody else's entry may be any bytes
-        return key.hex()
-
-
-def _policy(key: bytes) -> str:
-    k = layouts.PolicyMapKey.unpack(key)
-    port = f"port {k.port}" if k.l4_bits > 8 else "any port"
-    direction = layouts.DIRECTIONS[k.direction]
-    return f"[identity {k.policy}, {direction}, peer {k.identity}, {PROTOCOLS.get(k.protocol, k.protocol)}, {port}]"
-
-
-def _service(key: bytes) -> str:
-    k = layouts.ServiceKey.unpack(key)
-    return f"{k.address} port {k.port}/{PROTOCOLS.get(k.protocol, k.protocol)}"
-
-
-def _backend(key: bytes) -> str:
-    k = layouts.BackendKey.unpack(key)
-    return f"slot {k.slot} of service {k.service}"
-
-
-def _prefix(key: bytes) -> str:
-    k = layouts.IpcacheKey.unpack(key)
-    return f"{k.address}/{k.bits}"
-
-
-WORDS: dict[str, Callable[[bytes], str]] = {
-    "policy": _policy,
-    "ipcache": _prefix,
-    "masq_exclude": _prefix,
-    "services": _service,
-    "backends": _backend,
-    "endpoints": layouts.text,
-    EPOCH: lambda _: "the epoch",
-}

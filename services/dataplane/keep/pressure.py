@@ -19,20 +19,13 @@ from services.dataplane.batch import to_the_end
 from services.dataplane.keep.sweep import UNSWEPT, Sweeper
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.shapes.limits import MAP_TYPES, declared_maps
-from services.dataplane.shapes.sizes import HELM
+from services.dataplane.shapes.sizes import HELM, MAKES_LARGER
 from services.dataplane.shapes.table import Table
 
 log = logger(__name__)
 
 WATCH_SECONDS = 15.0
 HIGH = 0.9  # where the check begins to complain
-SETTINGS = {
-    "policy": "bpf.policyMapMax",
-    "services": "bpf.lbMapMax",
-    "backends": "bpf.lbMapMax",
-    "living": "bpf.lbMapMax",
-}
-"""What makes a map larger, where it is not the number's own setting."""
 
 
 class Pressure:
@@ -101,4 +94,4 @@ class Pressure:
 
 def setting_of(name: str) -> str:
     """What makes a map larger."""
-    return SETTINGS.get(name) or HELM[declared_maps()[name].size]
+    return MAKES_LARGER.get(name) or HELM[declared_maps()[name].size]

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from bus.telemetry import count, logger
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes.layouts import TICK_NS, substitute_port
+from services.dataplane.shapes.protocols import TCP, WITH_TYPES
 from services.dataplane.shapes.sizes import SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST
 
 log = logger(__name__)
@@ -38,7 +39,6 @@ CHUNK = 1024  # entries a bite
 IDLE_PER_BUSY = 3.0  # pauses are so much longer than bites: a sweep takes a quarter of one CPU
 GRACE_TICKS = 1  # a program that still held the entry when its time was up is done with it by then
 
-ICMP, TCP, ICMP6 = 1, 6, 58
 EXPIRES_BYTES = 4  # the first field of a connection
 
 
@@ -166,7 +166,7 @@ class Sweep:
         size = (len(key) - 8) // 2  # of an address; behind two of them ports, protocol, padding
         remote_port, node_port = key[2 * size : 2 * size + 2], key[2 * size + 2 : 2 * size + 4]
         pod_port, protocol = value[size : size + 2], key[2 * size + 4]
-        if protocol in (ICMP, ICMP6):
+        if protocol in WITH_TYPES:
             remote_port = answering_port(pod_port)
         found = self._connection(value[:size], pod_port, key[:size], remote_port, protocol)
         return found is None or found[-2:] not in (node_port, b"\0\0")  # 0: it is about to take one, maybe this

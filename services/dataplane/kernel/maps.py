@@ -138,17 +138,6 @@ class Maps:
         self.raise_epoch()
         return True
 
-    def counters(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """(reason, direction) -> (packets, bytes), over all CPUs, of what was ever counted."""
-        found: dict[tuple[int, int], tuple[int, int]] = {}
-        for key, raw in self._maps["counters"].items():
-            each = layouts.Counter.layout.iter_unpack(raw)
-            packets, octets = map(sum, zip(*each, strict=True))
-            if packets:
-                index = int.from_bytes(key, "little")
-                found[index // 2, index % 2] = (packets, octets)
-        return found
-
     def events_lost(self) -> int:
         """Events that the kernel did not pass on since the maps were made: over the rate, or no room."""
         kinds = (layouts.EVENT_DROP, layouts.EVENT_POLICY_VERDICT)

@@ -26,8 +26,8 @@ from services.dataplane.load.migrate import Migration
 from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 from services.dataplane.shapes.attach import Hook
-from services.dataplane.shapes.ports import LEAST, Ports
 from services.dataplane.shapes.programs import TC_PROGRAMS
+from settings.ports import LEAST, Ports
 
 log = logger(__name__)
 

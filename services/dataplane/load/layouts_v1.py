@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from services.dataplane.shapes.protocols import TCP
+
 MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 NONE = bytes(4)
-TCP = b"\x06"
 WAYS_UNKNOWN = bytes(2)  # they are found again with the next packet
 
 Entry = tuple[str, bytes, bytes]
@@ -47,7 +48,7 @@ def connection(key: bytes, value: bytes) -> Entry:
     """Where its packets go next is found anew; what was decided of it (allowed, masqueraded, translated) stays."""
     wide_key = wide(key[:4]) + wide(key[4:8]) + key[8:]
     head = value[:9] + WAYS_UNKNOWN + value[11:12]
-    return ("ct_tcp" if key[12:13] == TCP else "ct_any"), wide_key, head + bytes(16) + wide(value[20:24]) + value[24:]
+    return ("ct_tcp" if key[12] == TCP else "ct_any"), wide_key, head + bytes(16) + wide(value[20:24]) + value[24:]
 
 
 def nat(key: bytes, value: bytes) -> Entry:

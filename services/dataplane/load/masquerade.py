@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bus.telemetry import logger
-from services.dataplane.shapes.ports import LAST, LEAST, NODE_PORTS_END, Ports, ports_beside, ports_of
+from services.dataplane.shapes.ports import ports_beside
+from settings.ports import LAST, LEAST, NODE_PORTS_END, Ports, ports_of
 
 log = logger(__name__)
 

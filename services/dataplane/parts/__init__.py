@@ -6,4 +6,6 @@
 - `policy`      who may speak to whom
 - `services`    frontends and their backends
 - `endpoints`   which pods are here, and under which policy
+- `connections` which connections there are; programs write them
+- `counters`    what was let through and dropped, and why; programs count it
 """

@@ -6,12 +6,12 @@ no entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
 from bus.labels import RESERVED
-from services.dataplane.part import Facts, Part
-from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, EndpointEntry, pack_address
+from services.dataplane.part import Facts, Maps, Part, Row, Shows
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, EndpointEntry, EndpointKey
 from services.dataplane.shapes.table import Table
 
 EndpointState = Literal["waiting-for-identity", "waiting-for-policy", "ready"]
@@ -27,6 +27,7 @@ class Endpoints(Part):
         super().__init__()
         self.table = Table("endpoints", after=("masq_exclude", "policy", "services"))
         self.tables = (self.table,)
+        self.shows = (Shows("endpoints", "Local pods.", self._rows),)
         self.changed: set[str] = set()
         """Addresses of pods of which something may have changed with the last `settle`."""
         self._pods, self._identity, self._enforced = facts.pods, facts.identity, facts.enforced
@@ -54,6 +55,22 @@ class Endpoints(Part):
         self._restored.difference_update(addresses)
         self._stale.update(addresses)
 
+    def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        for key, value in maps["endpoints"].items():
+            address, v = EndpointKey.unpack(key).address, EndpointEntry.unpack(value)
+            pod = self._pods.get(address)
+            yield {
+                "address": address,
+                "pod": f"{pod.namespace}/{pod.name}" if pod else "",
+                "interface": pod.interface if pod else "",
+                "interface_index": v.interface,
+                "identity": v.identity,
+                "policy": v.policy,
+                "ingress": "enforced" if v.flags & FLAG_ENFORCE_INGRESS else "open",
+                "egress": "enforced" if v.flags & FLAG_ENFORCE_EGRESS else "open",
+                "mac": v.mac.hex(":"),
+            }
+
     def state_of(self, address: str) -> EndpointState:
         """How far the pod at `address` has come, as of the last `settle`."""
         if not self._identity.get(address):
@@ -71,7 +88,7 @@ class Endpoints(Part):
         self.settle_each(self._stale, "pod", self._settle_one)
 
     def _settle_one(self, address: str) -> None:
-        key = pack_address(address)
+        key = EndpointKey(address).pack()
         pod = self._pods.get(address)
         if pod is None:
             self.table.delete(key)

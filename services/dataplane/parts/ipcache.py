@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from bus import subjects
@@ -12,7 +12,7 @@ from bus.labels import RESERVED
 from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from services.dataplane.part import Hears, Part
+from services.dataplane.part import Hears, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import Network, block_of, plain, router_of
 from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, check_identity
 from services.dataplane.shapes.table import Table
@@ -60,6 +60,7 @@ class Ipcache(Part):
             Hears(subjects.ADDRESS, self._take_address, self._delete_address, check_address),
             Hears(subjects.BLOCK, self._put_block, self._delete_block, check_block),
         )
+        self.shows = (Shows("ipcache", "Addresses and their identities.", self._rows),)
         self.table = Table("ipcache")
         self.tables = (self.table,)
         self.routing = routing
@@ -89,6 +90,17 @@ class Ipcache(Part):
     def settle(self) -> None:
         if self._is_network_stale:
             self._is_network_stale = not self.tried("network", self._settle_network)
+
+    def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        for key, value in maps["ipcache"].items():
+            k, v = IpcacheKey.unpack(key), IpcacheEntry.unpack(value)
+            known = self.addresses.get(k.address) if k.is_host else None
+            yield {
+                "prefix": str(k),
+                "identity": v.identity,
+                "node_address": v.node,
+                "pod": known.pod if known else "",
+            }
 
     def _put_node(self, node: Node) -> None:
         self._nodes[node.name] = node

@@ -5,10 +5,12 @@ The ports that they get are in shapes/ports.py, the rewriting in bpf/include/nat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from services.dataplane.part import Part
-from services.dataplane.shapes.layouts import Prefix
+from bus.addresses import with_port
+from services.dataplane.part import Maps, Part, Row, Shows
+from services.dataplane.shapes.layouts import NatEntry, NatKey, Prefix
+from services.dataplane.shapes.protocols import name_of
 from services.dataplane.shapes.table import Table
 
 EXCLUDED = b"\x01"
@@ -27,5 +29,17 @@ class Masquerade(Part):
         super().__init__()
         self.table = Table("masq_exclude")
         self.tables = (self.table,)
+        self.shows = (Shows("nat", "Translations of addresses.", _rows),)
         for cidr in not_masqueraded:
             self.table.put(Prefix.of(cidr).pack(), EXCLUDED)
+
+
+def _rows(maps: Maps, now: int) -> Iterator[Row]:
+    for key, value in maps["nat"].items():
+        k, v = NatKey.unpack(key), NatEntry.unpack(value)
+        yield {
+            "protocol": name_of(k.protocol),
+            "pod": with_port(v.pod, v.pod_port),
+            "node_address": with_port(k.node, k.node_port),
+            "remote": with_port(k.remote, k.remote_port),
+        }

@@ -7,19 +7,20 @@ map holds after a restart is kept, so nothing is rewritten and nothing points at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bus import subjects
+from bus.addresses import with_port
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from services.dataplane.part import Hears, Held, Part
+from services.dataplane.part import Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.protocols import NUMBERS, WITH_PORTS, name_of
 from services.dataplane.shapes.table import Table
 
 LIVES = b"\x01"
 NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 ServiceName = tuple[str, str]  # namespace, name
 
@@ -41,6 +42,7 @@ class Services(Part):
     def __init__(self) -> None:
         super().__init__()
         self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)
+        self.shows = (Shows("lb", "Service frontends and backends.", self._rows),)
         self.services = Table("services", after=("backends", "living"))
         self.backends = Table("backends")
         self.living = Table("living")
@@ -67,6 +69,19 @@ class Services(Part):
         }
         self._next = max((number for number in times if number < NUMBERS_FOUND_MAX), default=0) + 1
 
+    def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        for key, value in maps["services"].items():
+            k, v = ServiceKey.unpack(key), ServiceEntry.unpack(value)
+            slots = (maps["backends"].get(BackendKey(v.number, slot).pack()) for slot in range(v.backends))
+            backends = [BackendEntry.unpack(raw) for raw in slots if raw is not None]
+            yield {
+                "frontend": with_port(k.address, k.port),
+                "protocol": name_of(k.protocol),
+                "service": self.name_of(k.address, k.port, k.protocol),
+                "number": v.number,
+                "backends": [with_port(each.address, each.port) for each in backends],
+            }
+
     def name_of(self, address: str, port: int, protocol: int) -> str:
         """ "default/web", "" when no service has this address."""
         known = self._frontends.get(ServiceKey(address, port, protocol))
@@ -90,9 +105,9 @@ class Services(Part):
         """These are the service's frontends now."""
         name = (service.namespace, service.name)
         wanted = {
-            ServiceKey(plain(each.address), each.port, PROTOCOLS[each.protocol]): each
+            ServiceKey(plain(each.address), each.port, NUMBERS[each.protocol]): each
             for each in service.frontends
-            if each.protocol in PROTOCOLS
+            if NUMBERS.get(each.protocol) in WITH_PORTS
         }
         for key in self._of_service.get(name, set()) - wanted.keys():
             self._remove(key, name)

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import msgspec
 
+from bus.labels import RESERVED
 from bus.messages.dataplane import Endpoint as Said
 from bus.telemetry import count, logger
 from services.dataplane.kernel.links import LinkError, link_mac
@@ -28,13 +29,13 @@ from services.dataplane.pods.addresses import AddressTaken, Attachment
 from services.dataplane.pods.endpoints import Endpoint, record_key
 from services.dataplane.pods.host import Host
 from services.dataplane.shapes.ip import PodIp
-from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, text
+from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, unpack_address
 
 log = logger(__name__)
 
 BLOCKS_KEY = "blocks"  # in the journal: CIDRs of this node's blocks
 WORD_KEY = "word"  # in the journal: the number of the word by which the node vouched last (bus/messages/log.py)
-IDENTITY_HOST = 1
+IDENTITY_HOST = RESERVED["host"]
 LINK = "@"  # a container id that begins so is none (cni.py refuses it): a link stands for its sandbox
 SHOWN = 5  # pods that the check "records" names
 CHECK = "records"
@@ -196,7 +197,7 @@ class Restart:
         entries: dict[int, dict[str, EndpointEntry]] = {}
         for key, value in node.maps.dump("endpoints").items():
             entry = EndpointEntry.unpack(value)
-            entries.setdefault(entry.interface, {})[text(key)] = entry
+            entries.setdefault(entry.interface, {})[unpack_address(key)] = entry
         routes: dict[int, set[str]] = {}
         for address, index in (await node.links.list_pod_routes()).items():
             routes.setdefault(index, set()).add(address)

@@ -1,16 +1,19 @@
 """The shapes of map keys, values and events in Python: the other half of bpf/include/types.h.
 
-Each type says how it looks as bytes. loader.py compares every size with the maps that the C made, and refuses to run
-when one differs; tests/bpf compares every offset. Addresses are text outside and network byte order inside; ports are
-plain numbers outside.
+Each type says how it looks as bytes; a key is, as text, what people know the entry by. loader.py compares every size
+with the maps that the C made, and refuses to run when one differs; tests/bpf compares every offset. Addresses are text
+outside and network byte order inside; ports are plain numbers outside.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from bus.addresses import with_port
+from services.dataplane.shapes.protocols import name_of
 
 FLAG_ENFORCE_INGRESS = 1
 FLAG_ENFORCE_EGRESS = 2
@@ -46,7 +49,7 @@ def pack_address(address: str) -> bytes:
     return _MAPPED + socket.inet_pton(socket.AF_INET, address)
 
 
-def text(address: bytes) -> str:
+def unpack_address(address: bytes) -> str:
     """The inverse of `pack_address`."""
     if address.startswith(_MAPPED):
         return socket.inet_ntop(socket.AF_INET, address[12:])
@@ -65,8 +68,26 @@ def check_identity(number: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointKey:
+    address: str
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s")
+
+    def __str__(self) -> str:
+        return self.address
+
+    def pack(self) -> bytes:
+        return self.layout.pack(pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> EndpointKey:
+        (address,) = cls.layout.unpack(raw)
+        return cls(unpack_address(address))
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointEntry:
-    """Value of `endpoints`, whose key is the pod's address."""
+    """Value of `endpoints`."""
 
     interface: int
     identity: int
@@ -94,6 +115,10 @@ class Prefix:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=I16s")
 
+    def __str__(self) -> str:
+        bits = self.bits if self.bits >= 0 else 128 - _mapped_bits(self.address)
+        return f"{self.address}/{bits}"
+
     def pack(self) -> bytes:
         bits = 128 if self.bits < 0 else self.bits + _mapped_bits(self.address)
         return self.layout.pack(bits, pack_address(self.address))
@@ -102,7 +127,7 @@ class Prefix:
     def unpack(cls, raw: bytes) -> Prefix:
         """A whole address has the bits of its family."""
         bits, address = cls.layout.unpack(raw)
-        found = text(address) or "::"
+        found = unpack_address(address) or "::"
         return cls(found, bits - _mapped_bits(found))
 
     @classmethod
@@ -137,7 +162,7 @@ class IpcacheEntry:
     @classmethod
     def unpack(cls, raw: bytes) -> IpcacheEntry:
         identity, flags, node = cls.layout.unpack(raw)
-        return cls(identity, text(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNTOLD))
+        return cls(identity, unpack_address(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNTOLD))
 
 
 POLICY_DENIES, POLICY_NAMED = 1, 2
@@ -154,6 +179,11 @@ class PolicyMapKey:
     l4_bits: int  # 0, 8, or 9 to 24
 
     layout: ClassVar[struct.Struct] = struct.Struct("=IIIBB2s")
+
+    def __str__(self) -> str:
+        port = f"port {self.port}" if self.l4_bits > 8 else "any port"
+        direction, protocol = DIRECTIONS[self.direction], name_of(self.protocol)
+        return f"[identity {self.policy}, {direction}, peer {self.identity}, {protocol}, {port}]"
 
     def pack(self) -> bytes:
         return self.layout.pack(
@@ -204,6 +234,9 @@ class NamedPortKey:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=II16s2sBx")
 
+    def __str__(self) -> str:
+        return f"[identity {self.policy}, {with_port(self.address, self.port)}/{name_of(self.protocol)}]"
+
     def pack(self) -> bytes:
         return self.layout.pack(
             self.policy, self.cookie, pack_address(self.address), self.port.to_bytes(2, "big"), self.protocol
@@ -212,7 +245,7 @@ class NamedPortKey:
     @classmethod
     def unpack(cls, raw: bytes) -> NamedPortKey:
         policy, cookie, address, port, protocol = cls.layout.unpack(raw)
-        return cls(policy, cookie, text(address), int.from_bytes(port, "big"), protocol)
+        return cls(policy, cookie, unpack_address(address), int.from_bytes(port, "big"), protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +270,7 @@ class ConnectionKey:
     @classmethod
     def unpack(cls, raw: bytes) -> ConnectionKey:
         low, high, low_port, high_port, protocol = cls.layout.unpack(raw)
-        return cls(text(low), text(high), socket.ntohs(low_port), socket.ntohs(high_port), protocol)
+        return cls(unpack_address(low), unpack_address(high), socket.ntohs(low_port), socket.ntohs(high_port), protocol)
 
 
 PRIVILEGED_PORTS = 1024
@@ -298,8 +331,8 @@ class Connection:
             flags,
             reply_way,
             origin_way,
-            text(hop),
-            text(service),
+            unpack_address(hop),
+            unpack_address(service),
             socket.ntohs(port),
             socket.ntohs(nat),
             substitute,
@@ -328,7 +361,9 @@ class NatKey:
     @classmethod
     def unpack(cls, raw: bytes) -> NatKey:
         remote, node, remote_port, node_port, protocol = cls.layout.unpack(raw)
-        return cls(text(remote), text(node), socket.ntohs(remote_port), socket.ntohs(node_port), protocol)
+        return cls(
+            unpack_address(remote), unpack_address(node), socket.ntohs(remote_port), socket.ntohs(node_port), protocol
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +379,7 @@ class NatEntry:
     @classmethod
     def unpack(cls, raw: bytes) -> NatEntry:
         pod, port = cls.layout.unpack(raw)
-        return cls(text(pod), socket.ntohs(port))
+        return cls(unpack_address(pod), socket.ntohs(port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,13 +390,16 @@ class ServiceKey:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=16s2sBx")
 
+    def __str__(self) -> str:
+        return f"{self.address} port {self.port}/{name_of(self.protocol)}"
+
     def pack(self) -> bytes:
         return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"), self.protocol)
 
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceKey:
         address, port, protocol = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"), protocol)
+        return cls(unpack_address(address), int.from_bytes(port, "big"), protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +451,7 @@ class Choice:
     @classmethod
     def unpack(cls, raw: bytes) -> Choice:
         address, port, substitute, epoch = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"), epoch, substitute)
+        return cls(unpack_address(address), int.from_bytes(port, "big"), epoch, substitute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,8 +464,16 @@ class LivingKey:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=I2s2x16s")
 
+    def __str__(self) -> str:
+        return f"backend {with_port(self.address, self.port)} of service {self.service}"
+
     def pack(self) -> bytes:
         return self.layout.pack(self.service, self.port.to_bytes(2, "big"), pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> LivingKey:
+        service, port, address = cls.layout.unpack(raw)
+        return cls(service, unpack_address(address), int.from_bytes(port, "big"))
 
 
 class SockReverseKey:
@@ -450,6 +496,9 @@ class BackendKey:
 
     layout: ClassVar[struct.Struct] = struct.Struct("=II")
 
+    def __str__(self) -> str:
+        return f"slot {self.slot} of service {self.service}"
+
     def pack(self) -> bytes:
         return self.layout.pack(self.service, self.slot)
 
@@ -471,7 +520,7 @@ class BackendEntry:
     @classmethod
     def unpack(cls, raw: bytes) -> BackendEntry:
         address, port = cls.layout.unpack(raw)
-        return cls(text(address), int.from_bytes(port, "big"))
+        return cls(unpack_address(address), int.from_bytes(port, "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,12 +577,20 @@ class Event:
             at,
             source_id,
             destination_id,
-            text(source),
-            text(destination),
+            unpack_address(source),
+            unpack_address(destination),
             int.from_bytes(source_port, "big"),
             int.from_bytes(destination_port, "big"),
             *rest,
         )
+
+
+class Key(Protocol):
+    """Of a map that Python writes: as text, what people know the entry by."""
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Key:
+        """Raises: struct.error: it is not of this length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,22 +599,32 @@ class MapShape:
 
     key_bytes: int
     value_bytes: int
+    key: type[Key] | None = field(default=None, compare=False)  # of those that Python writes
+
+
+def in_words(name: str, key: bytes) -> str:
+    """What people know an entry of a map by; its bytes where they make no sense."""
+    shape = MAPS[name]
+    try:
+        return str(shape.key.unpack(key)) if shape.key else key.hex()
+    except Exception:  # noqa: BLE001  # somebody else's entry may be any bytes
+        return key.hex()
 
 
 MAPS: dict[str, MapShape] = {
-    "endpoints": MapShape(ADDRESS_BYTES, EndpointEntry.layout.size),
-    "ipcache": MapShape(IpcacheKey.layout.size, IpcacheEntry.layout.size),
-    "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size),
-    "named_ports": MapShape(NamedPortKey.layout.size, 1),
+    "endpoints": MapShape(EndpointKey.layout.size, EndpointEntry.layout.size, EndpointKey),
+    "ipcache": MapShape(IpcacheKey.layout.size, IpcacheEntry.layout.size, IpcacheKey),
+    "policy": MapShape(PolicyMapKey.layout.size, PolicyMapEntry.layout.size, PolicyMapKey),
+    "named_ports": MapShape(NamedPortKey.layout.size, 1, NamedPortKey),
     "ct_tcp": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "ct_any": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
-    "masq_exclude": MapShape(Prefix.layout.size, 1),
+    "masq_exclude": MapShape(Prefix.layout.size, 1, Prefix),
     "fragments": MapShape(40, 8),
     "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
-    "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size),
-    "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size),
-    "living": MapShape(LivingKey.layout.size, 1),
+    "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size, ServiceKey),
+    "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size, BackendKey),
+    "living": MapShape(LivingKey.layout.size, 1, LivingKey),
     "sock_choices": MapShape(SockReverseKey.layout.size, Choice.layout.size),
     "sock_reverse": MapShape(SockReverseKey.layout.size, SockReverse.layout.size),
     "node_state": MapShape(4, 8),

@@ -31,12 +31,12 @@ class DeclaredMap:
 
 @cache
 def _numbers() -> dict[str, int]:
-    text = "".join((INCLUDE / name).read_text() for name in ("limits.h", "types.h"))
+    text = "".join((INCLUDE / name).read_text() for name in ("limits.h", "types.h", "policy.h"))
     return {name: int(number) << int(shift or 0) for name, number, shift in _NUMBER.findall(text)}
 
 
 def limit(name: str) -> int:
-    """A number that limits.h or types.h defines. Raises: KeyError: neither does."""
+    """A number that limits.h, types.h or policy.h defines. Raises: KeyError: none does."""
     return _numbers()[name]
 
 

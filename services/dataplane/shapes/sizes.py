@@ -1,8 +1,8 @@
 """How many entries each map has room for, and how long connections are kept. Pure.
 
 The maps that traffic fills (connections, masquerade, sockets) are sized by the node's memory, unless they were given a
-size; the others have fixed ones. Every name here is that of a number in bpf/include/limits.h, and PLEXUS_<NAME> is the
-variable that sets it. docs/map-sizes.md shows what comes of it.
+size; the others have fixed ones. Every name here is that of a number in bpf/include/limits.h: the `define` of a row in
+settings/limits.py, which says its default and what sets it. docs/map-sizes.md shows what comes of it.
 
 Source: Cilium's option bpf-map-dynamic-size-ratio: its rule, its bounds and its element sizes
 """
@@ -12,9 +12,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-RATIO = 0.0025  # the share of the node's memory that the sized maps may take
-LEAST, MOST = 1 << 10, 1 << 24  # entries that a map can be given
-POLICY_ENTRIES, POLICY_ENTRIES_LEAST, POLICY_ENTRIES_MOST = 16_384, 256, 65_536  # of one endpoint
+from bus.durations import seconds_of
+from settings.limits import CT, ENTRIES, MAP_ENTRIES, SWEEP
+from settings.rows import KEYS, ROWS
+
+
+def _default(key: str) -> int:
+    found = KEYS[key].default
+    assert isinstance(found, int)
+    return found
+
+
+def _seconds(key: str) -> int:
+    return int(seconds_of(str(KEYS[key].default)))
+
+
+RATIO = float(str(KEYS["bpf.mapDynamicSizeRatio"].default))  # of the node's memory, that the sized maps may take
+MOST = ENTRIES.most  # entries that a map can be given
+POLICY_ENTRIES = _default("bpf.policyMapMax")  # of one endpoint
+LB_ENTRIES = _default("bpf.lbMapMax")
 FULL_POLICIES = 64  # as many endpoints with all the entries that they may have fill the node's policy map
 NAT_SHARE = 2, 3  # of the connections that may be there, TCP and others, as many may be masqueraded
 
@@ -35,55 +51,26 @@ SIZED: Mapping[str, Sized] = {
     "NEIGH_MAX": Sized(524_288, 24, 131_072),  # no map of ours: it only has its share in the rule
     "SOCK_REVERSE_MAX": Sized(262_144, 48, 65_536),
 }
-FIXED: Mapping[str, int] = {
-    "CHOICES_MAX": 65_536,
-    "SOCK_CHOICES_MAX": 65_536,
-    "FRAGMENTS_MAX": 8_192,
-    "ENDPOINTS_MAX": 65_536,
-    "IPCACHE_MAX": 512_000,
-    "POLICY_MAX": FULL_POLICIES * POLICY_ENTRIES,
-    "NAMED_PORTS_MAX": 65_536,
-    "SERVICES_MAX": 65_536,
-    "BACKENDS_MAX": 262_144,
-    "MASQ_EXCLUDE_MAX": 16_384,
-}
-NAMES = tuple(name for name in (*SIZED, *FIXED) if name != "NEIGH_MAX")
+HELM: Mapping[str, str] = {row.define: row.key for row in ROWS if row.into}
+"""The chart's key for each number; PLEXUS_<NAME> is what a node reads."""
 
-SECONDS: Mapping[str, int] = {
-    "CT_TCP_SECONDS": 8_000,
-    "CT_TCP_SYN_SECONDS": 60,
-    "CT_TCP_FIN_SECONDS": 10,
-    "CT_ANY_SECONDS": 60,
+NAMES = tuple(row.define for row in ROWS if row.into == MAP_ENTRIES)
+FIXED: Mapping[str, int] = {
+    **{name: _default(HELM[name]) for name in NAMES if KEYS[HELM[name]].default is not None},
+    "POLICY_MAX": FULL_POLICIES * POLICY_ENTRIES,
+    "SERVICES_MAX": LB_ENTRIES,
+    "BACKENDS_MAX": 4 * LB_ENTRIES,
 }
+"""Entries of the other maps when nobody asks."""
+
+SECONDS: Mapping[str, int] = {row.define: _seconds(row.key) for row in ROWS if row.into == CT}
 """How long a connection is kept after its last packet."""
 
-SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST = 10.0, 12 * 3600.0  # between two sweeps of what is over
+SWEEP_SECONDS_LEAST = SWEEP.least  # between two sweeps of what is over
+SWEEP_SECONDS_MOST = float(_seconds("conntrackGCMaxInterval"))
 
-OURS = (
-    "CHOICES",
-    "SOCK_CHOICES",
-    "ENDPOINTS",
-    "IPCACHE",
-    "POLICY",
-    "NAMED_PORTS",
-    "MASQ_EXCLUDE",
-)  # maps for which the chart has no key
-
-HELM: Mapping[str, str] = {
-    "CT_TCP_MAX": "bpf.ctTcpMax",
-    "CT_ANY_MAX": "bpf.ctAnyMax",
-    "NAT_MAX": "bpf.natMax",
-    "SOCK_REVERSE_MAX": "extraConfig.bpf-sock-rev-map-max",
-    "FRAGMENTS_MAX": "extraConfig.bpf-fragments-map-max",
-    "SERVICES_MAX": "extraConfig.bpf-lb-service-map-max",
-    "BACKENDS_MAX": "extraConfig.bpf-lb-service-backend-map-max",
-    **{f"{name}_MAX": f"extraConfig.plexus-{name.lower().replace('_', '-')}-max" for name in OURS},
-    "CT_TCP_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp",
-    "CT_TCP_SYN_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp-syn",
-    "CT_TCP_FIN_SECONDS": "extraConfig.bpf-ct-timeout-regular-tcp-fin",
-    "CT_ANY_SECONDS": "extraConfig.bpf-ct-timeout-regular-any",
-}
-"""The chart's key for each number; PLEXUS_<NAME> is what a node reads."""
+MAKES_LARGER: Mapping[str, str] = {name: row.key for row in ROWS for name in row.maps}
+"""The key that makes a map larger, where it is not the number's own."""
 
 
 class SizeError(ValueError):
@@ -118,7 +105,7 @@ def map_sizes(
     ratio: float = RATIO,
     asked: Mapping[str, int] | None = None,
     policy_entries: int = POLICY_ENTRIES,
-    lb_entries: int = FIXED["SERVICES_MAX"],
+    lb_entries: int = LB_ENTRIES,
 ) -> dict[str, int]:
     """Entries of every map, by name.
 

@@ -27,6 +27,7 @@ from bus.messages.resources import (
     Service,
     ServicePort,
 )
+from bus.services import HEALTH, instances
 from bus.subjects import (
     ADDRESS,
     APPLY,
@@ -34,7 +35,6 @@ from bus.subjects import (
     DUMP,
     ENDPOINT,
     FRONTEND,
-    HEALTH,
     IDENTITY,
     NAMESPACE,
     NODE,
@@ -202,8 +202,7 @@ class Cluster:
             return self.answer
 
         async with asyncio.TaskGroup() as tasks:
-            instances = [(owner, "control") for owner in HEALTH if owner != "dataplane"]
-            for owner, instance in [*instances, ("dataplane", "node1"), ("dataplane", "node2")]:
+            for owner, instance in instances(("node1", "node2")):
                 if owner not in self.silent and instance not in self.silent:
                     tasks.create_task(self.serve_health(connection, owner, instance))
             for node in {"node1", "node2"} - self.silent:

@@ -16,7 +16,8 @@ from bus.messages.resources import LabelSelector, Namespace, Node, Pod, Requirem
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
 from services.dataplane.parts.endpoints import NO_POLICY
-from services.dataplane.parts.policy.entries import AGGREGATES, ALLOW, INGRESS, EndpointPolicy, PolicyKey, PolicyStore
+from services.dataplane.parts.policy.entries import AGGREGATES, ALLOW, INGRESS, EndpointPolicy, PolicyKey
+from services.dataplane.parts.policy.store import PolicyStore
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,

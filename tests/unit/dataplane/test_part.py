@@ -11,7 +11,7 @@ from bus.messages.resources import Namespace, Node
 from bus.subjects import NAMESPACE, NODE
 from services.dataplane.fallback import rules
 from services.dataplane.model import NodeModel
-from services.dataplane.part import Fact, Hears, Misfit, Part, Parts, in_order
+from services.dataplane.part import Fact, Hears, Misfit, Part, Parts, Shows, in_order
 from services.dataplane.shapes.table import Table
 
 
@@ -45,6 +45,7 @@ def test_a_nodes_pods_are_opened_last_and_rules_are_written_in_such_an_order_too
     ("tables", "why"),
     [
         ([Table("nobody")], "there is no map nobody"),
+        ([Table("fragments")], "nobody says what keys of the map fragments are called"),
         ([Table("policy"), Table("policy")], "policy is there twice"),
         ([Table("policy", after=("ipcache",))], "policy is written after ipcache, which nobody has"),
         ([Table("policy", after=("policy",))], "after each other: policy"),
@@ -78,11 +79,12 @@ def refuse(node: Node) -> None:
 
 def test_all_who_hear_a_family_get_it_and_nobody_else() -> None:
     parts = Parts(Heard(), HeardToo())
-    parts.put(NODE, Node(name="one", addresses=[]))
-    parts.put(NODE, Node(name="two", addresses=[]))
-    parts.put(NAMESPACE, Namespace(name="three"))
-    parts.delete(NODE, ("one",))
-    parts.delete(NAMESPACE, ("three",))
+    parts.put(NODE.of("one"), Node(name="one", addresses=[]))
+    parts.put(NODE.of("two"), Node(name="two", addresses=[]))
+    parts.put(NAMESPACE.of("three"), Namespace(name="three"))
+    parts.delete(NODE.of("one"))
+    parts.delete(NAMESPACE.of("three"))
+    parts.delete("state.nobody.knows.this")
     assert parts[Heard].nodes == parts[HeardToo].nodes == ["two"]
     assert parts.hears == (NODE,)
 
@@ -90,13 +92,30 @@ def test_all_who_hear_a_family_get_it_and_nobody_else() -> None:
 def test_what_makes_no_sense_to_one_is_taken_by_none() -> None:
     parts = Parts(Heard(), HeardToo(refuse))
     with pytest.raises(ValueError, match="one makes no sense"):
-        parts.put(NODE, Node(name="one", addresses=[]))
+        parts.put(NODE.of("one"), Node(name="one", addresses=[]))
     assert parts[Heard].nodes == parts[HeardToo].nodes == []
+
+
+@pytest.mark.parametrize("subject", [NODE.of("two"), NAMESPACE.of("one"), "state.nobody.knows.this"])
+def test_what_speaks_of_another_thing_than_its_subject_is_taken_by_none(subject: str) -> None:
+    parts = Parts(Heard())
+    with pytest.raises(ValueError, match="of another thing"):
+        parts.put(subject, Node(name="one", addresses=[]))
+    assert parts[Heard].nodes == []
 
 
 def test_a_part_that_is_there_twice_is_an_error_at_the_start() -> None:
     with pytest.raises(Misfit, match="twice"):
         Parts(Heard(), Heard())
+
+
+def test_two_parts_that_show_something_by_one_name_are_an_error_at_the_start() -> None:
+    one, other = Heard(), HeardToo()
+    one.shows = (Shows("nodes", "Those of one.", lambda maps, now: iter(())),)
+    assert Parts(one, other).shown == {"nodes": one.shows[0]}
+    other.shows = (Shows("nodes", "Those of the other.", lambda maps, now: iter(())),)
+    with pytest.raises(Misfit, match="by one name"):
+        Parts(one, other)
 
 
 class Trying(Part):

@@ -6,9 +6,11 @@ import pytest
 
 from lab.errors import LabError
 from lab.plan import Plan
-from lab.settings import KEYS, LATER, check_node, check_plan, flatten, length_of_time, parse_set, settings
+from lab.settings import check_node, check_plan, flatten, parse_set, settings
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.sizes import HELM, SECONDS
+from settings.readers import Duration
+from settings.rows import KEYS, LATER
 
 PLAN = Plan(1)
 
@@ -124,7 +126,7 @@ def test_only_limits_that_were_asked_for_are_passed_on() -> None:
 
 def test_what_is_said_of_maps_and_times_is_what_a_node_reads() -> None:
     """Every such key, through the environment, into the settings of a node."""
-    times = [key for key, known in KEYS.items() if known.read is length_of_time]
+    times = [key for key, known in KEYS.items() if isinstance(known.read, Duration)]
     counts = [key for key in KEYS if key in HELM.values() and key not in times]
     others = {"bpf.mapDynamicSizeRatio": "0.01", "bpf.policyMapMax": "300", "bpf.lbMapMax": "5000"}
     asked = dict.fromkeys(times, "2h13m20s") | dict.fromkeys(counts, "40000") | others

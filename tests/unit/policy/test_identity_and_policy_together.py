@@ -23,7 +23,8 @@ from bus.messages.resources import (
 )
 from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR
 from bus.testing import Hub
-from services.dataplane.parts.policy.entries import INGRESS, PolicyStore, verdict
+from services.dataplane.parts.policy.entries import INGRESS, verdict
+from services.dataplane.parts.policy.store import PolicyStore
 from services.identity.model import IdentityModel
 from services.policy.model import PolicyModel
 

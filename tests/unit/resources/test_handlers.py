@@ -325,12 +325,15 @@ def test_the_service_range_is_set_by_the_environment() -> None:
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"PLEXUS_SERVICE_CIDR": "10.97.0.0/99"}, "PLEXUS_SERVICE_CIDR: .*such as 10"),
-        ({"PLEXUS_SERVICE_CIDR": "fd00::/112"}, "PLEXUS_SERVICE_CIDR: .*not an IPv4 CIDR"),
-        ({"PLEXUS_SERVICE_CIDR6": "10.97.0.0/16"}, "PLEXUS_SERVICE_CIDR6: .*not an IPv6 CIDR"),
-        ({"PLEXUS_SERVICE_CIDR6": "::ffff:10.97.0.0/112"}, "not an IPv6 CIDR"),
-        ({"PLEXUS_SERVICE_CIDR6": "fd00::1/112"}, "not an IPv6 CIDR"),
-        ({"PLEXUS_SERVICE_CIDR6": "fd00::%eth0/112"}, "not an IPv6 CIDR"),
+        (
+            {"PLEXUS_SERVICE_CIDR": "10.97.0.0/99"},
+            "_CIDR is a network like .10.96.0.0/16.: .10.97.0.0/99.",
+        ),
+        ({"PLEXUS_SERVICE_CIDR": "fd00::/112"}, "PLEXUS_SERVICE_CIDR is .*not an IPv4 network"),
+        ({"PLEXUS_SERVICE_CIDR6": "10.97.0.0/16"}, "PLEXUS_SERVICE_CIDR6 is .*not an IPv6 network"),
+        ({"PLEXUS_SERVICE_CIDR6": "::ffff:10.97.0.0/112"}, "not an IPv6 network"),
+        ({"PLEXUS_SERVICE_CIDR6": "fd00::1/112"}, "not an IPv6 network"),
+        ({"PLEXUS_SERVICE_CIDR6": "fd00::%eth0/112"}, "not an IPv6 network"),
         ({"PLEXUS_SERVICE_CIDR": ""}, "both empty"),
     ],
 )

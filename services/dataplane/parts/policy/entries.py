@@ -1,7 +1,7 @@
 """From rules and selectors to the entries of the kernel's policy map, and what the map then answers. Pure: no I/O.
 
 `entries_for` expands everything that governs one local identity; `verdict` is the twin in Python of what
-bpf/include/policy.h does with the entries; `PolicyStore` knows which local identities a change concerns.
+bpf/include/policy.h does with the entries. What was heard, and whom a change concerns, is in store.py.
 
 Nothing here opens anything by mistake: a rule that names a selector not heard, a port still called by name, or an
 entity nobody knows, allows nothing; a policy whose subject is not heard denies, by its defaults, everyone; a direction
@@ -11,7 +11,6 @@ with more entries than its endpoint may have is denied as a whole. `EndpointPoli
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,6 +20,8 @@ from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, selects
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import PortRange
 from services.dataplane.shapes.layouts import POLICY_DENIES, POLICY_NAMED
+from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes.protocols import numbers_of
 
 INGRESS = 0
 EGRESS = 1
@@ -28,9 +29,9 @@ DIRECTIONS: tuple[Literal["ingress"], Literal["egress"]] = ("ingress", "egress")
 
 HOST = RESERVED["host"]
 WORLD = frozenset(RESERVED[name] for name in ("world", "world-ipv4", "world-ipv6"))
-AGGREGATE_CLUSTER = 11
-AGGREGATE_WORLD = 13
-AGGREGATE_REMOTE_NODE = 14
+AGGREGATE_CLUSTER = limit("AGGREGATE_CLUSTER")
+AGGREGATE_WORLD = limit("AGGREGATE_WORLD")
+AGGREGATE_REMOTE_NODE = limit("AGGREGATE_REMOTE_NODE")
 AGGREGATES = (AGGREGATE_CLUSTER, AGGREGATE_WORLD, AGGREGATE_REMOTE_NODE)
 """Identities of the map alone: one entry for a whole group. Everyone belongs to exactly one (see `aggregate`)."""
 
@@ -42,16 +43,6 @@ ENTITIES: Mapping[str, tuple[int, ...]] = {
     **{name: (RESERVED[name],) for name in ("host", "init", "health", "unmanaged", "kube-apiserver")},
     **{name: (RESERVED[name],) for name in ("world-ipv4", "world-ipv6")},
 }
-
-PROTOCOLS: Mapping[str, tuple[int, ...]] = {
-    "TCP": (6,),
-    "UDP": (17,),
-    "SCTP": (132,),
-    "ICMP": (1,),
-    "ICMPv6": (58,),
-    "ANY": (6, 17, 132),
-}
-"""IANA numbers. "ANY" with a port means those that have ports; without one it means every protocol there is."""
 
 ENTRIES_MAX = 16384
 """Entries of one identity, both directions together, unless PLEXUS_POLICY_MAP_MAX says otherwise."""
@@ -158,10 +149,12 @@ def l4_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, int]]:
             continue
         if last == 0:
             parts |= (
-                {(0, 0, 0)} if each.protocol == "ANY" else {(p, 0, PROTOCOL_BITS) for p in PROTOCOLS[each.protocol]}
+                {(0, 0, 0)}  # every protocol there is
+                if each.protocol == "ANY"
+                else {(number, 0, PROTOCOL_BITS) for number in numbers_of(each.protocol)}
             )
         else:
-            for protocol in PROTOCOLS[each.protocol]:
+            for protocol in numbers_of(each.protocol):
                 parts |= {(protocol, port, PROTOCOL_BITS + bits) for port, bits in prefixes(each.port, last)}
     return frozenset(parts)
 
@@ -172,7 +165,7 @@ def named_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, str]]:
         (protocol, each.port, each.name)
         for each in ports
         if each.name and 0 < each.port <= 65535 and each.end_port in (0, each.port)
-        for protocol in PROTOCOLS[each.protocol]
+        for protocol in numbers_of(each.protocol)
     )
 
 
@@ -226,7 +219,7 @@ def entries_for(
             missing.add(policy.subject)
             continue
         for rule in policy.rules:
-            missing.update(key for key in _referred(rule) if key not in selectors)
+            missing.update(key for key in referred(rule) if key not in selectors)
             if rule.subject and not (rule.subject in selectors and _has(selectors[rule.subject].members, identity)):
                 continue
             direction = DIRECTIONS.index(rule.direction)
@@ -300,142 +293,12 @@ def diff(
     return {key: entry for key, entry in new.items() if old.get(key) != entry}, set(old.keys() - new.keys())
 
 
-PolicyName = tuple[str, str, str]  # kind, namespace, name
-
-
-class PolicyStore:
-    """Rules and selectors as heard, and the local identities that each concerns.
-
-    Every change returns the local identities whose `policy_of` may be another now, and looks only at those.
-    """
-
-    def __init__(self) -> None:
-        self.entries_max = ENTRIES_MAX
-        self._rules: dict[PolicyName, PolicyRules] = {}
-        self._selectors: dict[str, Selector] = {}
-        self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
-        self._by_rule: dict[str, set[PolicyName]] = defaultdict(set)
-        self._labels: dict[int, Mapping[str, str]] = {}  # by local identity
-        self._governing: dict[int, set[PolicyName]] = {}  # by local identity
-        self._governed: dict[PolicyName, set[int]] = defaultdict(set)
-
-    @property
-    def identities(self) -> frozenset[int]:
-        """The local identities."""
-        return frozenset(self._governing)
-
-    def add_identity(self, identity: int, labels: Mapping[str, str]) -> set[int]:
-        """A pod of this identity, which stands for `labels`, lives here."""
-        if self._labels.get(identity) == labels:
-            return set()
-        self.remove_identity(identity)
-        self._labels[identity] = labels
-        self._governing[identity] = set()
-        for subject, names in self._by_subject.items():
-            selector = self._selectors.get(subject)
-            if selector is None or selects(selector.selector, labels):
-                for name in names:
-                    self._bind(name, identity)
-        return {identity}
-
-    def remove_identity(self, identity: int) -> set[int]:
-        """The last pod of this identity is gone."""
-        if self._labels.pop(identity, None) is None:
-            return set()
-        for name in self._governing.pop(identity):
-            self._governed[name].discard(identity)
-        return {identity}
-
-    def put_rules(self, rules: PolicyRules) -> set[int]:
-        name = (rules.kind, rules.namespace, rules.name)
-        if self._rules.get(name) == rules:
-            return set()
-        governed = [each for each, labels in self._labels.items() if governs(rules, each, self._selectors, labels)]
-        touched = self.delete_rules(*name)  # from here on nothing fails: it is all of the old rules or all of the new
-        self._rules[name] = rules
-        self._by_subject[rules.subject].add(name)
-        for rule in rules.rules:
-            for key in _referred(rule):
-                self._by_rule[key].add(name)
-        for identity in governed:
-            self._bind(name, identity)
-        return touched | self._governed[name]
-
-    def delete_rules(self, kind: str, namespace: str, name: str) -> set[int]:
-        key = (kind, namespace, name)
-        rules = self._rules.pop(key, None)
-        if rules is None:
-            return set()
-        _forget(self._by_subject, rules.subject, key)
-        for rule in rules.rules:
-            for selector in _referred(rule):
-                _forget(self._by_rule, selector, key)
-        touched = self._governed.pop(key, set())
-        for identity in touched:
-            self._governing[identity].discard(key)
-        return touched
-
-    def put_selector(self, selector: Selector) -> set[int]:
-        before = self._selectors.get(selector.id)
-        self._selectors[selector.id] = selector
-        if before == selector:
-            return set()
-        touched = self._reselect(selector.id) if before is None or before.selector != selector.selector else set()
-        return touched | self._named_by(selector.id)
-
-    def delete_selector(self, key: str) -> set[int]:
-        """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
-        return set() if self._selectors.pop(key, None) is None else self._reselect(key) | self._named_by(key)
-
-    def policy_of(self, identity: int) -> EndpointPolicy:
-        """All that holds for a local identity; for one that is not local, `denied`."""
-        names = self._governing.get(identity)
-        if names is None:
-            return denied(identity)
-        rules = [self._rules[name] for name in names]
-        return entries_for(identity, rules, self._selectors, self._labels[identity], limit=self.entries_max)
-
-    def _named_by(self, key: str) -> set[int]:
-        """Whom the policies govern whose rules name this selector."""
-        return set().union(*(self._governed[name] for name in self._by_rule.get(key, ())))
-
-    def _reselect(self, key: str) -> set[int]:
-        """Judge anew who is governed through this selector, which came, went or says something else. Those whom its
-        policies govern before and after count too: what the policies say of them is another thing now."""
-        touched: set[int] = set()
-        names = self._by_subject.get(key, ())
-        selector = self._selectors.get(key)
-        for identity, labels in self._labels.items() if names else ():
-            now = selector is None or selects(selector.selector, labels)
-            for name in names:
-                if now or identity in self._governed[name]:
-                    touched.add(identity)
-                    (self._bind if now else self._unbind)(name, identity)
-        return touched
-
-    def _bind(self, name: PolicyName, identity: int) -> None:
-        self._governed[name].add(identity)
-        self._governing[identity].add(name)
-
-    def _unbind(self, name: PolicyName, identity: int) -> None:
-        self._governed[name].discard(identity)
-        self._governing[identity].discard(name)
-
-
-def _forget(index: dict[str, set[PolicyName]], key: str, name: PolicyName) -> None:
-    names = index.get(key)
-    if names is not None:
-        names.discard(name)
-        if not names:
-            del index[key]
-
-
 def _has(ascending: Sequence[int], number: int) -> bool:
     at = bisect_left(ascending, number)
     return at < len(ascending) and ascending[at] == number
 
 
-def _referred(rule: SelectorRule) -> list[str]:
+def referred(rule: SelectorRule) -> list[str]:
     """The ids of the selectors that a rule names."""
     return [*rule.selectors, rule.subject] if rule.subject else rule.selectors
 

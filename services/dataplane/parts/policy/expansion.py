@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from bus import subjects
 from bus.messages.policy import PolicyRules, Selector
-from services.dataplane.part import Fact, Facts, Hears, Part
-from services.dataplane.parts.policy.entries import EndpointPolicy, PolicyEntry, PolicyKey, PolicyStore, diff
-from services.dataplane.shapes.layouts import PolicyMapEntry, PolicyMapKey, check_identity
+from services.dataplane.part import Fact, Facts, Hears, Maps, Part, Row, Shows
+from services.dataplane.parts.policy.entries import PROTOCOL_BITS, EndpointPolicy, PolicyEntry, PolicyKey, diff
+from services.dataplane.parts.policy.store import PolicyStore
+from services.dataplane.shapes.layouts import DIRECTIONS, POLICY_DENIES, PolicyMapEntry, PolicyMapKey, check_identity
+from services.dataplane.shapes.protocols import WITH_TYPES, name_of
 from services.dataplane.shapes.table import Table
 
 
@@ -23,6 +26,7 @@ class Policy(Part):
         )
         self.table = Table("policy", after=("ipcache", "named_ports"))
         self.tables = (self.table,)
+        self.shows = (Shows("policy", "Policy entries: who may reach whom, on which port.", self._rows),)
         self.store = PolicyStore()
         self.expanded: Fact[int, EndpointPolicy] = Fact[int, EndpointPolicy]("expanded").keep()
         """By local identity, what the table holds. For this room; others have `enforced`."""
@@ -34,6 +38,24 @@ class Policy(Part):
     def settle(self) -> None:
         self.settle_each(self._come_or_gone, "identity", self._admit)
         self.settle_each(self._stale, "identity", self._expand)
+
+    def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        for key, value in maps["policy"].items():
+            k, v = PolicyMapKey.unpack(key), PolicyMapEntry.unpack(value)
+            policy = self.expanded.get(k.policy)
+            port_bits = max(0, k.l4_bits - PROTOCOL_BITS)
+            yield {
+                "policy": k.policy,
+                "direction": DIRECTIONS[k.direction],
+                "identity": k.identity,
+                "protocol": name_of(k.protocol) if k.l4_bits >= PROTOCOL_BITS else "any",
+                "port": _ports(k.port - (port_bits == 16 and k.protocol in WITH_TYPES), port_bits),
+                "verdict": "deny" if v.flags & POLICY_DENIES else "allow",
+                "port_names": sorted(policy.port_names.get(v.cookie, ())) if policy else [],
+                "proxy_port": v.proxy_port,
+                "precedence": v.precedence,
+                "policies": list(policy.cookies.get(v.cookie, ())) if policy else [],
+            }
 
     def _put_rules(self, rules: PolicyRules) -> None:
         self._stale |= self.store.put_rules(rules)
@@ -68,6 +90,14 @@ class Policy(Part):
         else:
             self.expanded.put(identity, after)
             self._enforced.put(identity, (after.ingress_enforced, after.egress_enforced))
+
+
+def _ports(first: int, bits: int) -> str:
+    """What a key is about whose port is `first`, as far as the first `bits` go."""
+    if bits == 0:
+        return "any"
+    last = first | (1 << 16 - bits) - 1
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def check_members(selector: Selector) -> None:

@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Set
 
 from bus.messages.resources import ContainerPort
-from services.dataplane.parts.policy.entries import EGRESS, PROTOCOLS, EndpointPolicy
+from services.dataplane.parts.policy.entries import EGRESS, EndpointPolicy
 from services.dataplane.shapes.layouts import NamedPortKey
+from services.dataplane.shapes.protocols import numbers_of
 from services.dataplane.shapes.table import Table
 
 Named = tuple[str, int, int]
@@ -23,7 +24,7 @@ HOLDS = b"\x01"
 
 def names_in(ports: Iterable[ContainerPort]) -> frozenset[Named]:
     return frozenset(
-        (each.name, protocol, each.port) for each in ports if each.name for protocol in PROTOCOLS[each.protocol]
+        (each.name, protocol, each.port) for each in ports if each.name for protocol in numbers_of(each.protocol)
     )
 
 

@@ -13,9 +13,11 @@ from typing import cast
 import msgspec
 import pytest
 
+from bus.messages.dataplane import Dump
 from bus.service import Service, Settings
 from bus.telemetry import counted
 from bus.testing import Hub
+from services.dataplane.dump import dump
 from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, HeldBack, held_back, leave, place_of
 from services.dataplane.fallback.hooks import NoHooks
@@ -28,6 +30,7 @@ from services.dataplane.load import datapath, loader
 from services.dataplane.load.datapath import Datapath, Ground
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.load.migrate import Migration
+from services.dataplane.model import NodeModel
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, ServiceEntry, ServiceKey
@@ -113,6 +116,7 @@ class Kernel:
         self.with_programs = {each.index for each in LINKS}
         self.done: list[str] = []  # scripts put in force, and "programs taken away"
         self.refuses = ""
+        self.counted: dict[str, tuple[int, int]] = {}
         self.before_apply: Callable[[], object] = lambda: None
         for name in ("apply", "counters", "has_chain"):
             monkeypatch.setattr(nft, name, getattr(self, name))
@@ -124,7 +128,7 @@ class Kernel:
         self.done.append(script)
 
     async def counters(self, table: str, names: Iterable[str]) -> dict[str, tuple[int, int]]:
-        return {}
+        return {name: each for name, each in self.counted.items() if name in names}
 
     async def has_chain(self, name: str, table: str) -> bool:
         return bool(self.done) and f"chain {name} {{" in self.done[-1]
@@ -232,6 +236,19 @@ async def test_what_nft_refuses_ends_nobody_shows_and_is_in_force_later(kernel: 
         await until(made.maps.is_whole.is_set)
         assert "10.0.1.2" in next(each for each in reversed(kernel.done) if "table" in each)
         assert "no room" not in check(made)
+
+
+async def test_what_rules_count_is_shown_as_what_programs_count(kernel: Kernel, tmp_path: Path) -> None:
+    made = fallback(kernel, tmp_path)
+    kernel.counted = {"policy_denied": (3, 180), "unroutable": (0, 0)}
+    await made.maps.write((holding(KEY, VALUE),))
+    shown = [
+        {"reason": "Policy denied", "reason_code": 133, "direction": "ingress", "packets": 3, "bytes": 180},
+    ]
+    assert dump("n", Dump(table="counters"), made.maps, NodeModel("n")).rows == shown
+    kernel.counted = {}  # somebody has removed the rules, and with them what they counted
+    await made.maps.heal()
+    assert dump("n", Dump(table="counters"), made.maps, NodeModel("n")).rows == shown
 
 
 async def test_what_makes_no_rules_ends_nobody_shows_and_leaves_the_last_in_force(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args, get_type_hints
 
 import pytest
 
@@ -15,7 +14,7 @@ from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Pod, PortRange
-from services.dataplane.dump import TABLES, dump
+from services.dataplane.dump import dump
 from services.dataplane.flows.names import flows
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
@@ -119,10 +118,33 @@ async def maps(model: NodeModel) -> MemoryMaps:
     return made
 
 
-def test_every_table_that_may_be_asked_for_is_there(maps: MemoryMaps, model: NodeModel) -> None:
-    assert set(TABLES) == set(get_args(get_type_hints(Dump)["table"]))
-    for table in TABLES:
-        dump("n", Dump(table=table), maps, model)  # type: ignore[arg-type]
+def test_what_parts_show_is_shown_and_of_anything_else_is_said_what_there_is(
+    maps: MemoryMaps, model: NodeModel
+) -> None:
+    assert set(model.shown) == {"policy", "ipcache", "ct", "nat", "lb", "endpoints", "counters"}
+    for table in model.shown:
+        assert dump("n", Dump(table=table), maps, model).problem == ""
+    assert dump("n", Dump(table="tomorrow"), maps, model).problem == (
+        "it has no table of that name; it has counters, ct, endpoints, ipcache, lb, nat, policy"
+    )
+
+
+def test_what_was_counted_in_words_over_all_cpus(maps: MemoryMaps, model: NodeModel) -> None:
+    one_cpu = layouts.Counter.layout.pack
+    entries = maps.memory["counters"].entries  # past what one CPU has
+    entries[(2 * 133 + 1).to_bytes(4, "little")] = one_cpu(2, 120) + one_cpu(1, 60)
+    entries[(2 * 132).to_bytes(4, "little")] = one_cpu(0, 0) + one_cpu(0, 0)
+    assert dump("n", Dump(table="counters"), maps, model).rows == [
+        {"reason": "Policy denied", "reason_code": 133, "direction": "egress", "packets": 3, "bytes": 180}
+    ]
+
+
+def test_a_translation_in_words(maps: MemoryMaps, model: NodeModel) -> None:
+    key = layouts.NatKey("198.51.100.1", "192.0.2.1", 443, 40000, 6)
+    maps["nat"].set(key.pack(), layouts.NatEntry(HERE, 1234).pack())
+    assert dump("n", Dump(table="nat"), maps, model).rows == [
+        {"protocol": "TCP", "pod": f"{HERE}:1234", "node_address": "192.0.2.1:40000", "remote": "198.51.100.1:443"}
+    ]
 
 
 def test_the_policy_map_in_words(maps: MemoryMaps, model: NodeModel) -> None:

@@ -13,10 +13,9 @@ from bus.digest import Digests
 from bus.messages import Message
 from bus.messages.dataplane import Health
 from bus.telemetry import counted
-from services.dataplane.keep.audit import in_words
 from services.dataplane.kernel.maps import NODE_STATE
 from services.dataplane.node import Node
-from services.dataplane.shapes.layouts import IpcacheKey, PolicyMapKey, ServiceKey, pack_address
+from services.dataplane.shapes.layouts import in_words
 from tests.unit.dataplane.fake_kernel import MemoryMap
 from tests.unit.dataplane.test_node import Machine, until
 
@@ -233,13 +232,3 @@ async def test_a_value_that_the_model_refused_is_told_as_that_and_holds_nothing_
             assert set(wrong(node.service.health())) == {"changes"}
         machine.hub.delete(strange)
         await until(lambda: wrong(node.service.health()) == {})
-
-
-def test_entries_are_named_as_people_know_them() -> None:
-    assert in_words("ipcache", IpcacheKey("10.0.1.7").pack()) == "10.0.1.7/32"
-    assert in_words("ipcache", IpcacheKey("fd00::", 64).pack()) == "fd00::/64"
-    assert in_words("endpoints", pack_address("10.0.1.7")) == "10.0.1.7"
-    assert in_words("services", ServiceKey("10.96.0.1", 80, 6).pack()) == "10.96.0.1 port 80/TCP"
-    key = PolicyMapKey(300, 301, 0, 6, 80, 24).pack()
-    assert in_words("policy", key) == "[identity 300, ingress, peer 301, TCP, port 80]"
-    assert in_words("policy", b"\xff") == "ff"

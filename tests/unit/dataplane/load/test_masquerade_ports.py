@@ -12,7 +12,8 @@ from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.load.masquerade import settle
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.limits import limit
-from services.dataplane.shapes.ports import Ports, ports_beside
+from services.dataplane.shapes.ports import ports_beside
+from settings.ports import Ports
 
 LINUX = Ports(32_768, 60_999)
 

@@ -113,7 +113,7 @@ def test_frontends_of_both_families_and_of_sctp_lie_side_by_side() -> None:
 def test_what_no_packet_can_be_translated_to_is_refused_whole(address: str, backend: str) -> None:
     tables = Services()
     with pytest.raises(ValueError, match=backend if "%" not in address and "ffff" not in address else "no meaning"):
-        Parts(tables).put(FRONTEND, service("web", [backend], address))
+        Parts(tables).put(FRONTEND.of("default", "web"), service("web", [backend], address))
     assert len(tables.services) == len(tables.backends) == 0
 
 
@@ -122,7 +122,7 @@ def test_nobodys_address_is_no_services_and_no_backends(address: str, backend: s
     """The maps have the same bytes for "::" and for "none"."""
     tables = Services()
     with pytest.raises(ValueError, match="nobody's address"):
-        Parts(tables).put(FRONTEND, service("web", [backend], address))
+        Parts(tables).put(FRONTEND.of("default", "web"), service("web", [backend], address))
     assert len(tables.services) == len(tables.backends) == 0
 
 

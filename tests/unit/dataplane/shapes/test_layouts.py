@@ -7,12 +7,14 @@ import re
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED
+from services.dataplane.model import NodeModel
 from services.dataplane.parts.policy import entries
 from services.dataplane.shapes import layouts, limits, reasons
 from services.dataplane.shapes.layouts import (
@@ -67,6 +69,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "event_rate": (EventRate.layout, "window woken lost sent"),
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
     "choice": (Choice.layout, "address port substitute epoch"),
+    "endpoint_key": (layouts.EndpointKey.layout, "address"),
     "living_key": (LivingKey.layout, "service port address"),
     "sock_reverse_key": (SockReverseKey.layout, "cookie address port"),
     "sock_reverse": (SockReverse.layout, "address port protocol is_datagram"),
@@ -78,7 +81,6 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
 }
 ONLY_IN_C = {
     "address": layouts.ADDRESS_BYTES,
-    "endpoint_key": layouts.ADDRESS_BYTES,
     "fragment_key": 40,
     "fragment": 8,
     "node_state": 8,
@@ -123,9 +125,6 @@ POLICY_CONSTANTS = {  # policy.h calls into the kernel: its constants are read a
     "IDENTITY_KUBE_APISERVER": RESERVED["kube-apiserver"],
     "IDENTITY_CLUSTER_MIN": IDENTITY_MIN,
     "IDENTITY_LOCAL_MIN": IDENTITY_MAX + 1,
-    "AGGREGATE_CLUSTER": entries.AGGREGATE_CLUSTER,
-    "AGGREGATE_WORLD": entries.AGGREGATE_WORLD,
-    "AGGREGATE_REMOTE_NODE": entries.AGGREGATE_REMOTE_NODE,
     "POLICY_KEY_BITS": layouts.POLICY_STATIC_BITS + entries.FULL_BITS,
 }
 
@@ -189,8 +188,9 @@ def test_every_member_is_where_python_looks_for_it(compiled: dict[str, int], nam
 def test_every_map_has_the_sizes_of_its_structs(compiled: dict[str, int]) -> None:
     for name, size in ONLY_IN_C.items():
         assert compiled[f"sizeof(struct {name})"] == size
-    for name, structs in MAP_STRUCTS.items():
-        assert layouts.MAPS[name] == MapShape(*(compiled[f"sizeof(struct {each})"] for each in structs)), name
+    for name, (key, value) in MAP_STRUCTS.items():
+        shape = MapShape(compiled[f"sizeof(struct {key})"], compiled[f"sizeof(struct {value})"])
+        assert layouts.MAPS[name] == shape, name
     assert set(limits.declared_maps()) == set(layouts.MAPS)
     pinned = re.findall(r"PINNED\(\"(\w+)\"\)", (INCLUDE / "maps.h").read_text())
     assert sorted(pinned) == sorted(each.file for each in limits.declared_maps().values())
@@ -291,3 +291,34 @@ def test_a_whole_address_and_a_prefix_of_all_its_bits_are_one_key() -> None:
     assert Prefix("fd00::1").pack() == Prefix("fd00::1", 128).pack()
     assert Prefix.of("10.0.0.0/8").pack()[:4] == (96 + 8).to_bytes(4, "little")
     assert Prefix("10.0.0.1").is_host and not Prefix("fd00::1", 32).is_host
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "words"),
+    [
+        ("endpoints", layouts.EndpointKey("10.0.1.7"), "10.0.1.7"),
+        ("ipcache", layouts.IpcacheKey("10.0.1.7"), "10.0.1.7/32"),
+        ("ipcache", layouts.IpcacheKey("fd00::", 64), "fd00::/64"),
+        ("masq_exclude", layouts.Prefix.of("10.0.0.0/8"), "10.0.0.0/8"),
+        ("services", layouts.ServiceKey("10.96.0.1", 80, 6), "10.96.0.1 port 80/TCP"),
+        ("backends", layouts.BackendKey(7, 2), "slot 2 of service 7"),
+        ("living", layouts.LivingKey(7, "10.0.1.7", 8080), "backend 10.0.1.7:8080 of service 7"),
+        ("named_ports", layouts.NamedPortKey(300, 9, "fd00::7", 80, 17), "[identity 300, [fd00::7]:80/UDP]"),
+        ("policy", layouts.PolicyMapKey(300, 301, 0, 6, 80, 24), "[identity 300, ingress, peer 301, TCP, port 80]"),
+        ("policy", layouts.PolicyMapKey(300, 301, 1, 0, 0, 0), "[identity 300, egress, peer 301, any, any port]"),
+    ],
+)
+def test_an_entry_is_named_as_people_know_it(name: str, key: Any, words: str) -> None:
+    assert layouts.in_words(name, key.pack()) == str(key) == words
+
+
+def test_every_table_of_a_node_says_what_its_entries_are_called() -> None:
+    for table in NodeModel("n").tables:
+        key = layouts.MAPS[table.name].key
+        assert key is not None and key.__str__ is not object.__str__, table.name
+
+
+def test_an_entry_that_makes_no_sense_is_named_by_its_bytes() -> None:
+    assert layouts.in_words("policy", b"\xff") == "ff"
+    assert layouts.in_words("policy", layouts.PolicyMapKey(1, 2, 9, 6, 80, 24).pack()).isalnum()
+    assert layouts.in_words("counters", bytes(4)) == "00000000"

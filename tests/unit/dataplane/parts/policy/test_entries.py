@@ -23,7 +23,6 @@ from services.dataplane.parts.policy.entries import (
     EndpointPolicy,
     PolicyEntry,
     PolicyKey,
-    PolicyStore,
     denied,
     diff,
     entries_for,
@@ -32,6 +31,7 @@ from services.dataplane.parts.policy.entries import (
     prefixes,
     verdict,
 )
+from services.dataplane.parts.policy.store import PolicyStore
 
 DEATHSTAR, TIEFIGHTER, XWING = 1000, 2000, 3000
 LABELS = {DEATHSTAR: {"of": "empire"}, XWING: {"of": "rebels"}}
@@ -335,7 +335,7 @@ def test_rules_that_cannot_be_taken_in_leave_the_old_ones_in_force(monkeypatch: 
         raise OverflowError
 
     with monkeypatch.context() as broken:
-        broken.setattr("services.dataplane.parts.policy.entries.governs", fail)
+        broken.setattr("services.dataplane.parts.policy.store.governs", fail)
         with pytest.raises(OverflowError):
             store.put_rules(policy(land()))
     assert store.policy_of(DEATHSTAR) == before

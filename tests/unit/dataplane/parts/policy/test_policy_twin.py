@@ -13,8 +13,9 @@ from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Pod
 from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY
-from services.dataplane.parts.policy.entries import EGRESS, INGRESS, PolicyStore, entries_for, name_of, verdict
+from services.dataplane.parts.policy.entries import EGRESS, INGRESS, entries_for, name_of, verdict
 from services.dataplane.parts.policy.named_ports import names_in
+from services.dataplane.parts.policy.store import PolicyStore
 from services.policy.model import PolicyModel
 from tests.oracle import allowed_by_rules
 from tests.strategies import Packet, World, worlds

@@ -1,0 +1,64 @@
+"""Every service, a row each: who there is, where it runs, and what it may do on the bus.
+
+From a row follow the service's questions about its health, its users and their rights (bus/accounts.py), its process in
+a lab (lab/programs.py), and that `plexus status` and `plexus wait` ask how it is. What it says is in bus/subjects.py: a
+service with a `State` there has a log of its name. Its program is `python -m services.<name>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bus.subjects import OWNERS, POD_STATUS, Request, health_of
+
+CONTROL = "control"  # the instance of a service that is one per cluster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One service. Its name is that of its folder, of its log, and of its questions: `req.<name>.<verb>`."""
+
+    name: str
+    is_on_nodes: bool = False  # a process on each node, which writes only the keys that bear the node's name
+    is_root: bool = False  # nothing on the bus causes what it says: its log's sequences are revisions (bus/revision.py)
+    makes_logs: bool = False  # makes the logs of the others, too, when they are missing
+    asks: tuple[
+        Request[Any, Any], ...
+    ] = ()  # questions that it may ask, beside those for reading; on a node, of its own
+    user: str = ""  # on a node, what its user is called before the node's name; "": its name
+
+    @property
+    def has_log(self) -> bool:
+        """It says something that lasts."""
+        return self.name in OWNERS
+
+    def user_on(self, node: str) -> str:
+        """The user name of this service's process on a node, and the name of its account."""
+        return f"{self.user or self.name}-{node}"
+
+
+SERVICES = (
+    Service(name="resources", is_root=True, makes_logs=True),
+    Service(name="identity"),
+    Service(name="ipam"),
+    Service(name="lb"),
+    Service(name="policy"),
+    Service(name="dataplane", is_on_nodes=True, is_root=True, asks=(POD_STATUS,), user="node"),
+)
+
+BY_NAME = {each.name: each for each in SERVICES}
+CONTROL_SERVICES = tuple(each.name for each in SERVICES if not each.is_on_nodes)
+NODE_SERVICES = tuple(each.name for each in SERVICES if each.is_on_nodes)
+ROOTS = tuple(each.name for each in SERVICES if each.is_root)
+MANY_WRITERS = frozenset(NODE_SERVICES)  # logs without one owner: each node writes its own keys
+
+HEALTH = {each.name: health_of(each.name) for each in SERVICES}
+"""How a service is. The last token is the node's name, or `CONTROL`."""
+
+
+def instances(nodes: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """(service, instance) of every process of a cluster: the control services, then those of each node."""
+    found = [(name, CONTROL) for name in CONTROL_SERVICES]
+    return found + [(name, node) for node in nodes for name in NODE_SERVICES]

@@ -1,0 +1,136 @@
+"""Rules and selectors as heard, and which local identities each concerns. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from bus.labels import selects
+from bus.messages.policy import PolicyRules, Selector
+from services.dataplane.parts.policy.entries import ENTRIES_MAX, EndpointPolicy, denied, entries_for, governs, referred
+
+PolicyName = tuple[str, str, str]  # kind, namespace, name
+
+
+class PolicyStore:
+    """Every change returns the local identities whose `policy_of` may be another now, and looks only at those."""
+
+    def __init__(self) -> None:
+        self.entries_max = ENTRIES_MAX
+        self._rules: dict[PolicyName, PolicyRules] = {}
+        self._selectors: dict[str, Selector] = {}
+        self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
+        self._by_rule: dict[str, set[PolicyName]] = defaultdict(set)
+        self._labels: dict[int, Mapping[str, str]] = {}  # by local identity
+        self._governing: dict[int, set[PolicyName]] = {}  # by local identity
+        self._governed: dict[PolicyName, set[int]] = defaultdict(set)
+
+    @property
+    def identities(self) -> frozenset[int]:
+        """The local identities."""
+        return frozenset(self._governing)
+
+    def add_identity(self, identity: int, labels: Mapping[str, str]) -> set[int]:
+        """A pod of this identity, which stands for `labels`, lives here."""
+        if self._labels.get(identity) == labels:
+            return set()
+        self.remove_identity(identity)
+        self._labels[identity] = labels
+        self._governing[identity] = set()
+        for subject, names in self._by_subject.items():
+            selector = self._selectors.get(subject)
+            if selector is None or selects(selector.selector, labels):
+                for name in names:
+                    self._bind(name, identity)
+        return {identity}
+
+    def remove_identity(self, identity: int) -> set[int]:
+        """The last pod of this identity is gone."""
+        if self._labels.pop(identity, None) is None:
+            return set()
+        for name in self._governing.pop(identity):
+            self._governed[name].discard(identity)
+        return {identity}
+
+    def put_rules(self, rules: PolicyRules) -> set[int]:
+        name = (rules.kind, rules.namespace, rules.name)
+        if self._rules.get(name) == rules:
+            return set()
+        governed = [each for each, labels in self._labels.items() if governs(rules, each, self._selectors, labels)]
+        touched = self.delete_rules(*name)  # from here on nothing fails: it is all of the old rules or all of the new
+        self._rules[name] = rules
+        self._by_subject[rules.subject].add(name)
+        for rule in rules.rules:
+            for key in referred(rule):
+                self._by_rule[key].add(name)
+        for identity in governed:
+            self._bind(name, identity)
+        return touched | self._governed[name]
+
+    def delete_rules(self, kind: str, namespace: str, name: str) -> set[int]:
+        key = (kind, namespace, name)
+        rules = self._rules.pop(key, None)
+        if rules is None:
+            return set()
+        _forget(self._by_subject, rules.subject, key)
+        for rule in rules.rules:
+            for selector in referred(rule):
+                _forget(self._by_rule, selector, key)
+        touched = self._governed.pop(key, set())
+        for identity in touched:
+            self._governing[identity].discard(key)
+        return touched
+
+    def put_selector(self, selector: Selector) -> set[int]:
+        before = self._selectors.get(selector.id)
+        self._selectors[selector.id] = selector
+        if before == selector:
+            return set()
+        touched = self._reselect(selector.id) if before is None or before.selector != selector.selector else set()
+        return touched | self._named_by(selector.id)
+
+    def delete_selector(self, key: str) -> set[int]:
+        """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
+        return set() if self._selectors.pop(key, None) is None else self._reselect(key) | self._named_by(key)
+
+    def policy_of(self, identity: int) -> EndpointPolicy:
+        """All that holds for a local identity; for one that is not local, `denied`."""
+        names = self._governing.get(identity)
+        if names is None:
+            return denied(identity)
+        rules = [self._rules[name] for name in names]
+        return entries_for(identity, rules, self._selectors, self._labels[identity], limit=self.entries_max)
+
+    def _named_by(self, key: str) -> set[int]:
+        """Whom the policies govern whose rules name this selector."""
+        return set().union(*(self._governed[name] for name in self._by_rule.get(key, ())))
+
+    def _reselect(self, key: str) -> set[int]:
+        """Judge anew who is governed through this selector, which came, went or says something else. Those whom its
+        policies govern before and after count too: what the policies say of them is another thing now."""
+        touched: set[int] = set()
+        names = self._by_subject.get(key, ())
+        selector = self._selectors.get(key)
+        for identity, labels in self._labels.items() if names else ():
+            now = selector is None or selects(selector.selector, labels)
+            for name in names:
+                if now or identity in self._governed[name]:
+                    touched.add(identity)
+                    (self._bind if now else self._unbind)(name, identity)
+        return touched
+
+    def _bind(self, name: PolicyName, identity: int) -> None:
+        self._governed[name].add(identity)
+        self._governing[identity].add(name)
+
+    def _unbind(self, name: PolicyName, identity: int) -> None:
+        self._governed[name].discard(identity)
+        self._governing[identity].discard(name)
+
+
+def _forget(index: dict[str, set[PolicyName]], key: str, name: PolicyName) -> None:
+    names = index.get(key)
+    if names is not None:
+        names.discard(name)
+        if not names:
+            del index[key]

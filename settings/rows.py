@@ -1,0 +1,421 @@
+"""Every setting: one row each. What a lab takes, what services read, docs/settings.md and more come from here.
+
+A row that is new needs its use beside it, and nothing else: see docs/how-to-add-a-setting.md. Sizes of maps and times
+are in `limits.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from settings.limits import SIZES
+from settings.readers import File, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
+from settings.row import LAB, Row, checked
+
+NODE = ("dataplane",)
+
+ROUTING = (
+    Row(
+        key="ipv4.enabled",
+        variable="PLEXUS_IPV4_ENABLED",
+        read=Truth(),
+        default=True,
+        services=("dataplane", "ipam"),
+        text="pods, nodes and Services have IPv4",
+    ),
+    Row(
+        key="ipv6.enabled",
+        variable="PLEXUS_IPV6_ENABLED",
+        read=Truth(),
+        default=False,
+        services=("dataplane", "ipam"),
+        text="the same for IPv6; one family at least",
+    ),
+    Row(
+        key="routingMode",
+        variable="PLEXUS_ROUTING_MODE",
+        read=Words("tunnel", "native"),
+        default="tunnel",
+        services=NODE,
+        text="`tunnel`: pods' packets to other nodes are wrapped; `native`: the network between the nodes carries them "
+        "as they are",
+    ),
+    Row(
+        key="tunnelProtocol",
+        variable="PLEXUS_TUNNEL_PROTOCOL",
+        read=Words("vxlan", "geneve"),
+        default="vxlan",
+        services=NODE,
+        text="or `geneve`, if the kernel has such devices (CONFIG_GENEVE)",
+    ),
+    Row(
+        key="tunnelPort",
+        variable="PLEXUS_TUNNEL_PORT",
+        read=Number(1, 65_535),
+        services=NODE,
+        zero_is_unset=True,
+        unit="UDP port",
+        text="without it 8472 for VXLAN, 6081 for Geneve",
+    ),
+    Row(
+        key="underlayProtocol",
+        variable="PLEXUS_UNDERLAY_PROTOCOL",
+        read=Words("ipv4", "ipv6"),
+        chart="ipv4",
+        services=NODE,
+        text="family of the tunnel's outer packets, `ipv4` or `ipv6`; without it IPv4 where the nodes have it",
+    ),
+    Row(
+        key="MTU",
+        variable="PLEXUS_MTU",
+        read=Number(576, 65_535),  # RFC 791: every host takes 576
+        services=NODE,
+        zero_is_unset=True,
+        unit="bytes",
+        text="of pods; without it that of the node's device less what the tunnel takes (50 over IPv4, 70 over IPv6)",
+    ),
+    Row(
+        key="ipv4NativeRoutingCIDR",
+        variable="PLEXUS_NATIVE_ROUTING_CIDR",
+        read=Prefix(4),
+        services=NODE,
+        text="destinations that see pods' own addresses, never masqueraded; without it the pods' first pool",
+    ),
+    Row(
+        key="ipv6NativeRoutingCIDR",
+        variable="PLEXUS_NATIVE_ROUTING_CIDR6",
+        read=Prefix(6, like="fd00::/8"),
+        services=NODE,
+        text="the same of IPv6",
+    ),
+    Row(
+        key="autoDirectNodeRoutes",
+        variable="PLEXUS_AUTO_DIRECT_NODE_ROUTES",
+        read=Truth(),
+        default=True,  # nothing else would carry routes in a lab
+        chart="false",
+        services=NODE,
+        text="native: each node has a route to the pods of its neighbours; `false`: the network knows where pods are",
+    ),
+    Row(
+        key="directRoutingSkipUnreachable",
+        variable="PLEXUS_DIRECT_ROUTING_SKIP_UNREACHABLE",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="native: a node that is no neighbour is no fault, and is reached by the network's own routes",
+    ),
+    Row(
+        key="endpointRoutes.enabled",
+        variable="PLEXUS_ENDPOINT_ROUTES",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="taken, and changes nothing: every pod has a route of its own anyway",
+    ),
+    Row(
+        key="bpf.hostLegacyRouting",
+        variable="PLEXUS_HOST_LEGACY_ROUTING",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="the node's own stack and netfilter forward what the programs have judged "
+        "([ADR 17](adr/0017-the-nodes-own-stack-forwards.md))",
+    ),
+    Row(
+        key="bpf.datapathMode",
+        read=Words("veth", later=("netkit", "netkit-l2")),
+        default="veth",
+        services=(LAB,),
+        text="nothing else yet",
+    ),
+    Row(
+        key="bpf.enableTCX",
+        variable="PLEXUS_ENABLE_TCX",
+        read=Truth(),
+        default=True,
+        services=NODE,
+        text="programs are attached by tcx where the kernel has it (6.6); `false`: by clsact everywhere",
+    ),
+    Row(
+        key="ipam.mode",
+        variable="PLEXUS_IPAM_MODE",
+        read=Words("cluster-pool", later=("kubernetes", "multi-pool")),
+        default="cluster-pool",
+        services=("ipam",),
+        text="nothing else yet",
+    ),
+    Row(
+        key="ipam.operator.clusterPoolIPv4PodCIDRList",
+        variable="PLEXUS_CLUSTER_POOL_CIDRS",
+        read=Prefixes(Prefix(4, like="10.244.0.0/16"), blanks=True),
+        own={"ipam": "10.244.0.0/16"},  # 256 nodes of 253 pods each
+        chart="10.0.0.0/8",
+        services=("ipam",),
+        says_none=True,
+        text="pools that nodes' blocks are cut from; without it one that suits the lab",
+    ),
+    Row(
+        key="ipam.operator.clusterPoolIPv4MaskSize",
+        variable="PLEXUS_CLUSTER_POOL_MASK",
+        read=Number(16, 30),
+        default=24,
+        services=("ipam",),
+        unit="bits",
+        text="of a node's block",
+    ),
+    Row(
+        key="ipam.operator.clusterPoolIPv6PodCIDRList",
+        variable="PLEXUS_CLUSTER_POOL_CIDRS6",
+        read=Prefixes(Prefix(6, like="fd00::/104"), blanks=True),
+        own={"ipam": "fd00::/104"},  # 65 536 nodes of 253 pods each
+        chart="fd00::/104",
+        services=("ipam",),
+        says_none=True,
+        text="the same of IPv6",
+    ),
+    Row(
+        key="ipam.operator.clusterPoolIPv6MaskSize",
+        variable="PLEXUS_CLUSTER_POOL_MASK6",
+        read=Number(64, 126),
+        default=120,
+        services=("ipam",),
+        unit="bits",
+        text="the same of IPv6",
+    ),
+    Row(
+        key="serviceNoBackendResponse",
+        variable="PLEXUS_SERVICE_NO_BACKEND_RESPONSE",
+        read=Words("reject", "drop"),
+        default="reject",
+        services=NODE,
+        text="who sends to a Service without backends, or to an address or port of the Services' range that no Service "
+        'has, hears it at once: "connection refused" of a call, a TCP reset, ICMP "port unreachable"; `drop`: hears '
+        'nothing. Dropped and counted ("Service backend not found") in both',
+    ),
+    Row(
+        key="kubeProxyReplacement",
+        read=Truth(only=True, feature="leaving Services to kube-proxy"),
+        default=True,
+        chart="false",
+        services=(LAB,),
+        text="Services are always translated here",
+    ),
+    Row(
+        key="socketLB.terminatePodConnections",
+        variable="PLEXUS_TERMINATE_POD_CONNECTIONS",
+        read=Truth(),
+        default=True,
+        services=NODE,
+        text="a connected UDP socket whose backend its Service has no more is ended, in pods too; `false`: the node's "
+        "own sockets alone",
+    ),
+    Row(
+        key="extraConfig.lb-sock-terminate-all-protos",
+        variable="PLEXUS_TERMINATE_ALL_PROTOCOLS",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="`true`: so are TCP sockets, also those to a backend that is alive and not in the Service any more",
+    ),
+    Row(
+        key="debug.enabled",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="log lines of level debug",
+    ),
+)
+
+BUS = (
+    Row(
+        key="bus.tls.enabled",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="everybody speaks TLS 1.3 with the bus, from the first byte, and knows it by its certificate",
+    ),
+    Row(
+        key="bus.tls.verifyClients",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="the bus, too, asks for a certificate of its authority; user and password are needed all the same",
+    ),
+)
+
+MASQUERADE = (
+    Row(
+        key="enableIPv4Masquerade",
+        variable="PLEXUS_MASQUERADE",
+        read=Truth(),
+        default=True,
+        services=NODE,
+        text="what pods send out of the cluster bears the node's address",
+    ),
+    Row(
+        key="enableIPv6Masquerade",
+        variable="PLEXUS_MASQUERADE6",
+        read=Truth(),
+        default=True,
+        services=NODE,
+        text="the same of IPv6",
+    ),
+    Row(
+        key="bpf.masquerade",
+        read=Truth(),
+        default=True,
+        chart="false",
+        services=(LAB,),
+        text="it is BPF that masquerades; `false` is refused unless the two above are off: there is no masquerade by "
+        "iptables",
+    ),
+    Row(
+        key="ipMasqAgent.enabled",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="destinations of the list below see pods' own addresses",
+    ),
+    Row(
+        key="ipMasqAgent.config.nonMasqueradeCIDRs",
+        variable="PLEXUS_MASQ_EXCLUDE",
+        read=Prefixes(Prefix(like="192.168.0.0/16,fd00::/8")),
+        services=NODE,
+        text="networks of both families; without it those that are nobody's on the Internet (10.0.0.0/8, "
+        "172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 and so on)",
+    ),
+    Row(
+        key="ipMasqAgent.config.masqLinkLocal",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="`true`: 169.254.0.0/16 is masqueraded too",
+    ),
+    Row(
+        key="ipMasqAgent.config.masqLinkLocalIPv6",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="`true`: fe80::/10 is masqueraded too",
+    ),
+    Row(
+        key="extraConfig.plexus-masquerade-ports",
+        variable="PLEXUS_MASQUERADE_PORTS",
+        read=PortRange(),
+        services=NODE,
+        text="ports that masqueraded connections take, 1024 or more within 32768-65535; without it as many as the "
+        "node's own connections can spare, 36864-65535 on a node with Linux's defaults "
+        "([ADR 6](adr/0006-masquerade-ports.md))",
+    ),
+    Row(
+        key="installNoConntrackIptablesRules",
+        variable="PLEXUS_NO_CONNTRACK_RULES",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="native: the host does not track pods' connections",
+    ),
+)
+
+PLACES = (
+    Row(
+        variable="PLEXUS_NODE",
+        read=Text(),
+        services=NODE,
+        text="the name of the node; there is none without",
+    ),
+    Row(
+        variable="PLEXUS_DEVICE",
+        read=Text(),
+        default="eth0",
+        services=NODE,
+        text="leads to the other nodes",
+    ),
+    Row(
+        variable="PLEXUS_SERVICE_CIDR",
+        read=Prefix(4, like="10.96.0.0/16"),
+        own={"resources": "10.96.0.0/16"},  # room for 65 534 Services
+        services=("dataplane", "resources"),
+        says_none=True,
+        text="where ClusterIPs come from; what no Service has there is dropped. Without it `resources` gives them out "
+        'of 10.96.0.0/16, and a node does not know the range; `""`: Services have no IPv4',
+    ),
+    Row(
+        variable="PLEXUS_SERVICE_CIDR6",
+        read=Prefix(6, like="fd00:96::/112"),
+        services=("dataplane", "resources"),
+        says_none=True,
+        text="the same of IPv6; without it there is none",
+    ),
+    Row(
+        variable="PLEXUS_STATE_DIR",
+        read=File(),
+        default="/var/lib/plexus",
+        services=NODE,
+        text="what a node keeps on its disk",
+    ),
+    Row(
+        variable="PLEXUS_PIN_DIR",
+        read=File(),
+        default="/sys/fs/bpf/plexus",
+        services=NODE,
+        text="where programs and maps are pinned",
+    ),
+    Row(
+        variable="PLEXUS_CGROUP",
+        read=File(),
+        default="/sys/fs/cgroup",
+        services=NODE,
+        text="socket load balancing holds for what runs in it",
+    ),
+    Row(
+        variable="PLEXUS_CNI_SOCKET",
+        read=File(),
+        default="/run/plexus/cni.sock",
+        services=NODE,
+        text="where `plexus-cni` finds the node's dataplane; that program reads it too",
+    ),
+    Row(
+        variable="PLEXUS_FORCE_FALLBACK",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="nftables rules instead of BPF programs, as on a kernel that takes none",
+    ),
+)
+
+SECTIONS: Mapping[str, tuple[Row, ...]] = {
+    "Addresses and routing": ROUTING,
+    "The bus": BUS,
+    "Masquerade": MASQUERADE,
+    "Sizes and times": SIZES,
+    "Where a service runs": PLACES,
+}
+"""As docs/settings.md has them."""
+
+ROWS = checked(row for rows in SECTIONS.values() for row in rows)
+KEYS: Mapping[str, Row] = {row.key: row for row in ROWS if row.key}
+VARIABLES: Mapping[str, Row] = {row.variable: row for row in ROWS if row.variable}
+
+LATER = (
+    "bandwidthManager.enabled",
+    "egressGateway.enabled",
+    "encryption.enabled",
+    "envoy.enabled",
+    "externalIPs.enabled",
+    "hostFirewall.enabled",
+    "hubble.enabled",
+    "hubble.relay.enabled",
+    "hubble.ui.enabled",
+    "ingressController.enabled",
+    "l2announcements.enabled",
+    "l7Proxy",
+    "loadBalancer.acceleration",
+    "loadBalancer.algorithm",
+    "loadBalancer.mode",
+    "nodePort.enabled",
+    "policyEnforcementMode",
+    "policyAuditMode",
+)
+"""Keys of the chart whose features come later; a value there is refused with a word of its own."""

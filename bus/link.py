@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from bus.interface import BusAway, BusError, Refused, TurnedAway
-from bus.natspy import Client, Msg, Subscription, errors
+from bus.natspy import Client, Msg, Subscription, arrivals, errors
 from bus.subjects import escape, matches
 from bus.telemetry import count, logger
 from bus.tls import ClientTls, advice
@@ -205,7 +205,7 @@ class Link:
 
     async def read(self, subscription: Subscription, pattern: str, *, stored: bool = False) -> AsyncIterator[Msg]:
         """What comes in on a subscription to `pattern`, and is what it seems. Everything that is read passes here."""
-        async for message in subscription.messages:
+        async for message in arrivals(subscription):
             why = objection(pattern, message, stored=stored)
             if why is None:
                 yield message

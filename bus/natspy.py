@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import AsyncIterator
 
 from bus.telemetry import count, logger
 
@@ -28,6 +29,19 @@ if _is_hidden:
 
 
 log = logger(__name__)
+
+
+async def arrivals(subscription: Subscription) -> AsyncIterator[Msg]:
+    """What comes in. All that waits already follows in the same turn of the event loop: nats-py's own iterator makes a
+    task for each message, so that whoever merges what comes in was woken for one at a time, however many there were."""
+    async for message in subscription.messages:
+        yield message
+        for _ in range(subscription.pending_msgs):
+            waiting = subscription._pending_queue.get_nowait()
+            subscription._pending_queue.task_done()
+            subscription._pending_size -= len(waiting.data)
+            yield waiting
+
 
 # As the server does, which takes every byte but these for part of a subject. nats-py ends the connection over a form
 # feed, which whoever may write any key may put into one.

@@ -35,8 +35,10 @@ from services.dataplane.shapes.layouts import (
     IpcacheEntry,
     IpcacheKey,
     ServiceEntry,
+    ServiceKey,
     pack_address,
 )
+from services.dataplane.shapes.table import Table
 from services.dataplane.store.journal import Journal
 from tests.unit.dataplane.fake_kernel import MemoryHooks, MemoryLinks, MemoryMaps
 
@@ -522,3 +524,36 @@ async def test_routes_are_made_anew_only_when_what_they_follow_from_has_changed(
         machine.links.broken = ""
         await node.hear_batch(Batch([], synced=True, revision={"resources": 92}))
         assert machine.links.routes["10.0.1.0/24"].node_address == "192.0.2.24", "what failed is tried with the next"
+
+
+async def test_what_comes_while_a_write_is_held_up_is_settled_and_written_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.populate()
+    async with machine.running() as node:
+        await until(lambda: node.service.revision)
+        write, may_write = node.maps.write, asyncio.Event()
+        writes: list[int] = []
+
+        async def held_up(tables: tuple[Table, ...]) -> int:
+            writes.append(len(tables))
+            await may_write.wait()
+            return await write(tables)
+
+        monkeypatch.setattr(node.maps, "write", held_up)
+        machine.say_service("first", "10.96.1.1")
+        await until(lambda: writes)
+        for number in range(100):
+            machine.say_service("web", f"10.96.0.{number}")
+            if number % 3 == 2:
+                machine.hub.delete(subjects.FRONTEND.of("default", "web"))
+        last = machine.hub.put(subjects.NODE.of("node-3"), NodeResource(name="node-3", addresses=["192.0.2.3"]))
+        for owner in {family.owner for family in node.model.hears} - {"resources"}:
+            machine.hub.log(owner).revision = {"resources": last}  # they have heard it, too
+            machine.hub.log(owner).tell([])
+        assert len(writes) == 1
+        may_write.set()
+        await until(lambda: node.service.revision["resources"] == last)
+        assert len(writes) == 2
+        services = {ServiceKey.unpack(key).address for key in machine.maps.memory["services"].entries}
+        assert services == {"10.96.1.1", "10.96.0.99"}

@@ -13,7 +13,6 @@ stays in force, and everything else goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
 from ipaddress import ip_network
 
 from bus import subjects
@@ -28,22 +27,22 @@ from services.dataplane.keep.asked import Asked
 from services.dataplane.keep.audit import Audit
 from services.dataplane.keep.devices import Devices
 from services.dataplane.keep.looks import Looks
+from services.dataplane.keep.own_addresses import OwnAddresses
 from services.dataplane.keep.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
+from services.dataplane.keep.routes import Routes
 from services.dataplane.keep.sockets import Sockets
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, LinkError, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.pod_links import Wanted
-from services.dataplane.kernel.rtnl import NodeRoute
 from services.dataplane.model import NodeModel
 from services.dataplane.parts.ipcache import Routing
 from services.dataplane.pods.addresses import Addresses
 from services.dataplane.pods.endpoints import Endpoint, Endpoints
 from services.dataplane.pods.leftovers import Leftovers
-from services.dataplane.pods.restart import BLOCKS_KEY, IDENTITY_HOST, Restart
+from services.dataplane.pods.restart import BLOCKS_KEY, Restart
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
-from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey
 from services.dataplane.store.journal import Journal
 
 log = logger(__name__)
@@ -91,16 +90,20 @@ class Node:
         self.restart = Restart(self)
         self.sockets = Sockets(service, settings, self.model.services)
         self.devices = Devices(self)
+        self.own_addresses = OwnAddresses(service, links, self.model.network)
+        self.routes = Routes(
+            settings,
+            service,
+            links,
+            device,
+            mtu_bytes,
+            self.model.network,
+            routers=lambda: self.addresses.routers,
+            pods=self._pod_indexes,
+        )
         self._recall = recall
         self.is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
-        self._are_addresses_stale = True  # those that the node answers to, as the model has them
-        self._address_problem = ""
-        self._routers: set[str] = set()  # addresses that the node answers to
-        self._routes: dict[str, NodeRoute] = {}
-        self._routing = asyncio.Lock()
-        self._route_problems: dict[str, str] = {}  # by CIDR, or the router's address
-        self._routes_follow: object = None  # what they were made of, when they were all made
         self._block_problem = ""
         self._refused: dict[str, str] = {}  # by subject: why what it says was passed over
         self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
@@ -168,7 +171,7 @@ class Node:
             await self._first_sync()
         await self.write()
         await self._follow_blocks()
-        await self._follow_routes()
+        await self.routes.follow()
         self._heard = batch.revision
         await self.realised()
 
@@ -235,16 +238,15 @@ class Node:
 
     async def _take_over(self) -> None:
         """The model is whole: from here on the maps hold what it says, and nothing else."""
-        await self._follow_own_addresses()
+        await self.own_addresses.follow()
         async with self._writing:  # what is read must not be on its way to something else
             self.model.synced()
             held = {table: await self.maps.read(table.name) for table in self.model.tables}
-            if self._are_addresses_stale:  # those of before stay until they are known
-                self.model.network.answers_to(untold_addresses(held[self.model.network.table]))
+            self.own_addresses.take_up(held[self.model.network.table])
             self.model.settle()
             for table, entries in held.items():
                 table.adopt(entries)
-        self._routes, self._routes_follow = await self._routes_from_before(), None
+        await self.routes.take_up()
         self.is_whole = True
         await self.write()
         async with self._writing:  # a process before this one may have written and died before it said so
@@ -268,7 +270,7 @@ class Node:
                 log.warning("the bus is away: going by what was heard last", subjects=known)
                 await self._take_over()
                 await self._follow_blocks()
-                await self._follow_routes()
+                await self.routes.follow()
 
     async def keep(self) -> None:
         """What is heard goes to the disk."""
@@ -298,8 +300,7 @@ class Node:
                 self.sockets.written()
             missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
             self.service.check("room", not self.maps.no_room, "; ".join(missing))
-            contested = self._address_problem or "; ".join(self.model.network.contested.values())
-            self.service.check("own addresses", not contested, contested)
+            self.own_addresses.tell()
         await self.realised()
         for pod in filter(lambda pod: pod.namespace, changed):
             subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
@@ -323,74 +324,6 @@ class Node:
         missing = self.addresses.missing
         self.service.check("addresses", not missing and not problem, problem or missing)
         self.service.ready(not missing)
-
-    async def _follow_own_addresses(self) -> None:
-        """What the node answers to, for the model to settle. What cannot be asked is asked again with the next look."""
-        try:
-            self.model.network.answers_to(await self.links.own_addresses())
-        except LinkError as problem:
-            if str(problem) != self._address_problem:
-                log.warning("addresses of the node are not known, trying again", why=str(problem))
-            self._are_addresses_stale, self._address_problem = True, str(problem)
-        else:
-            self._are_addresses_stale, self._address_problem = False, ""
-
-    async def _follow_routes(self) -> None:
-        """The host's own way to other nodes' pods. What cannot be done is tried with the next batch and by `heal`;
-        what they follow from has not changed since all were made: nothing is done."""
-        async with self._routing:
-            network = self.model.network
-            made_of = (network.wanted_routes, network.unreachable, self.addresses.routers)
-            if made_of == self._routes_follow and self._routes.keys() == network.wanted_routes.keys():
-                return
-            self._routes_follow = None
-            problems: dict[str, str] = {}
-            wanted = {cidr: self._route(cidr, address) for cidr, address in network.wanted_routes.items()}
-            routers = set(self.addresses.routers)
-            for router in routers - self._routers:
-                if not await _done(self.links.ensure_router_address(router), router, problems):
-                    routers.discard(router)
-            self._routers = routers
-            for cidr in self._routes.keys() - wanted.keys():
-                if await _done(self.links.delete_node_route(cidr), cidr, problems):
-                    del self._routes[cidr]
-            for cidr, route in wanted.items():
-                if self._routes.get(cidr) != route and await _done(self.links.ensure_node_route(route), cidr, problems):
-                    self._routes[cidr] = route
-            if not problems:
-                self._routes_follow = made_of
-            if not self.settings.direct_routing_skip_unreachable:
-                problems |= {name: self._too_far(address) for name, address in network.unreachable.items()}
-            for what in problems.keys() - self._route_problems.keys():
-                log.warning("no way to other nodes' pods, trying again", address=what, why=problems[what])
-            self._route_problems = problems
-        self.service.check("routes", not problems, "; ".join(f"{what}: {why}" for what, why in problems.items()))
-
-    async def _routes_from_before(self) -> dict[str, NodeRoute]:
-        """What a process before this one made: kept where it is right, removed where it is not wanted any more."""
-        try:
-            return {route.cidr: route for route in await self.links.list_node_routes()}
-        except LinkError as problem:
-            log.warning("routes from before are not known", why=str(problem))
-            return {}
-
-    def _route(self, cidr: str, node_address: str) -> NodeRoute:
-        if not self.settings.is_tunnel:
-            return NodeRoute(cidr=cidr, node_address=node_address, device=self.device.name)
-        return NodeRoute(
-            cidr=cidr,
-            node_address=node_address,
-            device=self.settings.tunnel_device,
-            tunnel_id=IDENTITY_HOST,
-            mtu_bytes=self.mtu_bytes,
-            source=self.addresses.router(ip_network(cidr).version),
-        )
-
-    def _too_far(self, address: str) -> str:
-        return (
-            f"{address} is on no network of {self.device.name} ({', '.join(self.device.networks)}), so it can be no "
-            "next hop: if routers know the way to its pods, set directRoutingSkipUnreachable=true, else use a tunnel"
-        )
 
     # What is said
 
@@ -552,14 +485,14 @@ class Node:
             self.service.check("programs", *self.hooks.state)
             self.service.check("pins", *self.hooks.pins.state)
             are_others = self.hooks.take_addresses_changed()
-            self._are_addresses_stale |= are_others
+            self.own_addresses.are_stale |= are_others
             self.devices.are_routes_stale |= self.hooks.take_routes_gone() or are_others
             if self.is_whole and self.devices.are_routes_stale:
                 await self._heal_routes()
-            elif self.is_whole and self._route_problems:
-                await self._follow_routes()
-            if self.is_whole and self._are_addresses_stale:
-                await self._follow_own_addresses()
+            elif self.is_whole and self.routes.problems:
+                await self.routes.follow()
+            if self.is_whole and self.own_addresses.are_stale:
+                await self.own_addresses.follow()
                 await self.write()
         except (LinkError, OSError) as problem:
             self.service.check("programs", False, str(problem))
@@ -567,21 +500,10 @@ class Node:
 
     async def _heal_routes(self) -> None:
         with self.devices.healing_routes():
-            async with self._routing:
-                self._routes_follow = None
-                seen = {route.cidr for route in await self.links.list_node_routes()}
-                gone = self._routers - set(await self.links.list_router_addresses())
-                count("drift", len(gone), kind="address")
-                self._routers -= gone
-                for cidr in self._routes.keys() - seen:
-                    count("drift", kind="route")
-                    del self._routes[cidr]
-            await self._follow_routes()
-            wanted = {ip.address: each.interface_index for each in self.endpoints.all() for ip in each.ips}
-            mended = await self.links.mend_pod_routes(wanted)
-            if mended:
-                count("drift", len(mended), kind="route")
-                log.warning("routes to pods put back", addresses=mended)
+            await self.routes.heal()
+
+    def _pod_indexes(self) -> dict[str, int]:
+        return {ip.address: each.interface_index for each in self.endpoints.all() for ip in each.ips}
 
     def pod_links(self) -> list[tuple[str, Wanted]]:
         """The host side of each pod's link, beside its pod's `namespace/name`."""
@@ -608,20 +530,3 @@ class Node:
     def is_judged(self) -> bool:
         """Every pod here has its programs."""
         return self.hooks.has(self.pod_hooks())
-
-
-def untold_addresses(ipcache: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Those that the node had and no other knew, as the map has them; on which device is not known any more."""
-    entries = ((IpcacheKey.unpack(key), IpcacheEntry.unpack(value)) for key, value in ipcache.items())
-    return {key.address: "the node" for key, entry in entries if entry.untold and key.is_host}
-
-
-async def _done(work: Awaitable[None], what: str, problems: dict[str, str]) -> bool:
-    """Whether a change of routes succeeded; if not, `problems` says why."""
-    try:
-        await work
-    except LinkError as problem:
-        count("route_errors")
-        problems[what] = str(problem)
-        return False
-    return True

@@ -153,7 +153,7 @@ def test_a_pod_reaches_its_node_and_the_node_the_pod_in_every_family(
     async def main() -> None:
         async with place.running(**given) as node:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (node.service.is_ready and len(node._routers) == len(families)):
+                while not (node.service.is_ready and len(node.routes.routers) == len(families)):
                     await asyncio.sleep(0.01)
             with opened(pod) as fd:
                 ask = cni.Add(Attachment("c1", "eth0"), "plexus", "default", "web", "u", "/x", fd, "1.1.0")

@@ -1,9 +1,11 @@
 """What goes on for as long as the node runs.
 
-- `audit`     what maps hold, against what tables say
-- `sweep`     what traffic has left behind goes
-- `sockets`   those connected to a backend that is gone are ended
-- `pressure`  how full maps are
-- `devices`   the tunnel device and the kernel's switches
-- `recall`    what was heard last, kept on disk
+- `audit`         what maps hold, against what tables say
+- `sweep`         what traffic has left behind goes
+- `sockets`       those connected to a backend that is gone are ended
+- `pressure`      how full maps are
+- `devices`       the tunnel device and the kernel's switches
+- `routes`        to other nodes' pods and to our own, and the gateways' addresses
+- `own_addresses` all that the node answers to
+- `recall`        what was heard last, kept on disk
 """

@@ -504,13 +504,13 @@ async def test_routes_are_made_anew_only_when_what_they_follow_from_has_changed(
     async with machine.running() as node:
         await until(lambda: machine.links.routes)
         made: list[str] = []
-        make = node._route
+        make = node.routes._route
 
         def counted_route(cidr: str, address: str) -> NodeRoute:
             made.append(cidr)
             return make(cidr, address)
 
-        monkeypatch.setattr(node, "_route", counted_route)
+        monkeypatch.setattr(node.routes, "_route", counted_route)
         await node.hear_batch(Batch([], synced=True, revision={"resources": 90}))
         machine.hub.put(subjects.NAMESPACE.of("other"), Namespace(name="other"))
         await node.hear_batch(Batch([], synced=True, revision={"resources": 91}))

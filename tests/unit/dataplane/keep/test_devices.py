@@ -73,9 +73,9 @@ async def test_routes_that_were_refused_are_tried_with_the_next_look(machine: Ma
         await until(lambda: machine.links.routes)
         routes = dict(machine.links.routes)
         machine.links.broken = "Device for nexthop is not up"
-        node._routes.clear()
+        node.routes.made.clear()
         machine.links.routes.clear()
-        await node._follow_routes()
+        await node.routes.follow()
         assert not checked(node, "routes").ok
         machine.links.broken = ""
         await node.heal_hooks_once()

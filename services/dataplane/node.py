@@ -17,10 +17,9 @@ from ipaddress import ip_network
 
 from bus import subjects
 from bus.digest import Held
-from bus.interface import Batch, BusError, Change, Family
+from bus.interface import Batch, BusError, Change
 from bus.messages import Message
 from bus.messages import dataplane as messages
-from bus.messages.log import Vouched
 from bus.service import Service
 from bus.telemetry import count, logger
 from services.dataplane.keep.asked import Asked
@@ -38,16 +37,17 @@ from services.dataplane.kernel.pod_links import Wanted
 from services.dataplane.model import NodeModel
 from services.dataplane.parts.ipcache import Routing
 from services.dataplane.pods.addresses import Addresses
-from services.dataplane.pods.endpoints import Endpoint, Endpoints
+from services.dataplane.pods.blocks import Blocks
+from services.dataplane.pods.endpoints import Endpoints
 from services.dataplane.pods.leftovers import Leftovers
-from services.dataplane.pods.restart import BLOCKS_KEY, Restart
+from services.dataplane.pods.publish import Publish
+from services.dataplane.pods.restart import Restart
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.store.journal import Journal
 
 log = logger(__name__)
 
-ENDPOINTS_OWNER = subjects.ENDPOINT.owner
 HEAL_SECONDS = 30.0  # how often what the kernel holds is compared with what it should hold
 PROBLEMS_SHOWN = 5  # subjects that the check "changes" names
 
@@ -88,6 +88,8 @@ class Node:
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)
         self.restart = Restart(self)
+        self.blocks = Blocks(service, self.addresses, journal)
+        self.publish = Publish(self.bus, settings.node, self.endpoints, self.model, self.restart.next_word)
         self.sockets = Sockets(service, settings, self.model.services)
         self.devices = Devices(self)
         self.own_addresses = OwnAddresses(service, links, self.model.network)
@@ -104,22 +106,17 @@ class Node:
         self._recall = recall
         self.is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
-        self._block_problem = ""
         self._refused: dict[str, str] = {}  # by subject: why what it says was passed over
         self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
         self._writing = asyncio.Lock()
-        self.held = Held(*self.model.hears, self._mine)
+        self.held = Held(*self.model.hears, self.publish.family)
         self.audit = Audit(maps, self.model.tables, self._writing, self)
         service.digests = lambda: self.held.digests
         service.compare = self._compare
         self.looks = Looks(hooks, self._heal_hooks, self.realised)
         self.asked = Asked(service)
-        self._published: dict[str, messages.Endpoint] = {}  # by subject: what the bus holds of this node
         self._early: list[Change] = []  # heard before all was heard once
         self._heard: dict[str, int] = {}  # the revision of what was heard last
-        self._to_publish: set[str] = set()
-        self._owes_word = True  # that the bus holds all of this node's endpoints, and no others
-        self._publish = asyncio.Event()
 
     async def restore(self) -> None:
         """Take up what was here before a restart (pods/restart.py)."""
@@ -132,18 +129,14 @@ class Node:
 
     # What is heard
 
-    @property
-    def _mine(self) -> Family:
-        return subjects.ENDPOINT, (self.settings.node,)
-
     async def hear(self) -> None:
         """Follow the bus for ever."""
-        async for batch in self.bus.watch_state(*self.model.hears, self._mine, anew=self.held.anew):
+        async for batch in self.bus.watch_state(*self.model.hears, self.publish.family, anew=self.held.anew):
             await self.hear_batch(batch)
 
     async def hear_batch(self, batch: Batch) -> None:
-        if ENDPOINTS_OWNER in batch.lost and self.is_synced:
-            await self._say_again()
+        if subjects.ENDPOINT.owner in batch.lost:
+            await self.publish.say_again()
         if not self.is_synced:
             self._early.extend(batch.changes)
             if not batch.synced:
@@ -159,7 +152,7 @@ class Node:
             if batch.synced and not self.is_synced and self._recall is not None:
                 for subject in self._recall.synced():
                     self.model.delete(subject)
-            is_news = self.restart.learn(self._published.values())
+            is_news = self.restart.learn(self.publish.held.values())
         self._check_changes()
         if is_news:
             await self.restart.settle()
@@ -170,7 +163,7 @@ class Node:
         if not self.is_synced:
             await self._first_sync()
         await self.write()
-        await self._follow_blocks()
+        await self.blocks.follow(self.model.network.own_blocks)
         await self.routes.follow()
         self._heard = batch.revision
         await self.realised()
@@ -211,30 +204,17 @@ class Node:
 
     def _hear(self, subject: str, message: Message | None) -> None:
         if subjects.ENDPOINT.has(subject):
-            self._heard_of_myself(subject, message)
+            self.publish.hear(subject, message)
         elif message is None:
             self.model.delete(subject)
         else:
             self.model.put(subject, message)
 
-    def _heard_of_myself(self, subject: str, message: object) -> None:
-        """What the bus holds of this node's endpoints: other than what is so, it is said again."""
-        if isinstance(message, messages.Endpoint):
-            self._published[subject] = message
-        else:
-            self._published.pop(subject, None)
-        if self._wanted_message(subject) != self._published.get(subject):
-            self._mark(subject)
-
     async def _first_sync(self) -> None:
         """Everything was heard once: from here on the maps hold what the bus says, and nothing else."""
         await self._take_over()
         self._synced.set()
-        for subject in self._published:
-            self._mark(subject)
-        for each in self.endpoints.all():
-            self.forget(each)
-        self._publish.set()  # without any there is a word to say, too
+        self.publish.begin()
 
     async def _take_over(self) -> None:
         """The model is whole: from here on the maps hold what it says, and nothing else."""
@@ -269,7 +249,7 @@ class Node:
             if known:
                 log.warning("the bus is away: going by what was heard last", subjects=known)
                 await self._take_over()
-                await self._follow_blocks()
+                await self.blocks.follow(self.model.network.own_blocks)
                 await self.routes.follow()
 
     async def keep(self) -> None:
@@ -302,28 +282,7 @@ class Node:
             self.service.check("room", not self.maps.no_room, "; ".join(missing))
             self.own_addresses.tell()
         await self.realised()
-        for pod in filter(lambda pod: pod.namespace, changed):
-            subject = subjects.ENDPOINT.of(self.settings.node, pod.namespace, pod.name)
-            if self._wanted_message(subject) != self._published.get(subject):
-                self._mark(subject)
-
-    async def _follow_blocks(self) -> None:
-        """Addresses come out of these blocks; after a restart without the bus too."""
-        blocks = sorted(self.model.network.own_blocks)
-        problem = ""
-        try:
-            if blocks != sorted(self.addresses.blocks):
-                self.addresses.set_blocks(blocks)
-            if blocks != (self.journal.get(BLOCKS_KEY) or []):
-                await self.journal.put(BLOCKS_KEY, blocks)
-        except (ValueError, OSError) as failure:
-            problem = str(failure)
-            if problem != self._block_problem:
-                log.error("this node's blocks are not followed: correct them, or make room on its disk", why=problem)
-        self._block_problem = problem
-        missing = self.addresses.missing
-        self.service.check("addresses", not missing and not problem, problem or missing)
-        self.service.ready(not missing)
+        self.publish.changed(changed)
 
     # What is said
 
@@ -348,93 +307,6 @@ class Node:
             await self.bus.publish_event(subjects.APPLIED.of(self.settings.node), applied)
         except BusError as problem:  # who waits for it asks again
             log.warning("revision not told", why=str(problem))
-
-    def _subject(self, endpoint: Endpoint) -> str:
-        return subjects.ENDPOINT.of(self.settings.node, endpoint.namespace, endpoint.pod)
-
-    def _wanted_message(self, subject: str) -> messages.Endpoint | None:
-        _, namespace, pod = subjects.ENDPOINT.parse(subject)
-        endpoint = self.endpoints.of_pod(namespace, pod)
-        if endpoint is None:
-            return None
-        return messages.Endpoint(
-            node=self.settings.node,
-            namespace=endpoint.namespace,
-            pod=endpoint.pod,
-            uid=endpoint.uid,
-            address=endpoint.address,
-            addresses=list(endpoint.addresses),
-            mac=endpoint.mac,
-            interface=endpoint.interface,
-            interface_index=endpoint.interface_index,
-            identity=self.model.identity_of(endpoint.address),
-            state=self.model.state_of(endpoint.address),
-        )
-
-    def _mark(self, subject: str) -> None:
-        self._to_publish.add(subject)
-        self._publish.set()
-
-    def forget(self, endpoint: Endpoint) -> None:
-        """Its pod has no endpoint any more, or another: say so, if it is known whose it is."""
-        if endpoint.namespace:
-            self._mark(self._subject(endpoint))
-
-    async def publish(self) -> None:
-        """Keep the bus up to date on this node's endpoints; a burst on one pod is one message."""
-        await self._synced.wait()  # until then it is not known what the bus holds
-        while True:
-            await self._publish.wait()
-            self._publish.clear()
-            subjects_now, self._to_publish = self._to_publish, set()
-            await asyncio.gather(*map(self._publish_one, subjects_now))
-            if self._owes_word and not self._to_publish:
-                await self._vouch()
-
-    async def _say_again(self) -> None:
-        """The log of endpoints has lost something, or is an older one: it gets what is so, and then our word for it.
-        Whoever hears it goes on with what was said before, until then."""
-        log.warning("the log of endpoints has lost something: saying this node's again")
-        self._published = {}
-        mine = (subjects.ENDPOINT, (self.settings.node,))
-        async for batch in self.bus.watch_state(mine):
-            for change in batch.changes:
-                self._heard_of_myself(change.subject, change.message)
-            if batch.synced:
-                break
-        for endpoint in self.endpoints.all():
-            self.forget(endpoint)
-        self._owes_word = True
-        self._publish.set()
-
-    async def _vouch(self) -> None:
-        """The bus holds all of this node's endpoints, and no others."""
-        unsaid = [each for each in self.endpoints.all() if self._subject(each) not in self._published]
-        if unsaid:
-            return  # those that failed are tried again
-        word = Vouched(writer=self.settings.node, number=await self.restart.next_word())
-        self._owes_word = False
-        try:
-            await self.bus.publish_state(subjects.VOUCHED[ENDPOINTS_OWNER].of(self.settings.node), word)
-        except BusError as problem:
-            self._owes_word = True
-            log.warning("endpoints are not vouched for, trying again", why=str(problem))
-            asyncio.get_running_loop().call_later(1.0, self._publish.set)
-
-    async def _publish_one(self, subject: str) -> None:
-        wanted = self._wanted_message(subject)
-        if wanted == self._published.get(subject):
-            return
-        try:
-            if wanted is None:
-                await self.bus.delete_state(subject)
-                self._published.pop(subject, None)
-            else:
-                await self.bus.publish_state(subject, wanted)
-                self._published[subject] = wanted
-        except BusError as problem:
-            log.warning("endpoint not told, trying again", subject=subject, why=str(problem))
-            asyncio.get_running_loop().call_later(1.0, self._mark, subject)
 
     # Drift
 
@@ -477,8 +349,8 @@ class Node:
         self.restart.tell()
         if self._recall is not None:
             self._recall.keep_mark()
-        if self.is_whole and self._block_problem:
-            await self._follow_blocks()  # there may be room by now
+        if self.is_whole and self.blocks.problem:
+            await self.blocks.follow(self.model.network.own_blocks)  # there may be room by now
         await self.devices.look()
         try:
             await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)

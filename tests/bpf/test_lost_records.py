@@ -94,7 +94,7 @@ def test_running_pods_keep_address_entry_traffic_and_policy_whatever_is_damaged(
 
     async def main() -> None:
         async with pods.node() as node:
-            publishing = asyncio.ensure_future(node.publish())
+            publishing = asyncio.ensure_future(node.publish.run())
             await until(lambda: len(place.hub.states("dataplane")) == 2)
             publishing.cancel()
             entries = node.maps.dump("endpoints")

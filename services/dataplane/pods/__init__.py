@@ -5,7 +5,9 @@
 - `verbs`       ADD, DEL, CHECK, GC and STATUS, done on this node
 - `endpoints`   which sandbox has which link and address (pure)
 - `addresses`   leased out of the node's blocks (pure)
+- `blocks`      which addresses come out of, as the bus says
 - `leftovers`   what is left of a sandbox, until it is gone
+- `publish`     what the bus is told of endpoints
 - `host`        what all of this asks of the node
 - `restart`     what was here before, taken up again
 """

@@ -10,8 +10,9 @@ from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.model import NodeModel
 from services.dataplane.pods.addresses import Addresses
-from services.dataplane.pods.endpoints import Endpoint, Endpoints
+from services.dataplane.pods.endpoints import Endpoints
 from services.dataplane.pods.leftovers import Leftovers
+from services.dataplane.pods.publish import Publish
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.store.journal import Journal
@@ -35,14 +36,12 @@ class Host(Protocol):
     addresses: Addresses
     leftovers: Leftovers
     restart: Restart
+    publish: Publish
     pod_programs: tuple[TcProgram, ...]
     mtu_bytes: int
 
     async def write(self) -> None:
         """Bring the kernel to what the model says now; returns when it is there."""
-
-    def forget(self, endpoint: Endpoint) -> None:
-        """Its pod has no endpoint any more, or another: say so, if it is known whose it is."""
 
     def pod_hooks(self) -> list[Hook]:
         """Where programs of this node's pods belong."""

@@ -25,6 +25,7 @@ from bus.messages.dataplane import Endpoint as Said
 from bus.telemetry import count, logger
 from services.dataplane.kernel.links import LinkError, link_mac
 from services.dataplane.kernel.rtnl import SeenLink
+from services.dataplane.pods import blocks
 from services.dataplane.pods.addresses import AddressTaken, Attachment
 from services.dataplane.pods.endpoints import Endpoint, record_key
 from services.dataplane.pods.host import Host
@@ -33,7 +34,6 @@ from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, Ipcac
 
 log = logger(__name__)
 
-BLOCKS_KEY = "blocks"  # in the journal: CIDRs of this node's blocks
 WORD_KEY = "word"  # in the journal: the number of the word by which the node vouched last (bus/messages/log.py)
 IDENTITY_HOST = RESERVED["host"]
 LINK = "@"  # a container id that begins so is none (cni.py refuses it): a link stands for its sandbox
@@ -120,7 +120,7 @@ class Restart:
         node = self._node
         node.endpoints.remove(endpoint.container_id)
         node.model.remove_pod(endpoint.address)
-        node.forget(endpoint)
+        node.publish.forget(endpoint)
         await node.write()
         node.addresses.release(endpoint.attachment)
         self._identities.pop(endpoint.interface, None)
@@ -134,11 +134,11 @@ class Restart:
         a block of an older one may be another node's by now. The bus, or what was last heard of it, tells them."""
         node = self._node
         if node.journal.is_damaged:
-            return [BLOCKS_KEY]
+            return [blocks.KEY]
         try:
-            node.addresses.set_blocks(node.journal.get(BLOCKS_KEY) or [])
+            node.addresses.set_blocks(node.journal.get(blocks.KEY) or [])
         except (ValueError, TypeError) as problem:
-            _not_restored(BLOCKS_KEY, problem)
+            _not_restored(blocks.KEY, problem)
         return []
 
     def _records(self, seen: Mapping[str, SeenLink]) -> tuple[list[Endpoint], list[str]]:
@@ -334,7 +334,7 @@ class Restart:
         if known.namespace:
             self._identities.pop(known.interface, None)
             self._unrecorded.add(known.container_id)
-        node.forget(known)
+        node.publish.forget(known)
 
     # What is told
 

@@ -122,7 +122,7 @@ class NodePods:
         self._disowned.discard(endpoint.attachment)
         self._node.model.remove_pod(endpoint.address)
         self._node.leftovers.add(endpoint.attachment, endpoint.interface)
-        self._node.forget(endpoint)
+        self._node.publish.forget(endpoint)
 
     async def _end_dead(self, request: cni.Add) -> None:
         """Endpoints whose DEL may never come end here, if their link is gone, and so their namespace: other sandboxes

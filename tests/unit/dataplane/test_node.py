@@ -84,7 +84,7 @@ class Machine:
         )
         await node.restore()
         self.node, self.pods = node, NodePods(node)
-        tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish())]
+        tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish.run())]
         try:
             yield node
         finally:

@@ -28,10 +28,9 @@ from services.dataplane.flows.ring import BATCH_MAX
 from services.dataplane.flows.tell import tell_flows
 from services.dataplane.kernel.links import LinkError
 from services.dataplane.node import Node
-from services.dataplane.pods import cni
+from services.dataplane.pods import blocks, cni
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.endpoints import record_key
-from services.dataplane.pods.restart import BLOCKS_KEY
 from services.dataplane.shapes.layouts import EVENT_DROP, Event
 from tests.unit.dataplane.test_node import HERE, THERE, WEB, Machine, SilentHub, until
 
@@ -114,7 +113,7 @@ async def test_a_senseless_block_leaves_the_node_with_those_that_it_has(machine:
         machine.hub.put(subjects.BLOCK.of(cidr), Block(cidr=cidr, node=HERE))
         await until(lambda: not (checked(node, "addresses").ok and checked(node, "changes").ok))
         assert node.addresses.blocks == ("10.0.0.0/24",)
-        assert node.journal.get(BLOCKS_KEY) == ["10.0.0.0/24"]
+        assert node.journal.get(blocks.KEY) == ["10.0.0.0/24"]
         assert await machine.add() == "10.0.0.2"
         assert node.service.is_ready
         machine.hub.delete(subjects.BLOCK.of(cidr))
@@ -464,7 +463,7 @@ async def test_before_anything_is_heard_a_pod_gets_an_address_of_the_blocks_from
 async def test_blocks_from_before_that_make_no_sense_do_not_keep_the_node_from_starting(machine: Machine) -> None:
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
-        await node.journal.put(BLOCKS_KEY, ["10.0.0.0/24", "10.0.0.0/16"])
+        await node.journal.put(blocks.KEY, ["10.0.0.0/24", "10.0.0.0/16"])
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         assert await machine.add() == "10.0.0.2"

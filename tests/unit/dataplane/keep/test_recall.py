@@ -65,7 +65,7 @@ class Computer(Machine):
         node = Node(settings, service, DEVICE, self.links, self.hooks, self.maps, journal, PROGRAMS, 1500, recall=kept)
         await node.restore()
         self.node, self.pods = node, NodePods(node)
-        tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish(), node.recall(), node.keep())]
+        tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish.run(), node.recall(), node.keep())]
         try:
             yield node
         finally:

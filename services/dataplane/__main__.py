@@ -75,7 +75,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             tasks.create_task(node.recall(), name="recall what was heard")
             tasks.create_task(node.keep(), name="keep what is heard")
             tasks.create_task(node.publish.run(), name="publish endpoints")
-            tasks.create_task(node.heal(), name="heal drift")
+            tasks.create_task(node.heal.run_for_ever(), name="heal drift")
             tasks.create_task(node.audit.run_for_ever(), name="compare maps")
             tasks.create_task(node.looks.run_for_ever(), name="heal programs")
             tasks.create_task(answer_dumps(node), name="answer dumps")

@@ -25,13 +25,14 @@ from bus.telemetry import count, logger
 from services.dataplane.keep.asked import Asked
 from services.dataplane.keep.audit import Audit
 from services.dataplane.keep.devices import Devices
+from services.dataplane.keep.heal import Heal
 from services.dataplane.keep.looks import Looks
 from services.dataplane.keep.own_addresses import OwnAddresses
 from services.dataplane.keep.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
 from services.dataplane.keep.routes import Routes
 from services.dataplane.keep.sockets import Sockets
 from services.dataplane.kernel.hooks import Hooks
-from services.dataplane.kernel.links import DeviceInfo, LinkError, Links, TcProgram
+from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.pod_links import Wanted
 from services.dataplane.model import NodeModel
@@ -48,7 +49,6 @@ from services.dataplane.store.journal import Journal
 
 log = logger(__name__)
 
-HEAL_SECONDS = 30.0  # how often what the kernel holds is compared with what it should hold
 PROBLEMS_SHOWN = 5  # subjects that the check "changes" names
 
 
@@ -113,7 +113,19 @@ class Node:
         self.audit = Audit(maps, self.model.tables, self._writing, self)
         service.digests = lambda: self.held.digests
         service.compare = self._compare
-        self.looks = Looks(hooks, self._heal_hooks, self.realised)
+        self.heal = Heal(
+            node=self,
+            links=links,
+            hooks=hooks,
+            audit=self.audit,
+            sockets=self.sockets,
+            devices=self.devices,
+            routes=self.routes,
+            own_addresses=self.own_addresses,
+            pods=self._look_at_pods,
+            pod_hooks=self.pod_hooks,
+        )
+        self.looks = Looks(hooks, self._look_at_attached, self.realised)
         self.asked = Asked(service)
         self._early: list[Change] = []  # heard before all was heard once
         self._heard: dict[str, int] = {}  # the revision of what was heard last
@@ -308,30 +320,7 @@ class Node:
         except BusError as problem:  # who waits for it asks again
             log.warning("revision not told", why=str(problem))
 
-    # Drift
-
-    async def heal(self) -> None:
-        """Every `HEAL_SECONDS`, put back what someone else removed or changed."""
-        while True:
-            await asyncio.sleep(HEAL_SECONDS)
-            if self.is_whole:
-                try:
-                    await self.heal_once()
-                except (LinkError, OSError) as problem:
-                    self.audit.not_healed = str(problem)
-                    log.warning("drift not looked at to the end, trying again", why=str(problem))
-                else:
-                    self.audit.not_healed = ""
-                self.audit.tell()
-
-    async def heal_once(self) -> None:
-        await self.audit.run()
-        await self.write()  # also what found no room the last time
-        await self.leftovers.remove_all()
-        await self.restart.heal()
-        self.sockets.look_again()
-        await self.devices.look_at_pods()
-        await self._heal_routes()
+    # What is looked at
 
     async def _compare(self) -> None:
         """For somebody who asks for health."""
@@ -341,38 +330,17 @@ class Node:
                 self.asked.wait(self.looks.run, "programs", "programs"),
             )
 
-    async def heal_hooks_once(self) -> None:
-        """Devices and programs; and routes and addresses, when the kernel told of a change. Raises: TunnelGone."""
-        await self.looks.run()
-
-    async def _heal_hooks(self) -> None:
+    async def _look_at_attached(self) -> None:
         self.restart.tell()
         if self._recall is not None:
             self._recall.keep_mark()
         if self.is_whole and self.blocks.problem:
             await self.blocks.follow(self.model.network.own_blocks)  # there may be room by now
-        await self.devices.look()
-        try:
-            await self.hooks.heal(self.pod_hooks, lambda: self.links.is_quiet)
-            self.service.check("programs", *self.hooks.state)
-            self.service.check("pins", *self.hooks.pins.state)
-            are_others = self.hooks.take_addresses_changed()
-            self.own_addresses.are_stale |= are_others
-            self.devices.are_routes_stale |= self.hooks.take_routes_gone() or are_others
-            if self.is_whole and self.devices.are_routes_stale:
-                await self._heal_routes()
-            elif self.is_whole and self.routes.problems:
-                await self.routes.follow()
-            if self.is_whole and self.own_addresses.are_stale:
-                await self.own_addresses.follow()
-                await self.write()
-        except (LinkError, OSError) as problem:
-            self.service.check("programs", False, str(problem))
-            log.warning("programs and routes not looked at to the end, trying again", why=str(problem))
+        await self.heal.attached()
 
-    async def _heal_routes(self) -> None:
-        with self.devices.healing_routes():
-            await self.routes.heal()
+    async def _look_at_pods(self) -> None:
+        await self.leftovers.remove_all()
+        await self.restart.heal()
 
     def _pod_indexes(self) -> dict[str, int]:
         return {ip.address: each.interface_index for each in self.endpoints.all() for ip in each.ips}

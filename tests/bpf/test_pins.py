@@ -166,7 +166,7 @@ class Pods:
 
 
 async def _healed(node: Node) -> Node:
-    await node.heal_hooks_once()
+    await node.looks.run()
     return node
 
 
@@ -226,15 +226,15 @@ def test_what_is_unpinned_under_a_running_node_is_told_and_put_back_and_no_packe
                     assert gone, what
                     traffic.goes_on()
                     before = counted("drift", kind="pin"), counted("drift", kind="program")
-                    await node.heal_hooks_once()
+                    await node.looks.run()
                     hit = len(gone)
                     assert (counted("drift", kind="pin") - hit, counted("drift", kind="program")) == before, what
                     assert (pinned(place), maps_of(place)) == (files, maps), what
                     assert not told(node).ok and min(gone) in told(node).detail, what
-                    await node.heal_hooks_once()
+                    await node.looks.run()
                     assert told(node).ok, what
             take(place.pins)
-            await node.heal_hooks_once()
+            await node.looks.run()
         with pods.traffic() as traffic:
             async with pods.node():
                 traffic.goes_on()
@@ -275,13 +275,13 @@ def test_a_file_system_that_is_gone_is_told_until_there_is_one_and_no_packet_is_
             with pods.traffic() as traffic:
                 subprocess.run(["umount", str(own_filesystem)], check=True)
                 for _ in range(2):
-                    await node.heal_hooks_once()
+                    await node.looks.run()
                     assert not told(node).ok and "mount -t bpf" in told(node).detail
                     assert "links/connect4" in told(node).detail
                 traffic.goes_on()
                 subprocess.run(["mount", "-t", "bpf", "bpf", str(own_filesystem)], check=True)
                 for _ in range(2):
-                    await node.heal_hooks_once()
+                    await node.looks.run()
                 assert told(node).ok and (pinned(place), maps_of(place)) == (files, maps)
         with pods.traffic() as traffic:
             async with pods.node():
@@ -464,7 +464,7 @@ def test_what_is_detached_by_hand_is_attached_again(
                 await node.realised()
                 assert node.service.revision == revision, "told as realised while some were not judged"
                 monkeypatch.setattr("services.dataplane.kernel.hooks.TOLD_SECONDS", 0.0)
-                await node.heal_hooks_once()
+                await node.looks.run()
                 assert told(node, "programs").ok and node.hooks.state == (True, mechanism)
                 assert node.service.revision == {"resources": 1 << 40}
                 attached = [bpf.pinned_link(place.pins / "links" / each) for each in SOCKET_PROGRAMS]

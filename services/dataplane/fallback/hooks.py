@@ -40,7 +40,7 @@ class NoHooks(Hooks):
         """There is nothing that could be missing."""
 
     def take_routes_gone(self) -> bool:
-        """Never: `Node.heal` looks itself, every half a minute."""
+        """Never: keep/heal.py looks itself, every half a minute."""
         return False
 
     def take_addresses_changed(self) -> bool:

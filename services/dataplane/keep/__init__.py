@@ -1,5 +1,7 @@
 """What goes on for as long as the node runs.
 
+- `heal`          what somebody else took away is put back
+- `looks`         at what is attached, when it is time and when somebody asks (`asked`)
 - `audit`         what maps hold, against what tables say
 - `sweep`         what traffic has left behind goes
 - `sockets`       those connected to a backend that is gone are ended

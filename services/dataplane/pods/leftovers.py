@@ -1,6 +1,6 @@
 """What is left of a sandbox that is no endpoint any more, until it is gone: its link, its record, its address.
 
-Removing may fail or be cut off at any step; what is left is tried again by the runtime's next DEL, by `Node.heal`, and
+Removing may fail or be cut off at any step; what is left is tried again by the runtime's next DEL, by keep/heal.py, and
 after a restart. The address is given back last, so nobody else has it while a link or a record still says so.
 """
 

@@ -150,7 +150,7 @@ class NodePods:
         await to_the_end(self._remove_or_leave(owner))
 
     async def _remove_or_leave(self, owner: Attachment) -> None:
-        """What cannot be removed now is removed by `Node.heal`."""
+        """What cannot be removed now is removed by keep/heal.py."""
         try:
             await self._node.leftovers.remove(owner)
         except (LinkError, OSError) as problem:

@@ -363,8 +363,8 @@ async def test_what_someone_else_changed_is_put_back(machine: Machine) -> None:
             entries[bytes(len(key))] = bytes(len(entries[key]))
         machine.links.routes.clear()
         machine.links.attached.clear()
-        await node.heal_once()
-        await node.heal_hooks_once()
+        await node.heal.everything()
+        await node.looks.run()
         after = {name: dict(each.entries) for name, each in machine.maps.memory.items()}
         assert {**after, "node_state": {}} == {**before, "node_state": {}}
         assert set(machine.links.routes) == {"10.0.1.0/24"}
@@ -376,10 +376,10 @@ async def test_a_rate_on_a_pods_link_that_packets_go_past_is_told(machine: Machi
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         await machine.add()
-        await node.heal_once()
+        await node.heal.everything()
         assert node.service.failing("rates") == ""
         machine.links.pods["lxcc1"] = replace(machine.links.pods["lxcc1"], queue="tbf")
-        await node.heal_once()
+        await node.heal.everything()
         assert "lxcc1 (tbf)" in node.service.failing("rates")
 
 
@@ -389,11 +389,11 @@ async def test_a_pods_route_that_the_kernel_says_is_gone_is_put_back_and_counted
         await until(lambda: node.service.is_ready)
         address = await machine.add()
         machine.links.pod_routes.clear()
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert machine.links.pod_routes == {}, "nobody said that one is gone"
         before = counted("drift", kind="route")
         machine.hooks.routes_gone = True
-        await node.heal_hooks_once()
+        await node.looks.run()
         [endpoint] = node.endpoints.all()
         assert machine.links.pod_routes == {address: endpoint.interface_index}
         assert counted("drift", kind="route") == before + 1
@@ -406,7 +406,7 @@ async def test_the_routers_address_that_someone_removed_is_put_back(machine: Mac
         before = dict(machine.links.routers)
         machine.links.routers.clear()
         machine.hooks.addresses_changed = True
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert machine.links.routers == before
 
 
@@ -422,10 +422,10 @@ async def test_whatever_the_node_answers_to_is_the_host_to_its_pods(machine: Mac
         await until(lambda: node.service.is_ready)
         assert host_at(machine, "169.254.20.10")
         machine.links.addresses = {"172.17.0.1": "docker0", "fd00:172::1": "docker0"}  # IPv6 is not served here
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert not host_at(machine, "172.17.0.1"), "nobody said that there is another"
         machine.hooks.addresses_changed = True
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert host_at(machine, "172.17.0.1")
         assert not host_at(machine, "fd00:172::1") and not host_at(machine, "169.254.20.10")
 
@@ -438,13 +438,13 @@ async def test_addresses_that_cannot_be_asked_for_stay_as_they_were_and_are_aske
         machine.links.addresses = {"172.18.0.1": "docker0"}
         machine.links.broken = "busy"
         machine.hooks.addresses_changed = True
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert host_at(machine, "172.17.0.1")
     async with machine.running() as node:  # after a restart too
         await until(lambda: node.is_synced)
         assert host_at(machine, "172.17.0.1")
         machine.links.broken = ""
-        await node.heal_hooks_once()  # nobody has to say it again
+        await node.looks.run()  # nobody has to say it again
         assert host_at(machine, "172.18.0.1") and not host_at(machine, "172.17.0.1")
 
 
@@ -461,7 +461,7 @@ async def test_an_address_that_the_bus_gives_to_another_is_not_the_host(machine:
             assert told in check.detail
         machine.links.addresses = {"172.17.0.1": "docker0"}
         machine.hooks.addresses_changed = True
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert [each.ok for each in node.service.health().checks if each.name == "own addresses"] == [True]
 
 
@@ -475,7 +475,7 @@ async def test_what_found_no_room_is_written_when_there_is_some(machine: Machine
         assert len(machine.maps.memory["services"].entries) == 1
         assert not node.service.revision, "what is not there is not said to be applied"
         machine.maps.memory["services"].room = 10
-        await node.heal_once()
+        await node.heal.everything()
         assert len(machine.maps.memory["services"].entries) == 2
         assert node.service.revision
 

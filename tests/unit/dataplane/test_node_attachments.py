@@ -89,7 +89,7 @@ async def test_collecting_goes_on_past_what_cannot_be_removed_and_tells_of_it(ma
             await machine.pods.collect(collect("plexus"))
         assert set(machine.links.pods) == {"lxcc1"} and living(machine) == set()
         machine.links.stuck = set()
-        await node.heal_once()
+        await node.heal.everything()
         assert machine.links.pods == {} and node.addresses.leases == {}
 
 
@@ -225,5 +225,5 @@ async def test_a_del_that_fails_for_an_older_sandbox_does_not_touch_the_newer(ma
         with pytest.raises(LinkError):
             await machine.delete("c1")
         machine.links.stuck = set()
-        await node.heal_once()
+        await node.heal.everything()
         assert set(machine.links.pods) == {"lxcc2"} and machine.entry(second) is not None

@@ -214,7 +214,7 @@ async def test_the_routers_address_that_cannot_be_set_is_told_and_tried_again(ma
         await until(lambda: node.service.is_ready)
         await until(lambda: not checked(node, "routes").ok)
         machine.links.broken = ""
-        await node.heal_once()
+        await node.heal.everything()
         assert machine.links.routers == {4: "10.0.0.1"}
         assert set(machine.links.routes) == {"10.0.1.0/24"}
         assert checked(node, "routes").ok
@@ -227,21 +227,21 @@ async def test_a_route_that_does_not_go_is_tried_again_and_ends_nothing(machine:
         machine.hub.delete(subjects.BLOCK.of("10.0.1.0/24"))
         await until(lambda: not checked(node, "routes").ok)
         machine.links.broken = ""
-        await node.heal_once()
+        await node.heal.everything()
         assert machine.links.routes == {}
 
 
 async def test_healing_that_the_kernel_refuses_is_told_and_tried_again(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.dataplane.node.HEAL_SECONDS", 0.001)
+    monkeypatch.setattr("services.dataplane.keep.heal.HEAL_SECONDS", 0.001)
 
     async def refuse() -> list[object]:
         raise LinkError("no")
 
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
-        healing = asyncio.ensure_future(node.heal())
+        healing = asyncio.ensure_future(node.heal.run_for_ever())
         with monkeypatch.context() as broken:
             broken.setattr(machine.links, "list_node_routes", refuse)
             await until(lambda: any(each.name == "drift" and not each.ok for each in node.service.health().checks))
@@ -290,9 +290,9 @@ async def test_a_full_disk_is_told_until_there_is_room_and_not_longer(
             machine.hub.put(subjects.BLOCK.of("10.0.8.0/24"), Block(cidr="10.0.8.0/24", node=node.settings.node))
             await until(lambda: not checked(node, "addresses").ok)
             assert "No space left" in checked(node, "addresses").detail
-            await node.heal_hooks_once()
+            await node.looks.run()
             assert not checked(node, "addresses").ok
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "addresses").ok
         assert "10.0.8.0/24" in node.journal.get("blocks")
 
@@ -303,7 +303,7 @@ async def test_a_start_with_full_maps_goes_on(machine: Machine) -> None:
         await until(lambda: node.service.is_ready)
         assert not checked(node, "room").ok
         machine.maps.memory["ipcache"].room = 100
-        await node.heal_once()
+        await node.heal.everything()
         assert machine.who("192.0.2.1") is not None
         assert checked(node, "room").ok
 
@@ -341,7 +341,7 @@ async def test_reading_the_maps_for_drift_keeps_nobody_from_writing(
             return found
 
         monkeypatch.setattr(node.maps, "read", slowly)
-        healing = asyncio.ensure_future(node.heal_once())
+        healing = asyncio.ensure_future(node.heal.everything())
         await asyncio.sleep(0.05)
         async with asyncio.timeout(5):
             address = await machine.add()
@@ -404,7 +404,7 @@ async def test_what_an_add_that_failed_could_not_take_back_goes_later(
         assert node.addresses.leases, "its link still has the address"
         assert await machine.add("c2", "other") != "10.0.0.2"
         machine.links.stuck = set()
-        await node.heal_once()
+        await node.heal.everything()
         assert set(machine.links.pods) == {"lxcc2"}
         assert len(node.addresses.leases) == 1
 
@@ -418,7 +418,7 @@ async def test_a_sandbox_that_comes_back_while_it_is_left_over_is_not_removed_un
             await machine.delete()
         machine.links.stuck = set()
         assert await machine.add() == address
-        await node.heal_once()
+        await node.heal.everything()
         assert set(machine.links.pods) == {"lxcc1"}
         assert set(node.journal.items("endpoint/")) == {record_key("c1")}
 
@@ -510,5 +510,5 @@ async def test_programs_that_cannot_be_attached_and_links_that_do_not_go_do_not_
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         machine.links.broken = ""
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert machine.links.attached != {}

@@ -163,7 +163,7 @@ async def test_what_cannot_be_put_back_stays_told(machine: Machine, monkeypatch:
             found.entries.clear()
             assert "drift" in await asked(node)
             assert "drift" in await asked(node)
-        await node.heal_once()
+        await node.heal.everything()
         assert found.entries
         assert await asked(node) == {}
 

@@ -35,12 +35,12 @@ async def test_a_tunnel_that_was_set_down_is_told_and_put_back_with_its_routes_a
         routes, before = dict(machine.links.routes), counted("drift", kind="tunnel")
         machine.links.tunnel_wrong = "plexus_vxlan was down: put back"
         machine.links.routes.clear()  # the kernel does that, and tells nothing
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "tunnel").detail == "plexus_vxlan was down: put back"
         assert not checked(node, "tunnel").ok
         assert machine.links.routes == routes
         assert counted("drift", kind="tunnel") == before + 1
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "tunnel").ok and checked(node, "routes").ok
 
 
@@ -49,7 +49,7 @@ async def test_a_tunnel_that_is_gone_is_told_and_ends_this_datapath(machine: Mac
         await until(lambda: node.service.is_ready)
         machine.links.is_tunnel_gone = True
         with pytest.raises(TunnelGone):
-            await node.heal_hooks_once()
+            await node.looks.run()
         assert (checked(node, "tunnel").ok, checked(node, "tunnel").detail) == (False, "plexus_vxlan was removed")
 
 
@@ -78,7 +78,7 @@ async def test_routes_that_were_refused_are_tried_with_the_next_look(machine: Ma
         await node.routes.follow()
         assert not checked(node, "routes").ok
         machine.links.broken = ""
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert machine.links.routes == routes
         assert checked(node, "routes").ok
 
@@ -88,11 +88,11 @@ async def test_a_sysctl_that_somebody_set_is_told_and_put_back_and_then_forgotte
         await until(lambda: node.service.is_ready)
         before = counted("drift", kind="sysctls")
         machine.links.sysctls["net.ipv4.ip_forward"] = "0"
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert machine.links.sysctls == {"net.ipv4.ip_forward": "1"}
         assert not checked(node, "sysctls").ok
         assert checked(node, "sysctls").detail.startswith("net.ipv4.ip_forward was 0: put back; ")
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "sysctls").ok
         assert counted("drift", kind="sysctls") == before + 1
 
@@ -103,10 +103,10 @@ async def test_a_sysctl_that_cannot_be_put_back_is_told_and_keeps_nothing_else_f
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         machine.links.broken = "mount /proc/sys writable"
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert (checked(node, "sysctls").ok, checked(node, "sysctls").detail) == (False, "mount /proc/sys writable")
         machine.links.broken = ""
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "sysctls").ok
 
 
@@ -114,15 +114,15 @@ async def test_a_pods_link_that_was_set_down_is_told_and_put_back_with_its_route
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         address = await machine.add()
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "links").ok
         machine.links.pods["lxcc1"] = replace(machine.links.pods["lxcc1"], up=False)
         machine.links.pod_routes.clear()
         machine.links.links_changed = True
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "links").detail.startswith("lxcc1 was down: put back; ") and not checked(node, "links").ok
         assert machine.links.pods["lxcc1"].up and address in machine.links.pod_routes
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "links").ok
 
 
@@ -130,18 +130,18 @@ async def test_a_pods_link_that_is_gone_is_told_by_the_second_look_until_its_pod
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         await machine.add()
-        await node.heal_hooks_once()
+        await node.looks.run()
         machine.links.pods.clear()
         machine.links.links_changed = True
         before = counted("drift", kind="links")
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "links").ok, "its pod may be on its way out"
         for _ in range(2):
-            await node.heal_hooks_once()
+            await node.looks.run()
             told = "gone from this node, so cut off; delete the pods: default/web (lxcc1)"
             assert (checked(node, "links").ok, checked(node, "links").detail) == (False, told)
         await machine.delete()
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "links").ok
         assert counted("drift", kind="links") == before, "nothing was put back"
 
@@ -151,22 +151,22 @@ async def test_a_link_that_cannot_be_mended_hides_no_other_and_may_have_lost_its
         await until(lambda: node.service.is_ready)
         await machine.add()
         await machine.add("c2")
-        await node.heal_hooks_once()
+        await node.looks.run()
         machine.links.stuck.add("lxcc1")
         machine.links.pods["lxcc2"] = replace(machine.links.pods["lxcc2"], up=False)
         machine.links.links_changed = True
         before = counted("drift", kind="links")
-        await node.heal_hooks_once()
+        await node.looks.run()
         detail = checked(node, "links").detail
         assert detail.startswith("lxcc1 was named other: cannot rename it; ")
         assert "lxcc2 was down: put back; " in detail
         assert counted("drift", kind="links") == before + 1
         routes = dict(machine.links.pod_routes)
         machine.links.pod_routes.clear()
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert not checked(node, "links").ok and machine.links.pod_routes == routes
         machine.links.stuck.clear()
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert checked(node, "links").ok
 
 
@@ -181,11 +181,11 @@ async def test_routes_are_looked_at_when_a_device_was_mended_by_half(
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         await machine.add()
-        await node.heal_hooks_once()
+        await node.looks.run()
         routes = dict(machine.links.pod_routes)
         monkeypatch.setattr(machine.links, work, fail)
         machine.links.links_changed = True
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert machine.links.pod_routes == routes
 
 
@@ -198,15 +198,15 @@ async def test_routes_that_could_not_be_put_back_are_so_by_the_next_look(
     async with machine.running() as node:
         await until(lambda: node.service.is_ready)
         await machine.add()
-        await node.heal_hooks_once()
+        await node.looks.run()
         routes = dict(machine.links.pod_routes)
         machine.links.pod_routes.clear()
         machine.hooks.routes_gone = True  # the kernel tells it once
         with monkeypatch.context() as meanwhile:
             meanwhile.setattr(machine.links, "mend_pod_routes", fail)
-            await node.heal_hooks_once()
+            await node.looks.run()
         assert not machine.links.pod_routes
-        await node.heal_hooks_once()
+        await node.looks.run()
         assert machine.links.pod_routes == routes
 
 

@@ -155,7 +155,7 @@ async def test_a_pod_whose_name_nobody_knows_keeps_its_entry_and_follows_the_pol
         for container_id in PODS:
             await machine.delete(container_id)
         assert checked(node, "records").ok and len(node.addresses.leases) == 1
-        await node.heal_once()
+        await node.heal.everything()
         assert not node.journal.is_damaged
 
 
@@ -212,7 +212,7 @@ async def test_a_pod_that_went_without_a_word_is_forgotten(machine: Machine) -> 
         await until(lambda: node.service.is_ready)
         for name in ("lxcc1", "lxcc2"):
             await machine.links.delete_pod_link(name)
-        await node.heal_once()
+        await node.heal.everything()
         assert checked(node, "records").ok
         assert entries(machine).keys() == {pack_address(made["c3"])}
         assert len(node.addresses.leases) == 1
@@ -248,7 +248,7 @@ async def test_a_full_disk_is_told_and_told_right_when_there_is_room(
                 await machine.add("c9", "new")
             assert not checked(node, "records").ok
             broken.undo()
-            await node.heal_once()
+            await node.heal.everything()
             assert checked(node, "journal").ok and checked(node, "records").ok
             assert await machine.add("c9", "new")
 
@@ -266,7 +266,7 @@ async def test_a_state_directory_that_cannot_be_used_stops_no_pod(machine: Machi
         with pytest.raises(OSError, match="blocked"):
             await machine.add("c9", "new")
         blocked.unlink()
-        await node.heal_once()
+        await node.heal.everything()
         assert checked(node, "journal").ok and checked(node, "records").ok
         assert await machine.add("c9", "new") not in made.values()
         assert set(node.journal.items("endpoint/")) >= {record_key("c9")}
@@ -299,6 +299,6 @@ async def test_whatever_is_damaged_no_running_pod_loses_anything(machine: Machin
         for container_id, pod in PODS.items():
             assert await machine.add(container_id, pod) == made[container_id]
         await asyncio.gather(*map(machine.delete, PODS))
-        await node.heal_once()
+        await node.heal.everything()
         assert checked(node, "records").ok
         assert len(machine.links.pods) == 5

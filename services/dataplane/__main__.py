@@ -95,9 +95,19 @@ async def start(
     ground = await datapath.prepare(settings, links)
 
     def node(hooks: Hooks, maps: Maps, pod_programs: tuple[TcProgram, ...]) -> Node:
-        device, recall = ground.device, Recall.of(settings)
-        more = (journal, pod_programs, ground.mtu_bytes, ground.underlay, recall)
-        return Node(settings, service, device, links, hooks, maps, *more)
+        return Node(
+            settings,
+            service,
+            ground.device,
+            links,
+            hooks,
+            maps,
+            journal,
+            pod_programs,
+            ground.mtu_bytes,
+            Recall.of(settings),
+            ground.underlay,
+        )
 
     try:
         if held := handover.held_back(settings, filled=filled):

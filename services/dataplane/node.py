@@ -21,20 +21,20 @@ from bus.interface import Batch, BusError, Change
 from bus.messages import Message
 from bus.messages import dataplane as messages
 from bus.service import Service
-from bus.telemetry import count, logger
+from bus.telemetry import logger
 from services.dataplane.keep.asked import Asked
 from services.dataplane.keep.audit import Audit
+from services.dataplane.keep.changes import Changes
 from services.dataplane.keep.devices import Devices
 from services.dataplane.keep.heal import Heal
 from services.dataplane.keep.looks import Looks
 from services.dataplane.keep.own_addresses import OwnAddresses
-from services.dataplane.keep.recall import PATIENCE_SECONDS, TURN_CHANGES, Recall
+from services.dataplane.keep.recall import TURN_CHANGES, Recall, hear_all
 from services.dataplane.keep.routes import Routes
 from services.dataplane.keep.sockets import Sockets
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
-from services.dataplane.kernel.pod_links import Wanted
 from services.dataplane.model import NodeModel
 from services.dataplane.parts.ipcache import Routing
 from services.dataplane.pods.addresses import Addresses
@@ -48,8 +48,6 @@ from services.dataplane.shapes.attach import Hook
 from services.dataplane.store.journal import Journal
 
 log = logger(__name__)
-
-PROBLEMS_SHOWN = 5  # subjects that the check "changes" names
 
 
 class Node:
@@ -66,8 +64,8 @@ class Node:
         journal: Journal,
         programs: tuple[TcProgram, ...],
         mtu_bytes: int,
+        recall: Recall,
         underlay: int = 0,
-        recall: Recall | None = None,
     ) -> None:
         self.settings = settings
         self.service = service
@@ -91,7 +89,7 @@ class Node:
         self.blocks = Blocks(service, self.addresses, journal)
         self.publish = Publish(self.bus, settings.node, self.endpoints, self.model, self.restart.next_word)
         self.sockets = Sockets(service, settings, self.model.services)
-        self.devices = Devices(self)
+        self.devices = Devices(settings, service, links, self.endpoints.links)
         self.own_addresses = OwnAddresses(service, links, self.model.network)
         self.routes = Routes(
             settings,
@@ -101,13 +99,12 @@ class Node:
             mtu_bytes,
             self.model.network,
             routers=lambda: self.addresses.routers,
-            pods=self._pod_indexes,
+            pods=self.endpoints.links_by_address,
         )
         self._recall = recall
         self.is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
-        self._refused: dict[str, str] = {}  # by subject: why what it says was passed over
-        self._unsettled: dict[str, str] = {}  # what the model could not bring up to date, as it was logged
+        self.changes = Changes(service, self._hear)
         self._writing = asyncio.Lock()
         self.held = Held(*self.model.hears, self.publish.family)
         self.audit = Audit(maps, self.model.tables, self._writing, self)
@@ -158,14 +155,14 @@ class Node:
             changes = batch.changes
         async with self._writing:  # nobody settles the model in between: half of what is said must open nothing
             for number, change in enumerate(changes, 1):
-                self._take_change(change)
+                self._take(change)
                 if number % TURN_CHANGES == 0:
                     await asyncio.sleep(0)
-            if batch.synced and not self.is_synced and self._recall is not None:
+            if batch.synced and not self.is_synced:
                 for subject in self._recall.synced():
                     self.model.delete(subject)
             is_news = self.restart.learn(self.publish.held.values())
-        self._check_changes()
+        self.changes.tell(self.model.problems)
         if is_news:
             await self.restart.settle()
         if not batch.synced:
@@ -175,44 +172,17 @@ class Node:
         if not self.is_synced:
             await self._first_sync()
         await self.write()
-        await self.blocks.follow(self.model.network.own_blocks)
-        await self.routes.follow()
+        await self._follow_network()
         self._heard = batch.revision
         await self.realised()
 
-    def _take_change(self, change: Change) -> None:
-        makes_sense = self._take(change.subject, change.message)
-        (self.held.take if makes_sense else self.held.refuse)(change)
-        if self._recall is not None and makes_sense:
+    def _take(self, change: Change) -> None:
+        if self.changes.take(change.subject, change.message):
+            self.held.take(change)
             self._recall.heard(change.subject, change.message)
-        elif self._recall is not None:
+        else:
+            self.held.refuse(change)
             self._recall.refused(change.subject)
-
-    def _take(self, subject: str, message: Message | None) -> bool:
-        """Whether it made sense."""
-        try:
-            self._hear(subject, message)
-        except Exception as problem:  # noqa: BLE001  # one senseless message must not stop the node
-            self._refused[subject] = repr(problem)
-            count("changes_refused", owner=subject.split(".")[1])
-            log.error(
-                "a change makes no sense and is passed over: correct what it says at its source",
-                subject=subject,
-                why=repr(problem),
-            )
-            return False
-        self._refused.pop(subject, None)
-        return True
-
-    def _check_changes(self) -> None:
-        """What is passed over shows until it is said anew or taken back."""
-        settling = self.model.problems
-        for what in settling.keys() - self._unsettled.keys():
-            log.error("not up to date: correct what is said of it at its source", what=what, why=settling[what])
-        self._unsettled = dict(settling)
-        problems = self._refused | settling
-        shown = ", ".join(sorted(problems)[:PROBLEMS_SHOWN])
-        self.service.check("changes", not problems, f"{len(problems)} passed over: {shown}" if problems else "")
 
     def _hear(self, subject: str, message: Message | None) -> None:
         if subjects.ENDPOINT.has(subject):
@@ -227,6 +197,11 @@ class Node:
         await self._take_over()
         self._synced.set()
         self.publish.begin()
+
+    async def _follow_network(self) -> None:
+        """What the host itself needs to know of blocks and nodes."""
+        await self.blocks.follow(self.model.network.own_blocks)
+        await self.routes.follow()
 
     async def _take_over(self) -> None:
         """The model is whole: from here on the maps hold what it says, and nothing else."""
@@ -246,47 +221,28 @@ class Node:
 
     async def recall(self) -> None:
         """Give the bus a moment; if it is away, go by what was heard last, as the disk has it."""
-        if self._recall is None:
+        found = await self._recall.unless(self._synced, is_kernel_new=self.maps.were_new)
+        if found is None:
             return
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._synced.wait()
-        except TimeoutError:
-            found = await self._recall.load(is_kernel_new=self.maps.were_new)
-            async with self._writing:  # as `hear_batch`, which finds all of it or nothing
-                known = await self._recall.recall(found or {}, self._take)
-                is_news = self.restart.learn(())
-            if is_news:
-                await self.restart.settle()
-            if known:
-                log.warning("the bus is away: going by what was heard last", subjects=known)
-                await self._take_over()
-                await self.blocks.follow(self.model.network.own_blocks)
-                await self.routes.follow()
+        async with self._writing:  # as `hear_batch`, which finds all of it or nothing
+            known = await self._recall.recall(found, self.changes.take)
+            is_news = self.restart.learn(())
+        if is_news:
+            await self.restart.settle()
+        if known:
+            log.warning("the bus is away: going by what was heard last", subjects=known)
+            await self._take_over()
+            await self._follow_network()
 
     async def keep(self) -> None:
         """What is heard goes to the disk."""
-        if self._recall is not None:
-            await self._recall.run(self.service, self._hear_all)
-
-    async def _hear_all(self) -> dict[str, Message]:
-        """What the bus says now, apart from what follows it."""
-        found: dict[str, Message] = {}
-        async for batch in self.bus.watch_state(*self.model.hears):
-            for change in batch.changes:
-                if change.message is None:
-                    found.pop(change.subject, None)
-                else:
-                    found[change.subject] = change.message
-            if batch.synced:
-                break
-        return found
+        await self._recall.run(self.service, lambda: hear_all(self.bus, self.model.hears))
 
     async def write(self) -> None:
         """Bring the kernel to what the model says now; returns when it is there."""
         async with self._writing:
             changed = self.model.settle()
-            self._check_changes()
+            self.changes.tell(self.model.problems)
             await self.maps.write(self.model.tables if self.is_whole else (self.model.endpoints.table,))
             if self.is_synced:
                 self.sockets.written()
@@ -332,8 +288,7 @@ class Node:
 
     async def _look_at_attached(self) -> None:
         self.restart.tell()
-        if self._recall is not None:
-            self._recall.keep_mark()
+        self._recall.keep_mark()
         if self.is_whole and self.blocks.problem:
             await self.blocks.follow(self.model.network.own_blocks)  # there may be room by now
         await self.heal.attached()
@@ -342,29 +297,14 @@ class Node:
         await self.leftovers.remove_all()
         await self.restart.heal()
 
-    def _pod_indexes(self) -> dict[str, int]:
-        return {ip.address: each.interface_index for each in self.endpoints.all() for ip in each.ips}
-
-    def pod_links(self) -> list[tuple[str, Wanted]]:
-        """The host side of each pod's link, beside its pod's `namespace/name`."""
-        wanted = []
-        for each in self.endpoints.all():
-            neighbours = tuple(ip.address for ip in each.ips if ":" in ip.address and each.mac)
-            link = Wanted(each.interface, each.interface_index, each.mac, neighbours)
-            wanted.append((f"{each.namespace}/{each.pod}", link))
-        return wanted
-
-    def pod_hooks(self) -> list[Hook]:
-        return [
-            Hook(each.interface, each.interface_index, program.direction, program.name)
-            for each in self.endpoints.all()
-            for program in self.pod_programs
-        ]
-
     @property
     def routers(self) -> tuple[str, ...]:
         """The gateways of its pods."""
         return self.addresses.routers
+
+    def pod_hooks(self) -> list[Hook]:
+        """Where programs of this node's pods belong."""
+        return self.endpoints.hooks(self.pod_programs)
 
     @property
     def is_judged(self) -> bool:

@@ -9,5 +9,6 @@
 - `devices`       the tunnel device and the kernel's switches
 - `routes`        to other nodes' pods and to our own, and the gateways' addresses
 - `own_addresses` all that the node answers to
+- `changes`       what was heard and is passed over, in health
 - `recall`        what was heard last, kept on disk
 """

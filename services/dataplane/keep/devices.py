@@ -5,9 +5,8 @@ by a check of its own until the next look finds it right.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from bus.service import Service
 from bus.telemetry import count, logger
@@ -22,22 +21,24 @@ PROBLEMS_SHOWN = 5  # links that the check "rates" names
 SYSCTLS_ADVICE = "put back; look in sysctl.d, and for another agent, for who sets it"
 
 
-class Host(Protocol):
-    """The node whose devices they are."""
-
-    settings: NodeSettings
-    service: Service
-    links: Links
-
-    def pod_links(self) -> list[tuple[str, Wanted]]:
-        """The host side of each pod's link, beside its pod's `namespace/name`."""
-
-
 class Devices:
-    """Those of `node`."""
+    """Those of one node.
 
-    def __init__(self, node: Host) -> None:
-        self._node = node
+    Args:
+        pod_links: the host side of each pod's link, beside its pod's `namespace/name`.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        service: Service,
+        links: Links,
+        pod_links: Callable[[], list[tuple[str, Wanted]]],
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._links = links
+        self._pod_links = pod_links
         self._told: dict[str, str] = {}  # by check: what is not well
         self._gone: set[str] = set()  # pods' links, as the last look found
         self._is_waiting = True  # for another look at pods' links; the first is owed
@@ -56,38 +57,38 @@ class Devices:
 
     async def look(self) -> None:
         """Raises: TunnelGone."""
-        if self._node.settings.is_tunnel:
+        if self._settings.is_tunnel:
             try:
-                if await self._mend("tunnel", self._node.links.mend_tunnel()):
+                if await self._mend("tunnel", self._links.mend_tunnel()):
                     self.are_routes_stale = True
             except TunnelGone as problem:
                 count("drift", kind="tunnel")
                 self._tell("tunnel", str(problem))
                 raise
         await self._mend("sysctls", self._sysctls([]))
-        if self._node.links.take_links_changed() or self._told.get("links") or self._is_waiting:
+        if self._links.take_links_changed() or self._told.get("links") or self._is_waiting:
             await self._look_at_links()
 
     async def look_at_pods(self) -> None:
         """What is looked at more seldom, as there is much of it."""
         await self._look_for_rates()
-        await self._mend("sysctls", self._sysctls([link.name for _, link in self._node.pod_links()]))
+        await self._mend("sysctls", self._sysctls([link.name for _, link in self._pod_links()]))
 
     async def _look_for_rates(self) -> None:
         """What others limit on the host side of a pod's link is passed over: packets to a pod go past its queue."""
         found = [
-            f"{link.name} ({link.queue})" for link in await self._node.links.list_pod_links() if link.queue != "noqueue"
+            f"{link.name} ({link.queue})" for link in await self._links.list_pod_links() if link.queue != "noqueue"
         ]
-        passed_over = "" if self._node.settings.host_legacy_routing else ", ".join(found[:PROBLEMS_SHOWN])
-        self._node.service.check(
+        passed_over = "" if self._settings.host_legacy_routing else ", ".join(found[:PROBLEMS_SHOWN])
+        self._service.check(
             "rates", not passed_over, f"passed over; take them away: {passed_over}" if passed_over else ""
         )
 
     async def _look_at_links(self) -> None:
         """A link that is gone is told when the next look misses it, too: its pod may just be on its way out."""
-        wanted = self._node.pod_links()
+        wanted = self._pod_links()
         try:
-            mended, gone, refused = await self._node.links.mend_pod_links([link for _, link in wanted])
+            mended, gone, refused = await self._links.mend_pod_links([link for _, link in wanted])
         except LinkError as failure:
             self.are_routes_stale = True  # some may have been mended before it
             self._tell("links", str(failure))
@@ -108,7 +109,7 @@ class Devices:
         self._tell("links", "; ".join(problems))
 
     async def _sysctls(self, pods: list[str]) -> str:
-        found = await self._node.links.mend_sysctls(pods)
+        found = await self._links.mend_sysctls(pods)
         return f"{', '.join(found)}: {SYSCTLS_ADVICE}" if found else ""
 
     async def _mend(self, check: str, work: Awaitable[str]) -> bool:
@@ -127,4 +128,4 @@ class Devices:
         if problem and problem != self._told.get(check):
             log.warning("somebody else changed what packets meet on this node", what=check, why=problem)
         self._told[check] = problem
-        self._node.service.check(check, not problem, problem)
+        self._service.check(check, not problem, problem)

@@ -17,13 +17,14 @@ the bus is the truth: what only the disk knew is taken away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 from bus import subjects
 from bus.codec import Undecodable, decode, encode
+from bus.interface import Bus, Family
 from bus.messages import Message
 from bus.service import Service
 from bus.subjects import State
@@ -148,6 +149,15 @@ class Recall:
         gone, self._recalled = set(self._recalled), {}
         self._news.set()
         return gone
+
+    async def unless(self, synced: asyncio.Event, *, is_kernel_new: bool) -> dict[str, Message] | None:
+        """What the disk has, when the bus was not heard in full (`synced`) for a moment. None: it was."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await synced.wait()
+        except TimeoutError:
+            return await self.load(is_kernel_new=is_kernel_new) or {}
+        return None
 
     async def load(self, *, is_kernel_new: bool = True) -> dict[str, Message] | None:
         """The last known state. None: there is none, or it is not to be believed; the log says why.
@@ -289,6 +299,20 @@ class Recall:
         self._first_size = self._size
         self._inode = self._path.stat().st_ino
         self._is_begun = True
+
+
+async def hear_all(bus: Bus, families: Sequence[Family]) -> dict[str, Message]:
+    """What the bus says of them now."""
+    found: dict[str, Message] = {}
+    async for batch in bus.watch_state(*families):
+        for change in batch.changes:
+            if change.message is None:
+                found.pop(change.subject, None)
+            else:
+                found[change.subject] = change.message
+        if batch.synced:
+            break
+    return found
 
 
 def _hash(data: bytes = b"") -> blake2b:

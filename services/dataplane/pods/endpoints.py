@@ -12,8 +12,11 @@ from typing import Any
 
 import msgspec
 
+from services.dataplane.kernel.links import TcProgram
+from services.dataplane.kernel.pod_links import Wanted
 from services.dataplane.part import LocalPod
 from services.dataplane.pods.addresses import Attachment
+from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.ip import PodIp
 
 
@@ -107,6 +110,27 @@ class Endpoints:
     def all(self) -> list[Endpoint]:
         """In order of creation."""
         return sorted(self._by_container.values(), key=lambda endpoint: endpoint.created)
+
+    def links(self) -> list[tuple[str, Wanted]]:
+        """The host side of each link, beside its pod's `namespace/name`."""
+        found = []
+        for each in self.all():
+            neighbours = tuple(ip.address for ip in each.ips if ":" in ip.address and each.mac)
+            link = Wanted(each.interface, each.interface_index, each.mac, neighbours)
+            found.append((f"{each.namespace}/{each.pod}", link))
+        return found
+
+    def links_by_address(self) -> dict[str, int]:
+        """The index of the host side of the link that leads to each address."""
+        return {ip.address: each.interface_index for each in self.all() for ip in each.ips}
+
+    def hooks(self, programs: Iterable[TcProgram]) -> list[Hook]:
+        """Where these programs belong."""
+        return [
+            Hook(each.interface, each.interface_index, program.direction, program.name)
+            for each in self.all()
+            for program in programs
+        ]
 
     def next_created(self) -> int:
         self._created += 1

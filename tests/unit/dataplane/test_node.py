@@ -23,6 +23,7 @@ from bus.messages.resources import Node as NodeResource
 from bus.service import Service, Settings
 from bus.telemetry import counted
 from bus.testing import Hub, MemoryBus
+from services.dataplane.keep.recall import Recall
 from services.dataplane.kernel.links import DeviceInfo, LinkError, TcProgram
 from services.dataplane.kernel.rtnl import NodeRoute
 from services.dataplane.node import Node
@@ -80,7 +81,8 @@ class Machine:
             journal,
             PROGRAMS,
             1500,
-            underlay=underlay,
+            Recall(self.folder / "heard.state", self.folder / "pins" / "ahead"),
+            underlay,
         )
         await node.restore()
         self.node, self.pods = node, NodePods(node)

@@ -21,7 +21,6 @@ from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.service import Service, Settings
-from services.dataplane import node as node_module
 from services.dataplane.keep import recall
 from services.dataplane.keep.recall import Recall
 from services.dataplane.kernel import maps as kernel_maps
@@ -62,7 +61,7 @@ class Computer(Machine):
         service = Service("dataplane", Settings(instance=HERE), self.late)
         settings = NodeSettings(node=HERE, routing_mode="native")
         kept = Recall(self.file, self.ahead)
-        node = Node(settings, service, DEVICE, self.links, self.hooks, self.maps, journal, PROGRAMS, 1500, recall=kept)
+        node = Node(settings, service, DEVICE, self.links, self.hooks, self.maps, journal, PROGRAMS, 1500, kept)
         await node.restore()
         self.node, self.pods = node, NodePods(node)
         tasks = [asyncio.ensure_future(each) for each in (node.hear(), node.publish.run(), node.recall(), node.keep())]
@@ -106,7 +105,7 @@ def remote(address: str) -> AddressIdentity:
 
 @pytest.fixture
 def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Computer:
-    monkeypatch.setattr(node_module, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(recall, "PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr(recall, "WRITE_SECONDS", 0.01)
     made = Computer(tmp_path)
     made.populate()

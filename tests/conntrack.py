@@ -377,7 +377,7 @@ class _Passage:
         return replace(first, fragment="later", flags="")
 
     def remember(self, packet: Packet) -> None:
-        """A first fragment from who it says it is from, as it came: a stranger's does not count."""
+        """A first fragment whose source address is the sender's own, as it came: any other does not count."""
         if packet.fragment == "first":
             self.kept = self.kept or packet
             self.node.fragments[self.datagram(self.kept)] = self.kept

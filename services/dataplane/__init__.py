@@ -11,9 +11,9 @@ for it, and changes of policy reach this node when it is back.
     __main__  wiring              node      hears, settles, writes        model   what maps should hold (pure)
     settings  what a node is told dump      maps in words                 batch   work that is not cut off
 
-    pods/     a pod's life: CNI, endpoints, addresses, what a restart takes up
+    pods/     a pod's life: CNI, endpoints, addresses, what the bus is told of them, what a restart takes up
     flows/    events out of the kernel, with names, to the bus
-    keep/     maps compared, swept and measured; what was heard last, on disk
+    keep/     maps, programs, devices and routes compared and put back; what was heard last, on disk
     fallback/ nftables rules where the kernel takes no BPF
     load/     programs and maps into the kernel, at the start
     parts/    capabilities: addresses, masquerading, policy, Services (pure); part.py says how they plug in

@@ -55,15 +55,15 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
         stack.push_async_callback(journal.close)
         links = stack.enter_context(closing(Links()))
         try:
-            node, by = await start(service, settings, links, journal, stack, filled=filled)
+            node, migration, fallback = await start(service, settings, links, journal, stack, filled=filled)
         except (LinkError, loader.LoadError) as problem:
             raise CannotStart(str(problem)) from problem
         stack.push_async_callback(node.asked.end)
         stack.callback(setattr, service, "compare", None)  # who asks meanwhile must not meet maps that are closed
         await node.restore()
-        if isinstance(by, Migration):
+        if migration is not None:
             try:
-                await to_the_end(asyncio.to_thread(by.finish))  # every program is attached
+                await to_the_end(asyncio.to_thread(migration.finish))  # every program is attached
             except DoesNotFit as problem:
                 raise CannotStart(str(problem)) from problem
         async with asyncio.TaskGroup() as tasks:
@@ -79,8 +79,8 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             tasks.create_task(node.audit.run_for_ever(), name="compare maps")
             tasks.create_task(node.looks.run_for_ever(), name="heal programs")
             tasks.create_task(answer_dumps(node), name="answer dumps")
-            if isinstance(by, Fallback):
-                tasks.create_task(by.run(), name="go back to BPF")
+            if fallback is not None:
+                tasks.create_task(fallback.run(), name="go back to BPF")
             else:
                 telling = tell_flows(service.bus, settings.node, node.maps, node.model)
                 tasks.create_task(telling, name="tell flows")
@@ -90,8 +90,11 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
 
 async def start(
     service: Service, settings: NodeSettings, links: Links, journal: Journal, stack: AsyncExitStack, *, filled: bool
-) -> tuple[Node, Migration | Fallback]:
-    """Device, tunnel, programs and maps, attached, or rules in their place; nothing here touches a pod."""
+) -> tuple[Node, Migration | None, Fallback | None]:
+    """Device, tunnel, programs and maps, attached: then what is left of their migration; or rules in their place.
+
+    Nothing here touches a pod.
+    """
     ground = await datapath.prepare(settings, links)
 
     def node(hooks: Hooks, maps: Maps, pod_programs: tuple[TcProgram, ...]) -> Node:
@@ -120,8 +123,8 @@ async def start(
         stack.callback(fallback.hooks.close)
         await fallback.begin()
         fallback.node = node(fallback.hooks, fallback.maps, ())
-        return fallback.node, fallback
-    return node(made.hooks, made.maps, made.pod_programs), made.migration
+        return fallback.node, None, fallback
+    return node(made.hooks, made.maps, made.pod_programs), made.migration, None
 
 
 async def end_rules(node: Node) -> None:

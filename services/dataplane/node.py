@@ -149,11 +149,11 @@ class Node:
         if not self.is_synced:
             self._early.extend(batch.changes)
             if not batch.synced:
-                return  # pods perhaps, and not yet the policies for them: half of it must open nothing
+                return  # there may be pods in it whose policies are not: no pod is opened before all is known
             changes, self._early = self._early, []
         else:
             changes = batch.changes
-        async with self._writing:  # nobody settles the model in between: half of what is said must open nothing
+        async with self._writing:  # nobody settles the model in between: no pod is opened by a part of it
             for number, change in enumerate(changes, 1):
                 self._take(change)
                 if number % TURN_CHANGES == 0:
@@ -255,8 +255,7 @@ class Node:
     # What is said
 
     async def realised(self) -> None:
-        """All that was heard is in the kernel, unless something found no room or differs: then it will be told when it
-        is there."""
+        """Say that all that was heard is in the kernel; if something found no room or differs, later, when it is."""
         if not self.is_synced or self.maps.no_room or self.held.differing or self.audit.differing:
             return
         if self.looks.holds_back():
@@ -287,6 +286,7 @@ class Node:
             )
 
     async def _look_at_attached(self) -> None:
+        """Every two seconds (keep/looks.py)."""
         self.restart.tell()
         self._recall.keep_mark()
         if self.is_whole and self.blocks.problem:
@@ -294,6 +294,7 @@ class Node:
         await self.heal.attached()
 
     async def _look_at_pods(self) -> None:
+        """Every half minute (keep/heal.py)."""
         await self.leftovers.remove_all()
         await self.restart.heal()
 

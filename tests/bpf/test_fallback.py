@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane.fallback.handover import Fallback
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import RuleMaps
 from services.dataplane.fallback.rules import TABLE, removal
@@ -101,7 +100,7 @@ def test_what_the_kernel_or_the_compiler_refuses_makes_a_node_fall_back(
 
     async def main() -> None:
         async with place.running(IPV6_ENABLED="true") as node:
-            assert isinstance(place.by, Fallback)
+            assert place.fallback is not None
             (check,) = [each for each in node.service.health().checks if each.name == "datapath"]
             assert (check.ok, check.detail) == (False, f"degraded: nftables rules instead of BPF: {problem}")
             assert "plexus_fallback" in inside(place.namespace, "nft", "list", "tables").stdout

@@ -212,8 +212,8 @@ def test_an_address_of_the_node_that_no_other_was_told_of_is_not_reached_by_a_tu
     tunnel: Overlay, at: Family
 ) -> None:
     packet = tcp(at.remote, at.second, 1000, 80)
-    for untold, reason in ((False, 0), (True, UNROUTABLE)):
-        entry = IpcacheEntry(1, untold=untold)
+    for unadvertised, reason in ((False, 0), (True, UNROUTABLE)):
+        entry = IpcacheEntry(1, unadvertised=unadvertised)
         tunnel.maps["ipcache"].set(IpcacheKey(at.second).pack(), entry.pack())
         assert tunnel.arrives(packet, 300, tunnel.nodes[0]) == reason
 

@@ -23,7 +23,6 @@ from bus.testing import Hub
 from services.dataplane.__main__ import start
 from services.dataplane.fallback.handover import Fallback
 from services.dataplane.kernel.links import LinkError, Links
-from services.dataplane.load.migrate import Migration
 from services.dataplane.node import Node
 from services.dataplane.parts.counters import counted
 from services.dataplane.pods import cni
@@ -49,7 +48,7 @@ class Place:
         name = f"plexus-test-start-{os.getpid()}"
         self.folder, self.pins, self.cgroup = folder, Path("/sys/fs/bpf") / name, CGROUPS / name
         self.hub = Hub()
-        self.by: Migration | Fallback  # how the last start went
+        self.fallback: Fallback | None = None  # as the last start went
 
     @asynccontextmanager
     async def running(self, **given: str) -> AsyncIterator[Node]:
@@ -60,10 +59,10 @@ class Place:
             stack.push_async_callback(journal.close)
             links = stack.enter_context(closing(Links()))
             service = Service("dataplane", Settings(instance="here"), self.hub.bus())
-            node, self.by = await start(service, settings, links, journal, stack, filled=False)
+            node, migration, self.fallback = await start(service, settings, links, journal, stack, filled=False)
             await node.restore()
-            if isinstance(self.by, Migration):
-                self.by.finish()
+            if migration is not None:
+                migration.finish()
             hearing = asyncio.create_task(node.hear())
             try:
                 yield node

@@ -168,7 +168,7 @@ class _Node:
         others = [net for net, entry in of_version.items() if entry.node not in {NO_ADDRESS, *self.place.own_addresses}]
         blocks = [net for net, entry in of_version.items() if entry.node in self.place.own_addresses]
         here = [net for net, entry in of_version.items() if entry.identity == RESERVED["host"]]
-        told = [net for net in here if not of_version[net].untold]
+        told = [net for net in here if not of_version[net].unadvertised]
         nodes = {entry.node for entry in self.ipcache.values()} - {NO_ADDRESS}
         kept = [net for each in self.place.never_masqueraded if (net := ip_network(each)).version == version]
         if self.place.tunnel:

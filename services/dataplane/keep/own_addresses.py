@@ -43,7 +43,7 @@ class OwnAddresses:
         if self.are_stale:
             entries = ((IpcacheKey.unpack(key), IpcacheEntry.unpack(value)) for key, value in ipcache.items())
             self._network.answers_to(
-                {key.address: "the node" for key, entry in entries if entry.untold and key.is_host}
+                {key.address: "the node" for key, entry in entries if entry.unadvertised and key.is_host}
             )
 
     def tell(self) -> None:

@@ -202,7 +202,7 @@ class Ipcache(Part):
         told = {*self._own_addresses, *(own.addresses if own else ())}
         self.contested = self._contested(told)
         for address in self._more_addresses.keys() - self.contested.keys():
-            more = IpcacheEntry(RESERVED["host"], untold=True)
+            more = IpcacheEntry(RESERVED["host"], unadvertised=True)
             wanted.setdefault(IpcacheKey(address).pack(), more.pack())  # routers are there already
         for address in told:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()

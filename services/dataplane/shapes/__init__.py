@@ -7,5 +7,5 @@
 - `ports`    those of masqueraded connections
 - `reasons`  why packets are dropped
 - `programs` which there are, in which file
-- `attach`   which program belongs where, and what leads there
+- `attach`   which program belongs where, and the steps to attach it
 """

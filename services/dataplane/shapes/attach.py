@@ -1,4 +1,4 @@
-"""How a program of ours is attached to a hook of a device, and what leads there from what the kernel holds. Pure.
+"""How a program of ours is attached to a hook of a device, and the steps to that from what the kernel holds. Pure.
 
 Two mechanisms. tcx (kernel 6.6): a link that holds the program, pinned, so that it outlives this process; its program
 is replaced in a single step. clsact: a filter of the kernel's traffic control, which needs no pin.

@@ -143,7 +143,7 @@ class Prefix:
 
 IpcacheKey = Prefix
 
-IPCACHE_ROUTED, IPCACHE_UNTOLD = 1, 2
+IPCACHE_ROUTED, IPCACHE_UNADVERTISED = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +151,18 @@ class IpcacheEntry:
     identity: int
     node: str = NO_ADDRESS  # NO_ADDRESS: this node, or not behind a node
     routed: bool = False  # native routing: `node` is no neighbour, the node's routes lead there
-    untold: bool = False  # this node has the address and no other knows
+    unadvertised: bool = False  # this node has the address and no other knows
 
     layout: ClassVar[struct.Struct] = struct.Struct("=II16s")
 
     def pack(self) -> bytes:
-        flags = IPCACHE_ROUTED * self.routed | IPCACHE_UNTOLD * self.untold
+        flags = IPCACHE_ROUTED * self.routed | IPCACHE_UNADVERTISED * self.unadvertised
         return self.layout.pack(self.identity, flags, pack_address(self.node))
 
     @classmethod
     def unpack(cls, raw: bytes) -> IpcacheEntry:
         identity, flags, node = cls.layout.unpack(raw)
-        return cls(identity, unpack_address(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNTOLD))
+        return cls(identity, unpack_address(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNADVERTISED))
 
 
 POLICY_DENIES, POLICY_NAMED = 1, 2

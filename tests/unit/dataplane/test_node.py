@@ -414,7 +414,7 @@ async def test_the_routers_address_that_someone_removed_is_put_back(machine: Mac
 
 def host_at(machine: Machine, address: str) -> bool:
     found = machine.maps.memory["ipcache"].entries.get(IpcacheKey(address).pack())
-    return found == IpcacheEntry(RESERVED["host"], untold=True).pack()
+    return found == IpcacheEntry(RESERVED["host"], unadvertised=True).pack()
 
 
 async def test_whatever_the_node_answers_to_is_the_host_to_its_pods(machine: Machine) -> None:

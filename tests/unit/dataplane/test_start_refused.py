@@ -47,8 +47,8 @@ async def test_a_map_that_fills_up_while_it_migrates_is_told_of(
     async def nothing() -> None:
         """There is nothing to restore."""
 
-    async def start(*_: object, **__: object) -> tuple[object, Migration]:
-        return SimpleNamespace(restore=nothing, asked=Asked(service)), Full(tmp_path, (), may_be_live=False)
+    async def start(*_: object, **__: object) -> tuple[object, Migration, None]:
+        return SimpleNamespace(restore=nothing, asked=Asked(service)), Full(tmp_path, (), may_be_live=False), None
 
     monkeypatch.setattr(dataplane, "start", start)
     service = Service("dataplane", Settings(instance="n"), Hub().bus())
@@ -78,11 +78,11 @@ async def test_a_look_that_somebody_asked_for_ends_before_what_it_looks_at_is_cl
 
     node = SimpleNamespace(restore=fails, asked=Asked(service))
 
-    async def start(*given: object, **__: object) -> tuple[object, None]:
+    async def start(*given: object, **__: object) -> tuple[object, None, None]:
         stack = given[-1]
         assert isinstance(stack, AsyncExitStack)
         stack.callback(order.append, "closed")
-        return node, None
+        return node, None, None
 
     monkeypatch.setattr(dataplane, "start", start)
     with pytest.raises(CannotStart, match="no"):

@@ -41,8 +41,8 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *p)
 	return parse_network(skb, p) && parse_transport(skb, p);
 }
 
-/* A first fragment from who it says it is from: the others are judged as it is. Call it before the packet is rewritten,
- * and after its source was checked: what a stranger says of another's datagram must not count. */
+/* A first fragment whose source address is the sender's own: the others are judged as it is. Call it before the packet
+ * is rewritten, and after its source was checked: what a stranger says of another's datagram must not count. */
 static __always_inline void remember(struct packet *p)
 {
 	struct fragment_key key = {};

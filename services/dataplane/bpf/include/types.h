@@ -36,7 +36,7 @@ struct ipcache_key {
 };
 
 #define IPCACHE_ROUTED 1u /* native routing: `node` is no neighbour on the device, the node's routes lead there */
-#define IPCACHE_UNTOLD 2u /* this node has the address and no other knows: nobody comes for it by the tunnel */
+#define IPCACHE_UNADVERTISED 2u /* this node has the address and no other knows: nobody comes for it by the tunnel */
 
 struct ipcache_entry {
 	__u32 identity;

@@ -74,7 +74,7 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 		return parse_transport(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
 	/* For the node itself: no port decides, so its stack gets fragments as they come, and puts them together. */
 	entry = who_is(&p->destination);
-	if (!entry || entry->identity != IDENTITY_HOST || entry->flags & IPCACHE_UNTOLD)
+	if (!entry || entry->identity != IDENTITY_HOST || entry->flags & IPCACHE_UNADVERTISED)
 		return DROP(p, DROP_UNROUTABLE);
 	return identify(p, &came) ? TC_ACT_OK : TC_ACT_SHOT;
 }

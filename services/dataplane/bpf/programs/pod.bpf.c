@@ -202,11 +202,12 @@ static __always_inline struct endpoint *sender_here(struct packet *p, struct flo
 	return f->connection && f->connection->epoch == p->epoch ? NULL : endpoint_at(&p->source);
 }
 
-/* May the stack have this from who it says it is from? `device` is the one by which it came to the node; 0: the node's
- * own. A pod of this node comes by its own device, where from_pod has asked who it is: with LEGACY_ROUTING, or because
- * rules of others send to a pod what it sent to the node. Pods of other nodes come so only with LEGACY_ROUTING, by the
- * outward device, and not with a tunnel; nobody is asked at any other. `is_answer`: rules of others may translate what a
- * pod sends to the node, and back. `to`: what a pod sends to itself by way of the node may bear the node's address. */
+/* May the stack have a packet with this source address? `device` is the one by which it came to the node; 0: the
+ * node's own. A pod of this node comes by its own device, where from_pod has checked its source: with LEGACY_ROUTING,
+ * or because rules of others send to a pod what it sent to the node. Pods of other nodes come so only with
+ * LEGACY_ROUTING, by the outward device, and not with a tunnel; nobody is asked at any other. `is_answer`: rules of
+ * others may translate what a pod sends to the node, and back. `to`: what a pod sends to itself by way of the node may
+ * bear the node's address. */
 static __always_inline bool stack_may_speak_for(struct address *source, __u32 device, bool is_answer, __u32 to)
 {
 	struct endpoint *from = endpoint_at(source);

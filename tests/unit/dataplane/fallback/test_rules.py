@@ -222,7 +222,7 @@ def test_counters_go_on_from_where_they_were_and_each_has_a_public_reason() -> N
 
 def test_an_address_that_others_were_not_told_of_is_not_reached_by_the_tunnel() -> None:
     known = tables()
-    more = {IpcacheKey("172.17.0.1").pack(): IpcacheEntry(1, untold=True).pack()}
+    more = {IpcacheKey("172.17.0.1").pack(): IpcacheEntry(1, unadvertised=True).pack()}
     text = render({**known, "ipcache": {**known["ipcache"], **more}}, PLACE, {}, "mark")
     sets = {name: text.partition(f"set {name} {{")[2].partition("\n}")[0] for name in ("here4", "told4")}
     assert "172.17.0.1" in sets["here4"] and "172.17.0.1" not in sets["told4"]

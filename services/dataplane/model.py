@@ -63,6 +63,16 @@ class NodeModel:
         return self._parts.hears
 
     @property
+    def by_rules(self) -> tuple[str, ...]:
+        """Names of the tables that rules of nftables are made of (fallback/)."""
+        return self._parts.by_rules
+
+    @property
+    def not_by_rules(self) -> tuple[str, ...]:
+        """What such rules cannot do."""
+        return self._parts.not_by_rules
+
+    @property
     def shown(self) -> Mapping[str, Shows]:
         """What `plexus bpf` shows, by name."""
         return self._parts.shown

@@ -10,9 +10,10 @@ that is unknown, there twice, or after itself by way of others) is an error at t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from bus.messages import Message
 from bus.messages.resources import ContainerPort
@@ -165,6 +166,8 @@ class Part:
     hears: tuple[Hears[Any], ...] = ()
     tables: tuple[Table, ...] = ()
     shows: tuple[Shows, ...] = ()
+    by_rules: ClassVar[bool] = False
+    """Rules of nftables stand in for it where the kernel takes no programs (fallback/)."""
 
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
@@ -224,6 +227,20 @@ class Parts:
     def tables(self) -> tuple[Table, ...]:
         """See `in_order`."""
         return tuple(table for part in self._parts.values() for table in part.tables)
+
+    @property
+    def by_rules(self) -> tuple[str, ...]:
+        """Names of the tables that rules are made of."""
+        return tuple(table.name for part in self._parts.values() if part.by_rules for table in part.tables)
+
+    @property
+    def not_by_rules(self) -> tuple[str, ...]:
+        """What nobody does where the kernel takes no programs, as people call it."""
+        return tuple(
+            re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
+            for kind, part in self._parts.items()
+            if not part.by_rules
+        )
 
     @property
     def problems(self) -> dict[str, str]:

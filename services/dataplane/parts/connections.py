@@ -37,4 +37,5 @@ def _rows(maps: Maps, now: int) -> Iterator[Row]:
 class Connections(Part):
     """Shows them."""
 
+    by_rules = True  # the host follows them
     shows = (Shows("ct", "Connections.", _rows),)

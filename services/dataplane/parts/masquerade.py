@@ -25,6 +25,8 @@ class Masquerade(Part):
         not_masqueraded: CIDRs of either family, "10.0.0.0/8".
     """
 
+    by_rules = True
+
     def __init__(self, not_masqueraded: Iterable[str]) -> None:
         super().__init__()
         self.table = Table("masq_exclude")

@@ -9,7 +9,6 @@ import pytest
 
 from bus.messages.resources import Namespace, Node
 from bus.subjects import NAMESPACE, NODE
-from services.dataplane.fallback import rules
 from services.dataplane.model import NodeModel
 from services.dataplane.part import Fact, Hears, Misfit, Part, Parts, Shows, in_order
 from services.dataplane.shapes.table import Table
@@ -33,12 +32,32 @@ def test_what_refers_is_written_after_what_it_refers_to_however_it_is_given() ->
         assert all(found.index(each) < found.index(table.name) for table in given for each in table.after)
 
 
-def test_a_nodes_pods_are_opened_last_and_rules_are_written_in_such_an_order_too() -> None:
-    tables = NodeModel("n").tables
-    assert names(tables)[-1] == "endpoints"
-    assert set(names(tables)) == set(rules.TABLES)
-    for found in (names(tables), list(rules.TABLES)):
-        assert all(found.index(each) < found.index(table.name) for table in tables for each in table.after)
+def test_a_nodes_pods_are_opened_last() -> None:
+    assert names(NodeModel("n").tables)[-1] == "endpoints"
+
+
+class ByRules(Part):
+    """Rules can stand in for it."""
+
+    by_rules = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = (Table("backends"), Table("services"))
+
+
+class ByProgramsAlone(Part):
+    """A capability that nobody has written rules for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = (Table("policy"),)
+
+
+def test_rules_are_made_of_the_tables_of_parts_that_say_so_and_the_others_are_named() -> None:
+    parts = Parts(ByRules(), ByProgramsAlone())
+    assert parts.by_rules == ("backends", "services")
+    assert parts.not_by_rules == ("by programs alone",)
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,9 @@ def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
         unknown = [name for name in table.after if name not in names]
         if unknown:
             raise Misfit(f"the table {table.name} is written after {', '.join(unknown)}, which nobody has")
+        late = [each.name for each in left if each.name in table.after and not each.before_programs]
+        if table.before_programs and late:
+            raise Misfit(f"the table {table.name} is written before programs, and {', '.join(late)} is not")
     found: list[Table] = []
     done: set[str] = set()
     while left:

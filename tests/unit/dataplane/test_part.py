@@ -69,6 +69,10 @@ def test_rules_are_made_of_the_tables_of_parts_that_say_so_and_the_others_are_na
         ([Table("policy", after=("ipcache",))], "policy is written after ipcache, which nobody has"),
         ([Table("policy", after=("policy",))], "after each other: policy"),
         (
+            [Table("ipcache"), Table("policy", after=("ipcache",), before_programs=True)],
+            "policy is written before programs, and ipcache is not",
+        ),
+        (
             [Table("ipcache"), Table("policy", after=("endpoints",)), Table("endpoints", after=("policy", "ipcache"))],
             "after each other: policy, endpoints",
         ),

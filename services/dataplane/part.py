@@ -278,7 +278,8 @@ class Parts:
 
 
 def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
-    """Each after those that it says it is written after, else as given; entries are removed in the reverse order.
+    """Each after those that it says it is written after, and one that is last after all that are not; else as given.
+    Entries are removed in the reverse order.
 
     Raises: Misfit.
     """
@@ -297,10 +298,12 @@ def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
         late = [each.name for each in left if each.name in table.after and not each.before_programs]
         if table.before_programs and late:
             raise Misfit(f"the table {table.name} is written before programs, and {', '.join(late)} is not")
+    early = {table.name for table in left if not table.last}
+    after = {table.name: early.union(table.after) if table.last else {*table.after} for table in left}
     found: list[Table] = []
     done: set[str] = set()
     while left:
-        ready = next((table for table in left if done.issuperset(table.after)), None)
+        ready = next((table for table in left if after[table.name] <= done), None)
         if ready is None:
             raise Misfit(f"tables are written after each other: {', '.join(table.name for table in left)}")
         left.remove(ready)

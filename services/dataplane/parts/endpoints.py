@@ -27,7 +27,7 @@ class Endpoints(Part):
 
     def __init__(self, facts: Facts) -> None:
         super().__init__()
-        self.table = Table("endpoints", after=("masq_exclude", "policy", "services"))
+        self.table = Table("endpoints", last=True)
         self.tables = (self.table,)
         self.shows = (Shows("endpoints", "Local pods.", self._rows),)
         self.changed: set[str] = set()

@@ -20,7 +20,7 @@ def names(tables: tuple[Table, ...]) -> list[str]:
 
 def test_what_refers_is_written_after_what_it_refers_to_however_it_is_given() -> None:
     tables = (
-        Table("endpoints", after=("policy", "services")),
+        Table("endpoints", last=True),
         Table("policy", after=("ipcache",)),
         Table("services", after=("backends",)),
         Table("backends"),
@@ -30,6 +30,7 @@ def test_what_refers_is_written_after_what_it_refers_to_however_it_is_given() ->
         found = names(in_order(given))
         assert len(found) == len(tables)
         assert all(found.index(each) < found.index(table.name) for table in given for each in table.after)
+        assert found[-1] == "endpoints"
 
 
 def test_a_nodes_pods_are_opened_last() -> None:
@@ -68,6 +69,7 @@ def test_rules_are_made_of_the_tables_of_parts_that_say_so_and_the_others_are_na
         ([Table("policy"), Table("policy")], "policy is there twice"),
         ([Table("policy", after=("ipcache",))], "policy is written after ipcache, which nobody has"),
         ([Table("policy", after=("policy",))], "after each other: policy"),
+        ([Table("policy", after=("endpoints",)), Table("endpoints", last=True)], "after each other: policy, endpoints"),
         (
             [Table("ipcache"), Table("policy", after=("ipcache",), before_programs=True)],
             "policy is written before programs, and ipcache is not",

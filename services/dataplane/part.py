@@ -211,6 +211,8 @@ class Parts:
         """By name."""
         if len(self.shown) != sum(len(part.shows) for part in parts):
             raise Misfit("two parts show something by one name")
+        self.tables = in_order(table for part in parts for table in part.tables)
+        """In the order in which they are written."""
         self._hearing: dict[State[Any], list[Hears[Any]]] = {}
         for part in parts:
             for each in part.hears:
@@ -221,12 +223,8 @@ class Parts:
 
     @property
     def hears(self) -> tuple[State[Any], ...]:
+        """Families of subjects."""
         return tuple(self._hearing)
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        """See `in_order`."""
-        return tuple(table for part in self._parts.values() for table in part.tables)
 
     @property
     def by_rules(self) -> tuple[str, ...]:
@@ -244,6 +242,7 @@ class Parts:
 
     @property
     def problems(self) -> dict[str, str]:
+        """What the last turn could not bring up to date, and why."""
         return {what: why for part in self._parts.values() for what, why in part.problems.items()}
 
     def put(self, subject: str, message: Message) -> None:
@@ -265,14 +264,16 @@ class Parts:
             each.delete(*each.family.parse(subject))
 
     def adopt(self, held: Held) -> None:
+        """Before anything is heard: what a process before this one left in the maps."""
         for part in self._parts.values():
             part.adopt(held)
 
     def synced(self) -> None:
+        """All that there is has been heard once: from here on "no policy" may mean "open"."""
         for part in self._parts.values():
             part.synced()
 
-    def settle(self) -> None:
+    def settle_parts(self) -> None:
         for part in self._parts.values():
             part.settle()
 

@@ -161,7 +161,7 @@ class Trying(Part):
 def test_what_cannot_be_settled_is_told_until_it_is_and_keeps_nothing_else() -> None:
     part = Trying()
     parts = Parts(part)
-    parts.settle()
+    parts.settle_parts()
     assert part.stale == {1, 3}
     assert parts.problems == {"number 1": "ArithmeticError(1)", "number 3": "ArithmeticError(3)"}
     part.stale = {1, 3}

@@ -1,7 +1,7 @@
 """What this node's maps should hold, as a function of what was heard and of the pods that live here. Pure.
 
-`put` and `delete` (part.py) take what the bus says, `add_pod` and `remove_pod` what the container runtime asks. `settle`
-brings the tables of all parts up to date: a burst of changes on one identity is one expansion of its policy.
+`put` and `delete` (part.py) take what the bus says, `add_pod` and `remove_pod` what the container runtime asks. By
+`settle` the tables of all parts are up to date: a burst of changes on one identity is one expansion of its policy.
 """
 
 from __future__ import annotations

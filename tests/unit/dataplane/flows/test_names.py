@@ -19,7 +19,7 @@ from services.dataplane.flows.names import flows
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
 from services.dataplane.shapes import layouts
-from services.dataplane.shapes.layouts import EVENT_DROP, EVENT_POLICY_VERDICT, Event
+from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
 from tests.unit.dataplane.fake_kernel import MemoryMaps
 
 WEB, DB = 1000, 2000

@@ -9,7 +9,7 @@ When it stops, packets go on: maps, programs and links are pinned or attached in
 for it, and changes of policy reach this node when it is back.
 
     __main__  wiring              node      hears, settles, writes        model   what maps should hold (pure)
-    settings  what a node is told dump      maps in words                 batch   work that is not cut off
+    settings  what a node is told dump      what parts show of maps       batch   work that is not cut off
 
     pods/     a pod's life: CNI, endpoints, addresses, what the bus is told of them, what a restart takes up
     flows/    events out of the kernel, with names, to the bus

@@ -1,16 +1,14 @@
 """What this node's maps should hold, as a function of what was heard and of the pods that live here. Pure.
 
-`put` and `delete` take what the bus says, `add_pod` and `remove_pod` what the container runtime asks. `settle` brings
-the tables of all parts up to date: a burst of changes on one identity is one expansion of its policy.
+`put` and `delete` (part.py) take what the bus says, `add_pod` and `remove_pod` what the container runtime asks. By
+`settle` the tables of all parts are up to date: a burst of changes on one identity is one expansion of its policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from bus.messages import Message
-from bus.subjects import State
-from services.dataplane.part import Facts, Held, LocalPod, Parts, Shows, in_order
+from services.dataplane.part import Facts, LocalPod, Parts
 from services.dataplane.parts.connections import Connections
 from services.dataplane.parts.counters import Counters
 from services.dataplane.parts.endpoints import Endpoints, EndpointState
@@ -23,8 +21,8 @@ from services.dataplane.parts.policy.naming import Naming
 from services.dataplane.parts.services import Services
 
 
-class NodeModel:
-    """The parts of a node, each after those whose facts it follows."""
+class NodeModel(Parts):
+    """The parts of a node, each after those whose facts it follows, and what is asked of them together."""
 
     def __init__(
         self,
@@ -42,7 +40,7 @@ class NodeModel:
         self.named = Naming(facts, self.policy.expanded)
         self.services = Services()
         self.endpoints = Endpoints(facts)
-        self._parts = Parts(
+        super().__init__(
             Masquerade(not_masqueraded),
             self.network,
             self.people,
@@ -54,36 +52,6 @@ class NodeModel:
             Counters(),
         )
         self._identity = facts.identity
-        self.tables = in_order(self._parts.tables)
-        """In the order in which they are written."""
-
-    @property
-    def hears(self) -> tuple[State[Message], ...]:
-        """Families of subjects, as its parts say."""
-        return self._parts.hears
-
-    @property
-    def shown(self) -> Mapping[str, Shows]:
-        """What `plexus bpf` shows, by name."""
-        return self._parts.shown
-
-    def adopt(self, held: Held) -> None:
-        """Before anything is heard: what a process before this one left in the maps."""
-        self._parts.adopt(held)
-
-    # What the bus says
-
-    def put(self, subject: str, message: Message) -> None:
-        """See `Parts.put`."""
-        self._parts.put(subject, message)
-
-    def delete(self, subject: str) -> None:
-        """See `Parts.delete`."""
-        self._parts.delete(subject)
-
-    def synced(self) -> None:
-        """All that there is has been heard once: from here on "no policy" may mean "open"."""
-        self._parts.synced()
 
     # What the container runtime asks
 
@@ -114,14 +82,9 @@ class NodeModel:
         What fails is told in `problems`, keeps what the tables held of it (nothing, for a new pod: it is closed), and
         is tried again by the next call; the rest is not touched by that.
         """
-        self._parts.settle()
+        self.settle_parts()
         found = (self.pods.get(address) for address in self.endpoints.changed)
         return list(dict.fromkeys(pod for pod in found if pod is not None))
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """What the last `settle` could not bring up to date, and why."""
-        return self._parts.problems
 
     def identity_of(self, address: str) -> int:
         """The identity of the pod at `address`, as of the last `settle`; 0 while its labels or number are not known."""

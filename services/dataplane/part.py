@@ -10,9 +10,10 @@ that is unknown, there twice, or after itself by way of others) is an error at t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from bus.messages import Message
 from bus.messages.resources import ContainerPort
@@ -165,6 +166,8 @@ class Part:
     hears: tuple[Hears[Any], ...] = ()
     tables: tuple[Table, ...] = ()
     shows: tuple[Shows, ...] = ()
+    by_rules: ClassVar[bool] = False
+    """Rules of nftables stand in for it where the kernel takes no programs (fallback/)."""
 
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
@@ -208,6 +211,8 @@ class Parts:
         """By name."""
         if len(self.shown) != sum(len(part.shows) for part in parts):
             raise Misfit("two parts show something by one name")
+        self.tables = in_order(table for part in parts for table in part.tables)
+        """In the order in which they are written."""
         self._hearing: dict[State[Any], list[Hears[Any]]] = {}
         for part in parts:
             for each in part.hears:
@@ -218,15 +223,26 @@ class Parts:
 
     @property
     def hears(self) -> tuple[State[Any], ...]:
+        """Families of subjects."""
         return tuple(self._hearing)
 
     @property
-    def tables(self) -> tuple[Table, ...]:
-        """See `in_order`."""
-        return tuple(table for part in self._parts.values() for table in part.tables)
+    def by_rules(self) -> tuple[str, ...]:
+        """Names of the tables that rules are made of."""
+        return tuple(table.name for part in self._parts.values() if part.by_rules for table in part.tables)
+
+    @property
+    def not_by_rules(self) -> tuple[str, ...]:
+        """What nobody does where the kernel takes no programs, as people call it."""
+        return tuple(
+            re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
+            for kind, part in self._parts.items()
+            if not part.by_rules
+        )
 
     @property
     def problems(self) -> dict[str, str]:
+        """What the last turn could not bring up to date, and why."""
         return {what: why for part in self._parts.values() for what, why in part.problems.items()}
 
     def put(self, subject: str, message: Message) -> None:
@@ -248,20 +264,23 @@ class Parts:
             each.delete(*each.family.parse(subject))
 
     def adopt(self, held: Held) -> None:
+        """Before anything is heard: what a process before this one left in the maps."""
         for part in self._parts.values():
             part.adopt(held)
 
     def synced(self) -> None:
+        """All that there is has been heard once: from here on "no policy" may mean "open"."""
         for part in self._parts.values():
             part.synced()
 
-    def settle(self) -> None:
+    def settle_parts(self) -> None:
         for part in self._parts.values():
             part.settle()
 
 
 def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
-    """Each after those that it says it is written after, else as given; entries are removed in the reverse order.
+    """Each after those that it says it is written after, and one that is last after all that are not; else as given.
+    Entries are removed in the reverse order.
 
     Raises: Misfit.
     """
@@ -277,10 +296,15 @@ def in_order(tables: Iterable[Table]) -> tuple[Table, ...]:
         unknown = [name for name in table.after if name not in names]
         if unknown:
             raise Misfit(f"the table {table.name} is written after {', '.join(unknown)}, which nobody has")
+        late = [each.name for each in left if each.name in table.after and not each.before_programs]
+        if table.before_programs and late:
+            raise Misfit(f"the table {table.name} is written before programs, and {', '.join(late)} is not")
+    early = {table.name for table in left if not table.last}
+    after = {table.name: early.union(table.after) if table.last else {*table.after} for table in left}
     found: list[Table] = []
     done: set[str] = set()
     while left:
-        ready = next((table for table in left if done.issuperset(table.after)), None)
+        ready = next((table for table in left if after[table.name] <= done), None)
         if ready is None:
             raise Misfit(f"tables are written after each other: {', '.join(table.name for table in left)}")
         left.remove(ready)

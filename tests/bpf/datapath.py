@@ -33,7 +33,7 @@ from services.dataplane.kernel.bpf import ProgramRun
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.pins import open_program
 from services.dataplane.parts.policy.entries import ALLOW, PolicyEntry, PolicyKey
-from services.dataplane.shapes import layouts
+from services.dataplane.shapes import layouts, limits
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
 from services.dataplane.shapes.programs import TC_PROGRAMS
 from services.dataplane.shapes.reasons import reasons
@@ -152,6 +152,7 @@ V6 = Family(
 )
 SIZES = {"CT_TCP_MAX": 16384, "CT_ANY_MAX": 16384, "NAT_MAX": 16384, "SOCK_REVERSE_MAX": 4096}  # of maps
 FROM_DEVICES = ("from_netdev", "from_overlay", "to_pod")
+HASHES = [limits.MAP_TYPES[kind] for kind in ("hash", "lru_hash", "lpm_trie")]  # what can be emptied
 SUMMED_BY_DEVICE = 1 << 2  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 CLONE_NEWNET = 0x40000000
 
@@ -193,23 +194,9 @@ class Datapath:
     def clear(self) -> None:
         """Empty every map but counters; connections are judged anew, and packets are the node's own."""
         self.came_from(0)
-        for name in (
-            "endpoints",
-            "sock_reverse",
-            "sock_choices",
-            "living",
-            "ipcache",
-            "policy",
-            "named_ports",
-            *layouts.CT_MAPS,
-            "fragments",
-            "choices",
-            "nat",
-            "masq_exclude",
-            "services",
-            "backends",
-        ):
-            self.maps[name].remove_many([key for key, _ in self.maps[name].items()])
+        for name, declared in limits.declared_maps().items():
+            if declared.type in HASHES:
+                self.maps[name].remove_many([key for key, _ in self.maps[name].items()])
 
     def free_port(self) -> int:
         """A source port that no connection of this test has."""

@@ -17,6 +17,7 @@ from services.dataplane.fallback.rules import Place as RulesPlace
 from services.dataplane.kernel import nft
 from services.dataplane.kernel.links import LinkError
 from services.dataplane.load import loader
+from services.dataplane.model import NodeModel
 from services.dataplane.shapes.attach import Mechanism
 from tests.bpf.attaching import MECHANISMS, NEXT, OK, Counter, foreign_filter, foreign_link, unpin, with_pod
 from tests.bpf.attaching import Place as PodPlace
@@ -129,7 +130,11 @@ def test_rules_of_the_kernel_are_seen_and_a_pod_with_programs_is_known_by_its_in
     namespace = namespaces("rules")
 
     async def main() -> None:
-        maps = RuleMaps(lambda: RulesPlace(device="lo", own_addresses=frozenset(), guarded=frozenset({4711})), tmp_path)
+        maps = RuleMaps(
+            lambda: RulesPlace(device="lo", own_addresses=frozenset(), guarded=frozenset({4711})),
+            tmp_path,
+            NodeModel("n").by_rules,
+        )
         assert not await nft.has_table(TABLE)
         assert not await nft.has_chain("raw", TABLE)
         assert await maps.apply()

@@ -18,12 +18,8 @@ from services.dataplane.flows.ring import Ring
 from services.dataplane.kernel.bpf import possible_cpus
 from services.dataplane.parts.policy.entries import EGRESS, INGRESS, PolicyEntry, PolicyKey, precedence
 from services.dataplane.shapes import layouts, reasons
-from services.dataplane.shapes.layouts import (
-    EVENT_DROP,
-    EVENT_POLICY_VERDICT,
-    FLAG_ENFORCE_EGRESS,
-    FLAG_ENFORCE_INGRESS,
-)
+from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import (
     V4,
     V6,
@@ -216,7 +212,7 @@ def listen(datapath: Datapath, ring: Ring) -> None:
         datapath.maps["event_rate"].set(kind.to_bytes(4, "little"), empty)
 
 
-def source_line(event: layouts.Event) -> str:
+def source_line(event: Event) -> str:
     name = reasons.file_name(event.file)
     folder = BPF / "programs" if name.endswith(".bpf.c") else BPF / "include"
     return (folder / name).read_text().splitlines()[event.line - 1]

@@ -15,9 +15,8 @@ from services.dataplane.flows.ring import Ring
 from services.dataplane.kernel.bpf import possible_cpus
 from services.dataplane.parts.policy.entries import EGRESS, INGRESS
 from services.dataplane.shapes import layouts, reasons
+from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
 from services.dataplane.shapes.layouts import (
-    EVENT_DROP,
-    EVENT_POLICY_VERDICT,
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
 )
@@ -49,7 +48,7 @@ def ring(datapath: Datapath) -> Iterator[Ring]:
         yield found
 
 
-def source_line(event: layouts.Event) -> str:
+def source_line(event: Event) -> str:
     name = reasons.file_name(event.file)
     folder = BPF / "programs" if name.endswith(".bpf.c") else BPF / "include"
     return (folder / name).read_text().splitlines()[event.line - 1]
@@ -170,7 +169,7 @@ def test_drops_do_not_use_up_what_verdicts_may_say(datapath: Datapath, ring: Rin
 
 def test_events_come_in_order_and_whole_when_the_ring_wraps(datapath: Datapath, ring: Ring) -> None:
     """The ring is filled more than twice over; each event bears its number where the port is."""
-    capacity = datapath.maps["events"].info.max_entries // (layouts.Event.layout.size + 8)
+    capacity = datapath.maps["events"].info.max_entries // (Event.layout.size + 8)
     sent: list[int] = []
     told: list[int] = []
     while len(sent) < 2 * capacity:
@@ -185,7 +184,7 @@ def test_events_come_in_order_and_whole_when_the_ring_wraps(datapath: Datapath, 
 
 
 def test_a_full_ring_loses_the_newest_and_counts_them(datapath: Datapath, ring: Ring) -> None:
-    capacity = datapath.maps["events"].info.max_entries // (layouts.Event.layout.size + 8)
+    capacity = datapath.maps["events"].info.max_entries // (Event.layout.size + 8)
     lost = rounds = 0
     while not lost:
         fresh_rate(datapath)
@@ -201,7 +200,7 @@ def test_a_full_ring_loses_the_newest_and_counts_them(datapath: Datapath, ring: 
 
 async def test_a_reader_is_woken_and_polls_only_while_it_waits(datapath: Datapath, ring: Ring) -> None:
     loop = asyncio.get_running_loop()
-    batches = cast(AsyncGenerator[list[layouts.Event], None], ring.batches())
+    batches = cast(AsyncGenerator[list[Event], None], ring.batches())
     waiting = asyncio.ensure_future(anext(batches))
     await asyncio.sleep(0.01)
     assert not waiting.done()

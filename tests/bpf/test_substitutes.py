@@ -13,7 +13,8 @@ from scapy.layers.inet import TCP, UDP
 
 from services.dataplane.parts.policy.entries import EGRESS
 from services.dataplane.shapes import layouts
-from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, own_port, substitute_port
+from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS
+from services.dataplane.shapes.substitutes import own_port, substitute_port
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
     LOOPBACK_INDEX,

@@ -36,9 +36,9 @@ from services.dataplane.load import datapath, loader
 from services.dataplane.load.datapath import Datapath, Ground
 from services.dataplane.load.loader import LoadError
 from services.dataplane.load.migrate import DoesNotFit
+from services.dataplane.model import NodeModel
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
-from services.dataplane.shapes.table import Table
 
 log = logger(__name__)
 
@@ -110,7 +110,8 @@ class Fallback:
         self._place = place_of(settings, ground)
         self.node: Host | None = None  # set when it is made
         self._reason = ""
-        self.maps = RuleMaps(self.place, settings.state_dir, self._show)
+        self._parts = NodeModel(settings.node)  # asked which there are; the node has its own
+        self.maps = RuleMaps(self.place, settings.state_dir, self._parts.by_rules, self._show)
         self.hooks = NoHooks(settings.pin_dir)
         self._was_tried = not isinstance(reason, HeldBack)
         self.says(str(reason))
@@ -126,8 +127,10 @@ class Fallback:
         self._show()
 
     def _show(self) -> None:
-        also = f"; {self.maps.problem}" if self.maps.problem else ""
-        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {self._reason}{also}")
+        undone = ", ".join(self._parts.not_by_rules)
+        also = (self.maps.problem, f"not done by rules: {undone}" if undone else "")
+        why = "; ".join(filter(None, (self._reason, *also)))
+        self._service.check(CHECK, False, f"degraded: nftables rules instead of BPF: {why}")
 
     async def begin(self) -> None:
         """From here on a pod that no program judges is closed until its rules are written.
@@ -224,14 +227,12 @@ class Fallback:
             raise loader.LayoutError(str(problem)) from problem
         with closing(Maps(self._settings.pin_dir)) as pinned:
             self.maps.stop_writes()  # until `Recovered` ends who waits to write
-            tables = []
-            for name in rules.TABLES:
-                table = Table(name)
-                for key, value in self.maps.dump(name).items():
+            tables = NodeModel(self._settings.node).tables  # empty ones, in their order
+            for table in tables:
+                for key, value in self.maps.dump(table.name).items():
                     table.put(key, value)
-                table.adopt(await pinned.read(name))
-                tables.append(table)
-            await pinned.write(tuple(tables))
+                table.adopt(await pinned.read(table.name))
+            await pinned.write(tables)
 
 
 async def load(settings: NodeSettings, links: Links, ground: Ground, stack: AsyncExitStack) -> Datapath:
@@ -291,7 +292,7 @@ async def leave(node: Host) -> None:
             if not fallback_maps.is_in_force(state_dir) and not await nft.has_table(rules.TABLE):
                 break
             if node.is_judged:
-                await RuleMaps(lambda: Place(device="", own_addresses=frozenset()), state_dir).remove()
+                await RuleMaps(lambda: Place(device="", own_addresses=frozenset()), state_dir, ()).remove()
                 log.info("programs have taken over from the rules")
                 break
         except OSError as failure:

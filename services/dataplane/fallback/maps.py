@@ -88,11 +88,19 @@ class RuleMaps(Maps):
     Args:
         place: what the rules need to know of the node, asked before each rendering.
         state_dir: where the file is kept.
+        tables: names of those that rules are made of; what else is written is only held.
         tell: called when `problem` changes.
     """
 
-    def __init__(self, place: Callable[[], Place], state_dir: Path, tell: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        place: Callable[[], Place],
+        state_dir: Path,
+        tables: Iterable[str],
+        tell: Callable[[], None] = lambda: None,
+    ) -> None:
         self._place = place
+        self._tables = tuple(tables)
         self._tell = tell
         self.problem = ""
         """Why the rules, or the file, are not as the tables are."""
@@ -133,7 +141,7 @@ class RuleMaps(Maps):
             for name, (_, upserts, gone) in owed.items():
                 self._maps[name].set_many(upserts.items())
                 self._maps[name].remove_many(gone)
-            self._said_all = self._said_all or {*rules.TABLES} <= {table.name for table in tables}
+            self._said_all = self._said_all or {*self._tables} <= {table.name for table in tables}
             await self.apply()
         except BaseException as problem:
             for table, upserts, gone in owed.values():
@@ -172,7 +180,7 @@ class RuleMaps(Maps):
 
     async def _apply(self) -> bool:
         place = self._place()
-        tables = {name: self.dump(name) for name in rules.TABLES}
+        tables = {name: self.dump(name) for name in self._tables}
         mark, held = _mark(tables, place), self._said_all
         is_new = mark != self._in_force
         script = ""

@@ -46,8 +46,6 @@ from services.dataplane.shapes.layouts import (
 from services.dataplane.shapes.protocols import ICMP, WITH_TYPES
 
 TABLE = "plexus_fallback"
-TABLES = ("masq_exclude", "ipcache", "named_ports", "policy", "backends", "living", "services", "endpoints")
-"""What rules are made of, in the order in which maps of these names are written (part.in_order)."""
 COUNTERS = (
     "policy_denied",
     "invalid_source",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from bus.messages.dataplane import Flow
 from services.dataplane.model import NodeModel
 from services.dataplane.shapes import layouts, reasons
-from services.dataplane.shapes.layouts import Event
+from services.dataplane.shapes.events import EVENT_DROP, Event
 
 
 def monotonic_offset() -> float:
@@ -24,7 +24,7 @@ def flows(events: Iterable[Event], model: NodeModel, offset: float) -> list[Flow
 def _flow(event: Event, model: NodeModel, offset: float) -> Flow:
     source_pod, source_identity = _who(event.source, event.source_identity, model)
     destination_pod, destination_identity = _who(event.destination, event.destination_identity, model)
-    is_drop = event.type == layouts.EVENT_DROP
+    is_drop = event.type == EVENT_DROP
     by_policy = event.reason in (reasons.POLICY_DENIED, reasons.POLICY_DENIED_BY_DENYLIST)
     return Flow(
         at=event.at / 1e9 + offset,

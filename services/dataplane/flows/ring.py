@@ -14,7 +14,7 @@ import struct
 from collections.abc import AsyncIterator
 
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.shapes.layouts import Event
+from services.dataplane.shapes.events import Event
 
 DRAIN_SECONDS = 0.1
 BATCH_MAX = 1024  # events decoded at a time, so that the loop is not held: about 3 ms

@@ -94,4 +94,5 @@ class Pressure:
 
 def setting_of(name: str) -> str:
     """What makes a map larger."""
-    return MAKES_LARGER.get(name) or HELM[declared_maps()[name].size]
+    size = declared_maps()[name].size
+    return MAKES_LARGER.get(name) or HELM.get(size) or f"{size} in bpf/include/limits.h"

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 
 from bus.telemetry import count, logger
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.shapes.layouts import TICK_NS, substitute_port
+from services.dataplane.shapes.layouts import TICK_NS
 from services.dataplane.shapes.protocols import TCP, WITH_TYPES
 from services.dataplane.shapes.sizes import SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST
+from services.dataplane.shapes.substitutes import substitute_port
 
 log = logger(__name__)
 

@@ -17,6 +17,7 @@ from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes import layouts
+from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT
 from services.dataplane.shapes.limits import map_path
 from services.dataplane.shapes.table import Table
 
@@ -140,7 +141,7 @@ class Maps:
 
     def events_lost(self) -> int:
         """Events that the kernel did not pass on since the maps were made: over the rate, or no room."""
-        kinds = (layouts.EVENT_DROP, layouts.EVENT_POLICY_VERDICT)
+        kinds = (EVENT_DROP, EVENT_POLICY_VERDICT)
         values = (self._maps["event_rate"].get(kind.to_bytes(4, "little")) or b"" for kind in kinds)
         return sum(row[2] for value in values for row in layouts.EventRate.layout.iter_unpack(value))
 

@@ -23,10 +23,11 @@ from services.dataplane.kernel.steps import Steps
 from services.dataplane.load import loader, masquerade
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.load.migrate import Migration
-from services.dataplane.parts.masquerade import Masquerade
+from services.dataplane.model import NodeModel
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.programs import TC_PROGRAMS
+from services.dataplane.shapes.table import Table
 from settings.ports import LEAST, Ports
 
 log = logger(__name__)
@@ -115,11 +116,15 @@ async def ensure_tunnel(settings: NodeSettings, links: Links, mtu_bytes: int) ->
     return 0
 
 
-async def write_masq_exclude(maps: Maps, cidrs: Iterable[str]) -> None:
-    """Before the programs, which go by it from their first packet on; then the model keeps it. Raises: OSError."""
-    table = Masquerade(cidrs).table
-    table.adopt(await maps.read(table.name))
-    await maps.write((table,))
+async def write_before_programs(maps: Maps, tables: Iterable[Table]) -> None:
+    """Those of `tables` that programs go by from their first packet on; then the node's model keeps them.
+
+    Raises: OSError.
+    """
+    known = tuple(table for table in tables if table.before_programs)
+    for table in known:
+        table.adopt(await maps.read(table.name))
+    await maps.write(known)
 
 
 async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) -> Datapath:
@@ -132,7 +137,8 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
         loaded = await loader.load(ground.config, settings.pin_dir, settings.state_dir)
         log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
         maps = opened.enter_context(closing(Maps(settings.pin_dir)))
-        await write_masq_exclude(maps, settings.not_masqueraded)
+        parts = NodeModel(settings.node, not_masqueraded=settings.not_masqueraded)
+        await write_before_programs(maps, parts.tables)
         fds = {name: open_program(settings.pin_dir, name) for name in TC_PROGRAMS}
         for fd in fds.values():
             opened.callback(os.close, fd)

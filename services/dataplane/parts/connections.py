@@ -7,8 +7,9 @@ from itertools import chain
 
 from bus.addresses import with_port
 from services.dataplane.part import Maps, Part, Row, Shows
-from services.dataplane.shapes.layouts import CT_FLAGS, CT_MAPS, TICK_NS, WAYS, Connection, ConnectionKey, own_port
+from services.dataplane.shapes.layouts import CT_FLAGS, CT_MAPS, TICK_NS, WAYS, Connection, ConnectionKey
 from services.dataplane.shapes.protocols import WITH_TYPES, name_of
+from services.dataplane.shapes.substitutes import own_port
 
 
 def _rows(maps: Maps, now: int) -> Iterator[Row]:
@@ -37,4 +38,5 @@ def _rows(maps: Maps, now: int) -> Iterator[Row]:
 class Connections(Part):
     """Shows them."""
 
+    by_rules = True  # the host follows them
     shows = (Shows("ct", "Connections.", _rows),)

@@ -34,4 +34,5 @@ def _rows(maps: Maps, now: int) -> Iterator[Row]:
 class Counters(Part):
     """Shows them."""
 
+    by_rules = True  # rules count
     shows = (Shows("counters", "Packets and bytes by reason.", _rows),)

@@ -23,9 +23,11 @@ NO_POLICY = 0
 class Endpoints(Part):
     """Written last: what an entry refers to is there before it opens anything."""
 
+    by_rules = True
+
     def __init__(self, facts: Facts) -> None:
         super().__init__()
-        self.table = Table("endpoints", after=("masq_exclude", "policy", "services"))
+        self.table = Table("endpoints", last=True)
         self.tables = (self.table,)
         self.shows = (Shows("endpoints", "Local pods.", self._rows),)
         self.changed: set[str] = set()

@@ -53,6 +53,8 @@ class Ipcache(Part):
         own_addresses: by which other nodes know it.
     """
 
+    by_rules = True
+
     def __init__(self, node: str, own_addresses: frozenset[str], routing: Routing) -> None:
         super().__init__()
         self.hears = (

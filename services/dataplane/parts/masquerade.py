@@ -19,15 +19,17 @@ EXCLUDED = b"\x01"
 class Masquerade(Part):
     """The map `masq_exclude`: destinations that see pods' own addresses, and no others.
 
-    Programs go by it from their first packet on, so it is written before them (load/datapath.py).
+    Without it a packet to such a destination would be masqueraded, and its connection stay so.
 
     Args:
         not_masqueraded: CIDRs of either family, "10.0.0.0/8".
     """
 
+    by_rules = True
+
     def __init__(self, not_masqueraded: Iterable[str]) -> None:
         super().__init__()
-        self.table = Table("masq_exclude")
+        self.table = Table("masq_exclude", before_programs=True)
         self.tables = (self.table,)
         self.shows = (Shows("nat", "Translations of addresses.", _rows),)
         for cidr in not_masqueraded:

@@ -19,6 +19,8 @@ class People(Part):
         node: this one; pods that are bound to others are nobody here.
     """
 
+    by_rules = True
+
     def __init__(self, facts: Facts, node: str) -> None:
         super().__init__()
         self.hears = (

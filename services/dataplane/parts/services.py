@@ -39,6 +39,8 @@ class Services(Part):
     An address that two services claim belongs to the one that said so last; the other's end does not touch it.
     """
 
+    by_rules = True
+
     def __init__(self) -> None:
         super().__init__()
         self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)

@@ -1,7 +1,8 @@
 """Bytes and numbers that C and Python share, and plans made of them. Pure, and imports nothing else of the dataplane.
 
 - `table`    what one map should hold
-- `layouts`  keys, values and events as bytes
+- `layouts`  keys and values as bytes, and what keys are called; `events`: what programs tell
+- `protocols` IANA's numbers; `substitutes`: ports that stand for others
 - `ip`       addresses and blocks, as they are written
 - `limits`   kinds and sizes of maps, as the C has them; `sizes`: how many entries each is given
 - `ports`    those of masqueraded connections

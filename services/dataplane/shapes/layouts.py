@@ -273,26 +273,6 @@ class ConnectionKey:
         return cls(unpack_address(low), unpack_address(high), socket.ntohs(low_port), socket.ntohs(high_port), protocol)
 
 
-PRIVILEGED_PORTS = 1024
-OTHER_PORTS = 65536 - PRIVILEGED_PORTS
-
-
-def substitute_port(port: int, number: int) -> int:
-    """The port that stands for `port` where another connection has that. Source: bpf/include/substitute.h."""
-    return _shifted(port, 32768 + 439 * number) if number else port
-
-
-def own_port(substitute: int, number: int) -> int:
-    """The port for which a substitute stands."""
-    return _shifted(substitute, OTHER_PORTS - (32768 + 439 * number)) if number else substitute
-
-
-def _shifted(port: int, places: int) -> int:
-    if port < PRIVILEGED_PORTS:
-        return (port + places) % PRIVILEGED_PORTS
-    return PRIVILEGED_PORTS + (port - PRIVILEGED_PORTS + places) % OTHER_PORTS
-
-
 @dataclass(frozen=True, slots=True)
 class Connection:
     expires: int  # tick
@@ -304,7 +284,7 @@ class Connection:
     service: str
     service_port: int
     nat_port: int
-    substitute: int = 0  # number of the port that stands for the origin's own; see `own_port`
+    substitute: int = 0  # number of the port that stands for the origin's own; see substitutes.py
 
     layout: ClassVar[struct.Struct] = struct.Struct("=IIBBBB16s16sHH")
 
@@ -444,7 +424,7 @@ class Choice:
     address: str
     port: int
     epoch: int
-    substitute: int = 0  # number of the port that stands for the client's own there; see `substitute_port`
+    substitute: int = 0  # number of the port that stands for the client's own there; see substitutes.py
 
     layout: ClassVar[struct.Struct] = struct.Struct("=16s2sB5xI")
 
@@ -539,50 +519,6 @@ class EventRate:
     sent: int
 
     layout: ClassVar[struct.Struct] = struct.Struct("=QQQI4x")
-
-
-EVENT_DROP = 1
-EVENT_POLICY_VERDICT = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What the ring buffer holds. `at` is CLOCK_MONOTONIC in ns."""
-
-    at: int
-    source_identity: int
-    destination_identity: int
-    source: str
-    destination: str
-    source_port: int
-    destination_port: int
-    protocol: int
-    type: int
-    reason: int
-    direction: int
-    policy: int
-    cookie: int
-    length: int
-    line: int
-    file: int
-
-    layout: ClassVar[struct.Struct] = struct.Struct("=QII16s16s2s2sBBBBIIIHBx")
-
-    @classmethod
-    def unpack(cls, raw: bytes | memoryview) -> Event:
-        at, source_id, destination_id, source, destination, source_port, destination_port, *rest = cls.layout.unpack(
-            raw[: cls.layout.size]
-        )
-        return cls(
-            at,
-            source_id,
-            destination_id,
-            unpack_address(source),
-            unpack_address(destination),
-            int.from_bytes(source_port, "big"),
-            int.from_bytes(destination_port, "big"),
-            *rest,
-        )
 
 
 class Key(Protocol):

@@ -12,11 +12,18 @@ class Table:
 
     Args:
         after: tables that are written before this one, because its entries refer to theirs, and deleted after it.
+        last: its entries open something: whatever that is judged by, in any other table, is written before this one.
+        before_programs: the settings alone say all of it, and programs go by it from their first packet on: it is
+            written before they are attached (load/datapath.py).
     """
 
-    def __init__(self, name: str, *, after: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, *, after: tuple[str, ...] = (), last: bool = False, before_programs: bool = False
+    ) -> None:
         self.name = name
         self.after = after
+        self.last = last
+        self.before_programs = before_programs
         self._wanted: dict[bytes, bytes] = {}
         self._dirty: set[bytes] = set()
         self.version = 0

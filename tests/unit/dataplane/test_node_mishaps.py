@@ -31,7 +31,7 @@ from services.dataplane.node import Node
 from services.dataplane.pods import blocks, cni
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.endpoints import record_key
-from services.dataplane.shapes.layouts import EVENT_DROP, Event
+from services.dataplane.shapes.events import EVENT_DROP, Event
 from tests.unit.dataplane.test_node import HERE, THERE, WEB, Machine, SilentHub, until
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from bus.messages.resources import Namespace, Node
 from bus.subjects import NAMESPACE, NODE
-from services.dataplane.fallback import rules
 from services.dataplane.model import NodeModel
 from services.dataplane.part import Fact, Hears, Misfit, Part, Parts, Shows, in_order
 from services.dataplane.shapes.table import Table
@@ -21,7 +20,7 @@ def names(tables: tuple[Table, ...]) -> list[str]:
 
 def test_what_refers_is_written_after_what_it_refers_to_however_it_is_given() -> None:
     tables = (
-        Table("endpoints", after=("policy", "services")),
+        Table("endpoints", last=True),
         Table("policy", after=("ipcache",)),
         Table("services", after=("backends",)),
         Table("backends"),
@@ -31,14 +30,35 @@ def test_what_refers_is_written_after_what_it_refers_to_however_it_is_given() ->
         found = names(in_order(given))
         assert len(found) == len(tables)
         assert all(found.index(each) < found.index(table.name) for table in given for each in table.after)
+        assert found[-1] == "endpoints"
 
 
-def test_a_nodes_pods_are_opened_last_and_rules_are_written_in_such_an_order_too() -> None:
-    tables = NodeModel("n").tables
-    assert names(tables)[-1] == "endpoints"
-    assert set(names(tables)) == set(rules.TABLES)
-    for found in (names(tables), list(rules.TABLES)):
-        assert all(found.index(each) < found.index(table.name) for table in tables for each in table.after)
+def test_a_nodes_pods_are_opened_last() -> None:
+    assert names(NodeModel("n").tables)[-1] == "endpoints"
+
+
+class ByRules(Part):
+    """Rules can stand in for it."""
+
+    by_rules = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = (Table("backends"), Table("services"))
+
+
+class ByProgramsAlone(Part):
+    """A capability that nobody has written rules for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = (Table("policy"),)
+
+
+def test_rules_are_made_of_the_tables_of_parts_that_say_so_and_the_others_are_named() -> None:
+    parts = Parts(ByRules(), ByProgramsAlone())
+    assert parts.by_rules == ("backends", "services")
+    assert parts.not_by_rules == ("by programs alone",)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +69,11 @@ def test_a_nodes_pods_are_opened_last_and_rules_are_written_in_such_an_order_too
         ([Table("policy"), Table("policy")], "policy is there twice"),
         ([Table("policy", after=("ipcache",))], "policy is written after ipcache, which nobody has"),
         ([Table("policy", after=("policy",))], "after each other: policy"),
+        ([Table("policy", after=("endpoints",)), Table("endpoints", last=True)], "after each other: policy, endpoints"),
+        (
+            [Table("ipcache"), Table("policy", after=("ipcache",), before_programs=True)],
+            "policy is written before programs, and ipcache is not",
+        ),
         (
             [Table("ipcache"), Table("policy", after=("endpoints",)), Table("endpoints", after=("policy", "ipcache"))],
             "after each other: policy, endpoints",
@@ -136,7 +161,7 @@ class Trying(Part):
 def test_what_cannot_be_settled_is_told_until_it_is_and_keeps_nothing_else() -> None:
     part = Trying()
     parts = Parts(part)
-    parts.settle()
+    parts.settle_parts()
     assert part.stale == {1, 3}
     assert parts.problems == {"number 1": "ArithmeticError(1)", "number 3": "ArithmeticError(3)"}
     part.stale = {1, 3}

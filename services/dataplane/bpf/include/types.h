@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What Python and the kernel share: keys and values of maps, and events. layouts.py holds the same shapes; a test
+/* What Python and the kernel share: in maps, and events. layouts.py and events.py hold the same shapes; a test
  * compares every size and offset. Sized fields, named padding, __be for network byte order. */
 #ifndef PLEXUS_TYPES_H
 #define PLEXUS_TYPES_H

@@ -18,6 +18,8 @@ from services.dataplane.shapes.table import Table
 class Policy(Part):
     """Keeps `enforced`. A burst of changes on one identity is one expansion."""
 
+    by_rules = True
+
     def __init__(self, facts: Facts) -> None:
         super().__init__()
         self.hears = (

@@ -18,6 +18,8 @@ class Naming(Part):
         policies: what holds for each local identity (`Policy.expanded`).
     """
 
+    by_rules = True
+
     def __init__(self, facts: Facts, policies: Fact[int, EndpointPolicy]) -> None:
         super().__init__()
         self.hears = (Hears(subjects.ADDRESS, self._put_address, self._delete_address),)

@@ -22,7 +22,7 @@ from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, HeldBack, held_back, leave, place_of
 from services.dataplane.fallback.hooks import NoHooks
 from services.dataplane.fallback.maps import FILE, RuleMaps, is_in_force
-from services.dataplane.fallback.rules import TABLES, removal
+from services.dataplane.fallback.rules import removal
 from services.dataplane.kernel import nft, notrack
 from services.dataplane.kernel.links import DeviceInfo, Links
 from services.dataplane.kernel.rtnl import SeenLink
@@ -31,9 +31,10 @@ from services.dataplane.load.datapath import Datapath, Ground
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.load.migrate import Migration
 from services.dataplane.model import NodeModel
+from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
-from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, Prefix, ServiceEntry, ServiceKey
 from services.dataplane.shapes.table import Table
 from services.dataplane.store import statefile
 from tests.unit.dataplane.test_node import Machine, until
@@ -104,6 +105,7 @@ async def test_rules_go_only_when_every_pod_has_its_programs(tmp_path: Path, mon
         assert {check.name: check.ok for check in node.service.health().checks}["datapath"]
 
 
+TABLES = tuple(table.name for table in NodeModel("n").tables)
 KEY, VALUE = IpcacheKey("10.0.1.2").pack(), IpcacheEntry(300, "192.0.2.1").pack()
 LINKS = [SeenLink("lxc1", 11, "", 1500, "veth", 0, 0, up=True), SeenLink("lxc2", 12, "", 1500, "veth", 0, 0, up=True)]
 
@@ -251,6 +253,21 @@ async def test_what_rules_count_is_shown_as_what_programs_count(kernel: Kernel, 
     assert dump("n", Dump(table="counters"), made.maps, NodeModel("n")).rows == shown
 
 
+async def test_what_rules_cannot_do_shows_and_goes_back_to_programs_all_the_same(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "masquerade" not in check(fallback(kernel, tmp_path))
+    monkeypatch.setattr(Masquerade, "by_rules", False)
+    made = fallback(kernel, tmp_path)
+    assert check(made).startswith("degraded: nftables rules instead of BPF: so said; not done by rules: masquerade")
+    excluded = Table("masq_exclude")
+    excluded.put(Prefix.of("10.0.0.0/8").pack(), b"\1")
+    await made.maps.write((holding(KEY, VALUE), excluded))
+    assert made.maps.dump("masq_exclude") == excluded.wanted, "held, for the programs that will need it"
+    again = fallback(kernel, tmp_path)
+    assert (again.maps.dump("ipcache"), again.maps.dump("masq_exclude")) == ({KEY: VALUE}, {})
+
+
 async def test_what_makes_no_rules_ends_nobody_shows_and_leaves_the_last_in_force(
     kernel: Kernel, tmp_path: Path
 ) -> None:
@@ -358,11 +375,11 @@ async def test_pods_are_closed_by_tables_from_before_that_are_damaged_or_make_no
     file = tmp_path / FILE
     whole = file.read_bytes()
     assert made.maps.were_new
-    assert not RuleMaps(made.place, tmp_path).were_new, "rules from before may know more than the disk"
-    assert RuleMaps(made.place, tmp_path).dump("ipcache") == {KEY: VALUE}
+    assert not RuleMaps(made.place, tmp_path, TABLES).were_new, "rules from before may know more than the disk"
+    assert RuleMaps(made.place, tmp_path, TABLES).dump("ipcache") == {KEY: VALUE}
     at = whole.index(KEY)
     file.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
-    assert RuleMaps(made.place, tmp_path).dump("ipcache") == {}
+    assert RuleMaps(made.place, tmp_path, TABLES).dump("ipcache") == {}
     senseless = holding(b"\xff" + KEY[1:], VALUE)  # so many bits no address has
     assert await made.maps.write((senseless,)) == 0
     statefile.replace(file, statefile.first_state({"ipcache": msgspec.msgpack.encode(dict(senseless.wanted))}))

@@ -12,7 +12,7 @@ import pytest
 
 from services.dataplane.flows.ring import Ring
 from services.dataplane.kernel.bpf import Map, MapInfo
-from services.dataplane.shapes.layouts import Event
+from services.dataplane.shapes.events import Event
 
 SIZE = mmap.PAGESIZE
 BUSY, DISCARDED = 1 << 31, 1 << 30

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED
 from services.dataplane.model import NodeModel
 from services.dataplane.parts.policy import entries
-from services.dataplane.shapes import layouts, limits, reasons
+from services.dataplane.shapes import events, layouts, limits, reasons
+from services.dataplane.shapes.events import Event
 from services.dataplane.shapes.layouts import (
     BackendEntry,
     BackendKey,
@@ -26,7 +27,6 @@ from services.dataplane.shapes.layouts import (
     ConnectionKey,
     Counter,
     EndpointEntry,
-    Event,
     EventRate,
     IpcacheEntry,
     LivingKey,
@@ -106,8 +106,8 @@ CONSTANTS = {
     "POLICY_NAMED": layouts.POLICY_NAMED,
     "INGRESS": entries.INGRESS,
     "EGRESS": entries.EGRESS,
-    "EVENT_DROP": layouts.EVENT_DROP,
-    "EVENT_POLICY_VERDICT": layouts.EVENT_POLICY_VERDICT,
+    "EVENT_DROP": events.EVENT_DROP,
+    "EVENT_POLICY_VERDICT": events.EVENT_POLICY_VERDICT,
     "TICK_SHIFT": layouts.TICK_NS.bit_length() - 1,
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},

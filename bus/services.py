@@ -8,16 +8,16 @@ service with a `State` there has a log of its name. Its program is `python -m se
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from bus.subjects import OWNERS, POD_STATUS, Request, health_of
 
 CONTROL = "control"  # the instance of a service that is one per cluster
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
+class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One service. Its name is that of its folder, of its log, and of its questions: `req.<name>.<verb>`."""
 
     name: str

@@ -14,8 +14,10 @@ When it stops: nothing new is learned. Packets, policies, Services and pods that
 services keep what they have heard, and newcomers read the log itself.
 
 Read in this order:
+    kind.py       what a kind of manifest is; kinds/ has a row for each, registry.py all of them.
     manifests/    a document -> messages, or refusals that name the place. One module for each group of kinds.
     model.py      (what is there, what is asked) -> steps: addresses of Services, what goes with what, what is fixed.
+    order.py      which kind is said first, and which is taken away first.
     store.py      what is there, indexed.
     handlers.py   requests -> model -> log, one at a time.
 """

@@ -16,7 +16,8 @@ from bus.interface import Bus, Conflict, Lease, Outbox, Unreadable
 from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Notice, PodStatus, Refusal
 from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, POD_STATUS
 from bus.telemetry import logger
-from services.resources.manifests import Resource, read_document, skipped
+from services.resources.manifests.document import read_document, skipped
+from services.resources.manifests.meta import Resource
 from services.resources.model import (
     Plan,
     plan_apply,

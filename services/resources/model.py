@@ -8,7 +8,7 @@ same time are one stage (`stages`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -22,8 +22,6 @@ from bus.messages import Message
 from bus.messages.resources import (
     Bind,
     ClusterAddress,
-    DaemonSet,
-    Deployment,
     Family,
     Namespace,
     Node,
@@ -33,59 +31,30 @@ from bus.messages.resources import (
     PodStatus,
     Refusal,
     Service,
-    StatefulSet,
 )
 from bus.subjects import (
     CLUSTER_ADDRESS,
-    DAEMON_SET,
-    DEPLOYMENT,
-    ENDPOINT_SLICE,
     NAMESPACE,
-    NODE,
     POD,
     SERVICE,
-    STATEFUL_SET,
-    State,
     state_of,
 )
-from services.resources import addresses
-from services.resources.manifests import Key, Resource, words
+from services.resources import addresses, order
+from services.resources.manifests import words
 from services.resources.manifests.core import HEADLESS, NAMESPACE_NAME_LABEL
-from services.resources.manifests.meta import notice, refusal
-from services.resources.manifests.pod import WORKLOADS
-from services.resources.store import Store, Workloads
+from services.resources.manifests.meta import Key, Resource, notice, refusal
+from services.resources.registry import BY_NAME, KINDS, MAKERS
+from services.resources.store import Store
 
 ALWAYS_THERE = ("default", "kube-system")
 
-# What stands on what, and is said first. Policies come before the pods that they govern.
-ORDER = (
-    "Namespace",
-    "Node",
-    "NetworkPolicy",
-    "CiliumNetworkPolicy",
-    "Service",
-    "EndpointSlice",
-    "Deployment",
-    "StatefulSet",
-    "DaemonSet",
-    "Pod",
-)
+SAID = {kind: place for place, kind in enumerate(order.said(KINDS))}
+TAKEN = {noun: place for place, noun in enumerate(order.taken(KINDS))}
 
 # Fields of a pod's spec that may change while it lives, beside images (Kubernetes, "Pod update and replacement").
 CHANGEABLE = frozenset(
     {"activeDeadlineSeconds", "nodeName", "schedulingGates", "terminationGracePeriodSeconds", "tolerations"}
 )
-
-FAMILIES: Mapping[str, State[Any]] = {
-    "Namespace": NAMESPACE,
-    "Node": NODE,
-    "Service": SERVICE,
-    "EndpointSlice": ENDPOINT_SLICE,
-    "Deployment": DEPLOYMENT,
-    "StatefulSet": STATEFUL_SET,
-    "DaemonSet": DAEMON_SET,
-    "Pod": POD,
-}  # the kinds of which one resource is one subject
 
 TOLD_LATER_BYTES = 4096  # kept free in a pod's message for its node, its address, and the reason why it is not ready
 
@@ -143,7 +112,7 @@ def plan_apply(
         workloads={
             f"{each.key.kind.lower()}/{each.key.namespace}/{each.key.name}"
             for each in resources
-            if each.key.kind in WORKLOADS
+            if each.key.kind.lower() in MAKERS
         },
         asked={address for each in resources for address in each.asked_addresses},
     )
@@ -159,8 +128,8 @@ def plan_apply(
     for at, each in enumerate(resources):
         change, actions = _difference(store, each.key, wanted[at])
         outcomes.append(Outcome(kind=each.key.kind, namespace=each.key.namespace, name=each.key.name, change=change))
-        steps += [(ORDER.index(each.key.kind), action) for action in actions]
-    steps += [(len(ORDER), Unsay(CLUSTER_ADDRESS.of(address))) for address in draft.released]
+        steps += [(SAID[each.key.kind], action) for action in actions]
+    steps += [(len(SAID), Unsay(CLUSTER_ADDRESS.of(address))) for address in draft.released]
     steps.sort(key=lambda step: step[0])  # stable: within a kind as the user wrote them
     return Plan(tuple(action for _, action in steps), tuple(outcomes), warnings=tuple(draft.warnings))
 
@@ -319,15 +288,14 @@ def _too_large(message: Message, reserved: int = 0) -> str | None:
 
 def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, refuse: Refuse) -> Message:
     old = draft.store.get(subject)
+    for field_, path in BY_NAME[resource.key.kind].fixed.items():
+        if old is not None and getattr(old, field_) != getattr(message, field_):
+            refuse(path, f"cannot be changed; delete the {resource.key.kind} first, then apply")
     match message:
         case Pod():
             return _pod(draft, resource, message, old if isinstance(old, Pod) else None, refuse)
         case Service():
             return _addressed(draft, resource, message, old if isinstance(old, Service) else None, refuse)
-        case Deployment() | StatefulSet() | DaemonSet() if (
-            isinstance(old, Workloads) and old.selector != message.selector
-        ):
-            refuse("spec.selector", f"cannot be changed; delete the {resource.key.kind} first, then apply")
         case Node() if isinstance(old, Node) and old.pod_cidrs:
             if message.pod_cidrs and message.pod_cidrs != old.pod_cidrs:
                 refuse("spec.podCIDRs", f"cannot be changed from {', '.join(old.pod_cidrs)}; delete the Node first")
@@ -340,8 +308,7 @@ def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: R
     if pod.owner:
         noun, namespace, name = pod.owner.split("/")
         if pod.owner not in draft.workloads and not draft.store.has_workload(pod.owner):
-            kind = next(each for each in WORKLOADS if each.lower() == noun)
-            refuse("metadata.ownerReferences[0]", f'there is no {kind} "{name}" in {namespace}')
+            refuse("metadata.ownerReferences[0]", f'there is no {MAKERS[noun].name} "{name}" in {namespace}')
     if old is None:
         if pod.node and pod.node not in draft.nodes and not draft.store.has_node(pod.node):
             text = f"{_no_node(pod.node, draft.store)}; the pod waits for it"
@@ -482,10 +449,11 @@ def _difference(
 
 def _subjects(store: Store, key: Key) -> list[str]:
     """Where the resource is, as far as it is there."""
-    if key.kind in ("NetworkPolicy", "CiliumNetworkPolicy"):
-        return store.rules_of(key.kind, key.namespace, key.name)
+    kind = BY_NAME[key.kind]
+    if kind.is_shared:
+        return store.parts_of(key.kind, key.namespace, key.name)
     tokens = (key.namespace, key.name) if key.namespace else (key.name,)
-    subject = FAMILIES[key.kind].of(*tokens)
+    subject = kind.state.of(*tokens)
     return [subject] if store.get(subject) is not None else []
 
 
@@ -497,22 +465,19 @@ def _with_owned(store: Store, subject: str) -> dict[str, int]:
         case Namespace():
             for inner in store.in_namespace(message.name):
                 places |= _with_owned(store, inner)
-        case Deployment() | StatefulSet() | DaemonSet():
-            for pod in store.pods_of(f"{type(message).__name__.lower()}/{message.namespace}/{message.name}"):
-                places[pod] = _place(pod)
         case Service():
             for address in store.addresses_of(message.namespace, message.name):
                 places[CLUSTER_ADDRESS.of(address)] = _place(CLUSTER_ADDRESS.of(address))
+        case _ if (family := state_of(subject)) is not None and family.noun in MAKERS:
+            for pod in store.pods_of("/".join((family.noun, *family.parse(subject)))):
+                places[pod] = _place(pod)
     return places
 
 
 def _place(subject: str) -> int:
-    """What makes pods first, so that nothing makes them again; then the reverse of `ORDER`."""
+    """Of a subject among those that go, the first first."""
     family = state_of(subject)
-    noun = family.noun if family is not None else ""
-    makers = ("deployment", "statefulset", "daemonset")
-    order = (*makers, "pod", "endpointslice", "service", "clusteraddress", "policy", "node", "namespace")
-    return order.index(noun)
+    return TAKEN[family.noun if family is not None else ""]
 
 
 def _living(store: Store, source: str, namespace: str, name: str, uid: str) -> tuple[Pod | None, Plan]:

@@ -9,25 +9,12 @@ from typing import Any
 from bus.codec import encode
 from bus.digest import Digests
 from bus.messages import Message
-from bus.messages.resources import (
-    ClusterAddress,
-    DaemonSet,
-    Deployment,
-    EndpointSlice,
-    Node,
-    Pod,
-    Policy,
-    Service,
-    StatefulSet,
-)
-from bus.subjects import CLUSTER_ADDRESS, DAEMON_SET, DEPLOYMENT, NAMESPACE, NODE, STATEFUL_SET, State
+from bus.messages.resources import ClusterAddress, Node, Pod
+from bus.subjects import CLUSTER_ADDRESS, NAMESPACE, NODE
+from services.resources.registry import KINDS, MAKERS
 
-Workloads = (Deployment, StatefulSet, DaemonSet)
-"""They own pods."""
-
-Namespaced = (*Workloads, Pod, EndpointSlice, Service, Policy)
-
-_OWNERS: Mapping[str, State[Any]] = {each.noun: each for each in (DEPLOYMENT, STATEFUL_SET, DAEMON_SET)}
+_NAMESPACED = tuple(each.state.message for each in KINDS if each.is_namespaced)
+_SHARED = tuple({each.state.message for each in KINDS if each.is_shared})  # of several kinds: each says which it is of
 
 
 class Store:
@@ -38,7 +25,7 @@ class Store:
         self.digests = Digests.of_owner("resources")
         self._in_namespace: dict[str, set[str]] = defaultdict(set)
         self._owned: dict[str, set[str]] = defaultdict(set)
-        self._rules: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        self._parts: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         self._addresses: dict[tuple[str, str], set[str]] = defaultdict(set)
         for subject, message in (values or {}).items():
             self.put(subject, message)
@@ -87,7 +74,7 @@ class Store:
     def has_workload(self, owner: str) -> bool:
         """Whether there is "deployment/default/web". Of a noun that a newer version may know we cannot say: yes."""
         noun, namespace, name = owner.split("/")
-        return noun not in _OWNERS or _OWNERS[noun].of(namespace, name) in self._values
+        return noun not in MAKERS or MAKERS[noun].state.of(namespace, name) in self._values
 
     def in_namespace(self, namespace: str) -> list[str]:
         """Subjects of all that lives there; addresses of Services not among them."""
@@ -97,9 +84,10 @@ class Store:
         """Subjects of the pods whose `owner` is this, as "deployment/default/web"."""
         return sorted(self._owned.get(owner, ()))
 
-    def rules_of(self, kind: str, namespace: str, name: str) -> list[str]:
-        """Subjects of one policy: its own, and those of its further rules ("name/specs[1]")."""
-        return sorted(self._rules.get((kind, namespace, name), ()))
+    def parts_of(self, kind: str, namespace: str, name: str) -> list[str]:
+        """Subjects of one resource of a kind that shares its family: of a policy, those of its further rules too
+        ("name/specs[1]")."""
+        return sorted(self._parts.get((kind, namespace, name), ()))
 
     def addresses_of(self, namespace: str, service: str) -> list[str]:
         """Addresses that the Service holds."""
@@ -112,12 +100,14 @@ class Store:
     def _places(self, message: Message) -> list[tuple[dict[Any, set[str]], object]]:
         """Each index that lists the message, with the key that it stands under."""
         places: list[tuple[dict[Any, set[str]], object]] = []
-        if isinstance(message, Namespaced):
-            places.append((self._in_namespace, message.namespace))
+        namespace = getattr(message, "namespace", "")
+        if namespace and isinstance(message, _NAMESPACED):
+            places.append((self._in_namespace, namespace))
         if isinstance(message, Pod) and message.owner:
             places.append((self._owned, message.owner))
-        if isinstance(message, Policy):
-            places.append((self._rules, (message.kind, message.namespace, message.name.partition("/")[0])))
+        if isinstance(message, _SHARED):
+            of_several: Any = message
+            places.append((self._parts, (of_several.kind, namespace, of_several.name.partition("/")[0])))
         if isinstance(message, ClusterAddress):
             places.append((self._addresses, (message.namespace, message.service)))
         return places

@@ -24,7 +24,6 @@ from services.resources.manifests.selectors import Selector, read_selector, sele
 from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
-WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")  # of apps/v1; they own pods
 MOST_REPLICAS = 100_000  # more pods than a cluster has; whoever makes them lists their names first
 RESTART_POLICIES = ("Always", "OnFailure", "Never")
 
@@ -291,13 +290,16 @@ def _check_ports(container: Container, path: str, host_network: bool, problems: 
 
 def _owner(metadata: ObjectMeta, key: Key, problems: Problems) -> str:
     """ "deployment/default/web", or "" when nobody owns the pod. It goes when its owner goes."""
+    from services.resources.registry import MAKERS  # a kind's file may import this one
+
     owner = ""
     for index, reference in enumerate(metadata.owner_references):
         where = f"metadata.ownerReferences[{index}]"
-        if reference.api_version != "apps/v1" or reference.kind not in WORKLOADS:
+        kind = MAKERS.get(reference.kind.lower())
+        if kind is None or (kind.name, kind.api_version) != (reference.kind, reference.api_version):
+            known = ", ".join(each.name for each in MAKERS.values())
             problems.add(
-                where,
-                f"owners of kind {reference.kind} are not supported yet; remove it, or own by a {', '.join(WORKLOADS)}",
+                where, f"owners of kind {reference.kind} are not supported yet; remove it, or own by a {known}"
             )
         elif owner:
             problems.add(where, "is a second owner; a pod has one")

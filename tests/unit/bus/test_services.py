@@ -17,7 +17,7 @@ from bus.services import BY_NAME, SERVICES
 from bus.subjects import OWNERS
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("cli", "lab", "services", "tools")
+PACKAGES = ("cli", "lab", "services", "settings", "tools")
 
 ROWS = """
     Service(name="l2announce"),

@@ -9,7 +9,8 @@ from bus.control import Claim, Say
 from bus.messages.resources import ClusterAddress, Pod, Service
 from bus.subjects import POD, SERVICE
 from services.resources.addresses import Networks
-from services.resources.manifests import Resource, read_document
+from services.resources.manifests.document import read_document
+from services.resources.manifests.meta import Resource
 from services.resources.model import Plan, plan_apply, plan_delete, plan_tidy
 from services.resources.store import Store
 from tests.unit.resources.manifests import documents

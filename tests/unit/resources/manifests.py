@@ -8,7 +8,8 @@ import yaml
 
 from bus.messages import Message
 from bus.messages.resources import Document, Policy, Refusal
-from services.resources.manifests import Resource, read_document
+from services.resources.manifests.document import read_document
+from services.resources.manifests.meta import Resource
 
 
 def documents(text: str) -> list[Document]:

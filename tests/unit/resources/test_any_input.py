@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bus.codec import decode, encode
 from bus.messages.resources import Document
-from services.resources.manifests import Resource, read_document
+from services.resources.manifests.document import read_document
+from services.resources.manifests.meta import Resource
 from tests.unit.resources.manifests import cilium, documents, network, pod, service
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"

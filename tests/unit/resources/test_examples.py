@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.resources.manifests import Resource, read_document
+from services.resources.manifests.document import read_document
+from services.resources.manifests.meta import Resource
 from tests.unit.resources.manifests import documents
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"

@@ -69,7 +69,7 @@ def test_rules_that_a_policy_has_no_more_are_taken_away(cluster: Cluster) -> Non
     assert cluster.apply(f"{head}[{rule}]}}") == {"p": "changed"}
     assert cluster.store.get(further) is None
     assert cluster.delete(f"{head}[]}}") == {"p": "deleted"}
-    assert cluster.store.rules_of("CiliumNetworkPolicy", "default", "p") == []
+    assert cluster.store.parts_of("CiliumNetworkPolicy", "default", "p") == []
 
 
 # -- pods

@@ -10,7 +10,7 @@ from bus.messages.resources import Apply
 from bus.subjects import POD, SERVICE
 from bus.testing import Hub, MemoryOutbox
 from services.resources.handlers import MOST_TOLD, Handlers
-from services.resources.manifests import MOST_WARNINGS
+from services.resources.manifests.document import MOST_WARNINGS
 from services.resources.settings import Settings
 from tests.unit.resources.manifests import cilium, documents, network, pod, problems, service, taken
 

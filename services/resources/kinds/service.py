@@ -1,0 +1,70 @@
+"""v1 Service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bus.addresses import with_port
+from bus.messages.resources import Service
+from bus.subjects import CLUSTER_ADDRESS, FRONTEND, SERVICE
+from services.resources.kind import Form, Kind, Known, Object, at
+
+
+def manifest() -> Form:
+    from services.resources.manifests import core, words
+
+    return Form(core.ServiceManifest, core.read_service, words.service_name)
+
+
+def status(service: Service, known: Known) -> dict[str, Any]:
+    made = known.of(FRONTEND).get((service.namespace, service.name))
+    frontends = [
+        {
+            "address": each.address,
+            "port": each.port,
+            "protocol": each.protocol,
+            "backends": [{"address": one.address, "port": one.port, "node": one.node} for one in each.backends],
+        }
+        for each in (made.frontends if made else [])
+    ]
+    if service.type == "ExternalName":
+        named = {"type": service.type, "externalName": service.external_name}
+        return {"spec": named, "status": {"loadBalancer": {}}, "plexus": {"frontends": frontends}}
+    spec: dict[str, Any] = {"type": service.type, "clusterIP": next(iter(service.cluster_addresses), "None")}
+    spec["clusterIPs"] = service.cluster_addresses or ["None"]
+    spec["ipFamilies"] = service.ip_families or ["IPv4"]
+    spec["ipFamilyPolicy"] = service.ip_family_policy
+    return {"spec": spec, "status": {"loadBalancer": {}}, "plexus": {"frontends": frontends}}
+
+
+def address_of(found: Object) -> Any:
+    return at("spec.clusterIPs")(found) or at("spec.externalName")(found)
+
+
+def ports_of(found: Object) -> list[str]:
+    """ "80/TCP" of each port."""
+    ports = at("spec.ports")(found)
+    return [
+        f"{port.get('port')}/{port.get('protocol', 'TCP')}" for port in (ports if isinstance(ports, Sequence) else [])
+    ]
+
+
+def backends_of(found: Object) -> list[str]:
+    """Every "address:port" behind it, once."""
+    frontends = at("plexus.frontends")(found) or []
+    return list(dict.fromkeys(with_port(one["address"], one["port"]) for each in frontends for one in each["backends"]))
+
+
+KIND = Kind(
+    name="Service",
+    api_version="v1",
+    plural="services",
+    short=("svc",),
+    state=SERVICE,
+    manifest=manifest,
+    holds=(CLUSTER_ADDRESS,),
+    columns={"TYPE": "spec.type", "ADDRESS": address_of, "PORTS": ports_of, "BACKENDS": backends_of},
+    status=status,
+    draws_on=(FRONTEND,),
+)

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from bench.instructions import RECORD, STALE, Change, Count, Counts, as_text, changes, measure, of_text
+from bench.instructions import MOST, RECORD, STALE, Change, Count, Counts, as_text, changes, measure, of_text
 from bench.programs import compile_all, configurations
 from bench.verifier import falls_back
 from services.dataplane.load import loader
@@ -31,6 +31,16 @@ def test_every_program_in_every_configuration_loads_and_its_size_is_on_record(
             print(f"\n{change}", end="")
     stale = [str(change) for change in found if abs(change.share) > STALE]
     assert not stale, f"bench/instructions.json is out of date; run 'make instructions': {stale}"
+
+
+@pytest.mark.timeout(600)
+def test_every_program_leaves_room_for_what_comes(measured: Counts) -> None:
+    over = {
+        (*program, count)
+        for program, count in measured.programs.items()
+        if count.verified > MOST.verified or count.loaded > MOST.loaded
+    }
+    assert not over, f"more than {MOST}: move what few packets need into a step (docs/how-to-add-a-bpf-feature.md)"
 
 
 @pytest.mark.timeout(600)

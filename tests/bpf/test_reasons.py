@@ -152,9 +152,9 @@ PROVOCATIONS = [
     Provocation(158, "from_pod", "service.h", without_backend, EGRESS),
     Provocation(163, "from_netdev", "error.h", about_nothing, INGRESS),
     Provocation(167, "from_netdev", "nat.h", call_to_a_masqueraded_port, INGRESS),
-    Provocation(167, "from_pod", "nat.h", taken_port, EGRESS),
+    Provocation(167, "from_pod", "masquerade_port.bpf.c", taken_port, EGRESS),
     Provocation(168, "from_pod", "rewrite.h", sctp_with_another_port, EGRESS),
-    Provocation(168, "from_pod", "nat.h", question_to_outside, EGRESS),
+    Provocation(168, "from_pod", "masquerade_port.bpf.c", question_to_outside, EGRESS),
     Provocation(169, "from_pod", "forward.h", lambda on, at: udp(at.pod, at.prohibited, on.free_port(), 80), EGRESS),
     Provocation(
         170, "from_netdev", "netdev.bpf.c", lambda on, at: tcp(at.outside, at.remote, 1, 80), INGRESS, mode="tunnel"

@@ -23,8 +23,6 @@ from scapy.packet import Raw
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import with_link
 from services.dataplane.kernel.pins import open_program
-from services.dataplane.kernel.steps import Steps, paths
-from services.dataplane.shapes import limits
 from services.dataplane.shapes.programs import SOCKET_PROGRAMS
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
@@ -47,7 +45,7 @@ from tests.bpf.datapath import (
 )
 from tests.bpf.reading import with_right_checksums
 
-NO_BACKEND, MISSED_TAIL_CALL = 158, 140
+NO_BACKEND = 158
 MOST_BYTES = {4: 20 + 8 + 512, 6: 1280}  # of an ICMP error
 WINDOW_NS = 1 << 27  # in which errors have a rate (limits.h, EVENT_WINDOW_SHIFT)
 
@@ -357,35 +355,3 @@ def test_with_drop_the_call_goes_on_to_where_its_packets_are_dropped(
     no_way = "ENETUNREACH" if at.version == 4 else "EADDRNOTAVAIL"  # the kernel looks for one, in vain
     assert calls(silent_programs, group, at) == [no_way] * 3
     assert silent_node.drops()[NO_BACKEND] == before
-
-
-# The step
-
-
-def array_of(pin_dir: Path) -> Path:
-    [found] = (pin_dir / "maps").glob("steps_*")
-    return found
-
-
-def test_without_the_step_it_is_dropped_and_the_look_puts_the_step_back(
-    routed: Routed, programs: Path, at: Family
-) -> None:
-    routed.endpoint(at.pod, 256)
-    generation = array_of(programs).name.removeprefix("steps_")
-    assert paths(programs, generation)[0] == array_of(programs)
-    slot = limits.steps()["reject"].to_bytes(4, "little")
-    with closing(bpf.Map.open(array_of(programs))) as array, closing(Steps(programs, generation)) as steps:
-        array.remove(slot)
-        assert routed.dropped_for("from_pod", tcp(at.pod, unused(at), routed.free_port(), 80)) == MISSED_TAIL_CALL
-        steps.look()
-        assert is_answered(routed, at)
-        stranger = bpf.open_pinned(programs / "programs/from_overlay")
-        array.set(slot, stranger.to_bytes(4, "little"))
-        os.close(stranger)
-        steps.look()
-        assert is_answered(routed, at)
-
-
-def is_answered(node: Datapath, at: Family) -> bool:
-    asked = tcp(at.pod, unused(at), node.free_port(), 80)
-    return answer(node, asked) == reset_for(asked, at)

@@ -27,8 +27,10 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 	struct flow f = {};
 	__u32 back;
 
-	if (p->icmp_kind == ICMP_IS_ERROR)
-		return identify(p, &came) && error_arrives(skb, p, !BY_STACK) ? hand_over(skb, p, to) : TC_ACT_SHOT;
+	if (p->icmp_kind == ICMP_IS_ERROR) {
+		p->by_stack = BY_STACK;
+		return identify(p, &came) ? jump_with_error(skb, p, ERROR_FOR_POD) : TC_ACT_SHOT;
+	}
 	if (p->icmp_kind == ICMP_IS_LINK)
 		return DROP(p, DROP_FORBIDDEN_ICMP6);
 	find(&f, p);

@@ -55,17 +55,4 @@ static __always_inline bool error_from_service(struct __sk_buff *skb, struct pac
 	return rewrite_quoted(skb, p, q, false, &c->service_address, c->service_port);
 }
 
-/* For a pod of this node, from another node or from outside. `is_last`: no other program sees it on its way. */
-static __always_inline bool error_arrives(struct __sk_buff *skb, struct packet *p, bool is_last)
-{
-	struct connection *c;
-	struct quoted q = {};
-	bool to_origin;
-
-	if (!parse_quoted(skb, p, &q))
-		return false;
-	c = admit_error(p, &q, &to_origin);
-	return c && (!is_last || !to_origin || error_from_service(skb, p, &q, c));
-}
-
 #endif

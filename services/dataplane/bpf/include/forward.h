@@ -190,4 +190,23 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, stru
 #endif
 }
 
+/* The way that was found. `identity` is the sender's; `to` the pod that it goes to, if it is one of this node. */
+static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct way *way, __u32 identity,
+                                struct endpoint *to)
+{
+	switch (way->to) {
+	case WAY_LOCAL:
+		/* Without one: it was here when the connection began. */
+		if (!to)
+			return DROP(p, DROP_UNROUTABLE);
+		return LEGACY_ROUTING ? TC_ACT_OK : into_pod(skb, p, to);
+	case WAY_HOST:
+		return TC_ACT_OK;
+	case WAY_POD:
+		return to_node(skb, p, &way->hop, identity);
+	default:
+		return out(skb, p);
+	}
+}
+
 #endif

@@ -10,6 +10,13 @@
 #define ICMP_IS_ERROR 3 /* quotes the packet that caused it: parse.h */
 #define ICMP_IS_LINK 4  /* neighbour discovery, multicast listeners: never leaves its link */
 
+/* Where an ICMP error was met, and so what is to be done about it (icmp_error.bpf.c). */
+#define ERROR_OF_POD 1 /* a pod of this node complains */
+#define ERROR_OF_STACK 2 /* this node's own stack tells a pod, or something that it has routed */
+#define ERROR_FOR_POD 3 /* another node, or somebody outside, tells a pod */
+#define ERROR_FOR_NODE 4 /* somebody outside tells the node, or a pod that is masqueraded */
+#define ERROR_ROUTED 5 /* the stack has routed a pod's out: with LEGACY_ROUTING */
+
 #define FRAGMENT_NONE 0
 #define FRAGMENT_FIRST 1
 #define FRAGMENT_LATER 2 /* has no ports of its own: fragment.h */
@@ -47,6 +54,9 @@ struct packet {
 	__u8 vouched; /* its sender is who it says: a pod of this node, the node itself, what a node sends by the tunnel */
 	__u8 begins_anew; /* it begins a connection where an entry of its ends is alive: `find` gives none */
 	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
+	__u8 error; /* ERROR_* */
+	__u8 by_stack; /* the node's stack takes it on from here to the pod, by to_pod */
+	__u8 is_known; /* its sender may be who it says; else nothing of it is for a pod */
 	__u16 line;
 	__u16 bytes; /* of the IP packet, as its header says */
 	__u32 identification; /* of the fragmented datagram */

@@ -50,6 +50,8 @@ enum source_file {
 	FILE_REWRITE = 14,   /* rewrite.h */
 	FILE_STEPS = 15,     /* steps.h */
 	FILE_SUBSTITUTE = 16, /* substitute.h */
+	FILE_MASQUERADE_PORT = 17, /* masquerade_port.bpf.c */
+	FILE_ICMP_ERROR = 18, /* icmp_error.bpf.c */
 };
 
 #endif

@@ -14,6 +14,8 @@
 
 enum step {
 	STEP_REJECT = 0, /* answer a packet that no Service takes; it has its reason to be dropped already */
+	STEP_MASQUERADE_PORT = 1, /* give the packet's connection a port to leave by, and send it on */
+	STEP_ICMP_ERROR = 2, /* judge an ICMP error by the packet that it quotes, translate both, and send it on */
 };
 
 #define STEPS_MAX 16 /* room in the array; 8 bytes each */
@@ -54,6 +56,13 @@ static __always_inline int jump(struct __sk_buff *skb, struct packet *p, enum st
 {
 	steps.call(skb, step);
 	return DROP(p, DROP_MISSED_TAIL_CALL);
+}
+
+/* `error`: ERROR_*, where it was met. */
+static __always_inline int jump_with_error(struct __sk_buff *skb, struct packet *p, __u8 error)
+{
+	p->error = error;
+	return jump(skb, p, STEP_ICMP_ERROR);
 }
 
 #endif

@@ -13,7 +13,6 @@
 #include "rewrite.h"
 #include "nat.h"
 #include "forward.h"
-#include "error.h"
 #define BY_STACK LEGACY_ROUTING
 #include "deliver.h"
 
@@ -21,6 +20,7 @@
 #define THIS_FILE FILE_NETDEV
 
 #define VLAN_ID 0xfff
+#define TO_A_POD 1000 /* no verdict: it is translated, and goes the way of what bears a pod's address */
 
 /* Nobody out there is this node or has an address of its blocks; and with a tunnel, pods come through it, not here. */
 static __always_inline bool identify(struct packet *p, struct way *came)
@@ -44,10 +44,10 @@ static __always_inline bool is_way_back(struct packet *p, __u8 way, struct addre
 	return way == WAY_OUT || (way == WAY_POD && !TUNNEL_INDEX);
 }
 
-/* For the node itself: if it answers a masqueraded connection, it goes on to the pod. */
+/* For the node itself: if it answers a masqueraded connection, it goes on to the pod, which is its destination then. */
 static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p)
 {
-	struct endpoint *to;
+	struct way came = {};
 
 	/* What does not parse is the node's own affair: its stack takes it, or not. */
 	if (!(MASQUERADE4 || MASQUERADE6))
@@ -56,14 +56,17 @@ static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p
 		forget(p);
 		return TC_ACT_UNSPEC;
 	}
-	if (p->icmp_kind == ICMP_IS_ERROR ? !unmasquerade_error(skb, p) : !unmasquerade(skb, p))
-		return TC_ACT_SHOT;
-	if (is_node(&p->destination)) {
-		forget(p);
-		return TC_ACT_UNSPEC;
+	if (p->icmp_kind == ICMP_IS_ERROR) {
+		p->by_stack = BY_STACK;
+		p->is_known = identify(p, &came);
+		return jump_with_error(skb, p, ERROR_FOR_NODE);
 	}
-	to = endpoint_at(&p->destination);
-	return to ? deliver(skb, p, to) : DROP(p, DROP_UNROUTABLE);
+	if (!unmasquerade(skb, p))
+		return TC_ACT_SHOT;
+	if (!is_node(&p->destination))
+		return TO_A_POD;
+	forget(p);
+	return TC_ACT_UNSPEC;
 }
 
 /* Routed on by this node, it would enter the tunnel and look as if this node vouched for its sender. */
@@ -102,23 +105,23 @@ int from_netdev(struct __sk_buff *skb)
 	if (is_node(&p->destination)) {
 		read_clock(p);
 		action = node_receives(skb, p);
-		return action == TC_ACT_UNSPEC ? action : finish(skb, p, action);
+		if (action == TC_ACT_UNSPEC)
+			return action;
+		if (action != TO_A_POD)
+			return finish(skb, p, action);
+		to = endpoint_at(&p->destination);
+		action = to ? TC_ACT_OK : DROP(p, DROP_UNROUTABLE);
+	} else {
+		to = endpoint_at(&p->destination);
+		if (!to && !is_for_tunnel(&p->destination)) /* for another address of the node, or to be routed by it */
+			return TC_ACT_UNSPEC;
+		read_clock(p);
+		if (!to)
+			action = DROP(p, DROP_ENCAP_PROHIBITED);
+		else
+			action = parse_transport(skb, p) ? TC_ACT_OK : TC_ACT_SHOT;
 	}
-	to = endpoint_at(&p->destination);
-	if (!to && !is_for_tunnel(&p->destination)) /* for another address of the node, or to be routed by it */
-		return TC_ACT_UNSPEC;
-	read_clock(p);
-	if (!to)
-		action = DROP(p, DROP_ENCAP_PROHIBITED);
-	else
-		action = parse_transport(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
-	return finish(skb, p, action);
-}
-
-/* The connection of a pod's packet leaves the cluster, and the pod is who began it. Its way may be under change. */
-static __always_inline bool is_masqueraded(struct connection *c, bool from_origin)
-{
-	return from_origin && c->flags & CT_MASQUERADED && c->way[1] != WAY_POD;
+	return finish(skb, p, to && action != TC_ACT_SHOT ? deliver(skb, p, to) : action);
 }
 
 /* What from_pod has judged and the stack routed. The stack and its netfilter have seen the pod's address, as they do
@@ -126,26 +129,24 @@ static __always_inline bool is_masqueraded(struct connection *c, bool from_origi
 static __always_inline int pod_leaves(struct __sk_buff *skb, struct packet *p)
 {
 	struct connection *c;
-	struct quoted q = {};
 	struct flow f = {};
-	bool to_origin;
+	__be16 port;
 
 	if (!parse_transport(skb, p))
 		return TC_ACT_SHOT;
 	remember(p);
-	if (p->icmp_kind == ICMP_IS_ERROR) {
-		if (!parse_quoted(skb, p, &q))
-			return TC_ACT_SHOT;
-		c = admit_error(p, &q, &to_origin);
-		if (!c)
-			return TC_ACT_SHOT;
-		return !is_masqueraded(c, !to_origin) || masquerade_error(skb, p, &q, c) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
-	}
+	if (p->icmp_kind == ICMP_IS_ERROR)
+		return jump_with_error(skb, p, ERROR_ROUTED);
 	find(&f, p);
 	c = f.connection;
 	if (!c) /* evicted since from_pod has seen it: nobody knows whether the pod's address may be seen */
 		return DROP(p, DROP_UNKNOWN_CT);
-	return !is_masqueraded(c, f.from_origin) || masquerade(skb, p, c) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	if (!is_masqueraded(c, f.from_origin))
+		return TC_ACT_UNSPEC;
+	port = c->nat_port; /* once: another CPU may take it away */
+	if (!port)
+		return jump(skb, p, STEP_MASQUERADE_PORT);
+	return masquerade(skb, p, c, port) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* No hook of a socket has led it to a backend, and nobody out there has the address: a datagram to a port that the Service

@@ -10,7 +10,6 @@
 #include "substitute.h"
 #include "rewrite.h"
 #include "forward.h"
-#include "error.h"
 /* What a pod sends into the tunnel goes past the stack: netfilter that saw only the answer would call it invalid. */
 #define BY_STACK 0
 #include "deliver.h"

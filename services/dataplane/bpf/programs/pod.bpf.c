@@ -14,7 +14,6 @@
 #include "service.h"
 #include "nat.h"
 #include "forward.h"
-#include "error.h"
 #include "checksum.h"
 #include "neighbour.h"
 
@@ -44,91 +43,12 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 	return true;
 }
 
-static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct way *way, struct endpoint *from,
-                                struct endpoint *to)
-{
-	switch (way->to) {
-	case WAY_LOCAL:
-		/* Without one: it was here when the connection began. */
-		if (!to)
-			return DROP(p, DROP_UNROUTABLE);
-		return LEGACY_ROUTING ? TC_ACT_OK : into_pod(skb, p, to);
-	case WAY_HOST:
-		return TC_ACT_OK;
-	case WAY_POD:
-		return to_node(skb, p, &way->hop, from->identity);
-	default:
-		return out(skb, p);
-	}
-}
-
 /* A connection that may have begun before its service was known: nobody has answered it, or nobody need. */
 static __always_inline bool is_unsettled(struct flow *f, struct packet *p)
 {
 	struct connection *c = f->connection;
 
 	return f->from_origin && c->epoch != p->epoch && (p->protocol == IPPROTO_UDP || !(c->flags & CT_REPLIED));
-}
-
-/* The choice is of an earlier connection with the backend itself, and there is one from the pod's own port. */
-static __always_inline bool is_of_earlier(struct packet *p, struct quoted *q, struct choice *choice)
-{
-	struct connection *c;
-
-	if (choice->port != q->source_port || !is_same(&choice->address, &q->source))
-		return false;
-	key_of(&p->holder, &q->source, q->source_port, &q->destination, q->destination_port, q->protocol);
-	c = connection_at(&p->holder);
-	return c && c->expires >= p->now && !(c->flags & CT_TRANSLATED);
-}
-
-/* The pod complains about a packet from a service whose backend it does not know: speak of the backend. */
-static __always_inline bool about_backend(struct __sk_buff *skb, struct packet *p, struct quoted *q)
-{
-	struct choice_key key = {};
-	struct choice *choice;
-
-	key.client = q->destination;
-	key.service = q->source;
-	key.client_port = q->destination_port;
-	key.service_port = q->source_port;
-	key.protocol = q->protocol;
-	choice = choices.lookup(&key);
-	if (!choice || !is_same(&q->source, &p->destination))
-		return true;
-	if (choice->substitute && is_of_earlier(p, q, choice))
-		return true;
-	if (choice->substitute &&
-	    !write_quoted_port(skb, p, q, false, substitute_of(q->destination_port, choice->substitute)))
-		return false;
-	return rewrite_quoted(skb, p, q, true, &choice->address, choice->port) &&
-	       rewrite_destination(skb, p, &choice->address, p->destination_port);
-}
-
-/* A pod's ICMP error. A pod is an end of what it complains about, never a router. */
-static __always_inline int pod_complains(struct __sk_buff *skb, struct packet *p, struct endpoint *from)
-{
-	struct way way = { .to = WAY_LOCAL };
-	struct connection *c;
-	struct quoted q = {};
-	struct endpoint *to;
-	bool to_origin;
-
-	if (!parse_quoted(skb, p, &q))
-		return TC_ACT_SHOT;
-	if (!is_same(&q.destination, &p->source))
-		return DROP(p, DROP_INVALID);
-	if (!about_backend(skb, p, &q))
-		return TC_ACT_SHOT;
-	c = admit_error(p, &q, &to_origin);
-	if (!c || (!LEGACY_ROUTING && to_origin && !error_from_service(skb, p, &q, c)))
-		return TC_ACT_SHOT;
-	to = endpoint_at(&p->destination);
-	if (!to && !find_way(skb, p, &way))
-		return TC_ACT_SHOT;
-	if (!LEGACY_ROUTING && way.to == WAY_OUT && !to_origin && !masquerade_error(skb, p, &q, c))
-		return TC_ACT_SHOT;
-	return send(skb, p, &way, from, to);
 }
 
 static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
@@ -157,7 +77,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	p->vouched = 1;
 	remember(p);
 	if (p->icmp_kind == ICMP_IS_ERROR)
-		return pod_complains(skb, p, from);
+		return jump_with_error(skb, p, ERROR_OF_POD);
 
 	find(&f, p);
 	if ((!f.connection || is_unsettled(&f, p) || (f.from_origin && f.connection->flags & CT_TRANSLATED)) &&
@@ -191,9 +111,15 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
 	if (!LEGACY_ROUTING && (MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin &&
-	    way.to == WAY_OUT && !masquerade(skb, p, c))
-		return TC_ACT_SHOT;
-	return send(skb, p, &way, from, to);
+	    way.to == WAY_OUT) {
+		__be16 port = c->nat_port; /* once: another CPU may take it away */
+
+		if (!port)
+			return jump(skb, p, STEP_MASQUERADE_PORT);
+		if (!masquerade(skb, p, c, port))
+			return TC_ACT_SHOT;
+	}
+	return send(skb, p, &way, from->identity, to);
 }
 
 /* The pod of this node that the stack has it from, if it is to be judged: its policy may have changed since then. */
@@ -228,10 +154,9 @@ static __always_inline int stack_complains(struct __sk_buff *skb, struct packet 
 {
 	if (!stack_may_speak_for(&p->source, device, false, 0))
 		return DROP(p, DROP_INVALID_SOURCE);
-	if (LEGACY_ROUTING)
-		return error_arrives(skb, p, true) || identity_of(&p->source, NULL) == IDENTITY_HOST ? TC_ACT_OK
-		                                                                                     : TC_ACT_SHOT;
-	return identity_of(&p->source, NULL) == IDENTITY_HOST || error_arrives(skb, p, true) ? TC_ACT_OK : TC_ACT_SHOT;
+	if (!LEGACY_ROUTING && identity_of(&p->source, NULL) == IDENTITY_HOST)
+		return TC_ACT_OK;
+	return jump_with_error(skb, p, ERROR_OF_STACK);
 }
 
 static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)

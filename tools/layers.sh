@@ -10,7 +10,7 @@ trap '[ ${#times[@]} -lt 2 ] || printf "%s\n" "${times[@]}"' EXIT
 # Tests marked `alone` take figures, or need the machine for themselves for another reason.
 run() {
     local began=$SECONDS status=0
-    .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --durations 10 -m "not alone" "tests/$1" || status=$?
+    .venv/bin/python -m pytest -n auto --maxprocesses 4 --durations 10 -m "not alone" "tests/$1" || status=$?
     if [ $status -eq 0 ] && grep -rqF mark.alone --include '*.py' "tests/$1"; then
         .venv/bin/python -m pytest -m alone "tests/$1" || status=$?
     fi

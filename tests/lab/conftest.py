@@ -18,6 +18,7 @@ import pytest
 
 from lab import state
 from lab.plan import FAMILIES, Family
+from tests.conftest import SHARED_LAB
 from tests.lab.space import Space
 from tests.labs import Lab
 
@@ -28,6 +29,9 @@ EXPECTED_DROPS = ("Policy denied", "Invalid source ip", "Service backend not fou
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without root nothing here can run; say so instead of failing."""
+    for item in items:
+        if SHARED_LAB.match(item.nodeid) and "lab" not in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(f"{item.nodeid}: its parameters read as those of a shared lab, and it uses none")
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="labs need root: namespaces and BPF")

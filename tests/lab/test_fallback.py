@@ -32,8 +32,8 @@ EXPECTED_DROPS = (
 )
 
 CLUSTERS: dict[str, tuple[str, Family, dict[str, object]]] = {
-    "tunnel-v4": ("tunnel", 4, {}),
-    "native-dual-v6": ("native", 6, {"ipv6.enabled": True}),
+    "rules-tunnel-v4": ("tunnel", 4, {}),
+    "rules-native-dual-v6": ("native", 6, {"ipv6.enabled": True}),
 }
 
 

@@ -134,7 +134,7 @@ UNMASQUERADED: Mapping[str, Mapping[str, object]] = {
         "ipMasqAgent.enabled": True,
         "ipMasqAgent.config.nonMasqueradeCIDRs": ["172.16.0.0/12", "fd00:21::/32"],  # the outside is in these
     },
-    "native": {"ipv4NativeRoutingCIDR": "172.16.0.0/12", "ipv6NativeRoutingCIDR": "fd00:21::/32"},
+    "natively-routed": {"ipv4NativeRoutingCIDR": "172.16.0.0/12", "ipv6NativeRoutingCIDR": "fd00:21::/32"},
 }
 
 

@@ -15,7 +15,7 @@ NATIVE = {"routingMode": "native", "directRoutingSkipUnreachable": True, "ipv6.e
 TUNNEL = {"routingMode": "tunnel", "ipv6.enabled": True}
 
 
-@pytest.fixture(scope="module", params=["native", "tunnel"])
+@pytest.fixture(scope="module", params=["native", "tunnel"], ids=["routed-natively", "by-tunnel"])
 def subnets(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Native routing needs a router that knows the pods, a tunnel does not."""
     native = request.param == "native"

@@ -22,7 +22,7 @@ from services.dataplane.parts.services import Services
 
 
 class NodeModel(Parts):
-    """The parts of a node, each after those whose facts it follows, and what is asked of them together."""
+    """The one list of a node's parts, each after those whose facts it follows; and what is asked of them together."""
 
     def __init__(
         self,
@@ -41,15 +41,15 @@ class NodeModel(Parts):
         self.services = Services()
         self.endpoints = Endpoints(facts)
         super().__init__(
-            Masquerade(not_masqueraded),
-            self.network,
-            self.people,
-            self.policy,
-            self.named,
-            self.services,
-            self.endpoints,
-            Connections(),
-            Counters(),
+            Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations
+            self.network,  # who is at which address, and by way of which node
+            self.people,  # who the pods of this node are
+            self.policy,  # who may speak to whom
+            self.named,  # what pods call their ports
+            self.services,  # frontends and their backends
+            self.endpoints,  # which pods are here, and under which policy
+            Connections(),  # which there are; programs write them
+            Counters(),  # what was let through and dropped, and why; programs count it
         )
         self._identity = facts.identity
 

@@ -35,7 +35,6 @@ from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, Ipcac
 log = logger(__name__)
 
 WORD_KEY = "word"  # in the journal: the number of the word by which the node vouched last (bus/messages/log.py)
-IDENTITY_HOST = RESERVED["host"]
 LINK = "@"  # a container id that begins so is none (cni.py refuses it): a link stands for its sandbox
 SHOWN = 5  # pods that the check "records" names
 CHECK = "records"
@@ -260,7 +259,7 @@ class Restart:
         node = self._node
         for own in filter(None, (node.device.address, node.device.address6)):
             try:
-                node.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(IDENTITY_HOST).pack())
+                node.maps["ipcache"].set(IpcacheKey(own).pack(), IpcacheEntry(RESERVED["host"]).pack())
             except OSError as problem:
                 log.error(
                     "this node's own address is not known until all is heard: raise the map's limit or use less",

@@ -68,7 +68,7 @@ ENTITIES = (
     "world-ipv6",
 )
 LATER_ENTITIES = ("cluster-mesh", "ingress", "none")
-PROTOCOLS = ("TCP", "UDP", "SCTP", "ANY")
+PROTOCOLS = (*words.PROTOCOLS, "ANY")
 LATER_PROTOCOLS = ("IGMP", "VRRP")
 INSTEAD = "write {} in place of the whole entry: that allows nothing, and an entry without this field allows more"
 MOST_PORTS = 40  # in one entry of toPorts or icmps

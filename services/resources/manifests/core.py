@@ -19,7 +19,6 @@ NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # every namespace bears it
 
 SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 DONE_SERVICE_TYPES = ("ClusterIP", "ExternalName")
-PROTOCOLS = ("TCP", "UDP", "SCTP")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 HEADLESS = ("None",)
 LATER_SERVICE_FIELDS = {
@@ -364,9 +363,7 @@ def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
 
 def _service_port(port: PortSpec, target: int | str, path: str, problems: Problems) -> ServicePort:
     protocol: Any = port.protocol
-    if protocol not in PROTOCOLS:
-        hint = nearest(protocol, PROTOCOLS)
-        problems.add(joined(path, "protocol"), f'"{protocol}" is not a protocol; use TCP, UDP or SCTP{hint}')
+    problems.add_if(joined(path, "protocol"), words.protocol(protocol))
     return ServicePort(name=port.name, port=port.port, protocol=protocol, target_port=target)
 
 
@@ -380,9 +377,7 @@ def _slice_ports(specs: list[SlicePort], problems: Problems) -> list[EndpointPor
             problems.add(joined(where, "port"), "is missing; a slice for every port is not supported yet")
             continue
         problems.add_if(joined(where, "port"), words.port_number(port.port))
-        if protocol not in PROTOCOLS:
-            hint = nearest(protocol, PROTOCOLS)
-            problems.add(joined(where, "protocol"), f'"{protocol}" is not a protocol; use TCP, UDP or SCTP{hint}')
+        problems.add_if(joined(where, "protocol"), words.protocol(protocol))
         if port.name:
             problems.add_if(joined(where, "name"), words.dns_label(port.name))
         if port.name in seen:

@@ -27,8 +27,6 @@ from services.resources.manifests.selectors import (
 )
 from services.resources.manifests.strict import Problems, Schema, joined, nearest
 
-PROTOCOLS = ("TCP", "UDP", "SCTP")
-
 
 class IPBlock(Schema, frozen=True, kw_only=True):
     cidr: str
@@ -155,9 +153,9 @@ def _check_ip_block(peer: NetworkPeer, path: str, problems: Problems) -> None:
 
 
 def _port(port: NetworkPort, path: str, problems: Problems) -> PortRange:
-    if port.protocol not in PROTOCOLS:
-        hint = nearest(port.protocol, PROTOCOLS)
-        problems.add(joined(path, "protocol"), f'"{port.protocol}" is not a protocol; use TCP, UDP or SCTP{hint}')
+    unknown = words.protocol(port.protocol)
+    if unknown:
+        problems.add(joined(path, "protocol"), unknown)
         return PortRange()
     protocol: Any = port.protocol
     if port.end_port is not None and not isinstance(port.port, int):

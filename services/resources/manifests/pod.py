@@ -23,7 +23,6 @@ from services.resources.manifests.meta import (
 from services.resources.manifests.selectors import Selector, read_selector, selector_of
 from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
 
-PROTOCOLS = ("TCP", "UDP", "SCTP")
 MOST_REPLICAS = 100_000  # more pods than a cluster has; whoever makes them lists their names first
 RESTART_POLICIES = ("Always", "OnFailure", "Never")
 
@@ -233,7 +232,7 @@ def _check_choice(path: str, value: str, choices: tuple[str, ...], problems: Pro
 def container_ports(spec: PodSpec) -> list[ContainerPort]:
     """Every port that the containers declare; init containers too, as those may stay as side-cars."""
     declared = (port for container in (*spec.containers, *spec.init_containers) for port in container.ports)
-    protocols: dict[str, Any] = {protocol: protocol for protocol in PROTOCOLS}
+    protocols: dict[str, Any] = {protocol: protocol for protocol in words.PROTOCOLS}
     return [
         ContainerPort(name=port.name, port=port.container_port, protocol=protocols.get(port.protocol, "TCP"))
         for port in declared
@@ -272,9 +271,7 @@ def _check_ports(container: Container, path: str, host_network: bool, problems: 
     for index, port in enumerate(container.ports):
         where = f"{path}.ports[{index}]"
         problems.add_if(joined(where, "containerPort"), words.port_number(port.container_port))
-        if port.protocol not in PROTOCOLS:
-            hint = nearest(port.protocol, PROTOCOLS)
-            problems.add(joined(where, "protocol"), f'"{port.protocol}" is not a protocol; use TCP, UDP or SCTP{hint}')
+        problems.add_if(joined(where, "protocol"), words.protocol(port.protocol))
         if port.name:
             problems.add_if(joined(where, "name"), words.port_name(port.name))
             if port.name in seen:

@@ -13,6 +13,9 @@ from bus.addresses import family as family_of
 from bus.addresses import is_mapped, parse
 from bus.messages.resources import Family
 from bus.texts import is_subdomain
+from services.resources.manifests.strict import nearest
+
+PROTOCOLS = ("TCP", "UDP", "SCTP")  # those that have ports
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -80,6 +83,13 @@ def port_name(text: str) -> str | None:
 
 def port_number(number: int) -> str | None:
     return None if 1 <= number <= 65535 else f"{number} is not a port; use 1 to 65535"
+
+
+def protocol(word: str) -> str | None:
+    """Of a port."""
+    if word in PROTOCOLS:
+        return None
+    return f'"{word}" is not a protocol; use TCP, UDP or SCTP{nearest(word, PROTOCOLS)}'
 
 
 def address(text: str, family: Family | None = None) -> str | None:

@@ -27,6 +27,7 @@ from lab.host import bpf_file_system
 from services.dataplane.load import compiler, loader
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.shapes.programs import SOCKET_PROGRAMS, UNITS
+from settings import rows
 
 BUILD = Path(__file__).resolve().parents[1] / "build/programs"
 PINS = "plexus-programs-"
@@ -45,9 +46,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "tunnel over IPv6": {"tunnel_index": 3, "underlay_ipv6": True},
 }
 FAMILIES: dict[str, dict[str, Any]] = {"v4": {"ipv6": False}, "v6": {"ipv4": False}}  # NODE has both
+NAMES = {"LEGACY_ROUTING": "legacy", "REJECT": "drop"}  # of a switch that is turned; else the setting's own
 SWITCHES: dict[str, dict[str, Any]] = {
-    "legacy": {"legacy_routing": True},
-    "drop": {"reject": False},
+    **{
+        NAMES.get(define, row.name): {"switches": {define: 1 - row.turned(row.default)}}
+        for define, row in rows.SWITCHES.items()
+    },
     "no masquerade": {"masquerade": False, "masquerade6": False},
     "no masquerade4": {"masquerade": False},
     "no masquerade6": {"masquerade6": False},

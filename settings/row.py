@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from settings.readers import Reader, Unusable, Value
+from bus.services import BY_NAME
+from settings.readers import Reader, Truth, Unusable, Value, Words
 
 PREFIX = "PLEXUS_"
 LAB = "lab"  # who sets a cluster up reads it itself, and tells services what comes of it
-SERVICES = ("dataplane", "ipam", "resources")
+EVERY = "every service"  # by bus/service.py, which lies below: a test holds it to the rows
 
 
 class Wrong(Exception):
@@ -33,7 +34,7 @@ class Row:
     """The chart's own default, where it differs."""
     unit: str = ""
     services: tuple[str, ...] = ()
-    """Who reads it: some of `SERVICES`, or `LAB`."""
+    """Who reads it: names of bus/services.py, or `LAB`, or `EVERY`."""
     inert: bool = False
     """Taken because the chart has it, and read by nobody: it changes nothing."""
     zero_is_unset: bool = False
@@ -41,7 +42,7 @@ class Row:
     says_none: bool = False
     """The variable may be set to "", which is not the same as not set: there are none of it."""
     define: str = ""
-    """A number of bpf/include/limits.h that it sets."""
+    """A number that the dataplane's programs are compiled with; of true or false, and of two words, a switch."""
     into: str = ""
     """The field of the service's settings that gathers it, by `define`; "": it has a field of its own."""
     maps: tuple[str, ...] = ()
@@ -58,6 +59,15 @@ class Row:
     def field(self) -> str:
         """In the settings of each service that reads it."""
         return self.into or self.variable.removeprefix(PREFIX).lower()
+
+    @property
+    def is_switch(self) -> bool:
+        """It turns something in the dataplane's programs on or off."""
+        return bool(self.define) and isinstance(self.read, (Truth, Words))
+
+    def turned(self, value: object) -> int:
+        """A switch's number: 1 is true, or the first of two words."""
+        return int(value == self.read.words[0] if isinstance(self.read, Words) else bool(value))
 
     def is_unset(self, value: object) -> bool:
         """It is what the chart has for "not set"."""
@@ -95,7 +105,7 @@ def _check(row: Row) -> None:
         raise Wrong(f"{row.name}: has no reader")
     if row.inert == bool(row.services):
         raise Wrong(f"{row.name}: no service reads it" if not row.services else f"{row.name}: is inert, and is read")
-    if unknown := set(row.services) - {*SERVICES, LAB}:
+    if unknown := set(row.services) - {*BY_NAME, LAB, EVERY}:
         raise Wrong(f"{row.name}: there is no service {', '.join(sorted(unknown))}")
     if bool(row.variable) != bool({*row.services} - {LAB}):
         raise Wrong(f"{row.name}: a row that a service reads has a variable, and no other has")
@@ -103,6 +113,10 @@ def _check(row: Row) -> None:
         raise Wrong(f"{row.name}: a variable begins with {PREFIX}")
     if row.into and not row.define:
         raise Wrong(f"{row.name}: what is gathered is gathered by its define")
+    if row.define and not (row.into or row.is_switch):
+        raise Wrong(f"{row.name}: its define is neither gathered nor a switch, so the programs would not know it")
+    if row.is_switch and (row.default is None or (isinstance(row.read, Words) and len(row.read.words) != 2)):
+        raise Wrong(f"{row.name}: a switch has two positions, and a default")
     if not row.text:
         raise Wrong(f"{row.name}: says nothing of what it does")
     try:

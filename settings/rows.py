@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from settings.limits import SIZES
 from settings.readers import File, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
-from settings.row import LAB, Row, checked
+from settings.row import EVERY, LAB, Row, checked
 
 NODE = ("dataplane",)
 
@@ -116,6 +116,7 @@ ROUTING = (
     Row(
         key="bpf.hostLegacyRouting",
         variable="PLEXUS_HOST_LEGACY_ROUTING",
+        define="LEGACY_ROUTING",
         read=Truth(),
         default=False,
         services=NODE,
@@ -186,6 +187,7 @@ ROUTING = (
     Row(
         key="serviceNoBackendResponse",
         variable="PLEXUS_SERVICE_NO_BACKEND_RESPONSE",
+        define="REJECT",
         read=Words("reject", "drop"),
         default="reject",
         services=NODE,
@@ -385,18 +387,87 @@ PLACES = (
     ),
 )
 
+EVERYWHERE = (
+    Row(
+        variable="PLEXUS_BUS_URL",
+        read=Text(),
+        default="nats://127.0.0.1:4222",
+        services=(EVERY,),
+        text="where the bus is",
+    ),
+    Row(
+        variable="PLEXUS_BUS_USER",
+        read=Text(),
+        services=(EVERY,),
+        text="the account that the bus knows this process by",
+    ),
+    Row(
+        variable="PLEXUS_BUS_PASSWORD",
+        read=Text(),
+        services=(EVERY,),
+        text="of that account",
+    ),
+    Row(
+        variable="PLEXUS_BUS_TLS_CA",
+        read=Text(),
+        services=(EVERY,),
+        text="PEM file of the authority that the bus's certificate is of; without it no TLS",
+    ),
+    Row(
+        variable="PLEXUS_BUS_TLS_CERT",
+        read=Text(),
+        services=(EVERY,),
+        text="PEM file of this process's certificate, where the bus asks for one",
+    ),
+    Row(
+        variable="PLEXUS_BUS_TLS_KEY",
+        read=Text(),
+        services=(EVERY,),
+        text="PEM file of its key",
+    ),
+    Row(
+        variable="PLEXUS_INSTANCE",
+        read=Text(),
+        default="control",
+        services=(EVERY,),
+        text="the last word of the subject that asks for its health; on a node its name",
+    ),
+    Row(
+        variable="PLEXUS_HTTP",
+        read=Text(),
+        services=(EVERY,),
+        text="`host:port` or `unix:/path` for health and metrics; without it none",
+    ),
+    Row(
+        variable="PLEXUS_LOG_LEVEL",
+        read=Words("debug", "info", "warning", "error"),
+        default="info",
+        services=(EVERY,),
+        text="the least that is logged: `debug`, `info`, `warning` or `error`",
+    ),
+    Row(
+        variable="PLEXUS_LOG_FORMAT",
+        read=Words("json", "text"),
+        default="json",
+        services=(EVERY,),
+        text="how a line of the log is written: `json` or `text`",
+    ),
+)
+
 SECTIONS: Mapping[str, tuple[Row, ...]] = {
     "Addresses and routing": ROUTING,
     "The bus": BUS,
     "Masquerade": MASQUERADE,
     "Sizes and times": SIZES,
     "Where a service runs": PLACES,
+    "Of every service": EVERYWHERE,
 }
 """As docs/settings.md has them."""
 
 ROWS = checked(row for rows in SECTIONS.values() for row in rows)
 KEYS: Mapping[str, Row] = {row.key: row for row in ROWS if row.key}
 VARIABLES: Mapping[str, Row] = {row.variable: row for row in ROWS if row.variable}
+SWITCHES: Mapping[str, Row] = {row.define: row for row in ROWS if row.is_switch}
 
 LATER = (
     "bandwidthManager.enabled",

@@ -40,6 +40,7 @@ BEFORE: Mapping[str, str] = {
     "Sizes and times": """\
 [map-sizes.md](map-sizes.md) says what each limit costs, and what a full map does to a packet. A limit is 1024 to
 16777216 entries, where it says nothing else.""",
+    "Of every service": "`plexus` reads those of the bus, too.",
     "Where a service runs": "No key of the chart sets these: who starts a service says them, as a lab does by itself.",
 }
 AFTER: Mapping[str, str] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from bus.service import BadSettings
 from services.dataplane.shapes import sizes
 from settings.read import default, read
+from settings.rows import SWITCHES
 
 TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}  # UDP; what Linux took before RFC 7348 gave 4789, and RFC 8926
 TUNNEL_DEVICES = {"vxlan": "plexus_vxlan", "geneve": "plexus_geneve"}
@@ -107,6 +108,11 @@ class NodeSettings:
                 f"pods would have an MTU of {found} bytes, and IPv6 needs {MTU_MIN6}: {cure} or set ipv6.enabled=false"
             )
         return found
+
+    @property
+    def switches(self) -> dict[str, int]:
+        """What the programs are compiled with, by the `define` of the rows that are switches."""
+        return {name: row.turned(getattr(self, row.field)) for name, row in SWITCHES.items()}
 
     def map_sizes(self, memory_bytes: int) -> dict[str, int]:
         """Entries of every map. Raises: BadSettings: they do not go together."""

@@ -79,7 +79,7 @@ class Stack(Routed):
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with (
-        loaded("legacy", tmp_path_factory.mktemp("state"), legacy_routing=True) as pin_dir,
+        loaded("legacy", tmp_path_factory.mktemp("state"), switches={"LEGACY_ROUTING": 1}) as pin_dir,
         closing(Stack(pin_dir)) as found,
     ):
         yield found
@@ -89,7 +89,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def tunnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state = tmp_path_factory.mktemp("state")
     with (
-        loaded("legacy-tunnel", state, legacy_routing=True, tunnel_index=LOOPBACK_INDEX) as pin_dir,
+        loaded("legacy-tunnel", state, switches={"LEGACY_ROUTING": 1}, tunnel_index=LOOPBACK_INDEX) as pin_dir,
         closing(Stack(pin_dir)) as found,
     ):
         yield found

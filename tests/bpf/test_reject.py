@@ -251,7 +251,7 @@ def test_all_else_that_leaves_the_node_is_none_of_its_business(leaving: Routed, 
 
 @pytest.fixture(scope="module")
 def silent_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with loaded("drop", tmp_path_factory.mktemp("state"), reject=False) as pin_dir:
+    with loaded("drop", tmp_path_factory.mktemp("state"), switches={"REJECT": 0}) as pin_dir:
         yield pin_dir
 
 

@@ -460,7 +460,7 @@ def test_an_echo_has_no_part_in_it(near: Client) -> None:
 @pytest.fixture(scope="module")
 def by_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
     with (
-        loaded("stack", tmp_path_factory.mktemp("state"), legacy_routing=True) as pin_dir,
+        loaded("stack", tmp_path_factory.mktemp("state"), switches={"LEGACY_ROUTING": 1}) as pin_dir,
         closing(Routed(pin_dir)) as found,
     ):
         yield found

@@ -32,6 +32,7 @@ from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import MapShape
 from services.dataplane.shapes.limits import declared_maps, limit, map_path
 from services.dataplane.shapes.programs import SOCKET_PROGRAMS, UNITS
+from settings.rows import SWITCHES
 
 log = logger(__name__)
 
@@ -65,10 +66,9 @@ class DatapathConfig:
     tunnel_index: int = 0  # 0: native routing
     tunnel_port: int = 8472  # UDP
     underlay_ipv6: bool = False  # the tunnel's outer packets
-    legacy_routing: bool = False  # the node's own stack forwards (docs/adr/0017)
     services: str = ""  # the range of ClusterIPs, "10.96.0.0/16": what no Service has there is dropped; "": not known
     services6: str = ""
-    reject: bool = True  # who sends to no Service of that range, or to one without backends, is told
+    switches: Mapping[str, int] = field(default_factory=dict)  # of settings.rows.SWITCHES, where not at their default
     masquerade: bool = True
     masquerade6: bool = True
     nat_port_min: int = 36_864
@@ -79,7 +79,7 @@ class DatapathConfig:
     @property
     def acts_on_leaving(self) -> bool:
         """to_netdev has something to do."""
-        return self.legacy_routing or bool(self.services or self.services6)
+        return bool(self.switches.get("LEGACY_ROUTING") or self.services or self.services6)
 
     def defines(self) -> dict[str, str]:
         words = struct.unpack("=4I", socket.inet_pton(socket.AF_INET6, self.node_address6 or "::"))
@@ -90,8 +90,8 @@ class DatapathConfig:
             "TUNNEL_INDEX": self.tunnel_index,
             "TUNNEL_PORT": self.tunnel_port,
             "UNDERLAY_IP6": int(self.underlay_ipv6),
-            "LEGACY_ROUTING": int(self.legacy_routing),
-            "REJECT": int(self.reject),
+            **{name: row.turned(row.default) for name, row in SWITCHES.items()},
+            **self.switches,
             "MASQUERADE4": int(self.masquerade and self.ipv4 and bool(self.node_address)),
             "MASQUERADE6": int(self.masquerade6 and self.ipv6 and bool(self.node_address6)),
             "NAT_PORT_MIN": self.nat_port_min,

@@ -8,15 +8,22 @@ from typing import Any, cast, get_type_hints
 import msgspec
 import pytest
 
+import lab.settings
+import settings.read
 from bus.service import BadSettings
+from bus.service import Settings as Every
+from lab.errors import LabError
+from lab.plan import Plan
+from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.limits import limit
 from services.ipam.settings import NAMES
 from services.resources.settings import VARIABLES as SERVICE_RANGES
 from settings.read import read
 from settings.readers import Number, Reader, Text, Truth, Unusable, Words
-from settings.row import LAB, Row, Wrong, checked
-from settings.rows import KEYS, ROWS
+from settings.row import EVERY, LAB, Row, Wrong, checked
+from settings.rows import KEYS, ROWS, SWITCHES
+from tools import settings_doc
 
 ROW = Row(key="a.b", variable="PLEXUS_A", read=Truth(), default=True, services=("dataplane",), text="what it does")
 
@@ -38,6 +45,9 @@ def test_a_row_that_says_all_is_taken() -> None:
         ({"variable": "A"}, "a.b: a variable begins with PLEXUS_"),
         ({"key": "", "variable": ""}, "neither key nor variable"),
         ({"into": "map_entries"}, "a.b: what is gathered is gathered by its define"),
+        ({"define": "A", "default": None}, "a.b: a switch has two positions, and a default"),
+        ({"define": "A", "read": Words("a", "b", "c"), "default": "a"}, "a.b: a switch has two positions"),
+        ({"define": "A", "read": Number(1, 2), "default": 1}, "a.b: its define is neither gathered nor a switch"),
         ({"text": ""}, "a.b: says nothing"),
         ({"default": "yes"}, "a.b: its default is refused: 'yes' is neither true nor false"),
         ({"default": "true"}, "a.b: its default 'true' is not as it is read"),
@@ -74,10 +84,52 @@ def test_what_ipam_and_resources_go_by_are_the_rows_that_they_read() -> None:
     assert set(SERVICE_RANGES.values()) == {row.variable for row in ROWS if "resources" in row.services}
 
 
+def test_a_new_row_is_all_that_a_lab_a_service_and_the_document_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = replace(ROW, key="some.newSetting", variable="PLEXUS_NEW", read=Number(1, 9), default=3, text="a new one")
+    rows = checked([*ROWS, new])
+    monkeypatch.setattr(lab.settings, "ROWS", rows)
+    monkeypatch.setattr(lab.settings, "KEYS", {row.key: row for row in rows if row.key})
+    monkeypatch.setattr(settings.read, "ROWS", rows)
+    monkeypatch.setattr(settings_doc, "SECTIONS", {"New": (new,)})
+    for asked, told in (({}, "3"), ({"some.newSetting": 5}, "5")):
+        environment = lab.settings.settings(asked).environment(Plan(1), "dataplane")
+        assert environment["PLEXUS_NEW"] == told
+        assert read(environment, "dataplane")["new"] == int(told)
+    with pytest.raises(LabError, match=r"some\.newSetting: 10 is not within 1 and 9"):
+        lab.settings.settings({"some.newSetting": 10})
+    assert "| `some.newSetting` | `3` | a new one | `PLEXUS_NEW` | dataplane |" in settings_doc.document()
+
+
+def test_what_every_service_goes_by_are_the_rows_that_every_service_reads() -> None:
+    rows = {row.field: row for row in ROWS if EVERY in row.services}
+    assert rows.keys() == {each.name for each in fields(Every)}
+    for name, row in rows.items():
+        assert getattr(Every.of({}), name) == row.default_of(EVERY)
+        if isinstance(row.read, Words):
+            for word in row.read.words:
+                assert getattr(Every.of({row.variable: word}), name) == word
+            with pytest.raises(BadSettings, match=row.variable):
+                Every.of({row.variable: "odd one"})
+
+
 def test_what_a_row_defines_is_a_number_that_the_programs_know() -> None:
     for row in ROWS:
         if row.define:
-            assert limit(row.define)
+            assert limit(row.define) == row.turned(row.default) if row.is_switch else limit(row.define)
+
+
+def test_a_switch_reaches_the_programs_as_it_is_set() -> None:
+    """From the key, by a lab and a node's environment, into what is compiled."""
+    for define, row in SWITCHES.items():
+        other = row.read.words[1] if isinstance(row.read, Words) else not row.default
+        for value in (row.default, other):
+            environment = lab.settings.settings({row.key: value}).environment(Plan(1), "dataplane") | {
+                "PLEXUS_NODE": "n"
+            }
+            assert NodeSettings.of(environment).switches[define] == row.turned(value)
+            turned = DatapathConfig(device_index=1, switches=NodeSettings.of(environment).switches)
+            assert turned.defines()[define] == str(row.turned(value))
+        assert DatapathConfig(device_index=1).defines()[define] == str(row.turned(row.default))
 
 
 PICKY = [row for row in ROWS if not isinstance(row.read, Text)]
@@ -85,10 +137,10 @@ PICKY = [row for row in ROWS if not isinstance(row.read, Text)]
 
 @pytest.mark.parametrize("row", PICKY, ids=[row.name for row in PICKY])
 def test_a_bad_value_is_named_with_what_is_allowed(row: Row) -> None:
-    """By every reader that there is, for a key and for a variable."""
+    """By the reader of every row, for a key and for a variable."""
     with pytest.raises(Unusable, match="'odd one'"):
         row.read.of_chart("odd one")
-    if row.variable:
+    if row.variable and EVERY not in row.services:
         with pytest.raises(BadSettings, match=rf"^{row.variable} is .*'odd( one)?'"):
             read({row.variable: "odd one"}, row.services[0])
 

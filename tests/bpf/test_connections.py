@@ -22,6 +22,7 @@ from tests.bpf.datapath import V4, V6, Datapath, Family, echo, echo_message, err
 POLICY_DENIED, INVALID, UNKNOWN_CONNECTION = 133, 134, 163
 CLIENT_POLICY, SERVER_POLICY = 9, 10
 TICKS_TCP, TICKS_SYN, TICKS_CLOSING = (int(seconds * 1e9 / TICK_NS) for seconds in (8000, 60, 10))
+TICKS_WEEK = int(7 * 86_400 * 1e9 / TICK_NS)
 
 
 @pytest.fixture
@@ -204,6 +205,30 @@ def test_the_end_of_a_connection_is_noticed(
     assert flags(connection) & {"origin-fin", "reply-fin", "reset"} == expected
     is_over = "reset" in expected or len(expected) == 2
     assert (alive - connection.expires >= TICKS_TCP - TICKS_CLOSING - 60) == is_over
+
+
+@pytest.mark.parametrize(
+    ("in_ticks", "is_alive"),
+    [(-9, False), (9, True), (TICKS_WEEK - 9, True), (TICKS_WEEK + 9, False), (1 << 31, False), (-1 << 31, False)],
+)
+def test_an_entry_that_expires_later_than_any_connection_can_is_as_good_as_absent(
+    pair: Datapath, at: Family, in_ticks: int, is_alive: bool
+) -> None:
+    """No program has made it: its ends' packets are judged as what they are, and what comes takes its place."""
+    port = open_connection(pair, at)
+    [(key, value)] = pair.maps["ct_tcp"].items()
+
+    def verdict(packet: bytes) -> int:
+        expires = (time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS + in_ticks) % (1 << 32)
+        pair.maps["ct_tcp"].set(key, expires.to_bytes(4, "little") + value[4:])
+        return pair.dropped_for("from_pod", packet)
+
+    answer = tcp(at.neighbour, at.pod, 80, port, "A")
+    complaint = error(at.neighbour, at.pod, ip(at.pod, at.neighbour) / TCP(sport=port, dport=80))
+    assert verdict(answer) == (0 if is_alive else POLICY_DENIED)
+    assert verdict(complaint) == (0 if is_alive else UNKNOWN_CONNECTION)
+    assert verdict(tcp(at.pod, at.neighbour, port, 80, "S")) == 0
+    assert pair.dropped_for("from_pod", answer) == 0
 
 
 @pytest.mark.parametrize("ending", ["FA", "R"])

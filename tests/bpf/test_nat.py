@@ -30,7 +30,7 @@ from tests.bpf.reading import with_right_checksums
 
 NO_MAPPING = 167
 PORTS = range(61000, 65536)  # conftest.py
-NEVER = (1 << 32) - 1
+LONG = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS + 500_000  # nearly a week: no connection's is longer
 REPLY_FIN, RESET, FINISHED = 0x08, 0x10, 0x0C  # bpf/include/types.h
 
 
@@ -144,7 +144,7 @@ def test_who_lost_its_port_to_another_finds_a_new_one_with_its_next_packet(node:
     lost = node.passes("from_pod", udp(at.pod, at.outside, port, 53))[UDP].sport
     [(key, _)] = node.maps["nat"].items()
     node.maps["nat"].set(key, NatEntry(at.neighbour, port).pack())
-    holder = Connection(NEVER, 0, 0, 0, 0, "", "", 0, lost)
+    holder = Connection(LONG, 0, 0, 0, 0, "", "", 0, lost)
     node.maps["ct_any"].set(key_between((at.neighbour, port), (at.outside, 53), 17).pack(), holder.pack())
     assert node.dropped_for("from_pod", udp(at.pod, at.outside, port, 53)) == NO_MAPPING
     found = node.passes("from_pod", udp(at.pod, at.outside, port, 53))[UDP].sport
@@ -170,7 +170,7 @@ def empty(node: Routed, at: Family, ports: Sequence[int], protocol: int) -> None
 
 
 def test_when_every_port_is_held_the_connection_is_dropped_with_that_reason(node: Routed, at: Family) -> None:
-    fill(node, at, NEVER)
+    fill(node, at, LONG)
     assert node.dropped_for("from_pod", udp(at.pod, at.outside, node.free_port(), 53)) == NO_MAPPING
     assert node.dropped_for("from_pod", udp(at.pod, at.outside, node.free_port(), 54)) == 0
 
@@ -185,9 +185,16 @@ def test_the_ports_of_connections_that_are_over_are_used_again(node: Routed, at:
     assert node.passes("from_netdev", udp(at.outside, at.node, 53, out[UDP].sport))[at.ip].dst == at.pod
 
 
+@pytest.mark.parametrize("ticks", [(1 << 31), (1 << 32) - 1])
+def test_the_ports_of_entries_that_no_program_has_made_are_used(node: Routed, at: Family, ticks: int) -> None:
+    fill(node, at, ticks)
+    out = node.passes("from_pod", udp(at.pod, at.outside, node.free_port(), 53))
+    assert out[UDP].sport in PORTS
+
+
 def test_one_port_in_ten_that_is_held_keeps_nobody_from_the_others(node: Routed, at: Family) -> None:
     """Each of the last tries may find one whose connection is over, not only the very last."""
-    fill(node, at, NEVER, over=9)
+    fill(node, at, LONG, over=9)
     held = {key: entry for key, entry in mappings(node).items() if key.node_port % 10 == 9}
     for client in range(20000, 20300):
         assert node.dropped_for("from_pod", udp(at.pod, at.outside, client, 53)) == 0, client
@@ -199,12 +206,12 @@ def test_one_port_in_ten_that_is_held_keeps_nobody_from_the_others(node: Routed,
 def test_a_port_whose_connection_has_finished_is_to_be_had_at_once(node: Routed, at: Family, flags: int) -> None:
     """Not after the seconds in which its last packets may be repeated. A reset that anybody may have sent is no end."""
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS
-    fill(node, at, NEVER, protocol=6, flags=flags)
+    fill(node, at, LONG, protocol=6, flags=flags)
     assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == NO_MAPPING
     fill(node, at, now + 9, protocol=6, flags=flags)
     for _ in range(50):
         assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == 0
-    fill(node, at, NEVER, protocol=6, flags=FINISHED & ~REPLY_FIN)  # one end goes on
+    fill(node, at, LONG, protocol=6, flags=FINISHED & ~REPLY_FIN)  # one end goes on
     assert node.dropped_for("from_pod", tcp(at.pod, at.outside, node.free_port(), 53)) == NO_MAPPING
 
 
@@ -222,7 +229,7 @@ def test_a_port_that_the_far_end_may_remember_is_taken_only_at_need(node: Routed
 
 
 def test_a_repeated_packet_looks_for_its_port_elsewhere(node: Routed, at: Family) -> None:
-    fill(node, at, NEVER)
+    fill(node, at, LONG)
     empty(node, at, [port for port in PORTS if port % 40 == 0], 17)
     for client in range(20000, 20030):
         packet = udp(at.pod, at.outside, client, 53)
@@ -235,7 +242,7 @@ def test_a_repeated_packet_looks_for_its_port_elsewhere(node: Routed, at: Family
 )
 def test_a_port_of_a_socket_of_the_nodes_own_is_not_taken(node: Routed, at: Family, protocol: int, kind: str) -> None:
     """Of a program that asked for it by number, or was there before."""
-    fill(node, at, NEVER, protocol=protocol)
+    fill(node, at, LONG, protocol=protocol)
     own = [port for port in PORTS if port % 90 == 0]
     empty(node, at, own, protocol)
     make = tcp if protocol == 6 else udp

@@ -2,8 +2,8 @@
 
 The programs never wait for this: an entry that is over is as good as absent to them, and a full map evicts what was
 used longest ago. A sweep makes room before that, so that what is evicted is not what somebody still uses. An entry that
-expires later than a week from now, and than the settings allow, is none that a program has made: it goes as well, or it
-would be in the way of its ends' connections for ever.
+expires later than a week from now, and than the settings allow, is none that a program has made: it is as good as absent
+to them too (bpf/include/flow.h, is_over), and goes as well.
 
 It runs on a thread, in small bites with pauses, and gives the interpreter away with every system call, so the event
 loop goes on. It never removes what is alive: what it takes out it looks at once more, and puts back if it came to life
@@ -26,6 +26,7 @@ from bus.telemetry import count, logger
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes.layouts import TICK_NS
 from services.dataplane.shapes.protocols import TCP, WITH_TYPES
+from services.dataplane.shapes.limits import limit
 from services.dataplane.shapes.sizes import SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST
 from services.dataplane.shapes.substitutes import substitute_port
 
@@ -33,7 +34,7 @@ log = logger(__name__)
 
 UNSWEPT = ("fragments", "sock_reverse", "sock_choices")
 FIRST_SECONDS = 300.0  # after the start
-LONGEST_SECONDS = 7 * 86_400.0
+LONGEST_SECONDS = float(limit("CT_WEEK_SECONDS"))
 """What expires within this is believed whatever the settings are now: they may have been others when it was made."""
 MANY, FEW = 0.25, 0.05  # of a map's room: more is found, sweep sooner; less, later
 CHUNK = 1024  # entries a bite

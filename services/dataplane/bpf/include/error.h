@@ -34,7 +34,7 @@ static __always_inline struct connection *admit_error(struct packet *p, struct q
 	}
 	source_is_low = key_of(&key, &q->source, q->source_port, &q->destination, q->destination_port, q->protocol);
 	c = connection_at(&key);
-	if (!c || c->expires < p->now) {
+	if (!c || is_over(c, p)) {
 		REFUSE(p, DROP_UNKNOWN_CT);
 		return NULL;
 	}

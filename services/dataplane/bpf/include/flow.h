@@ -64,6 +64,13 @@ struct flow {
 	__u32 from_origin; /* 1: this packet goes the way of the first one. Not bool: the verifier wants to see `& 1` */
 };
 
+/* Its time is up, or further off than any connection's: then it is none, and would be in the way of its ends for ever. Ticks
+ * go round: what has expired is the furthest off. */
+static __always_inline bool is_over(struct connection *c, struct packet *p)
+{
+	return c->expires - p->now > SECONDS(CT_LONGEST_SECONDS) + 1; /* another CPU's clock may be a tick ahead */
+}
+
 /* What only the end that begins sends: against the connection's direction, or after its end, it begins another. */
 static __always_inline bool begins(struct packet *p)
 {
@@ -103,7 +110,7 @@ static __always_inline void find(struct flow *f, struct packet *p)
 	f->from_origin = 1;
 	p->begins_anew = 0;
 	c = connection_at(&f->key);
-	if (!c || c->expires < p->now)
+	if (!c || is_over(c, p))
 		return;
 	if (f->source_is_low != !!(c->flags & CT_ORIGIN_LOW)) {
 		if (begins(p)) {

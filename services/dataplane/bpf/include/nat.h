@@ -37,7 +37,7 @@ static __always_inline bool is_abandoned(struct nat_key *key, struct nat_entry *
 {
 	struct connection *c = holder_of(key, entry, p);
 
-	return !c || c->expires < p->now;
+	return !c || is_over(c, p);
 }
 
 /* Without a jump for each word: the search asks it many times. */

@@ -93,7 +93,7 @@ static __always_inline bool take_another(struct packet *p, struct flow *f, struc
 		f->key.low_port ^= (f->key.low_port ^ port) & low;
 		f->key.high_port ^= (f->key.high_port ^ port) & ~low;
 		c = connection_at(&f->key);
-		if (c && c->expires >= p->now) {
+		if (c && !is_over(c, p)) {
 			if (!is_with(c, f->source_is_low, &t->address, t->port, number))
 				continue;
 			t->is_found = true;

@@ -82,7 +82,7 @@ static __always_inline void hold_place(struct connection *c, struct packet *p)
 {
 	__u32 expires = p->now + lifetime(p->protocol, CT_REPLIED);
 
-	if (c->expires < expires)
+	if (is_over(c, p) || c->expires < expires)
 		c->expires = expires;
 }
 

@@ -26,7 +26,7 @@ static __always_inline bool is_of_earlier(struct packet *p, struct quoted *q, st
 		return false;
 	key_of(&p->holder, &q->source, q->source_port, &q->destination, q->destination_port, q->protocol);
 	c = connection_at(&p->holder);
-	return c && c->expires >= p->now && !(c->flags & CT_TRANSLATED);
+	return c && !is_over(c, p) && !(c->flags & CT_TRANSLATED);
 }
 
 /* The pod complains about a packet from a service whose backend it does not know: speak of the backend. */

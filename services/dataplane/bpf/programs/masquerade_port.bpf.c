@@ -30,8 +30,9 @@ static __always_inline bool is_to_be_had(struct nat_key *key, struct nat_entry *
 	if (!c)
 		return true;
 	if (at_need)
-		return c->expires < p->now || is_finished(c, p);
-	return (__u64)c->expires + (has_ended(c) ? SECONDS(TIME_WAIT_SECONDS - CT_TCP_FIN_SECONDS) : 0) < p->now;
+		return is_over(c, p) || is_finished(c, p);
+	return is_over(c, p) &&
+	       p->now - c->expires > (has_ended(c) ? SECONDS(TIME_WAIT_SECONDS - CT_TCP_FIN_SECONDS) : 0);
 }
 
 /* What a packet to this mapping's port would look like to the node's own sockets. */

@@ -40,6 +40,7 @@ IDLE_PER_BUSY = 3.0  # pauses are so much longer than bites: a sweep takes a qua
 GRACE_TICKS = 1  # a program that still held the entry when its time was up is done with it by then
 
 EXPIRES_BYTES = 4  # the first field of a connection
+NAT_PORT = slice(16, 18)  # in a connection (types.h)
 
 
 def interval_after(seconds: float, share: float, most: float = SWEEP_SECONDS_MOST) -> float:
@@ -169,7 +170,7 @@ class Sweep:
         if protocol in WITH_TYPES:
             remote_port = answering_port(pod_port)
         found = self._connection(value[:size], pod_port, key[:size], remote_port, protocol)
-        return found is None or found[-2:] not in (node_port, b"\0\0")  # 0: it is about to take one, maybe this
+        return found is None or found[NAT_PORT] not in (node_port, b"\0\0")  # 0: it is about to take one, maybe this
 
     def _is_choice_over(self, key: bytes, value: bytes) -> bool:
         """The connection to the backend that was chosen, from the port that stands for the client's, is gone."""

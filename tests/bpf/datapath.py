@@ -240,11 +240,14 @@ class Datapath:
         self.maps["services"].set(layouts.ServiceKey(address, port, protocol).pack(), value)
 
     def connections(self) -> dict[layouts.ConnectionKey, layouts.Connection]:
-        return {
-            layouts.ConnectionKey.unpack(key): layouts.Connection.unpack(value)
-            for name in layouts.CT_MAPS
-            for key, value in self.maps[name].items()
-        }
+        """All of them. What is reserved in each is 0, and every flag has a name."""
+        found = {}
+        for key, value in (entry for name in layouts.CT_MAPS for entry in self.maps[name].items()):
+            connection = layouts.Connection.unpack(value)
+            assert connection.pack() == value
+            assert not connection.flags & ~sum(layouts.CT_FLAGS)
+            found[layouts.ConnectionKey.unpack(key)] = connection
+        return found
 
     def drops(self) -> dict[int, int]:
         """Packets dropped so far, by reason."""

@@ -52,7 +52,7 @@ def test_every_program_is_pinned(programs: Path) -> None:
 
 def test_a_map_of_another_shape_is_refused_by_name(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(layouts.MAPS, "ct_tcp", MapShape(16, 12))
-    with pytest.raises(loader.LoadError, match=r"ct_tcp .*40\+48 .*16\+12"):
+    with pytest.raises(loader.LoadError, match=r"ct_tcp_v3 .*40\+96 .*16\+12"):
         loader.check_maps(programs)
 
 

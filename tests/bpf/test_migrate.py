@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.load import layouts_v1, loader, migrate
+from services.dataplane.load import layouts_v1, layouts_v2, loader, migrate
 from services.dataplane.load.loader import DatapathConfig, LoadError
-from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes import layouts
+from services.dataplane.shapes.limits import declared_maps, limit
 from tests.bpf.conftest import BPFFS
 from tests.bpf.datapath import NODE, SIZES
 from tests.bpf.maps import make_map
 
-LRU, HASH, LPM = 9, 1, 11
+ARRAY, LRU, HASH, LPM = 2, 9, 1, 11
 SMALL = DatapathConfig(node_address=NODE, device_index=1, sizes=SIZES)
 NAT = "nat_v2"  # a map of the connection kind, sized by a setting
 
@@ -66,18 +67,19 @@ def test_what_a_resized_map_holds_is_in_the_new_one_and_what_came_meanwhile_too(
 
 def test_of_a_connection_in_both_maps_the_one_that_was_used_last_stays(pins: Path) -> None:
     maps = pins / "maps"
-    make_map(maps / "ct_tcp", LRU, 8, 8, 4096)
-    with closing(Map.open(maps / "ct_tcp")) as old:
+    file = declared_maps()["ct_tcp"].file
+    make_map(maps / file, LRU, 8, 8, 4096)
+    with closing(Map.open(maps / file)) as old:
         old.set(b"a" * 8, struct.pack("=II", 100, 1))
         old.set(b"b" * 8, struct.pack("=II", 100, 1))
-    migration = migrate.begin(pins, ["ct_tcp"])
-    make_map(maps / "ct_tcp", LRU, 8, 8, 8192)
+    migration = migrate.begin(pins, [file])
+    make_map(maps / file, LRU, 8, 8, 8192)
     migration.copy()
-    with closing(Map.open(maps / "ct_tcp_before")) as old, closing(Map.open(maps / "ct_tcp")) as new:
+    with closing(Map.open(maps / f"{file}_before")) as old, closing(Map.open(maps / file)) as new:
         old.set(b"a" * 8, struct.pack("=II", 101, 2))
         new.set(b"b" * 8, struct.pack("=II", 101, 2))
     migration.finish()
-    assert contents(maps / "ct_tcp") == {b"a" * 8: struct.pack("=II", 101, 2), b"b" * 8: struct.pack("=II", 101, 2)}
+    assert contents(maps / file) == {b"a" * 8: struct.pack("=II", 101, 2), b"b" * 8: struct.pack("=II", 101, 2)}
 
 
 @pytest.mark.parametrize("kind", [HASH, LPM])
@@ -221,30 +223,72 @@ async def test_a_load_that_fails_leaves_the_old_maps_and_the_next_one_succeeds(
     assert contents(pins / "maps" / NAT) == before
 
 
-def test_maps_of_version_1_go_into_those_of_version_2(pins: Path) -> None:
+def test_maps_of_version_1_go_into_those_of_now(pins: Path) -> None:
     maps = pins / "maps"
     make_map(maps / "connections", LRU, 16, 28, 4096)
     make_map(maps / "nat", LRU, 16, 8, 4096)
-    make_map(maps / "policy", LPM, 16, 12, 100)  # the same in both versions
+    make_map(maps / "policy", LPM, 16, 12, 100)  # the same in all versions
     keys = [socket.inet_aton(f"10.0.0.{n}") + bytes(8) + bytes([6 if n % 2 else 17, 0, 0, 0]) for n in range(1, 101)]
     for name, size in (("connections", 28), ("nat", 8)):
         with closing(Map.open(maps / name)) as old:
             old.set_many((key, key[:4] * (size // 4)) for key in keys)
     migration = migrate.begin(pins, [])
     assert sorted(migration.files) == ["connections", "nat"]
-    for name, key_bytes, value_bytes in (("ct_tcp", 40, 48), ("ct_any", 40, 48), ("nat_v2", 40, 20)):
-        make_map(maps / name, LRU, key_bytes, value_bytes, 4096)
+    made = make_now(maps, "ct_tcp", "ct_any", "nat")
     assert migration.copy() == 200
     late = socket.inet_aton("10.0.1.1") + bytes(8) + bytes([6, 0, 0, 0])
     with closing(Map.open(maps / "connections")) as old:
         old.set(late, late[:4] * 7)
     assert migration.finish() == 1
-    assert {each.name for each in maps.iterdir()} == {"ct_tcp", "ct_any", "nat_v2", "policy"}
-    found = contents(maps / "ct_tcp")
+    assert {each.name for each in maps.iterdir()} == {*(each.name for each in made.values()), "policy"}
+    found = contents(made["ct_tcp"])
     assert len(found) == 51
-    assert layouts_v1.connection(late, late[:4] * 7)[1:] in found.items()
-    assert len(contents(maps / "ct_any")) == 50
-    assert contents(maps / "nat_v2") == dict(layouts_v1.nat(key, key[:4] * 2)[1:] for key in keys)
+    second = layouts_v1.connection(late, late[:4] * 7)
+    assert layouts_v2.connection_tcp(*second[1:])[1:] in found.items()
+    assert len(contents(made["ct_any"])) == 50
+    assert contents(made["nat"]) == dict(layouts_v1.nat(key, key[:4] * 2)[1:] for key in keys)
+
+
+def test_maps_of_version_2_go_into_those_of_now(pins: Path) -> None:
+    maps = pins / "maps"
+    kinds = {"endpoints_v2": HASH, "services_v2": HASH, "backends_v2": HASH, "node_state": ARRAY}
+    before = {}
+    for file, old in layouts_v2.MAPS.items():
+        make_map(maps / file, kinds.get(file, LRU), old.key_bytes, old.value_bytes, 1 if file == "node_state" else 500)
+        before[file] = fill(maps / file, 1 if file == "node_state" else 100)
+    migration = migrate.begin(pins, [])
+    assert set(migration.files) == layouts_v2.MAPS.keys()
+    made = make_now(maps, "endpoints", "services", "backends", "node_state", "ct_tcp", "ct_any")
+    assert migration.copy() == 501
+    migration.finish()
+    assert {each.name for each in maps.iterdir()} == {each.name for each in made.values()}
+    for file, entries in before.items():
+        convert, target = layouts_v2.MAPS[file].convert, layouts_v2.MAPS[file].targets[0]
+        assert convert and contents(maps / target) == dict(convert(*entry)[1:] for entry in entries.items())
+
+
+def test_a_map_of_version_2_that_was_getting_another_size_goes_into_that_of_now(pins: Path) -> None:
+    """Killed in between, and then upgraded."""
+    maps = pins / "maps"
+    make_map(maps / "ct_tcp_before", LRU, 40, 48, 500)
+    before = fill(maps / "ct_tcp_before", 100)
+    make_map(maps / "ct_tcp", LRU, 40, 48, 1000)
+    migration = migrate.begin(pins, [])
+    made = make_now(maps, "ct_tcp")
+    assert migration.copy() == 100
+    migration.finish()
+    assert [each.name for each in maps.iterdir()] == [made["ct_tcp"].name]
+    assert contents(made["ct_tcp"]) == dict(layouts_v2.connection_tcp(*entry)[1:] for entry in before.items())
+
+
+def make_now(maps: Path, *names: str) -> dict[str, Path]:
+    """Those maps as this version makes them, without programs."""
+    found = {}
+    for name in names:
+        declared, shape = declared_maps()[name], layouts.MAPS[name]
+        found[name] = maps / declared.file
+        make_map(found[name], declared.type, shape.key_bytes, shape.value_bytes, 1 if declared.type == ARRAY else 4096)
+    return found
 
 
 def test_another_map_under_a_name_of_version_1_is_left_alone(pins: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +13,12 @@ from bus.telemetry import counted
 from services.dataplane.keep import sweep as module
 from services.dataplane.keep.sweep import LONGEST_SECONDS, Sweep, Sweeper, connection_key
 from services.dataplane.kernel.bpf import Map
+from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import TICK_NS
 from tests.bpf.own_maps import LRU_HASH, make
 
-KEY, CONNECTION, MAPPING, CHOICE = 40, 48, 20, 28  # bytes: bpf/include/types.h
+KEY, CONNECTION = layouts.ConnectionKey.layout.size, layouts.Connection.layout.size
+MAPPING, CHOICE = layouts.NatEntry.layout.size, layouts.Choice.layout.size
 ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
 POD, BACKEND, SERVICE, OUTSIDE, NODE = (
     bytes(10) + b"\xff\xff" + bytes(address)
@@ -70,7 +71,7 @@ class Traffic:
 
 def connection(seconds: float, nat_port: int = 0) -> bytes:
     expires = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // TICK_NS + round(seconds * 1e9 / TICK_NS)
-    return struct.pack("=I", expires) + bytes(CONNECTION - 6) + port(nat_port)
+    return layouts.Connection(expires & 0xFFFFFFFF, 0, 0, 0, 0, "", "", 0, nat_port).pack()
 
 
 @pytest.fixture

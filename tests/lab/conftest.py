@@ -40,27 +40,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def alone() -> Iterator[None]:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """The labs' names are fixed, so that what a killed run left is found: two runs at once would take each other's.
 
-    The processes of one run share the lock, whose file says which run it is.
+    Held until this process ends, by the one that starts the others.
     """
+    if hasattr(session.config, "workerinput"):
+        return
     state.RUN.mkdir(parents=True, exist_ok=True)
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    with (state.RUN / ".tests").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(run)
-            file.flush()
-        except BlockingIOError:
-            pass  # somebody has it; who, is in it
-        fcntl.flock(file, fcntl.LOCK_SH)
-        file.seek(0)
-        if file.read() != run:
-            pytest.exit("another run of tests/lab is at work on this machine; wait for its end", 1)
-        yield
+    lock = os.open(state.RUN / ".tests", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pytest.exit("another run of tests/lab is at work on this machine; wait for its end", 1)
 
 
 @dataclass(frozen=True)

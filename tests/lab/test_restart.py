@@ -22,9 +22,10 @@ from services.dataplane.kernel.bpf import Map
 from services.dataplane.load.loader import STAMP
 from services.dataplane.shapes.limits import declared_maps
 from services.dataplane.shapes.programs import TC_PROGRAMS
+from tests.lab import version1, version2
 from tests.lab.conftest import EXPECTED_DROPS
 from tests.lab.space import Space
-from tests.lab.version1 import WAYS_BACK, turn_back
+from tests.lab.version1 import turn_back
 from tests.labs import Lab, eventually
 
 pytestmark = pytest.mark.timeout(600)  # each start may be waited for PATIENCE times
@@ -214,19 +215,23 @@ def test_nothing_is_lost_or_broken_when_maps_get_another_size(own: Lab, entries:
         assert not any(name.endswith("_before") for name in found)
 
 
-def test_nothing_is_lost_or_broken_by_an_upgrade_that_changes_the_layout_of_maps(own: Lab) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_nothing_is_lost_or_broken_by_an_upgrade_that_changes_the_layout_of_maps(own: Lab, version: int) -> None:
     taken: dict[str, dict[str, int]] = {}
 
-    def version_1_was_here() -> None:
+    def that_version_was_here() -> None:
         for node in NODES:
-            taken[node] = turn_back(own.record.pins(node) / "maps")
-            (own.record.directory.node(node) / STAMP).write_text(json.dumps({"digest": "of version 1"}))
+            taken[node] = turn_back(own.record.pins(node) / "maps", version)
+            (own.record.directory.node(node) / STAMP).write_text(json.dumps({"digest": "of an earlier version"}))
 
-    own.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: version1\n")
+    own.apply(f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: version{version}\n")
     own.wait()
-    survive(Space(own, "version1", 4), version_1_was_here)
-    assert min(taken["node1"][name] for name in ("nat", "choices")) >= RATE.streams
+    survive(Space(own, f"version{version}", 4), that_version_was_here)
+    names = {1: ("connections", "services", "backends"), 2: ("ct_tcp", "services_v2", "backends_v2")}
+    connections, services, backends = names[version]
     for node in NODES:
-        assert taken[node]["connections"] >= 2 * RATE.streams
-        assert min(taken[node]["services"], taken[node]["backends"]) >= 2
-        assert not WAYS_BACK.keys() & sizes(own, node).keys()
+        assert taken[node][connections] >= 2 * RATE.streams
+        assert min(taken[node][services], taken[node][backends]) >= 2
+        assert not {*version1.WAYS_BACK, *version2.WAYS_BACK} & sizes(own, node).keys()
+    if version == 1:  # these two are the same since
+        assert min(taken["node1"][name] for name in ("nat", "choices")) >= RATE.streams

@@ -224,7 +224,7 @@ def test_a_step_that_somebody_has_taken_out_is_put_back(space: Space) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_told_to_drop_it_says_nothing_and_counts(alone: None) -> None:
+def test_told_to_drop_it_says_nothing_and_counts() -> None:
     values = {"serviceNoBackendResponse": "drop", "routingMode": "native"}
     with (
         Lab("test-drop", nodes=2, values=values, expected_drops=EXPECTED_DROPS) as lab,

@@ -1,18 +1,20 @@
-"""A node's maps as version 1 of the product would have left them, made of those that are there: for upgrades.
+"""A node's maps as an earlier version of the product would have left them, made of those that are there: for upgrades.
 
 The running programs go on with the maps that they have; only what the next start finds under the pinned names is of
-version 1. Version 1 knew IPv4 alone, so what speaks of IPv6 is left out.
+the earlier version. Version 1, which is made of version 2, knew IPv4 alone, so what speaks of IPv6 is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.load.layouts_v1 import MAPPED, MAPS, NONE
+from services.dataplane.load import layouts_v1, layouts_v2
+from services.dataplane.load.layouts_v1 import MAPPED, NONE, OldMap
 from tests.bpf.maps import make_map
+from tests.lab import version2
 
 Entry = tuple[bytes, bytes]
 HASH, LRU, LPM = 1, 9, 11
@@ -78,11 +80,18 @@ WAYS_BACK: dict[str, tuple[int, Callable[[bytes, bytes], Entry]]] = {  # by its 
 }
 
 
-def turn_back(maps: Path) -> dict[str, int]:
-    """Pin maps of version 1 in the place of this version's. Returns entries by map."""
+def turn_back(maps: Path, version: int) -> dict[str, int]:
+    """Pin maps of `version`, 1 or 2, in the place of this version's. Returns entries by map."""
+    taken = _turn_back(maps, layouts_v2.MAPS, version2.WAYS_BACK)
+    return taken if version == 2 else taken | _turn_back(maps, layouts_v1.MAPS, WAYS_BACK)
+
+
+def _turn_back(
+    maps: Path, earlier: Mapping[str, OldMap], ways: Mapping[str, tuple[int, Callable[[bytes, bytes], Entry]]]
+) -> dict[str, int]:
     taken = {}
-    for name, (kind, convert) in WAYS_BACK.items():
-        old, entries, room = MAPS[name], dict[bytes, bytes](), 0
+    for name, (kind, convert) in ways.items():
+        old, entries, room = earlier[name], dict[bytes, bytes](), 0
         for file in old.targets:
             with closing(Map.open(maps / file)) as found:
                 room += found.info.max_entries

@@ -2,8 +2,8 @@
 
 The programs never wait for this: an entry that is over is as good as absent to them, and a full map evicts what was
 used longest ago. A sweep makes room before that, so that what is evicted is not what somebody still uses. An entry that
-expires later than a week from now, and than the settings allow, is none that a program has made: it is as good as absent
-to them too (bpf/include/flow.h, is_over), and goes as well.
+expires later than a week from now, and than the settings allow, is none that a program has made: it is as good as
+absent to them too (bpf/include/flow.h, is_over), and goes as well.
 
 It runs on a thread, in small bites with pauses, and gives the interpreter away with every system call, so the event
 loop goes on. It never removes what is alive: what it takes out it looks at once more, and puts back if it came to life
@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from bus.telemetry import count, logger
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes.layouts import TICK_NS
-from services.dataplane.shapes.protocols import TCP, WITH_TYPES
 from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes.protocols import TCP, WITH_TYPES
 from services.dataplane.shapes.sizes import SWEEP_SECONDS_LEAST, SWEEP_SECONDS_MOST
 from services.dataplane.shapes.substitutes import substitute_port
 
@@ -42,6 +42,7 @@ IDLE_PER_BUSY = 3.0  # pauses are so much longer than bites: a sweep takes a qua
 GRACE_TICKS = 1  # a program that still held the entry when its time was up is done with it by then
 
 EXPIRES_BYTES = 4  # the first field of a connection
+NAT_PORT = slice(16, 18)  # in a connection (types.h)
 
 
 def interval_after(seconds: float, share: float, most: float = SWEEP_SECONDS_MOST) -> float:
@@ -171,7 +172,7 @@ class Sweep:
         if protocol in WITH_TYPES:
             remote_port = answering_port(pod_port)
         found = self._connection(value[:size], pod_port, key[:size], remote_port, protocol)
-        return found is None or found[-2:] not in (node_port, b"\0\0")  # 0: it is about to take one, maybe this
+        return found is None or found[NAT_PORT] not in (node_port, b"\0\0")  # 0: it is about to take one, maybe this
 
     def _is_choice_over(self, key: bytes, value: bytes) -> bool:
         """The connection to the backend that was chosen, from the port that stands for the client's, is gone."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import secrets
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,8 +25,7 @@ log = logger(__name__)
 NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # full as a hash says it, as a trie does; no memory
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
 
-
-NODE_STATE = struct.Struct("=II")  # epoch, seed
+NODE_STATE = layouts.NodeState.layout
 
 
 class Maps:
@@ -40,7 +38,7 @@ class Maps:
 
     def __init__(self, pin_dir: Path) -> None:
         self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
-        state = self._maps["node_state"].get(bytes(4)) or bytes(8)
+        state = self._maps["node_state"].get(bytes(4)) or bytes(NODE_STATE.size)
         self._epoch, self._seed = NODE_STATE.unpack(state)
         self.were_new = not self._seed
         if not self._seed:
@@ -132,7 +130,7 @@ class Maps:
     def mend_epoch(self) -> bool:
         """Whether somebody else wrote it. Set back, connections that policy has ended would go on; so it goes beyond
         what was found, too: all are judged again."""
-        found = self._maps["node_state"].get(bytes(4)) or bytes(8)
+        found = self._maps["node_state"].get(bytes(4)) or bytes(NODE_STATE.size)
         if found == NODE_STATE.pack(self._epoch, self._seed):
             return False
         self._epoch = max(self._epoch, NODE_STATE.unpack(found)[0])

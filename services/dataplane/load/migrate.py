@@ -24,17 +24,21 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.load import layouts_v1
-from services.dataplane.load.layouts_v1 import Entry
+from services.dataplane.load import layouts_v1, layouts_v2
+from services.dataplane.load.layouts_v1 import Entry, OldMap
+from services.dataplane.shapes.layouts import CT_MAPS
 from services.dataplane.shapes.limits import ASIDE, MAP_TYPES, declared_maps
 
 ARRAYS = frozenset({MAP_TYPES["array"], MAP_TYPES["percpu_array"]})
 EVICTING = frozenset({MAP_TYPES["lru_hash"]})  # makes room by itself
 WITHOUT_ENTRIES = frozenset({MAP_TYPES["ringbuf"]})
-EXPIRING = frozenset({"connections", "ct_tcp", "ct_any"})  # values begin with the tick after which they are outdated
+EXPIRING = frozenset(declared_maps()[name].file for name in CT_MAPS)  # values begin with the tick of their end
+OLDER: tuple[Mapping[str, OldMap], ...] = (layouts_v2.MAPS, layouts_v1.MAPS)
+"""Of each version before this one, the latest first: what two of them hold of one key is the later one's."""
 CHUNK = 4096
 COPIED = "copied"  # a directory in the pin directory, from the end of the first copy to the end of the last
 
@@ -56,8 +60,8 @@ class Source:
 
     @classmethod
     def aside(cls, file: str) -> Source:
-        """The map `file`, set aside: its entries stay as they are."""
-        return cls(file + ASIDE, lambda key, value: (file, key, value), (file,))
+        """The map `file`, set aside: its entries stay as they are, if that is a name of this version's."""
+        return cls(file + ASIDE, _to_now(lambda key, value: (file, key, value)), _files_now(file))
 
 
 class Migration:
@@ -172,19 +176,38 @@ def begin(pin_dir: Path, resized: Collection[str]) -> Migration:
 def _left(maps: Path) -> list[Source]:
     """Every map whose entries are to go elsewhere."""
     aside = [Source.aside(each.name.removesuffix(ASIDE)) for each in maps.iterdir() if each.name.endswith(ASIDE)]
-    return aside + [
-        Source(file, layouts_v1.MAPS[file].convert, layouts_v1.MAPS[file].targets) for file in outdated(maps)
-    ]
+    return aside + [source for version in OLDER for source in _outdated(maps, version)]
 
 
-def outdated(maps: Path) -> list[str]:
-    """Pinned maps of version 1, which this version has under other names."""
+def _outdated(maps: Path, version: Mapping[str, OldMap]) -> list[Source]:
+    """Pinned maps of an earlier version, which this one has under other names."""
     current = {each.file for each in declared_maps().values()}
     return [
-        file
-        for file, old in layouts_v1.MAPS.items()
+        Source(file, old.convert and _to_now(old.convert), tuple(chain.from_iterable(map(_files_now, old.targets))))
+        for file, old in version.items()
         if file not in current and _shape(maps / file) == (old.key_bytes, old.value_bytes)
     ]
+
+
+def _to_now(convert: Callable[[bytes, bytes], Entry]) -> Callable[[bytes, bytes], Entry]:
+    """By every layout between that of `convert` and this version's."""
+
+    def converted(key: bytes, value: bytes) -> Entry:
+        entry = convert(key, value)
+        while (later := _old_map(entry[0])) and later.convert:
+            entry = later.convert(entry[1], entry[2])
+        return entry
+
+    return converted
+
+
+def _files_now(file: str) -> tuple[str, ...]:
+    later = _old_map(file)
+    return tuple(chain.from_iterable(map(_files_now, later.targets))) if later else (file,)
+
+
+def _old_map(file: str) -> OldMap | None:
+    return next((version[file] for version in OLDER if file in version), None)
 
 
 def check_room(pin_dir: Path, wanted: Mapping[str, int]) -> None:

@@ -3,6 +3,7 @@
 Each type says how it looks as bytes; a key is, as text, what people know the entry by. loader.py compares every size
 with the maps that the C made, and refuses to run when one differs; tests/bpf compares every offset. Addresses are text
 outside and network byte order inside; ports are plain numbers outside.
+What is reserved (docs/map-layouts.md) is 0 in all that is written, and is not read.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class EndpointEntry:
     mac: bytes
     gateway_mac: bytes
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=IIIH6s6s2x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIII8x6s6s4x")
 
     def pack(self) -> bytes:
         return self.layout.pack(self.interface, self.identity, self.policy, self.flags, self.mac, self.gateway_mac)
@@ -286,7 +287,7 @@ class Connection:
     nat_port: int
     substitute: int = 0  # number of the port that stands for the origin's own; see substitutes.py
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=IIBBBB16s16sHH")
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIIBBBxHH4x16s16s40x")
 
     def pack(self) -> bytes:
         return self.layout.pack(
@@ -296,15 +297,15 @@ class Connection:
             self.reply_way,
             self.origin_way,
             self.substitute,
+            socket.htons(self.nat_port),
+            socket.htons(self.service_port),
             pack_address(self.hop),
             pack_address(self.service),
-            socket.htons(self.service_port),
-            socket.htons(self.nat_port),
         )
 
     @classmethod
     def unpack(cls, raw: bytes) -> Connection:
-        expires, epoch, flags, reply_way, origin_way, substitute, hop, service, port, nat = cls.layout.unpack(raw)
+        expires, epoch, flags, reply_way, origin_way, substitute, nat, port, hop, service = cls.layout.unpack(raw)
         return cls(
             expires,
             epoch,
@@ -387,7 +388,7 @@ class ServiceEntry:
     number: int
     backends: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=II")
+    layout: ClassVar[struct.Struct] = struct.Struct("=II24x")
 
     def pack(self) -> bytes:
         return self.layout.pack(self.number, self.backends)
@@ -492,7 +493,7 @@ class BackendEntry:
     address: str
     port: int
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s2x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s6x")
 
     def pack(self) -> bytes:
         return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"))
@@ -501,6 +502,12 @@ class BackendEntry:
     def unpack(cls, raw: bytes) -> BackendEntry:
         address, port = cls.layout.unpack(raw)
         return cls(unpack_address(address), int.from_bytes(port, "big"))
+
+
+class NodeState:
+    """The one entry of `node_state`: epoch, seed."""
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=II24x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,7 +570,7 @@ MAPS: dict[str, MapShape] = {
     "living": MapShape(LivingKey.layout.size, 1, LivingKey),
     "sock_choices": MapShape(SockReverseKey.layout.size, Choice.layout.size),
     "sock_reverse": MapShape(SockReverseKey.layout.size, SockReverse.layout.size),
-    "node_state": MapShape(4, 8),
+    "node_state": MapShape(4, NodeState.layout.size),
     "counters": MapShape(4, Counter.layout.size),
     "event_rate": MapShape(4, EventRate.layout.size),
     "events": MapShape(0, 0),

@@ -126,7 +126,7 @@ static __always_inline void find(struct flow *f, struct packet *p)
 	f->connection = c;
 }
 
-static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
+static __always_inline __u32 lifetime(__u8 protocol, __u32 flags)
 {
 	if (protocol != IPPROTO_TCP)
 		return SECONDS(CT_ANY_SECONDS);
@@ -136,7 +136,7 @@ static __always_inline __u32 lifetime(__u8 protocol, __u8 flags)
 }
 
 /* What a packet says of its connection's end. */
-static __always_inline __u8 ending(struct packet *p, __u32 from_origin)
+static __always_inline __u32 ending(struct packet *p, __u32 from_origin)
 {
 	if (p->tcp_flags & TCP_RST)
 		return CT_RESET;
@@ -149,7 +149,7 @@ static __always_inline __u8 ending(struct packet *p, __u32 from_origin)
  * (RFC 5961), is left to the end that it goes to. It counts before that end has answered, and after it has finished. */
 static __always_inline bool is_believed(struct flow *f, struct packet *p)
 {
-	__u8 flags = f->connection->flags;
+	__u32 flags = f->connection->flags;
 
 	return p->vouched || !(flags & CT_REPLIED) || flags & (f->from_origin ? CT_REPLY_FIN : CT_ORIGIN_FIN);
 }
@@ -158,7 +158,7 @@ static __always_inline bool is_believed(struct flow *f, struct packet *p)
 static __always_inline void touch(struct flow *f, struct packet *p)
 {
 	struct connection *c = f->connection;
-	__u8 flags = c->flags;
+	__u32 flags = c->flags;
 	__u32 expires;
 
 	if (p->tcp_flags & TCP_RST && !is_believed(f, p)) {

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What Python and the kernel share: in maps, and events. layouts.py and events.py hold the same shapes; a test
- * compares every size and offset. Sized fields, named padding, __be for network byte order. */
+/* What Python and the kernel share: keys and values of maps, and events. layouts.py and events.py hold the same shapes; a
+ * test compares every size and offset. Sized fields, named padding, __be for network byte order.
+ *
+ * A pinned map outlives the version that made it, so each has room for what is to come: fields that are called reserved,
+ * and bits of flags that have no name, are 0 and are for who docs/map-layouts.md says. */
 #ifndef PLEXUS_TYPES_H
 #define PLEXUS_TYPES_H
 
@@ -22,10 +25,12 @@ struct endpoint {
 	__u32 interface;     /* index of the host side of its veth */
 	__u32 identity;      /* 5 (init) until it is known */
 	__u32 policy;        /* first part of the policy key; pods of one identity share it. 0 has no entries */
-	__u16 flags;         /* ENDPOINT_* */
+	__u32 flags;         /* ENDPOINT_* */
+	__u32 reserved_epoch;
+	__u32 reserved_staged; /* the policy that is only counted */
 	__u8 mac[6];         /* the pod's */
 	__u8 gateway_mac[6]; /* of the host side, which plays the gateway */
-	__u16 pad;
+	__u32 reserved;
 };
 
 /* ipcache: who an address is and where it lives. Longest prefix; 0.0.0.0/0 and ::/0 are never stored: no entry is the
@@ -69,7 +74,7 @@ struct policy_key {
 struct policy_entry {
 	__u32 precedence; /* higher wins over longer */
 	__u32 cookie;     /* names the policies that this entry comes from */
-	__be16 proxy_port;
+	__be16 proxy_port; /* of layer 7; always 0 so far */
 	__u8 flags;   /* POLICY_* */
 	__u8 l4_bits; /* prefix_bits - 72 */
 };
@@ -96,14 +101,14 @@ struct connection_key {
 	__u8 pad[3];
 };
 
-#define CT_ORIGIN_LOW 0x01  /* the low end sent the first packet */
-#define CT_REPLIED 0x02     /* the other end has answered */
-#define CT_ORIGIN_FIN 0x04  /* the end that began has finished sending */
-#define CT_REPLY_FIN 0x08   /* the other end has */
-#define CT_RESET 0x10
-#define CT_TRANSLATED 0x20  /* replies bear service_address:service_port */
-#define CT_MASQUERADED 0x40 /* leaves the node as NODE_ADDRESS:nat_port */
-#define CT_BY_STACK 0x80 /* the stack has the origin's packets, so the replies too */
+#define CT_ORIGIN_LOW 0x01u  /* the low end sent the first packet */
+#define CT_REPLIED 0x02u     /* the other end has answered */
+#define CT_ORIGIN_FIN 0x04u  /* the end that began has finished sending */
+#define CT_REPLY_FIN 0x08u   /* the other end has */
+#define CT_RESET 0x10u
+#define CT_TRANSLATED 0x20u  /* replies bear service_address:service_port */
+#define CT_MASQUERADED 0x40u /* leaves the node as NODE_ADDRESS:nat_port */
+#define CT_BY_STACK 0x80u    /* the stack has the origin's packets, so the replies too */
 
 /* Where packets of one direction go next, which is also where those of the other direction come from. */
 #define WAY_UNKNOWN 0
@@ -112,16 +117,23 @@ struct connection_key {
 #define WAY_POD 3 /* a pod of another node, which is in `hop` */
 #define WAY_OUT 4 /* another node itself, or outside the cluster: the node's routes decide */
 
+/* What every packet reads comes first; what only counts comes last. */
 struct connection {
 	__u32 expires; /* tick after which the entry is as good as absent */
 	__u32 epoch; /* policy and identities as of this epoch allow it */
-	__u8 flags; /* CT_* */
+	__u32 flags; /* CT_* */
 	__u8 way[2];   /* WAY_* of the replies, of the origin's packets: by `from_origin` */
 	__u8 substitute; /* number of the port that stands for the origin's own; 0: none (substitute.h) */
+	__u8 reserved;
+	__be16 nat_port;
+	__be16 service_port;
+	__be16 reserved_proxy_port; /* of layer 7: where its packets are handed to */
+	__u16 reserved_nat_source; /* which of the node's addresses nat_port is a port of */
 	struct address hop;             /* of the direction that is WAY_POD; the other end lives here. 0: by routes */
 	struct address service_address;
-	__be16 service_port;
-	__be16 nat_port;
+	__u32 reserved_cookies[2]; /* by direction, of the policy entries that allow it */
+	__u64 reserved_packets[2]; /* of the replies, of the origin */
+	__u64 reserved_bytes[2];
 };
 
 /* nat: what comes back to a masqueraded port, and to whom it belongs. */
@@ -137,7 +149,7 @@ struct nat_key {
 struct nat_entry {
 	struct address pod_address;
 	__be16 pod_port;
-	__u16 pad;
+	__u16 reserved_flags; /* whose else than a pod's it is */
 };
 
 /* fragments: what the first fragment of a datagram says of the others, which have no ports. */
@@ -163,12 +175,18 @@ struct service_key {
 	struct address address;
 	__be16 port;
 	__u8 protocol;
-	__u8 pad;
+	__u8 reserved_scope; /* 0: whoever calls */
 };
 
 struct service {
 	__u32 number;
 	__u32 backends; /* how many; backends are numbered from 0 */
+	__u32 reserved_flags;
+	__u32 reserved_affinity; /* ticks for which a client comes to the same backend */
+	__u32 reserved_local; /* how many backends live here: the first ones */
+	__u32 reserved_terminating; /* how many slots after the last backend serve when there is no backend */
+	__be16 reserved_proxy_port; /* of layer 7 */
+	__u16 reserved[3];
 };
 
 /* choices: which backend a client's packets to a service go to, where the socket was not asked. One direction only:
@@ -186,8 +204,8 @@ struct choice {
 	struct address address; /* of the backend */
 	__be16 port;
 	__u8 substitute; /* number of the port that stands for the client's own there; 0: none (substitute.h) */
-	__u8 pad;
-	__u32 pad2;
+	__u8 reserved_flags;
+	__u32 reserved;
 	__u32 epoch; /* as of this epoch the service had that backend */
 };
 
@@ -199,10 +217,13 @@ struct backend_key {
 struct backend {
 	struct address address;
 	__be16 port;
-	__u16 pad;
+	__u16 reserved_weight;
+	__u16 reserved_flags;
+	__u16 reserved_zone;
 };
 
-/* living: the backends that a service has now, in whatever slot. Who was sent to one may stay while it is here. */
+/* living: the backends that a service has now, in whatever slot; the value is 1. Who was sent to one may stay while it is
+ * here. */
 struct living_key {
 	__u32 service;
 	__be16 port;
@@ -230,6 +251,8 @@ struct sock_reverse {
 struct node_state {
 	__u32 epoch; /* raised after any change of policy, endpoints or ipcache: connections are judged again */
 	__u32 seed;  /* made with the map */
+	__u32 reserved_epochs[2];
+	__u32 reserved[4];
 };
 
 /* counters: by reason * 2 + direction, for each CPU. Reason 0 is "forwarded", those below 130 are no drops. */

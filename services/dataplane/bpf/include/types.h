@@ -19,16 +19,16 @@ struct endpoint_key {
 };
 
 #define ENDPOINT_ENFORCE_INGRESS 1u /* without it everything may come in */
-#define ENDPOINT_ENFORCE_EGRESS 2u  /* without it everything may leave */
+#define ENDPOINT_ENFORCE_EGRESS 2u /* without it everything may leave */
 
 struct endpoint {
-	__u32 interface;     /* index of the host side of its veth */
-	__u32 identity;      /* 5 (init) until it is known */
-	__u32 policy;        /* first part of the policy key; pods of one identity share it. 0 has no entries */
-	__u32 flags;         /* ENDPOINT_* */
+	__u32 interface; /* index of the host side of its veth */
+	__u32 identity; /* 5 (init) until it is known */
+	__u32 policy; /* first part of the policy key; pods of one identity share it. 0 has no entries */
+	__u32 flags; /* ENDPOINT_* */
 	__u32 reserved_epoch;
 	__u32 reserved_staged; /* the policy that is only counted */
-	__u8 mac[6];         /* the pod's */
+	__u8 mac[6]; /* the pod's */
 	__u8 gateway_mac[6]; /* of the host side, which plays the gateway */
 	__u32 reserved;
 };
@@ -73,9 +73,9 @@ struct policy_key {
 
 struct policy_entry {
 	__u32 precedence; /* higher wins over longer */
-	__u32 cookie;     /* names the policies that this entry comes from */
+	__u32 cookie; /* names the policies that this entry comes from */
 	__be16 proxy_port; /* of layer 7; always 0 so far */
-	__u8 flags;   /* POLICY_* */
+	__u8 flags; /* POLICY_* */
 	__u8 l4_bits; /* prefix_bits - 72 */
 };
 
@@ -101,14 +101,14 @@ struct connection_key {
 	__u8 pad[3];
 };
 
-#define CT_ORIGIN_LOW 0x01u  /* the low end sent the first packet */
-#define CT_REPLIED 0x02u     /* the other end has answered */
-#define CT_ORIGIN_FIN 0x04u  /* the end that began has finished sending */
-#define CT_REPLY_FIN 0x08u   /* the other end has */
+#define CT_ORIGIN_LOW 0x01u /* the low end sent the first packet */
+#define CT_REPLIED 0x02u /* the other end has answered */
+#define CT_ORIGIN_FIN 0x04u /* the end that began has finished sending */
+#define CT_REPLY_FIN 0x08u /* the other end has */
 #define CT_RESET 0x10u
-#define CT_TRANSLATED 0x20u  /* replies bear service_address:service_port */
+#define CT_TRANSLATED 0x20u /* replies bear service_address:service_port */
 #define CT_MASQUERADED 0x40u /* leaves the node as NODE_ADDRESS:nat_port */
-#define CT_BY_STACK 0x80u    /* the stack has the origin's packets, so the replies too */
+#define CT_BY_STACK 0x80u /* the stack has the origin's packets, so the replies too */
 
 /* Where packets of one direction go next, which is also where those of the other direction come from. */
 #define WAY_UNKNOWN 0
@@ -122,14 +122,14 @@ struct connection {
 	__u32 expires; /* tick after which the entry is as good as absent */
 	__u32 epoch; /* policy and identities as of this epoch allow it */
 	__u32 flags; /* CT_* */
-	__u8 way[2];   /* WAY_* of the replies, of the origin's packets: by `from_origin` */
+	__u8 way[2]; /* WAY_* of the replies, of the origin's packets: by `from_origin` */
 	__u8 substitute; /* number of the port that stands for the origin's own; 0: none (substitute.h) */
 	__u8 reserved;
 	__be16 nat_port;
 	__be16 service_port;
 	__be16 reserved_proxy_port; /* of layer 7: where its packets are handed to */
 	__u16 reserved_nat_source; /* which of the node's addresses nat_port is a port of */
-	struct address hop;             /* of the direction that is WAY_POD; the other end lives here. 0: by routes */
+	struct address hop; /* of the direction that is WAY_POD; the other end lives here. 0: by routes */
 	struct address service_address;
 	__u32 reserved_cookies[2]; /* by direction, of the policy entries that allow it */
 	__u64 reserved_packets[2]; /* of the replies, of the origin */
@@ -243,14 +243,14 @@ struct sock_reverse_key {
 struct sock_reverse {
 	struct address address; /* service */
 	__be16 port;
-	__u8 protocol;     /* the socket's; 0: the entry is older than this field */
-	__u8 is_datagram;  /* made by sendmsg: nothing is connected by it */
+	__u8 protocol; /* the socket's; 0: the entry is older than this field */
+	__u8 is_datagram; /* made by sendmsg: nothing is connected by it */
 };
 
 /* node_state: the one thing that changes while programs run. */
 struct node_state {
 	__u32 epoch; /* raised after any change of policy, endpoints or ipcache: connections are judged again */
-	__u32 seed;  /* made with the map */
+	__u32 seed; /* made with the map */
 	__u32 reserved_epochs[2];
 	__u32 reserved[4];
 };

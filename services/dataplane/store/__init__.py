@@ -1,1 +1,1 @@
-"""Files of this node: `journal` keeps its endpoints, `statefile` what was heard last."""
+"""Files of this node: `journal` keeps its endpoints, `statefile` what was heard last; both of `records`."""

@@ -1,8 +1,8 @@
 """What must survive on the node's disk: a dictionary whose every change is appended to a file before it counts.
 
-The file is a stream of MessagePack values, each `[checksum, bytes]`, the bytes being `[key, value]`, or `[key]` when
-the key is gone; the first is a header that names the format. When most of the file is outdated, what is left is
-written to a new file that takes the old one's place in one step.
+The file is a stream of records (records.py), each of which holds MessagePack: `[key, value]`, or `[key]` when the key
+is gone; the first is a header that names the format. When most of the file is outdated, what is left is written to a
+new file that takes the old one's place in one step.
 
 Whatever befalls the file, all records that are whole count, and `is_damaged` says that there may have been more: where
 a record is damaged (it is passed over and left where it is), where the end is cut off (a crash leaves half a record
@@ -21,9 +21,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import re
 import time
-import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +32,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from bus.telemetry import count, logger
 from services.dataplane.batch import Batch, to_the_end
+from services.dataplane.store.records import record, sync_directory, whole_from
 
 log = logger(__name__)
 
@@ -43,9 +42,6 @@ ASIDE = ".damaged"  # a file of which nothing could be read is kept under its na
 NO_FILE = -1
 COMPACT_BYTES = 1 << 20  # below this size outdated records are left alone
 COMPACT_RATIO = 4  # compact when the file is this many times as large as what counts in it
-HEAD = re.compile(  # of a record: an array of two, a number, the length of the bytes that follow
-    rb"\x92(?:([\x00-\x7f])|\xcc(.)|\xcd(..)|\xce(....))(?:\xc4(.)|\xc5(..)|\xc6(....))", re.DOTALL
-)
 
 Change = tuple[str, bytes | None]  # key, packed value; None: gone
 
@@ -263,7 +259,7 @@ class Journal:
         self._close()
         self._fd, self._size = fd, len(data)
         self.problem = ""
-        _sync_directory(self._path)
+        sync_directory(self._path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,16 +279,11 @@ class _Found:
 def _record(key: str, packed: bytes | None) -> bytes:
     name: bytes = msgpack.packb(key)
     body = b"\x91" + name if packed is None else b"\x92" + name + packed  # an array of one or of two
-    return _framed(body)
-
-
-def _framed(body: bytes) -> bytes:
-    framed: bytes = msgpack.packb([zlib.crc32(body), body])
-    return framed
+    return record(body)
 
 
 def _header() -> bytes:
-    return _framed(msgpack.packb(FORMAT))
+    return record(msgpack.packb(FORMAT))
 
 
 def _weight(key: str, packed: bytes) -> int:
@@ -309,24 +300,13 @@ def _read(fd: int, path: Path) -> _Found:
         stream.seek(0)
         data = stream.read()
     values: dict[str, bytes] = {}
-    good = damaged = 0
-    head = HEAD.search(data)
-    while head is not None:
-        body = _body(data, head)
-        if body is not None and (_is_header(body, path) or _take(body, values)):
-            damaged += head.start() - good
-            good = head.end() + len(body)
-            head = HEAD.search(data, good)
-        else:
-            head = HEAD.search(data, head.start() + 1)
+    good = damaged = at = 0
+    while (found := whole_from(data, at)) is not None:
+        at = found.start + 1
+        if _is_header(found.body, path) or _take(found.body, values):
+            damaged += found.start - good
+            good = at = found.end
     return _Found(values, good, len(data), damaged)
-
-
-def _body(data: bytes, head: re.Match[bytes]) -> bytes | None:
-    """The content of the record that begins so; None when it is not whole."""
-    checksum, size = (int.from_bytes(each, "big") for each in head.groups() if each is not None)
-    body = data[head.end() : head.end() + size]
-    return body if len(body) == size and zlib.crc32(body) == checksum else None
 
 
 def _is_header(body: bytes, path: Path) -> bool:
@@ -370,11 +350,3 @@ def _lock(fd: int, path: Path) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as failure:
         raise JournalError(f"{path} is in use: is another dataplane running with this state directory?") from failure
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,6 +1,6 @@
-"""What a node last heard, as a file: a stream of MessagePack values that is whole up to a point, or not used at all.
+"""What a node last heard, as a file: a stream of frames that is whole up to a point, or not used at all.
 
-Each value is a frame, `[checksum, bytes]`, the bytes being `[number, is_last, [[subject, body], ...]]`: the number
+Each frame is a record (records.py) that holds MessagePack, `[number, is_last, [[subject, body], ...]]`: the number
 counts frames from 0, body None says that the subject is gone. Frames up to one that `is_last` belong together: a state
 that was true at one time. The first such group holds everything that there was; it came into being under another name,
 so it is there as a whole. What follows is appended.
@@ -15,17 +15,15 @@ Pure, but for `append` and `replace`.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgpack  # type: ignore[import-untyped]
 
+from services.dataplane.store.records import record, sync_directory, whole_at, whole_from
+
 FORMAT = "plexus state 1"
 FRAME_CHANGES = 2000  # bounds how long packing one frame holds the interpreter
-MARK = b"\x92\xce"  # an array of two, the first a number of 4 bytes
-BIN = 0xC6  # bytes with a length of 4 bytes
-HEAD_BYTES = 11  # MARK, checksum, BIN, length
 
 Change = tuple[str, bytes | None]
 
@@ -40,7 +38,7 @@ def frames(changes: Iterable[Change], number: int) -> Iterator[bytes]:
     starts = range(0, len(group), FRAME_CHANGES) if group else range(1)
     for offset, start in enumerate(starts):
         piece = group[start : start + FRAME_CHANGES]
-        yield _frame(msgpack.packb([number + offset, start + FRAME_CHANGES >= len(group), piece]))
+        yield record(msgpack.packb([number + offset, start + FRAME_CHANGES >= len(group), piece]))
 
 
 def parse(data: bytes) -> tuple[dict[str, bytes], int]:
@@ -48,17 +46,17 @@ def parse(data: bytes) -> tuple[dict[str, bytes], int]:
     state: dict[str, bytes] = {}
     group: list[Change] = []
     at = number = whole = 0
-    while (body := _body(data, at)) is not None:
-        is_last, changes = _content(body, number)
+    while (frame := whole_at(data, at)) is not None:
+        is_last, changes = _content(frame.body, number)
         if number == 0 and changes:
             raise Corrupt("it begins with something else than its format")
         group += changes
         number += 1
-        at += HEAD_BYTES + len(body)
+        at = frame.end
         if is_last:
             _apply(state, group)
             group, whole = [], number
-    if at < len(data) and _has_frame(data, at + 1):
+    if whole_from(data, at + 1) is not None:
         raise Corrupt(f"it is damaged at byte {at}")
     if whole < 2:
         raise Corrupt("it does not hold a whole state")
@@ -67,7 +65,7 @@ def parse(data: bytes) -> tuple[dict[str, bytes], int]:
 
 def first_state(state: Mapping[str, bytes]) -> Iterator[bytes]:
     """The file as it begins: its format, then everything."""
-    yield _frame(msgpack.packb([0, True, [], FORMAT]))
+    yield record(msgpack.packb([0, True, [], FORMAT]))
     yield from frames(state.items(), 1)
 
 
@@ -84,11 +82,7 @@ def replace(path: Path, pieces: Iterable[bytes]) -> tuple[int, int]:
         file.flush()
         os.fsync(file.fileno())
     fresh.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path)
     return count, size
 
 
@@ -106,28 +100,6 @@ def append(path: Path, size: int, pieces: Iterable[bytes]) -> tuple[int, int]:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _frame(body: bytes) -> bytes:
-    return b"".join((MARK, zlib.crc32(body).to_bytes(4, "big"), bytes([BIN]), len(body).to_bytes(4, "big"), body))
-
-
-def _body(data: bytes, at: int) -> bytes | None:
-    """The content of the frame that begins at `at`; None when there is no whole one."""
-    if data[at : at + 2] != MARK or len(data) < at + HEAD_BYTES or data[at + 6] != BIN:
-        return None
-    size = int.from_bytes(data[at + 7 : at + HEAD_BYTES], "big")
-    body = data[at + HEAD_BYTES : at + HEAD_BYTES + size]
-    return body if len(body) == size and zlib.crc32(body) == int.from_bytes(data[at + 2 : at + 6], "big") else None
-
-
-def _has_frame(data: bytes, at: int) -> bool:
-    """A whole frame begins somewhere from `at` on."""
-    while (at := data.find(MARK, at)) >= 0:
-        if _body(data, at) is not None:
-            return True
-        at += 1
-    return False
 
 
 def _content(body: bytes, number: int) -> tuple[bool, list[Change]]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from bus.telemetry import counted
 from services.dataplane.store import journal as module
 from services.dataplane.store.journal import Journal, JournalError
+from services.dataplane.store.records import record
 
 
 async def reopened(path: Path) -> dict[str, object]:
@@ -236,12 +238,24 @@ async def test_that_something_was_lost_is_known_until_it_is_mended(
 
 
 async def test_another_format_is_refused_and_left_alone(tmp_path: Path) -> None:
-    content = module._framed(msgpack.packb("plexus journal 2")) + b"something"
+    content = record(msgpack.packb("plexus journal 2")) + b"something"
     path = tmp_path / "j"
     path.write_bytes(content)
     with pytest.raises(JournalError, match="move"):
         Journal.open(path)
     assert path.read_bytes() == content
+
+
+async def test_a_journal_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    """It has numbers and lengths in as few bytes as they need."""
+    path, long = tmp_path / "j", "x" * 70_000
+    bodies = [msgpack.packb(each) for each in ("plexus journal 1", ["a", 1], ["b", "x" * 300], ["c", long], ["a"])]
+    path.write_bytes(b"".join(msgpack.packb([zlib.crc32(body), body]) for body in bodies))
+    journal = Journal.open(path)
+    assert not journal.is_damaged
+    await journal.put("d", 2)
+    await journal.close()
+    assert await reopened(path) == {"b": "x" * 300, "c": long, "d": 2}
 
 
 async def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:

@@ -150,6 +150,13 @@
 #ifndef CT_ANY_SECONDS
 #define CT_ANY_SECONDS 60
 #endif
+/* What expires later than this no program has made, whatever the settings are or were: it is as good as absent, as what has
+ * expired (keep/sweep.py says the same). */
+#define CT_WEEK_SECONDS 604800
+#define CT_LONGER(one, other) ((one) > (other) ? (one) : (other))
+#define CT_LONGEST_SECONDS                                       \
+	CT_LONGER(CT_LONGER(CT_TCP_SECONDS, CT_TCP_SYN_SECONDS), \
+	          CT_LONGER(CT_LONGER(CT_TCP_FIN_SECONDS, CT_ANY_SECONDS), CT_WEEK_SECONDS))
 
 /* Events: at most this many of a type for each CPU and window; what is over is counted as lost. */
 #define EVENT_WINDOW_SHIFT 27 /* 134 ms */

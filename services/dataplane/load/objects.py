@@ -37,7 +37,7 @@ SETS: tuple[Features, ...] = (
     {"IPV4_ENABLED": 1, "IPV6_ENABLED": 1},
 )
 """All that there are. Every other switch is a constant of the loaded program: measured, it costs the verifier as much
-as a macro does, and a packet a few loads of a register (docs/adr/0025)."""
+as a macro does, and a packet a few loads of a register (docs/adr/0026)."""
 
 
 class Damaged(Exception):

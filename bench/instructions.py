@@ -1,9 +1,9 @@
 """How large the programs are, and how much the verifier has to look at: recorded in instructions.json beside this file.
 
 `make instructions` measures anew (a minute where the C changed), prints what changed, and writes the file, so that
-growth is seen where the change is reviewed. "loaded" is the program's size in instructions. "verified" is what the
-verifier goes through on all paths, of which it takes a million; it differs from kernel to kernel, so the file says
-which it was.
+growth is seen where the change is reviewed. "loaded" is the program's size in instructions as the kernel keeps it:
+without what a constant (bpf/include/constants.h) never leads to. "verified" is what the verifier goes through on all
+paths, of which it takes a million. Both differ from kernel to kernel, so the file says which it was.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.programs import compile_all, configurations
-from bench.verifier import Refused, verify_all
+from bench.programs import all_programs, configurations
+from bench.verifier import verify_all
+from services.dataplane.kernel.program import Refused
 
 RECORD = Path(__file__).with_name("instructions.json")
 STALE = 0.05  # a share; less than this may go unrecorded
@@ -53,13 +54,13 @@ class Change:
 
 
 def measure() -> Counts:
-    """Compile everything and load it on this kernel. Needs root. Raises: Refused."""
-    programs = compile_all(configurations())
+    """Load everything on this kernel. Needs root. Raises: Refused."""
+    programs = all_programs(configurations())
     counts = {}
     for each, verified in zip(programs, verify_all(programs), strict=True):
         if isinstance(verified, Refused):
             raise verified
-        counts[each.configuration, each.name] = Count(each.instructions, verified)
+        counts[each.configuration, each.name] = Count(verified.kept, verified.verified)
     return Counts(".".join(os.uname().release.split(".")[:2]), counts)
 
 
@@ -70,8 +71,8 @@ def changes(before: Counts, now: Counts) -> list[Change]:
     for configuration, name in sorted(before.programs.keys() | now.programs.keys()):
         old, new = (each.programs.get((configuration, name), nothing) for each in (before, now))
         what = f"{name} ({configuration}):"
-        found.append(Change(f"{what} loaded", old.loaded, new.loaded))
         if before.kernel == now.kernel:
+            found.append(Change(f"{what} loaded", old.loaded, new.loaded))
             found.append(Change(f"{what} verified", old.verified, new.verified))
     return sorted((each for each in found if each.before != each.now), key=lambda each: -each.share)
 

@@ -1,11 +1,7 @@
-"""Give a compiled program to this machine's verifier, and hear what it cost. No compiler; needs CAP_BPF, CAP_NET_ADMIN.
-
-Source: kernel include/uapi/linux/bpf.h (union bpf_attr, struct bpf_map_info, struct bpf_prog_info)
-"""
+"""Give a program to this machine's verifier, and hear what it cost. Needs CAP_BPF, CAP_NET_ADMIN."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -13,25 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-_SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
-_MAP_CREATE, _PROG_LOAD, _OBJ_GET_INFO = 0, 5, 15
-_ATTR_BYTES = 128
+from services.dataplane.kernel import program
+from services.dataplane.kernel.program import Code, Refused, Size
+
 _LOAD_ADDRESS, _OF_MAP = 0x18, 1  # BPF_LD | BPF_IMM | BPF_DW, of BPF_PSEUDO_MAP_FD
-_SCHED_CLS, _CGROUP_SOCK_ADDR = 3, 18  # enum bpf_prog_type
 _JUMPS = (0x05, 0x06)  # BPF_JMP, BPF_JMP32
 _GOTO, _CALL, _EXIT = 0x00, 0x80, 0x90
 _FAR_GOTO = 0x06  # BPF_JMP32 | BPF_JA
 _ARRAYS = frozenset({2, 3, 4, 6})  # the verifier looks at their number of entries
 _ENTRIES_MAX = 4096  # of other maps: the verifier does not care, and memory is taken at once
-_VERIFIED_AT = 216  # verified_insns, since kernel 5.16
-_LOG_BYTES = 1 << 24
-_LOG_LINES = 40
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Refused(Exception):
-    """The verifier did not take a program; the text names it and ends with the last of the verifier's words."""
 
 
 @dataclass(frozen=True)
@@ -108,33 +94,24 @@ def _next(code: bytes, at: int) -> Iterator[tuple[int, bool]]:
         yield at + offset + 1, True
 
 
-def map_kind(fd: int) -> MapKind:
-    """What the kernel says of a map."""
-    kind, _, key_bytes, value_bytes, entries, flags, name = struct.unpack_from("=IIIIII16s", _info(fd))
-    return MapKind(name.rstrip(b"\0").decode(), kind, key_bytes, value_bytes, entries, flags)
-
-
-def verify(program: Program) -> int:
-    """Load it, with fresh maps, and forget it. Returns how many instructions the verifier went through.
-
-    Raises: Refused.
-    """
+def verify(given: Program) -> Size:
+    """Load it, with fresh maps, and forget it. Raises: Refused."""
     with ExitStack() as fds:
         maps = []
-        for kind in program.maps:
+        for kind in given.maps:
             maps.append(create_map(kind))
             fds.callback(os.close, maps[-1])
-        fd = load(program, maps)
+        fd = load(given, maps)
         fds.callback(os.close, fd)
-        return int(struct.unpack_from("=I", _info(fd), _VERIFIED_AT)[0])
+        return program.size(fd)
 
 
-def verify_all(programs: Sequence[Program]) -> list[int | Refused]:
+def verify_all(programs: Sequence[Program]) -> list[Size | Refused]:
     """What `verify` says of each, on all processors; what is the same in several configurations is asked once."""
 
-    def attempt(program: Program) -> int | Refused:
+    def attempt(given: Program) -> Size | Refused:
         try:
-            return verify(program)
+            return verify(given)
         except Refused as refusal:
             return refusal
 
@@ -147,52 +124,16 @@ def verify_all(programs: Sequence[Program]) -> list[int | Refused]:
 def create_map(kind: MapKind) -> int:
     """An empty map, smaller than asked where the verifier does not care; the caller closes the file descriptor."""
     entries = kind.max_entries if kind.type in _ARRAYS else min(kind.max_entries, _ENTRIES_MAX)
-    return _bpf(_MAP_CREATE, struct.pack("=IIIII", kind.type, kind.key_bytes, kind.value_bytes, entries, kind.flags))
+    made = program.MapKind(kind.name, kind.type, kind.key_bytes, kind.value_bytes, kind.flags)
+    return program.make_map(made, entries)
 
 
-def load(program: Program, maps: Sequence[int]) -> int:
+def load(given: Program, maps: Sequence[int]) -> int:
     """Have the kernel take it, with the maps behind these file descriptors; the caller closes the one returned.
 
     Raises: Refused.
     """
-    code = bytearray(program.code)
-    for at in map_uses(program.code):
+    code = bytearray(given.code)
+    for at in map_uses(given.code):
         struct.pack_into("=i", code, at + 4, maps[struct.unpack_from("=i", code, at + 4)[0]])
-    kind = _SCHED_CLS if program.attach_type < 0 else _CGROUP_SOCK_ADDR
-    instructions = ctypes.create_string_buffer(bytes(code), len(code))
-    license_ = ctypes.create_string_buffer(b"GPL")
-
-    def attempt(log: ctypes.Array[ctypes.c_char] | None) -> int:
-        words = (1, len(log), ctypes.addressof(log)) if log else (0, 0, 0)
-        attr = struct.pack(
-            "=IIQQIIQII16sII",
-            kind, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_),
-            *words, 0, 0, b"", 0, max(program.attach_type, 0),
-        )  # fmt: skip
-        return _bpf(_PROG_LOAD, attr)
-
-    try:
-        return attempt(None)
-    except OSError as refusal:
-        log = ctypes.create_string_buffer(_LOG_BYTES)
-        try:
-            return attempt(log)
-        except OSError:
-            lines = log.value.decode(errors="replace").splitlines()[-_LOG_LINES:]
-        words = "\n".join(lines)
-        raise Refused(f"{program.name} ({program.configuration}), {refusal.strerror}:\n{words}") from refusal
-
-
-def _info(fd: int) -> bytes:
-    info = ctypes.create_string_buffer(256)
-    _bpf(_OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
-    return info.raw
-
-
-def _bpf(command: int, attr: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attr, _ATTR_BYTES)
-    result: int = _libc.syscall(_SYSCALL_BPF, command, ctypes.byref(buffer), _ATTR_BYTES)
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
+    return program.load(Code(given.name, given.attach_type, bytes(code)))

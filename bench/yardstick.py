@@ -23,7 +23,7 @@ PACKET = bytes(60)
 @contextmanager
 def yardstick() -> Iterator[Callable[[], float]]:
     """How long one value of it takes, in ns. Needs root, and bcc."""
-    os.environ["BCC_KERNEL_SOURCE"] = str(compiler.HERE / "headers")
+    os.environ["BCC_KERNEL_SOURCE"] = str(compiler.HEADERS)
     from bcc import BPF
 
     module = BPF(text=SOURCE.read_text(), cflags=compiler.FLAGS)

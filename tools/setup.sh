@@ -5,6 +5,7 @@
 #   2. .venv, made from Debian's own Python so that it sees Debian's python3-bpfcc
 #   3. the Python packages of requirements.lock, by version and hash, and this checkout in place (.venv/bin/plexus)
 #   4. the C programs that run outside the kernel: the CNI executable, the load tool of the benches
+#   5. the programs that run in the kernel, compiled once for all nodes (build/programs; needs root)
 #
 # Each step is passed over when its result is there, so a second run takes well under a second. Two runs at once are
 # safe: the later one waits. Nothing outside .venv, build/ and Debian's packages is changed.
@@ -16,7 +17,7 @@ readonly VENV=.venv
 readonly STAMP=$VENV/plexus-setup.sha256
 # name: why
 readonly PACKAGES=(
-    python3-bpfcc   # compiles and loads BPF programs
+    python3-bpfcc   # compiles BPF programs
     python3-venv    # the virtual environment
     linux-libc-dev  # the kernel's user-space headers, which the BPF programs include
     gcc             # the CNI executable and the load tool
@@ -114,6 +115,14 @@ build_programs() {
     make --silent programs || fail "a C program did not compile (its reason stands above)."
 }
 
+build_kernel_programs() {
+    if [ "$(id -u)" -ne 0 ]; then
+        say "programs for the kernel are compiled by whoever starts a node: run 'make setup' as root to have them built"
+        return 0
+    fi
+    "$VENV/bin/python" -m services.dataplane.load.build || fail "a BPF program did not compile (its reason stands above)."
+}
+
 command -v flock >/dev/null || fail "flock is missing (package util-linux)."
 exec 9<.
 flock 9
@@ -121,3 +130,4 @@ install_packages
 check_python
 install_python
 build_programs
+build_kernel_programs

@@ -37,7 +37,7 @@ class Counter:
     """Makes programs that count IPv4 packets, all in one place, and say what they are told to."""
 
     def __init__(self) -> None:
-        self._map = bpf._bpf(0, struct.pack("=IIII", 2, 4, 8, 1))
+        self._map = bpf.call(0, struct.pack("=IIII", 2, 4, 8, 1))
         self._fds = [self._map]
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class Counter:
         ]
         raw = b"".join(struct.pack("=BBhi", *each) for each in instructions)
         code, licence = ctypes.create_string_buffer(raw), ctypes.create_string_buffer(b"GPL")
-        fd = bpf._bpf(5, struct.pack("=IIQQ", 3, len(instructions), ctypes.addressof(code), ctypes.addressof(licence)))
+        fd = bpf.call(5, struct.pack("=IIQQ", 3, len(instructions), ctypes.addressof(code), ctypes.addressof(licence)))
         self._fds.append(fd)
         return fd
 
@@ -255,7 +255,7 @@ def inside_here(*words: str) -> int:
 @contextlib.contextmanager
 def foreign_link(program: int, index: int, flags: int = 0) -> Iterator[int]:
     """A tcx link of somebody else, held by them; behind all that are there, unless the flags say otherwise."""
-    link = bpf._bpf(bpf.LINK_CREATE, struct.pack("=IIII", program, index, TCX_INGRESS, flags))
+    link = bpf.call(bpf.LINK_CREATE, struct.pack("=IIII", program, index, TCX_INGRESS, flags))
     try:
         yield link
     finally:

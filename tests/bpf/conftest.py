@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services.dataplane.load import loader
+from services.dataplane.load import build, loader
 from services.dataplane.parts.masquerade import Masquerade
 from tests.bpf.datapath import DEVICE_INDEX, NODE, NODE6, SERVICES, SERVICES6, SIZES, V4, V6, Datapath, Family, Routed
 from tests.bpf.spaces import making_namespaces
@@ -29,6 +29,12 @@ def leftovers() -> None:
     for folder in BPFFS.glob("plexus-test-*-*"):
         if not Path("/proc", folder.name.rpartition("-")[2]).exists():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built() -> None:
+    """The programs are compiled where nobody has, once for all processes that test."""
+    asyncio.run(build.build())
 
 
 @pytest.fixture(scope="session")

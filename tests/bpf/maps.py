@@ -16,7 +16,7 @@ LPM_TRIE = 11
 def make_map(path: Path, kind: int, key_bytes: int, value_bytes: int, entries: int) -> None:
     """Make a map and pin it at `path`. Source: union bpf_attr, BPF_MAP_CREATE."""
     flags = NO_PREALLOC if kind == LPM_TRIE else 0
-    made = bpf._bpf(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags))
+    made = bpf.call(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags))
     try:
         bpf.pin(made, path)
     finally:

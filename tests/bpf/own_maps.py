@@ -20,7 +20,7 @@ TABLES = tuple(table.name for table in NodeModel("n").tables)
 
 def make(kind: int, key_bytes: int, value_bytes: int, entries: int) -> Map:
     flags = NO_PREALLOC if kind in (HASH, LPM_TRIE) else 0
-    return Map(bpf._bpf(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags)))
+    return Map(bpf.call(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, flags)))
 
 
 def pin_all(pin_dir: Path, sizes: dict[str, int], default: int = 64) -> None:

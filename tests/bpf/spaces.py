@@ -117,7 +117,7 @@ def program(verdict: int) -> Iterator[int]:
     instructions = struct.pack("=BBhi", 0xB7, 0, 0, verdict) + struct.pack("=BBhi", 0x95, 0, 0, 0)
     code, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack("=IIQQ", 3, 2, ctypes.addressof(code), ctypes.addressof(licence))
-    fd = bpf._bpf(5, attributes)
+    fd = bpf.call(5, attributes)
     try:
         yield fd
     finally:

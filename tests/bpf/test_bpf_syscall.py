@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from services.dataplane.kernel import bpf
-from services.dataplane.kernel.bpf import Map, _bpf
+from services.dataplane.kernel.bpf import Map, call
 
 MAP_CREATE = 0
 HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE = 1, 2, 6, 9, 11
@@ -24,7 +24,7 @@ def make() -> Iterator[Make]:
 
     def one(kind: int, entries: int, key_bytes: int = 4) -> Map:
         flags = NO_PREALLOC if kind in (HASH, LPM_TRIE) else 0
-        made.append(Map(_bpf(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, 8, entries, flags))))
+        made.append(Map(call(MAP_CREATE, struct.pack("=IIIII", kind, key_bytes, 8, entries, flags))))
         return made[-1]
 
     yield one
@@ -49,13 +49,13 @@ def prefixes(count: int) -> dict[bytes, bytes]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The commands that were given to the kernel."""
     seen: list[int] = []
-    call = bpf._call
+    call = bpf._call_with
 
     def counted(command: int, buffer: object) -> int:
         seen.append(command)
         return call(command, buffer)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bpf, "_call", counted)
+    monkeypatch.setattr(bpf, "_call_with", counted)
     return seen
 
 

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from bench.instructions import MOST, RECORD, STALE, Change, Count, Counts, as_text, changes, measure, of_text
-from bench.programs import compile_all, configurations
+from bench.programs import all_programs, configurations
 from bench.verifier import falls_back
 from services.dataplane.load import loader
 from services.dataplane.shapes.programs import UNITS
@@ -45,7 +45,7 @@ def test_every_program_leaves_room_for_what_comes(measured: Counts) -> None:
 
 @pytest.mark.timeout(600)
 def test_no_loop_of_any_program_is_laid_out_as_older_kernels_refuse_it() -> None:
-    refused = {(each.configuration, each.name): falls_back(each.code) for each in compile_all(configurations())}
+    refused = {(each.configuration, each.name): falls_back(each.code) for each in all_programs(configurations())}
     assert not {what: at for what, at in refused.items() if at is not None}
 
 

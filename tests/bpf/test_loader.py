@@ -16,7 +16,7 @@ import pytest
 from services.dataplane.kernel import bpf, steps
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.maps import Maps
-from services.dataplane.load import loader
+from services.dataplane.load import loader, objects
 from services.dataplane.parts.services import Services
 from services.dataplane.shapes import layouts, limits
 from services.dataplane.shapes.layouts import IpcacheKey, MapShape, ServiceEntry, ServiceKey
@@ -75,40 +75,44 @@ def test_a_changed_size_is_seen(programs: Path) -> None:
 
 
 def stamp(programs: Path, state_dir: Path) -> None:
-    """As a start leaves it that has compiled `CONFIG`."""
+    """As a start leaves it that has loaded `CONFIG`."""
     pinned = loader.identities(programs, loader.generation(CONFIG))
     (state_dir / loader.STAMP).write_text(json.dumps({"digest": loader.digest(CONFIG), "pinned": pinned}))
 
 
 @pytest.mark.parametrize("missing", ["maps/nat_v2", "maps/steps_*", "programs/to_pod", "programs/reject"])
-async def test_a_pin_that_is_gone_means_compiling(
+async def test_a_pin_that_is_gone_means_loading(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     [gone] = programs.glob(missing)
     missing = str(gone.relative_to(programs))
     stamp(programs, tmp_path)
 
-    async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
-        return {"from_pod": 1}
-
-    monkeypatch.setattr(loader, "_compile", compiler)
+    monkeypatch.setattr(loader, "install", lambda *_: {"from_pod": 1})
     aside = programs / (missing + "_aside")
     (programs / missing).rename(aside)
     try:
-        assert (await loader.load(CONFIG, programs, tmp_path)).compiled
+        assert (await loader.load(CONFIG, programs, tmp_path)).is_anew
     finally:
         aside.rename(programs / missing)
 
 
 @pytest.mark.parametrize(
-    "part", ["load/compiler.py", "bpf/programs/pod.bpf.c", "bpf/include/limits.h", "headers/include/linux/log2.h"]
+    "part",
+    [
+        "load/compiler.py",
+        "load/objects.py",
+        "bpf/programs/pod.bpf.c",
+        "bpf/include/limits.h",
+        "headers/include/linux/log2.h",
+    ],
 )
 def test_whatever_programs_are_made_of_or_by_changes_the_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     here = tmp_path / "dataplane"
-    shutil.copytree(loader.HERE, here, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(loader, "HERE", here)
+    shutil.copytree(objects.HERE, here, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(objects, "HERE", here)
     before = loader.digest(CONFIG)
     (here / part).write_text((here / part).read_text() + "\n")
     assert loader.digest(CONFIG) != before
@@ -135,80 +139,65 @@ CONFIG = loader.DatapathConfig(node_address=NODE, device_index=1, sizes=SIZES)
         {"seconds": {"CT_ANY_SECONDS": 1}},
     ],
 )
-def test_whatever_is_compiled_in_changes_the_digest(change: dict[str, object]) -> None:
+def test_whatever_programs_are_for_changes_the_digest(change: dict[str, object]) -> None:
     assert loader.digest(CONFIG) == loader.digest(dataclasses.replace(CONFIG))
     assert loader.digest(dataclasses.replace(CONFIG, **change)) != loader.digest(CONFIG)  # type: ignore[arg-type]
 
 
-def test_addresses_are_compiled_in_network_order() -> None:
-    defines = dataclasses.replace(CONFIG, node_address6="2001:db8::1").defines()
-    words = [defines[name] for name in ("NODE_ADDRESS", *(f"NODE_ADDRESS6_{place}" for place in range(4)))]
-    assert struct.pack("=5I", *(int(word.rstrip("u"), 16) for word in words)) == (
-        bytes([192, 0, 2, 1]) + ipaddress.ip_address("2001:db8::1").packed
-    )
+def test_addresses_are_given_in_network_order() -> None:
+    found = dataclasses.replace(CONFIG, node_address6="2001:db8::1").constants()
+    words = [found[name] for name in ("NODE_ADDRESS", *(f"NODE_ADDRESS6_{place}" for place in range(4)))]
+    assert struct.pack("=5I", *words) == bytes([192, 0, 2, 1]) + ipaddress.ip_address("2001:db8::1").packed
 
 
-async def test_what_is_pinned_and_unchanged_is_not_compiled_again(
+def test_every_constant_of_the_programs_has_a_value_that_fits() -> None:
+    found = CONFIG.constants()
+    assert set(found) | {"SET_RETVAL"} == set(limits.constants())
+    assert all(0 <= value < 1 << 32 for value in found.values())
+
+
+async def test_what_is_pinned_and_unchanged_is_not_loaded_again(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stamp(programs, tmp_path)
 
-    async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
-        raise AssertionError("it was compiled")
+    def load_anew(*_: object) -> dict[str, int]:
+        raise AssertionError("programs were loaded")
 
-    monkeypatch.setattr(loader, "_compile", compiler)
+    monkeypatch.setattr(loader, "install", load_anew)
     loaded = await loader.load(CONFIG, programs, tmp_path)
-    assert not loaded.compiled
+    assert not loaded.is_anew
     assert not loaded.migration
     with pytest.raises(AssertionError):
         await loader.load(dataclasses.replace(CONFIG, device_index=9), programs, tmp_path)
-    assert not (tmp_path / "programs.json").exists()  # a compilation that fails leaves no promise behind
+    assert not (tmp_path / "programs.json").exists()  # what fails leaves no promise behind
 
 
 @pytest.mark.parametrize("stamp", ["", "{", "[]", '{"digest": 7}', '{"digest": "", "pinned": 7}', "null"])
-async def test_a_damaged_stamp_only_means_compiling(
+async def test_a_damaged_stamp_only_means_loading(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamp: str
 ) -> None:
     (tmp_path / "programs.json").write_text(stamp)
 
-    async def compiler(config: loader.DatapathConfig, pin_dir: Path) -> dict[str, int]:
-        return {"from_pod": 1}
-
-    monkeypatch.setattr(loader, "_compile", compiler)
-    assert (await loader.load(CONFIG, programs, tmp_path)).compiled
+    monkeypatch.setattr(loader, "install", lambda *_: {"from_pod": 1})
+    assert (await loader.load(CONFIG, programs, tmp_path)).is_anew
 
 
-async def test_a_stamp_that_cannot_be_written_only_means_compiling_again(
+async def test_a_stamp_that_cannot_be_written_only_means_loading_again(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = 0
+    times = 0
 
-    async def compiles(*_: object) -> dict[str, int]:
-        nonlocal compiled
-        compiled += 1
+    def install(*_: object) -> dict[str, int]:
+        nonlocal times
+        times += 1
         return {"from_pod": 1}
 
-    monkeypatch.setattr(loader, "_compile", compiles)
+    monkeypatch.setattr(loader, "install", install)
     for _ in range(2):
         loaded = await loader.load(CONFIG, programs, tmp_path / "no such directory")
-        assert loaded.compiled
-    assert compiled == 2
-
-
-async def test_what_does_not_compile_says_where(
-    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loader, "UNITS", {"sock": ["no_such_function"]})
-    pin_dir = programs.with_name(programs.name + "-broken")
-    try:
-        with pytest.raises(loader.LoadError, match="no_such_function"):
-            await loader.load(CONFIG, pin_dir, tmp_path)
-        assert not (tmp_path / "programs.json").exists()
-    finally:
-        for each in (*pin_dir.glob("*/*"),):
-            each.unlink()
-        for each in (*pin_dir.glob("*"), pin_dir):
-            each.rmdir()
+        assert loaded.is_anew
+    assert times == 2
 
 
 # Generations

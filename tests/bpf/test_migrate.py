@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.dataplane.kernel.bpf import Map
+from services.dataplane.kernel.program import Refused
 from services.dataplane.load import layouts_v1, layouts_v2, loader, migrate
 from services.dataplane.load.loader import DatapathConfig, LoadError
 from services.dataplane.shapes import layouts
@@ -189,18 +190,18 @@ def test_killed_at_the_very_end_the_next_start_leaves_no_mark(pins: Path, resize
 
 async def test_a_size_that_is_set_anew_takes_the_entries_along(pins: Path, tmp_path: Path) -> None:
     first = await loader.load(SMALL, pins, tmp_path)
-    assert first.compiled
+    assert first.is_anew
     first.migration.finish()
     before = fill(pins / "maps" / NAT, 500)
     for size in (32768, 1024):
         changed = dataclasses.replace(SMALL, sizes=SIZES | {"NAT_MAX": size})
         loaded = await loader.load(changed, pins, tmp_path)
-        assert loaded.compiled
+        assert loaded.is_anew
         loaded.migration.finish()
         assert contents(pins / "maps" / NAT) == before
         with closing(Map.open(pins / "maps" / NAT)) as made:
             assert made.info.max_entries == size
-        assert not (await loader.load(changed, pins, tmp_path)).compiled
+        assert not (await loader.load(changed, pins, tmp_path)).is_anew
 
 
 async def test_a_load_that_fails_leaves_the_old_maps_and_the_next_one_succeeds(
@@ -210,11 +211,11 @@ async def test_a_load_that_fails_leaves_the_old_maps_and_the_next_one_succeeds(
     before = fill(pins / "maps" / NAT, 500)
     changed = dataclasses.replace(SMALL, sizes=SIZES | {"NAT_MAX": limit("CHOICES_MAX")})
 
-    async def refused(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
-        raise LoadError("the verifier says no")
+    def refused(*_: object) -> dict[str, int]:
+        raise Refused("the verifier says no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(loader, "_compile", refused)
+        patched.setattr(loader, "install", refused)
         with pytest.raises(LoadError, match="the verifier says no"):
             await loader.load(changed, pins, tmp_path)
     assert contents(pins / "maps" / NAT) == before

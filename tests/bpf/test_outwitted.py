@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_pod_sends_no_tunnel_packet_in_its_nodes_name(tunnel: Routed, at: Fami
 
 def test_the_tunnels_port_is_the_one_that_was_chosen() -> None:
     config = loader.DatapathConfig(node_address=NODE, device_index=1, tunnel_index=2, tunnel_port=6081, sizes=SIZES)
-    assert config.defines()["TUNNEL_PORT"] == "6081"
+    assert config.constants()["TUNNEL_PORT"] == socket.htons(6081)
 
 
 def test_nobody_speaks_for_a_pod_by_way_of_the_nodes_stack(tunnel: Routed, at: Family) -> None:

@@ -106,7 +106,7 @@ def key_program(identity: int, node: str) -> int:
     raw = b"".join(struct.pack("=BBhi", *each) for each in instructions)
     code, licence = ctypes.create_string_buffer(raw), ctypes.create_string_buffer(b"GPL")
     load = struct.pack("=IIQQ", 3, len(instructions), ctypes.addressof(code), ctypes.addressof(licence))
-    return bpf._bpf(5, load)
+    return bpf.call(5, load)
 
 
 def to_signed(word: int) -> int:

@@ -1,14 +1,11 @@
-"""`python -m tests.guest.prepare`: compile, before the guest boots, what its tests load there."""
+"""`python -m tests.guest.prepare`: build, before the guest boots, what its tests load there."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
 
-from bench.programs import compile_all, configurations, write
+from services.dataplane.load.build import build
 from services.dataplane.load.loader import DatapathConfig
-
-PROGRAMS = Path("build/guest/programs.json")
-NODE_PROGRAMS = Path("build/guest/nodes.json")
 
 # Of test_geneve.py: each node's addresses, and the numbers of its devices: the kernel gives 2 and 3 to the first ones
 # that are made in a fresh namespace.
@@ -22,9 +19,10 @@ def programs_of(node: str, underlay: int) -> str:
     return f"{node} over IPv{underlay}"
 
 
-def main() -> None:
+def configuration(name: str) -> DatapathConfig:
+    """Raises: KeyError: it is none of `programs_of`."""
     nodes = {
-        programs_of(name, underlay): DatapathConfig(
+        programs_of(node, underlay): DatapathConfig(
             node_address=address,
             node_address6=address6,
             ipv6=True,
@@ -32,13 +30,11 @@ def main() -> None:
             tunnel_index=TUNNEL_INDEX,
             underlay_ipv6=underlay == 6,
         )
-        for name, (address, address6) in NODES.items()
+        for node, (address, address6) in NODES.items()
         for underlay in UNDERLAYS
     }
-    PROGRAMS.parent.mkdir(parents=True, exist_ok=True)
-    write(compile_all(configurations()), PROGRAMS)
-    write(compile_all(nodes), NODE_PROGRAMS)
+    return nodes[name]
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(build())

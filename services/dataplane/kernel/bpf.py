@@ -47,12 +47,13 @@ _NO_BATCH = (errno.EINVAL, 524)  # 524: ENOTSUPP, which has no name in user spac
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _bpf(command: int, attr: bytes) -> int:
+def call(command: int, attr: bytes) -> int:
+    """One system call: what it returns, a file descriptor mostly."""
     buffer = ctypes.create_string_buffer(attr, _ATTR_BYTES)
-    return _call(command, buffer)
+    return _call_with(command, buffer)
 
 
-def _call(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+def _call_with(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
     result: int = _libc.syscall(_SYSCALL_BPF, command, ctypes.byref(buffer), _ATTR_BYTES)
     if result < 0:
         number = ctypes.get_errno()
@@ -73,7 +74,7 @@ def possible_cpus() -> int:
 def open_pinned(path: Path) -> int:
     """A file descriptor of the map, program or link pinned at `path`; the caller closes it."""
     name = ctypes.create_string_buffer(os.fsencode(path))
-    return _bpf(OBJ_GET, struct.pack("=QII", _address(name), 0, 0))
+    return call(OBJ_GET, struct.pack("=QII", _address(name), 0, 0))
 
 
 def pin(fd: int, path: Path) -> None:
@@ -81,7 +82,7 @@ def pin(fd: int, path: Path) -> None:
     fresh = path.with_name(path.name + UNNAMED)
     fresh.unlink(missing_ok=True)
     name = ctypes.create_string_buffer(os.fsencode(fresh))
-    _bpf(OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))
+    call(OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))
     fresh.rename(path)
 
 
@@ -98,7 +99,7 @@ class MapInfo:
 def map_info(fd: int) -> MapInfo:
     """What the kernel says of a map. Source: struct bpf_map_info."""
     info = ctypes.create_string_buffer(256)
-    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
+    call(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
     kind, number, key_bytes, value_bytes, entries, name = struct.unpack_from("=IIIII4x16s", info.raw)
     return MapInfo(kind, number, key_bytes, value_bytes, entries, name.rstrip(b"\0").decode(errors="replace"))
 
@@ -110,7 +111,7 @@ def identity(fd: int) -> str:
     Source: the first fields of struct bpf_map_info and struct bpf_prog_info
     """
     info = ctypes.create_string_buffer(256)
-    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
+    call(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
     kind, number, rest = struct.unpack_from("=II8s", info.raw)
     return f"{kind} {number} {rest.hex()}"
 
@@ -118,7 +119,7 @@ def identity(fd: int) -> str:
 def program_id(fd: int) -> int:
     """The kernel's number of a program. Source: struct bpf_prog_info."""
     info = ctypes.create_string_buffer(256)
-    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
+    call(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
     return int(struct.unpack_from("=II", info.raw)[1])
 
 
@@ -127,24 +128,24 @@ def map_ids(program_fd: int) -> list[int]:
     ids = (ctypes.c_uint32 * 64)()  # the most that a program may use (MAX_USED_MAPS)
     info = ctypes.create_string_buffer(256)
     struct.pack_into("=IQ", info, 52, len(ids), ctypes.addressof(ids))
-    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", program_fd, len(info), _address(info)))
+    call(OBJ_GET_INFO, struct.pack("=IIQ", program_fd, len(info), _address(info)))
     return list(ids[: struct.unpack_from("=I", info.raw, 52)[0]])
 
 
 def program_by_id(number: int) -> int:
     """A file descriptor of the program with the kernel's number; the caller closes it."""
-    return _bpf(PROG_BY_ID, struct.pack("=I", number))
+    return call(PROG_BY_ID, struct.pack("=I", number))
 
 
 def map_by_id(number: int) -> int:
     """The same of a map."""
-    return _bpf(MAP_BY_ID, struct.pack("=I", number))
+    return call(MAP_BY_ID, struct.pack("=I", number))
 
 
 @contextmanager
 def run_statistics() -> Iterator[None]:
     """While the block lasts the kernel counts runs of all programs and their time, which costs each run some 20 ns."""
-    fd = _bpf(ENABLE_STATS, struct.pack("=I", 0))  # BPF_STATS_RUN_TIME
+    fd = call(ENABLE_STATS, struct.pack("=I", 0))  # BPF_STATS_RUN_TIME
     try:
         yield
     finally:
@@ -154,7 +155,7 @@ def run_statistics() -> Iterator[None]:
 def run_time(program_fd: int) -> tuple[int, int]:
     """A program's time in ns and its runs, as far as they were counted. Source: struct bpf_prog_info."""
     info = ctypes.create_string_buffer(256)
-    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", program_fd, len(info), _address(info)))
+    call(OBJ_GET_INFO, struct.pack("=IIQ", program_fd, len(info), _address(info)))
     time, runs = struct.unpack_from("=QQ", info.raw, 192)
     return time, runs
 
@@ -186,7 +187,7 @@ class Map:
         k = ctypes.create_string_buffer(key, self.info.key_bytes)
         value = ctypes.create_string_buffer(self.value_bytes)
         try:
-            _bpf(MAP_LOOKUP, struct.pack("=I4xQQQ", self.fd, _address(k), _address(value), 0))
+            call(MAP_LOOKUP, struct.pack("=I4xQQQ", self.fd, _address(k), _address(value), 0))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -197,13 +198,13 @@ class Map:
         """Raises OSError E2BIG or ENOSPC when the map is full."""
         k = ctypes.create_string_buffer(key, self.info.key_bytes)
         v = ctypes.create_string_buffer(value, self.value_bytes)
-        _bpf(MAP_UPDATE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(v), 0))
+        call(MAP_UPDATE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(v), 0))
 
     def remove(self, key: bytes) -> bool:
         """Whether it was there."""
         k = ctypes.create_string_buffer(key, self.info.key_bytes)
         try:
-            _bpf(MAP_DELETE, struct.pack("=I4xQQQ", self.fd, _address(k), 0, 0))
+            call(MAP_DELETE, struct.pack("=I4xQQQ", self.fd, _address(k), 0, 0))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -215,7 +216,7 @@ class Map:
         k = ctypes.create_string_buffer(key, self.info.key_bytes)
         v = ctypes.create_string_buffer(value, self.value_bytes)
         try:
-            _bpf(MAP_UPDATE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(v), NOEXIST))
+            call(MAP_UPDATE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(v), NOEXIST))
         except OSError as error:
             if error.errno == errno.EEXIST:
                 return False
@@ -227,7 +228,7 @@ class Map:
         k = ctypes.create_string_buffer(key, self.info.key_bytes)
         value = ctypes.create_string_buffer(self.value_bytes)
         try:
-            _bpf(MAP_TAKE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(value), 0))
+            call(MAP_TAKE, struct.pack("=I4xQQQ", self.fd, _address(k), _address(value), 0))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -251,7 +252,7 @@ class Map:
             struct.pack("=QQQQIIQQ", 0, 0, _address(keys), _address(values), len(batch), self.fd, 0, 0), _ATTR_BYTES
         )
         try:
-            _call(MAP_UPDATE_BATCH, attr)
+            _call_with(MAP_UPDATE_BATCH, attr)
         except OSError as error:
             if error.errno in (errno.E2BIG, errno.ENOSPC):
                 return int(struct.unpack_from("=I", attr.raw, 32)[0])
@@ -279,7 +280,7 @@ class Map:
             parts = (at, _address(cursor), _address(keys), _address(values), size, self.fd, 0, 0)
             attr = ctypes.create_string_buffer(struct.pack("=QQQQIIQQ", *parts), _ATTR_BYTES)
             try:
-                _call(MAP_LOOKUP_BATCH, attr)
+                _call_with(MAP_LOOKUP_BATCH, attr)
                 is_last = False
             except OSError as error:
                 if error.errno == errno.ENOSPC:  # one bucket of a hash holds more than `size`
@@ -310,7 +311,7 @@ class Map:
         parts = (0, _address(cursor), _address(keys), _address(values), size, self.fd, 0, 0)
         attr = ctypes.create_string_buffer(struct.pack("=QQQQIIQQ", *parts), _ATTR_BYTES)
         try:
-            _call(MAP_LOOKUP_BATCH, attr)
+            _call_with(MAP_LOOKUP_BATCH, attr)
         except OSError as error:
             if error.errno == errno.ENOENT:  # the end: these are all
                 return int(struct.unpack_from("=I", attr.raw, 32)[0])
@@ -328,7 +329,7 @@ class Map:
         at = 0 if after is None else _address(key)
         while seen >= 0:
             try:
-                _bpf(MAP_NEXT_KEY, struct.pack("=I4xQQ", self.fd, at, _address(following)))
+                call(MAP_NEXT_KEY, struct.pack("=I4xQQ", self.fd, at, _address(following)))
             except OSError as error:
                 if error.errno == errno.ENOENT:
                     return
@@ -376,7 +377,7 @@ def attach_cgroup(program_fd: int, cgroup: Path, attach_type: int, pinned: Path)
         pinned.unlink()
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        link = _bpf(LINK_CREATE, struct.pack("=IIII", program_fd, directory, attach_type, 0))
+        link = call(LINK_CREATE, struct.pack("=IIII", program_fd, directory, attach_type, 0))
     finally:
         os.close(directory)
     try:
@@ -395,7 +396,7 @@ def attach_tcx(program_fd: int, ifindex: int, attach_type: int, pinned: Path) ->
     replaced; its link goes, unless someone else holds it. Blocks until no CPU is in the old list: about 11 ms."""
     attr = struct.pack("=IIIIIIQ", program_fd, ifindex, attach_type, FIRST, 0, 0, 0)
     try:
-        link = _bpf(LINK_CREATE, attr)
+        link = call(LINK_CREATE, attr)
     except OSError as error:
         if error.errno != errno.EEXIST:  # by a link that is pinned elsewhere, or held by somebody
             raise
@@ -411,13 +412,13 @@ def _tcx_link(program: int, ifindex: int, attach_type: int) -> int:
     attr = ctypes.create_string_buffer(_ATTR_BYTES)
     while True:
         try:
-            _call(LINK_NEXT_ID, attr)  # the number after the first field goes into the second
+            _call_with(LINK_NEXT_ID, attr)  # the number after the first field goes into the second
         except OSError as error:
             raise OSError(errno.EEXIST, "attached already, by no link") from error
         number = int(struct.unpack_from("=II", attr.raw)[1])
         struct.pack_into("=I", attr, 0, number)
         try:
-            link = _bpf(LINK_BY_ID, struct.pack("=I", number))
+            link = call(LINK_BY_ID, struct.pack("=I", number))
         except FileNotFoundError:  # gone just now
             continue
         found = link_info(link)
@@ -432,7 +433,7 @@ def tcx_programs(ifindex: int, attach_type: int) -> list[int]:
     attr = ctypes.create_string_buffer(
         struct.pack("=IIIIQII", ifindex, attach_type, 0, 0, ctypes.addressof(ids), len(ids), 0), _ATTR_BYTES
     )
-    _call(PROG_QUERY, attr)
+    _call_with(PROG_QUERY, attr)
     return list(ids[: int(struct.unpack_from("=I", attr.raw, 24)[0])])
 
 
@@ -465,7 +466,7 @@ def has_set_retval() -> bool:
         for attach_type in (CGROUP_CONNECT4, CGROUP_SENDMSG4):
             attr = struct.pack("=IIQQ", _CGROUP_SOCK_ADDR, len(refuse), _address(code), _address(terms))
             attr = struct.pack("=68sI", attr, attach_type)
-            os.close(_bpf(PROG_LOAD, attr))
+            os.close(call(PROG_LOAD, attr))
     except OSError as error:
         if error.errno == errno.EINVAL:
             return False
@@ -475,12 +476,12 @@ def has_set_retval() -> bool:
 
 def replace_program(link_fd: int, program_fd: int) -> None:
     """In a single step: each packet meets the old program or the new one."""
-    _bpf(LINK_UPDATE, struct.pack("=III", link_fd, program_fd, 0))
+    call(LINK_UPDATE, struct.pack("=III", link_fd, program_fd, 0))
 
 
 def detach_link(link_fd: int) -> None:
     """It stays an object, attached to nothing, for as long as someone holds it."""
-    _bpf(LINK_DETACH, struct.pack("=I", link_fd))
+    call(LINK_DETACH, struct.pack("=I", link_fd))
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,7 +496,7 @@ class LinkInfo:
 def link_info(fd: int) -> LinkInfo:
     """What the kernel says of a link to a cgroup or a device. Source: struct bpf_link_info."""
     info = ctypes.create_string_buffer(64)
-    _bpf(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
+    call(OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), _address(info)))
     kind, number, program = struct.unpack_from("=III", info.raw)
     target, attach_type = struct.unpack_from("=QI" if kind == LINK_CGROUP else "=II", info.raw, 16)
     return LinkInfo(kind, number, program, target, attach_type)
@@ -549,7 +550,7 @@ def run_program(program_fd: int, packet: bytes, *, repeat: int = 1, context: byt
         ),
         _ATTR_BYTES,
     )
-    _call(PROG_TEST_RUN, attr)
+    _call_with(PROG_TEST_RUN, attr)
     _, result, _, size = struct.unpack_from("=IIII", attr.raw)
     duration = struct.unpack_from("=I", attr.raw, 36)[0]
     return ProgramRun(result, out.raw[:size], duration)

@@ -134,7 +134,7 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
     async with AsyncExitStack() as opened:
         await to_the_end(asyncio.to_thread(pins.recover, settings.pin_dir))
         loaded = await loader.load(ground.config, settings.pin_dir, settings.state_dir)
-        log.info("datapath loaded", compiled=loaded.compiled, instructions=loaded.instructions)
+        log.info("datapath loaded", anew=loaded.is_anew, instructions=loaded.instructions)
         maps = opened.enter_context(closing(Maps(settings.pin_dir)))
         parts = NodeModel(settings.node, not_masqueraded=settings.not_masqueraded)
         await write_before_programs(maps, parts.tables)

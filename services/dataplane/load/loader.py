@@ -1,10 +1,12 @@
-"""Programs and maps into the kernel, pinned, by way of the compiler's short-lived process.
+"""Programs and maps into the kernel, pinned, from an object that was built before (objects.py).
 
-A restart finds its programs pinned and compiles nothing, unless the C, the compiler's flags, the node's configuration
-or the limits changed, or a pin is missing or holds something else than was pinned there. Maps outlive all of that: what
+What is not built, not whole, or made of other sources than those here is compiled on the spot by a short-lived process
+and kept in the state directory for the next start; where there is no compiler, the text says so.
+A restart finds its programs pinned and loads nothing, unless the C, the compiler's flags, the node's configuration or
+the limits changed, or a pin is missing or holds something else than was pinned there. Maps outlive all of that: what
 a map of an older layout or of another size holds goes into the one that takes its place (migrate.py).
-Order is a contract: maps first (they are made as programs load), then steps, which others jump to, then those others,
-then attaching (kernel/maps.py). Programs of before jump to steps of before until the last of them is gone (steps.h).
+Order is a contract: maps first, then steps, which others jump to, then those others (install.py), then attaching
+(kernel/maps.py). Programs of before jump to steps of before until the last of them is gone (steps.h).
 """
 
 from __future__ import annotations
@@ -23,20 +25,24 @@ from pathlib import Path
 from typing import Any
 
 from bus.telemetry import logger
-from services.dataplane.batch import answered, to_the_end
+from services.dataplane.batch import to_the_end
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel import steps as own
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.load import migrate
+from services.dataplane.kernel.program import Refused
+from services.dataplane.load import migrate, objects
+from services.dataplane.load.build import CompileError, compiled
+from services.dataplane.load.install import Wanted, entries_of, install
+from services.dataplane.load.objects import Damaged, Features, Object
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import MapShape
 from services.dataplane.shapes.limits import declared_maps, limit, map_path
-from services.dataplane.shapes.programs import SOCKET_PROGRAMS, UNITS
+from services.dataplane.shapes.programs import UNITS
 from settings.rows import SWITCHES
 
 log = logger(__name__)
 
-HERE = Path(__file__).parents[1]  # services/dataplane
+LIFETIMES = ("CT_TCP_SECONDS", "CT_TCP_SYN_SECONDS", "CT_TCP_FIN_SECONDS", "CT_ANY_SECONDS")  # limits.h
 REAL_TIME = Path("/sys/kernel/realtime")
 
 STAMP = "programs.json"
@@ -55,8 +61,7 @@ class LayoutError(LoadError):
 
 @dataclass(frozen=True, kw_only=True)
 class DatapathConfig:
-    """What is compiled in. Changing any of it compiles anew and replaces the programs; a map that gets another size
-    hands on what it holds."""
+    """What programs are for. Changing any of it replaces them; a map that gets another size hands on what it holds."""
 
     node_address: str = ""  # IPv4; "": the node has none, or the family is off
     node_address6: str = ""
@@ -81,14 +86,28 @@ class DatapathConfig:
         """to_netdev has something to do."""
         return bool(self.switches.get("LEGACY_ROUTING") or self.services or self.services6)
 
-    def defines(self) -> dict[str, str]:
-        words = struct.unpack("=4I", socket.inet_pton(socket.AF_INET6, self.node_address6 or "::"))
-        numbers = {
-            "IPV4_ENABLED": int(self.ipv4),
-            "IPV6_ENABLED": int(self.ipv6),
+    @property
+    def features(self) -> Features:
+        """What programs are compiled for."""
+        return {"IPV4_ENABLED": int(self.ipv4), "IPV6_ENABLED": int(self.ipv6)}
+
+    def constants(self) -> dict[str, int]:
+        """Each constant of constants.h but SET_RETVAL, which the kernel says."""
+        addresses = {
+            "NODE_ADDRESS": _number(self.node_address or "0.0.0.0"),
+            **_words("NODE_ADDRESS6", self.node_address6 or "::"),
+        }
+        network, network6 = self.services or "0.0.0.0/0", self.services6 or "::/0"
+        addresses |= {
+            "SERVICES4": _number(str(ipaddress.IPv4Network(network)[0])),
+            "SERVICES4_MASK": _number(str(ipaddress.IPv4Network(network).netmask)),
+            **_words("SERVICES6", str(ipaddress.IPv6Network(network6)[0])),
+            **_words("SERVICES6_MASK", str(ipaddress.IPv6Network(network6).netmask)),
+        }
+        return addresses | {
             "DEVICE_INDEX": self.device_index,
             "TUNNEL_INDEX": self.tunnel_index,
-            "TUNNEL_PORT": self.tunnel_port,
+            "TUNNEL_PORT": socket.htons(self.tunnel_port),
             "UNDERLAY_IP6": int(self.underlay_ipv6),
             **{name: row.turned(row.default) for name, row in SWITCHES.items()},
             **self.switches,
@@ -96,49 +115,41 @@ class DatapathConfig:
             "MASQUERADE6": int(self.masquerade6 and self.ipv6 and bool(self.node_address6)),
             "NAT_PORT_MIN": self.nat_port_min,
             "NAT_PORT_MAX": self.nat_port_max,
-            **self.sizes,
-            **self.seconds,
+            "NAT_PORTS": self.nat_port_max - self.nat_port_min + 1,
+            **{name.replace("_SECONDS", "_TICKS"): _ticks(self._lifetime(name)) for name in LIFETIMES},
+            "CT_LONGEST_TICKS": _ticks(max(limit("CT_WEEK_SECONDS"), *map(self._lifetime, LIFETIMES))),
+            "TIME_WAIT_TICKS": _ticks(max(0, limit("TIME_WAIT_SECONDS") - self._lifetime("CT_TCP_FIN_SECONDS"))),
         }
-        addresses = {
-            "NODE_ADDRESS": _be32(self.node_address or "0.0.0.0"),
-            **{f"NODE_ADDRESS6_{place}": f"0x{word:08x}u" for place, word in enumerate(words)},
-        }
-        if self.services:
-            network = ipaddress.IPv4Network(self.services)
-            addresses |= {"SERVICES4": _be32(str(network[0])), "SERVICES4_MASK": _be32(str(network.netmask))}
-        if self.services6:
-            network6 = ipaddress.IPv6Network(self.services6)
-            for name, address in (("SERVICES6", network6[0]), ("SERVICES6_MASK", network6.netmask)):
-                each = struct.unpack("=4I", address.packed)
-                addresses |= {f"{name}_{place}": f"0x{word:08x}u" for place, word in enumerate(each)}
-        return addresses | {name: str(number) for name, number in numbers.items()}
+
+    def _lifetime(self, name: str) -> int:
+        return self.seconds.get(name, 0) or limit(name)
 
 
-def _be32(address: str) -> str:
-    """The number that the kernel reads where this address stands in network byte order."""
-    return f"0x{struct.unpack('=I', socket.inet_aton(address))[0]:08x}u"
+def _number(address: str) -> int:
+    """What the kernel reads where this address stands in network byte order."""
+    return int.from_bytes(socket.inet_aton(address), sys.byteorder)
+
+
+def _words(name: str, address: str) -> dict[str, int]:
+    """The same of an IPv6 address, in four words."""
+    words = struct.unpack("=4I", socket.inet_pton(socket.AF_INET6, address))
+    return {f"{name}_{place}": word for place, word in enumerate(words)}
+
+
+def _ticks(seconds: int) -> int:
+    """At least as long, in what connections are counted by (limits.h)."""
+    return (seconds * 10**9 >> limit("TICK_SHIFT")) + 1
 
 
 def digest(config: DatapathConfig) -> str:
     """Changes when the programs would: the C, what compiles it and how, the limits and the configuration."""
-    found = hashlib.sha256(json.dumps([config.defines(), UNITS, SOCKET_PROGRAMS], sort_keys=True).encode())
-    for path in sources():
-        found.update(f"{path.relative_to(HERE)}\n".encode() + path.read_bytes())
-    return found.hexdigest()
+    parts = [objects.made_of(config.features), config.constants(), dict(config.sizes)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def generation(config: DatapathConfig) -> str:
     """Names the maps that the programs of this configuration have for themselves (kernel/steps.py)."""
     return digest(config)[:16]
-
-
-def sources() -> list[Path]:
-    """Every file of ours that the programs are made of or by."""
-    return [
-        HERE / "load/compiler.py",
-        *sorted((HERE / "bpf").rglob("*.[ch]")),
-        *sorted((HERE / "headers").rglob("*.h")),
-    ]
 
 
 def check_maps(pin_dir: Path) -> None:
@@ -169,8 +180,7 @@ def resized_maps(config: DatapathConfig, pin_dir: Path) -> dict[str, tuple[int, 
     for name, declared in declared_maps().items():
         path = map_path(pin_dir, name)
         if path.exists():
-            size = config.defines().get(declared.size, declared.size)
-            wanted = int(size) if size.isdigit() else limit(size)
+            wanted = entries_of(declared.size, config.sizes)
             pinned = Map.open(path)
             pinned.close()
             if pinned.info.max_entries != wanted:
@@ -180,10 +190,10 @@ def resized_maps(config: DatapathConfig, pin_dir: Path) -> dict[str, tuple[int, 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Whether the compiler ran, and instructions by program when it did. `migration` is to be finished when all
-    programs are attached."""
+    """Whether programs were loaded, or found pinned; instructions by program when they were. `migration` is to be
+    finished when all programs are attached."""
 
-    compiled: bool
+    is_anew: bool
     instructions: dict[str, int]
     migration: migrate.Migration
 
@@ -197,10 +207,10 @@ def check_kernel() -> None:
 
 
 async def load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> Loaded:
-    """Have every program and map pinned under `pin_dir`, compiling only what changed since the last time.
+    """Have every program and map pinned under `pin_dir`, loading only what changed since the last time.
 
-    Raises: LoadError: the compiler or the verifier refused. LayoutError: a pinned map is of another kind or shape, or
-        what it holds does not fit.
+    Raises: LoadError: the verifier refused, or there are no programs for this configuration.
+        LayoutError: a pinned map is of another kind or shape, or what it holds does not fit.
     """
     check_kernel()
     check_maps(pin_dir)
@@ -239,7 +249,7 @@ def _begin_migration(config: DatapathConfig, pin_dir: Path) -> migrate.Migration
 
 
 async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[str, int] | None:
-    """Programs and maps, pinned. None: they were, nothing was compiled."""
+    """Programs and maps, pinned. None: they were, nothing was loaded."""
     stamp = state_dir / STAMP
     wanted = digest(config)
     stamped = _read_stamp(stamp)
@@ -248,15 +258,15 @@ async def _load(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[
         others = sorted(name for name, each in found.items() if not each or each != stamped["pinned"].get(name))
         if not others:
             return None
-        log.warning("what is pinned is not what was pinned: compiling anew", pins=others)
+        log.warning("what is pinned is not what was pinned: loading anew", pins=others)
     _forget_stamp(state_dir)
-    instructions = await _compile(config, pin_dir)
+    instructions = await _install(config, pin_dir, state_dir)
     check_maps(pin_dir)
     try:
         pinned = await to_the_end(asyncio.to_thread(identities, pin_dir, generation(config)))
         stamp.write_text(json.dumps({"digest": wanted, "pinned": pinned}))
     except OSError as problem:
-        log.warning("the next start compiles anew: make room on the disk", file=str(stamp), why=str(problem))
+        log.warning("the next start loads programs anew: make room on the disk", file=str(stamp), why=str(problem))
     return instructions
 
 
@@ -303,22 +313,42 @@ def _read_stamp(stamp: Path) -> dict[str, Any]:
     return {}
 
 
-async def _compile(config: DatapathConfig, pin_dir: Path) -> dict[str, int]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.dataplane.load.compiler",
-        cwd=HERE.parent.parent,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    work = {
-        "pin_dir": str(pin_dir),
-        "generation": generation(config),
-        "defines": config.defines(),
-        "units": UNITS,
-    }
-    request = json.dumps({"parent": os.getpid(), **work})
-    out, err = await answered(child, request.encode())
-    if child.returncode:
-        words = err.decode(errors="replace").strip().splitlines()
-        raise LoadError("the datapath did not load: " + "\n".join(words[-40:]))
-    programs: dict[str, int] = json.loads(out)["programs"]
-    return programs
+async def _install(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> dict[str, int]:
+    """Instructions by program. Raises: LoadError."""
+    made = await _object(config.features, state_dir)
+    constants = {"SET_RETVAL": 0} | config.constants()
+    try:
+        constants["SET_RETVAL"] = int(bpf.has_set_retval())  # no choice of the node's: it is in no digest
+        wanted = Wanted(constants, config.sizes, generation(config))
+        return await to_the_end(asyncio.to_thread(install, made, wanted, pin_dir))
+    except Refused as refusal:
+        raise LoadError(f"the kernel does not take {refusal}") from refusal
+
+
+async def _object(features: Features, state_dir: Path) -> Object:
+    """Built, or kept by an earlier start, or compiled now and kept. Raises: LoadError."""
+    name = objects.file_name(features)
+    kept = state_dir / "objects" / name
+    for path in (objects.BUILT / name, kept):
+        try:
+            found = await asyncio.to_thread(objects.read, path)
+        except FileNotFoundError:
+            continue
+        except (OSError, Damaged) as problem:
+            log.warning("programs in a file are not used: build or remove it", file=str(path), why=str(problem))
+            continue
+        if found.made_of == objects.made_of(features):
+            return found
+    log.info("programs were not built for this: compiling", programs=name)
+    try:
+        raw = await compiled(features)
+        found = objects.of_bytes(raw)
+    except (CompileError, Damaged, OSError) as problem:
+        raise LoadError(
+            f"the programs {name} were not built (make setup), and do not compile here: {problem}"
+        ) from problem
+    try:
+        await asyncio.to_thread(objects.write, kept, raw)
+    except OSError as problem:
+        log.warning("the next start compiles anew: make room on the disk", file=str(kept), why=str(problem))
+    return found

@@ -12,12 +12,13 @@ INCLUDE = Path(__file__).parents[1] / "bpf/include"
 ASIDE = "_before"  # ends the name of a map that is set aside while another takes its place
 
 # Source: enum bpf_map_type
-MAP_TYPES = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11, "ringbuf": 27}
+MAP_TYPES = {"hash": 1, "array": 2, "prog": 3, "percpu_array": 6, "lru_hash": 9, "lpm_trie": 11, "ringbuf": 27}
 
 _NUMBER = re.compile(r"^#define (\w+) \(?(\d+)(?: << (\d+)\))?(?: /\*.*)?$", re.MULTILINE)
-_TABLE = re.compile(r'BPF_TABLE_PINNED\(\s*"(\w+)",\s*[\w ]+,\s*[\w ]+,\s*(\w+),\s*(\w+),\s*PINNED\("(\w+)"\)')
+_CONSTANT = re.compile(r"^#define (\w+) CONSTANT\((\d+)\)", re.MULTILINE)
+_MAP = re.compile(r'^MAP\(\s*"(\w+)",\s*[\w ]+,\s*[\w ]+,\s*(\w+),\s*(\w+),\s*(?:"(\w+)"|OF_GENERATION),', re.MULTILINE)
 _STEP = re.compile(r"^\tSTEP_(\w+) = (\d+),", re.MULTILINE)
-_RING = re.compile(r'maps/ringbuf:" PINNED\("(\w+)"\)\)\)\) struct \w+ (\w+) = \{\s*\.max_entries = (\w+)')
+_BUFFER = re.compile(r'^BUFFER\((\w+), (\w+), "(\w+)"\)', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +32,37 @@ class DeclaredMap:
 
 @cache
 def _numbers() -> dict[str, int]:
-    text = "".join((INCLUDE / name).read_text() for name in ("limits.h", "types.h", "policy.h"))
+    text = "".join((INCLUDE / name).read_text() for name in ("limits.h", "types.h", "policy.h", "steps.h"))
     return {name: int(number) << int(shift or 0) for name, number, shift in _NUMBER.findall(text)}
 
 
 def limit(name: str) -> int:
-    """A number that limits.h, types.h or policy.h defines. Raises: KeyError: none does."""
+    """A number that limits.h, types.h, policy.h or steps.h defines. Raises: KeyError: none does."""
     return _numbers()[name]
 
 
 @cache
 def declared_maps() -> dict[str, DeclaredMap]:
-    """Every map, by name."""
+    """Every map, by name, but those of a generation."""
     text = (INCLUDE / "maps.h").read_text()
-    found = {name: DeclaredMap(MAP_TYPES[kind], size, file) for kind, name, size, file in _TABLE.findall(text)}
-    return found | {name: DeclaredMap(MAP_TYPES["ringbuf"], size, file) for file, name, size in _RING.findall(text)}
+    buffers = {name: DeclaredMap(MAP_TYPES["ringbuf"], size, file) for name, size, file in _BUFFER.findall(text)}
+    return _maps(text) | buffers
+
+
+@cache
+def maps_of_generation() -> dict[str, DeclaredMap]:
+    """Those that each generation of programs has for itself, by name; where, kernel/steps.py says."""
+    return _maps((INCLUDE / "steps.h").read_text())
+
+
+def _maps(text: str) -> dict[str, DeclaredMap]:
+    return {name: DeclaredMap(MAP_TYPES[kind], size, file) for kind, name, size, file in _MAP.findall(text)}
+
+
+@cache
+def constants() -> dict[str, int]:
+    """Every constant of the loaded programs (constants.h), by name: its number."""
+    return {name: int(number) for name, number in _CONSTANT.findall((INCLUDE / "constants.h").read_text())}
 
 
 @cache

@@ -16,7 +16,7 @@ from lab.errors import LabError
 from lab.plan import Plan
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.settings import NodeSettings
-from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes.limits import constants, limit
 from services.ipam.settings import NAMES
 from services.resources.settings import VARIABLES as SERVICE_RANGES
 from settings.read import read
@@ -115,11 +115,11 @@ def test_what_every_service_goes_by_are_the_rows_that_every_service_reads() -> N
 def test_what_a_row_defines_is_a_number_that_the_programs_know() -> None:
     for row in ROWS:
         if row.define:
-            assert limit(row.define) == row.turned(row.default) if row.is_switch else limit(row.define)
+            assert row.define in constants() if row.is_switch else limit(row.define)
 
 
 def test_a_switch_reaches_the_programs_as_it_is_set() -> None:
-    """From the key, by a lab and a node's environment, into what is compiled."""
+    """From the key, by a lab and a node's environment, into what is put into the instructions."""
     for define, row in SWITCHES.items():
         other = row.read.words[1] if isinstance(row.read, Words) else not row.default
         for value in (row.default, other):
@@ -128,8 +128,8 @@ def test_a_switch_reaches_the_programs_as_it_is_set() -> None:
             }
             assert NodeSettings.of(environment).switches[define] == row.turned(value)
             turned = DatapathConfig(device_index=1, switches=NodeSettings.of(environment).switches)
-            assert turned.defines()[define] == str(row.turned(value))
-        assert DatapathConfig(device_index=1).defines()[define] == str(row.turned(row.default))
+            assert turned.constants()[define] == row.turned(value)
+        assert DatapathConfig(device_index=1).constants()[define] == row.turned(row.default)
 
 
 PICKY = [row for row in ROWS if not isinstance(row.read, Text)]

@@ -69,9 +69,8 @@ static __always_inline bool is_node(const struct address *a)
 {
 	if (NODE_ADDRESS && a->word[3] == NODE_ADDRESS && is_ip4(a))
 		return true;
-	return (NODE_ADDRESS6_0 | NODE_ADDRESS6_1 | NODE_ADDRESS6_2 | NODE_ADDRESS6_3) &&
-	       a->word[3] == NODE_ADDRESS6_3 && a->word[2] == NODE_ADDRESS6_2 && a->word[1] == NODE_ADDRESS6_1 &&
-	       a->word[0] == NODE_ADDRESS6_0;
+	return NODE_ADDRESS6_0 && a->word[3] == NODE_ADDRESS6_3 && a->word[2] == NODE_ADDRESS6_2 &&
+	       a->word[1] == NODE_ADDRESS6_1 && a->word[0] == NODE_ADDRESS6_0;
 }
 
 #define KNOWS_SERVICES (SERVICES4_MASK || SERVICES6_MASK_0)

@@ -68,7 +68,7 @@ struct flow {
  * go round: what has expired is the furthest off. */
 static __always_inline bool is_over(struct connection *c, struct packet *p)
 {
-	return c->expires - p->now > SECONDS(CT_LONGEST_SECONDS) + 1; /* another CPU's clock may be a tick ahead */
+	return c->expires - p->now > CT_LONGEST_TICKS + 1; /* another CPU's clock may be a tick ahead */
 }
 
 /* What only the end that begins sends: against the connection's direction, or after its end, it begins another. */
@@ -89,14 +89,13 @@ static __always_inline bool has_ended(struct connection *c)
  * once both ends have been silent for as long as the others wait. */
 static __always_inline bool is_finished(struct connection *c, struct packet *p)
 {
-	return has_ended(c) &&
-	       (__u64)c->expires + SECONDS(CT_TCP_FIN_SECONDS) <= (__u64)p->now + SECONDS(CT_TCP_SECONDS);
+	return has_ended(c) && (__u64)c->expires + CT_TCP_FIN_TICKS <= (__u64)p->now + CT_TCP_TICKS;
 }
 
 /* Both ends have spoken, and it has not ended. */
 static __always_inline bool is_settled(struct connection *c, struct packet *p)
 {
-	return c->flags & CT_REPLIED && !(has_ended(c) && c->expires <= p->now + SECONDS(CT_TCP_FIN_SECONDS));
+	return c->flags & CT_REPLIED && !(has_ended(c) && c->expires <= p->now + CT_TCP_FIN_TICKS);
 }
 
 static __always_inline void find(struct flow *f, struct packet *p)
@@ -129,10 +128,10 @@ static __always_inline void find(struct flow *f, struct packet *p)
 static __always_inline __u32 lifetime(__u8 protocol, __u32 flags)
 {
 	if (protocol != IPPROTO_TCP)
-		return SECONDS(CT_ANY_SECONDS);
+		return CT_ANY_TICKS;
 	if (flags & CT_RESET || (flags & (CT_ORIGIN_FIN | CT_REPLY_FIN)) == (CT_ORIGIN_FIN | CT_REPLY_FIN))
-		return SECONDS(CT_TCP_FIN_SECONDS);
-	return flags & CT_REPLIED ? SECONDS(CT_TCP_SECONDS) : SECONDS(CT_TCP_SYN_SECONDS);
+		return CT_TCP_FIN_TICKS;
+	return flags & CT_REPLIED ? CT_TCP_TICKS : CT_TCP_SYN_TICKS;
 }
 
 /* What a packet says of its connection's end. */

@@ -96,8 +96,7 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	way->to = WAY_OUT;
 	way->masquerade = needs_masquerade(p, entry);
 	/* It would bear this node's address, and another node believes what a node sends it in a tunnel. */
-	if (TUNNEL_INDEX && way->masquerade && p->protocol == IPPROTO_UDP &&
-	    p->destination_port == bpf_htons(TUNNEL_PORT))
+	if (TUNNEL_INDEX && way->masquerade && p->protocol == IPPROTO_UDP && p->destination_port == TUNNEL_PORT)
 		return REFUSE(p, DROP_ENCAP_PROHIBITED);
 	return true;
 }
@@ -153,26 +152,28 @@ static __always_inline int out(struct __sk_buff *skb, struct packet *p)
 	return age(skb, p) ? redirect_to_neighbour(DEVICE_INDEX, NULL, 0, 0) : TC_ACT_SHOT;
 }
 
-/* To a pod of the node at `hop`; none: the node's routes know. */
-static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, struct address *hop, __u32 identity)
+/* To a pod of the node at `hop`, which learns the identity of who sends. */
+static __always_inline int by_tunnel(struct __sk_buff *skb, struct packet *p, struct address *hop, __u32 identity)
 {
-#if TUNNEL_INDEX
 	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = 64 };
+	__u64 flags = BPF_F_ZERO_CSUM_TX;
 
 	if (!age(skb, p))
 		return TC_ACT_SHOT;
-#if UNDERLAY_IP6
-	__builtin_memcpy(key.remote_ipv6, hop->word,
-	                 16); /* with a checksum: IPv6 does not go without (RFC 8200, 8.1) */
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
+	if (UNDERLAY_IP6) {
+		__builtin_memcpy(key.remote_ipv6, hop->word, 16);
+		flags = BPF_F_TUNINFO_IPV6; /* with a checksum: IPv6 does not go without (RFC 8200, 8.1) */
+	} else {
+		key.remote_ipv4 = bpf_ntohl(hop->word[3]);
+	}
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
 		return DROP(p, DROP_WRITE_ERROR);
-#else
-	key.remote_ipv4 = bpf_ntohl(hop->word[3]);
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
-		return DROP(p, DROP_WRITE_ERROR);
-#endif
 	return bpf_redirect(TUNNEL_INDEX, 0);
-#else
+}
+
+/* The same with native routing. */
+static __always_inline int to_neighbour(struct __sk_buff *skb, struct packet *p, struct address *hop)
+{
 	struct bpf_redir_neigh neighbour = {};
 
 	if (LEGACY_ROUTING || is_none(hop))
@@ -187,7 +188,12 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, stru
 		__builtin_memcpy(neighbour.ipv6_nh, hop->word, 16);
 	}
 	return redirect_to_neighbour(DEVICE_INDEX, &neighbour, sizeof(neighbour), 0);
-#endif
+}
+
+/* To a pod of the node at `hop`; none: the node's routes know. */
+static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, struct address *hop, __u32 identity)
+{
+	return TUNNEL_INDEX ? by_tunnel(skb, p, hop, identity) : to_neighbour(skb, p, hop);
 }
 
 /* The way that was found. `identity` is the sender's; `to` the pod that it goes to, if it is one of this node. */

@@ -13,6 +13,7 @@
 #endif
 
 #include "wire.h"
+#include "constants.h"
 #include "limits.h"
 #include "types.h"
 #include "address.h"

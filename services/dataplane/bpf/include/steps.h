@@ -20,15 +20,13 @@ enum step {
 
 #define STEPS_MAX 16 /* room in the array; 8 bytes each */
 
-#define OF_GENERATION(name) PINNED(name "_" GENERATION)
-
-BPF_TABLE_PINNED("prog", __u32, __u32, steps, STEPS_MAX, OF_GENERATION("steps"));
+MAP("prog", __u32, __u32, steps, STEPS_MAX, OF_GENERATION, 0);
 
 /* Each CPU's packet in hand. In a map and not on the stack: the verifier does not follow values in maps, so paths that
  * differ in them only are walked once (with 16 kinds of packets else more than its million steps). A program runs to its
  * end on its CPU before another begins: bottom halves are off. On a real-time kernel that is not enough: load/loader.py
  * refuses those. */
-BPF_TABLE_PINNED("percpu_array", __u32, struct packet, in_hand, 1, OF_GENERATION("in_hand"));
+MAP("percpu_array", __u32, struct packet, in_hand, 1, OF_GENERATION, 0);
 
 static __always_inline struct packet *take(__u8 direction)
 {

@@ -18,7 +18,6 @@
 #define THIS_FILE FILE_MASQUERADE_PORT
 
 #define NAT_FREE_TRIES 8 /* before the ports of connections are taken that the far end may remember */
-#define NAT_PORTS (NAT_PORT_MAX - NAT_PORT_MIN + 1)
 
 /* May another connection have this port? If both ends have closed, the far one remembers for a minute (TIME-WAIT, RFC 9293,
  * 3.6.1) and answers another pod's SYN as if it were a late packet, so that its connection begins a second later, or
@@ -31,8 +30,7 @@ static __always_inline bool is_to_be_had(struct nat_key *key, struct nat_entry *
 		return true;
 	if (at_need)
 		return is_over(c, p) || is_finished(c, p);
-	return is_over(c, p) &&
-	       p->now - c->expires > (has_ended(c) ? SECONDS(TIME_WAIT_SECONDS - CT_TCP_FIN_SECONDS) : 0);
+	return is_over(c, p) && p->now - c->expires > (has_ended(c) ? TIME_WAIT_TICKS : 0);
 }
 
 /* What a packet to this mapping's port would look like to the node's own sockets. */

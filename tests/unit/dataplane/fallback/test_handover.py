@@ -348,7 +348,7 @@ async def test_nobody_writes_between_what_is_dumped_and_the_new_start(
                 raise loader.LayoutError("drain the node")
 
     async def load(*_: object) -> loader.Loaded:
-        return loader.Loaded(compiled=False, instructions={}, migration=Migration(tmp_path, (), may_be_live=False))
+        return loader.Loaded(is_anew=False, instructions={}, migration=Migration(tmp_path, (), may_be_live=False))
 
     monkeypatch.setattr(loader, "load", load)
     monkeypatch.setattr(handover, "Maps", Pinned)

@@ -112,8 +112,6 @@ CONSTANTS = {
     "TICK_SHIFT": layouts.TICK_NS.bit_length() - 1,
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},
-    "NAT_PORT_MIN": limits.limit("NAT_PORT_MIN"),
-    "NAT_PORT_MAX": limits.limit("NAT_PORT_MAX"),
     "EVENTS_BYTES": limits.limit("EVENTS_BYTES"),
     "COUNTERS_MAX": limits.limit("COUNTERS_MAX"),
     "DROP_POLICY": reasons.POLICY_DENIED,
@@ -193,7 +191,7 @@ def test_every_map_has_the_sizes_of_its_structs(compiled: dict[str, int]) -> Non
         shape = MapShape(compiled[f"sizeof(struct {key})"], compiled[f"sizeof(struct {value})"])
         assert layouts.MAPS[name] == shape, name
     assert set(limits.declared_maps()) == set(layouts.MAPS)
-    pinned = re.findall(r"PINNED\(\"(\w+)\"\)", (INCLUDE / "maps.h").read_text())
+    pinned = re.findall(r"^(?:MAP|BUFFER)\(.*\"(\w+)\"(?:, \w+)?\);", (INCLUDE / "maps.h").read_text(), re.MULTILINE)
     assert sorted(pinned) == sorted(each.file for each in limits.declared_maps().values())
 
 

@@ -178,7 +178,7 @@ def enter_namespace(families: tuple[Family, ...]) -> None:
 
 
 def configuration(mode: str, families: tuple[Family, ...]) -> loader.DatapathConfig:
-    """What a node of the families is compiled for."""
+    """What a node of the families is loaded with."""
     return loader.DatapathConfig(
         node_address=ADDRESSES[4].node if 4 in families else "",
         node_address6=ADDRESSES[6].node if 6 in families else "",
@@ -196,7 +196,7 @@ def configuration(mode: str, families: tuple[Family, ...]) -> loader.DatapathCon
 def datapath(mode: str, families: tuple[Family, ...]) -> Iterator[Datapath]:
     """Programs loaded for a mode, "native" or "tunnel"; nothing of them stays.
 
-    Raises: LoadError: the compiler or the verifier refused.
+    Raises: LoadError: the verifier refused.
     """
     pin_dir = host.bpf_file_system() / f"{PREFIX}{os.getpid()}-{mode}{''.join(map(str, families))}"
     config = configuration(mode, families)

@@ -21,6 +21,6 @@ def resident_megabytes(smaps_rollup: str) -> float:
 
 
 def measure_memory(cluster: Cluster, nodes: Sequence[str]) -> Figure:
-    """One value for each node's dataplane, without the child that compiles, which has ended by then."""
+    """One value for each node's dataplane."""
     pids = [cluster.process_of(f"{node}.dataplane") for node in nodes]
     return Figure(NAME, "MB", tuple(resident_megabytes(Path(f"/proc/{pid}/smaps_rollup").read_text()) for pid in pids))

@@ -32,7 +32,7 @@ class MapKind:
 
 @dataclass(frozen=True)
 class Program:
-    """A function, compiled for one configuration. Where its code needs a map, it holds the map's place in `maps`."""
+    """With the constants of one configuration. Where the code needs a map, it holds the map's place in `maps`."""
 
     configuration: str
     name: str

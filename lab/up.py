@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ from lab.plan import MOST_NODES, MOST_SUBNETS
 from lab.programs import BUS, bus_settings
 from lab.settings import Settings, check_node, check_plan, check_sizes, settings
 from lab.state import Record
+from services.dataplane.load import build, objects
 from services.dataplane.settings import memory_bytes
 
 READY_SECONDS = 60.0
@@ -81,6 +83,7 @@ def up(
 
 def make(name: str, wanted: Wanted, progress: Progress) -> Record:
     """Make a lab of which nothing is there."""
+    build_programs(progress)
     host.bpf_file_system()
     root = host.cgroup_root()
     if rests := cleanup.left(name):
@@ -107,6 +110,16 @@ def make(name: str, wanted: Wanted, progress: Progress) -> Record:
     wait_ready(lab, progress)
     lab.directory.up.unlink(missing_ok=True)
     return lab
+
+
+def build_programs(progress: Progress) -> None:
+    """So that its nodes compile nothing, each by itself. Raises: LabError."""
+    if not all(map(build.is_built, objects.SETS)):
+        progress("compiling the programs for the kernel")
+        try:
+            asyncio.run(build.build())
+        except (build.CompileError, OSError) as problem:
+            raise LabError(f"the programs for the kernel do not compile: {problem}") from problem
 
 
 def already(lab: Record, wanted: Wanted, progress: Progress) -> Record:

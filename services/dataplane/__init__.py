@@ -20,10 +20,10 @@ for it, and changes of policy reach this node when it is back.
     kernel/   the only system calls: maps, programs, links, routes, nftables
     store/    files of this node
     shapes/   bytes and numbers that C and Python share (pure)
-    bpf/      the C: programs/, and in include/ one header a feature      headers/  what bcc needs of a kernel's
+    bpf/      the C: programs/, and in include/ one header a feature      headers/  what bcc expects of a kernel's
 
 Imports go down this list only.
 
 Capabilities: CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON (programs, maps, links), CAP_SYS_ADMIN (entering a pod's network
-namespace); the files of kernel/ and load/compiler.py are those that need them.
+namespace); the files of kernel/ and load/ are those that need them. No compiler: the programs were built before.
 """

@@ -91,7 +91,7 @@ def test_a_pin_that_is_gone_does_not_make_a_hook_look_judged(
 
 
 @pytest.mark.parametrize("problem", [loader.LoadError("no"), LinkError("no"), PermissionError(1, "no")])
-def test_what_the_kernel_or_the_compiler_refuses_makes_a_node_fall_back(
+def test_what_the_kernel_refuses_or_was_not_built_makes_a_node_fall_back(
     place: Place, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
     async def refuses(*_: object) -> loader.Loaded:

@@ -423,7 +423,7 @@ def test_a_start_believes_no_pin_by_its_name_and_no_packet_is_lost(
                 assert [attached_tag(hook) for hook in hooks] == [programs[hook.program] for hook in hooks]
         first = identities(place)
         async with pods.node():
-            assert identities(place) == first, "compiled once more"
+            assert identities(place) == first, "loaded once more"
 
     in_namespace(place.namespace, main)
 

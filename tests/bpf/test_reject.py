@@ -338,7 +338,6 @@ def older_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             yield pin_dir
 
 
-@pytest.mark.timeout(300)  # whoever comes first compiles
 def test_a_kernel_that_lets_programs_name_no_error_says_that_it_is_not_permitted(
     older_programs: Path, group: Path, at: Family
 ) -> None:

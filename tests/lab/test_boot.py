@@ -20,7 +20,7 @@ from tests.lab.space import Space, curl
 from tests.lab.test_policy import DENY
 from tests.labs import Lab, eventually
 
-pytestmark = pytest.mark.timeout(300)  # a busy machine compiles long
+pytestmark = pytest.mark.timeout(300)  # a busy machine takes long
 
 NODE = "node1"
 
@@ -70,7 +70,7 @@ def start_anew(lab: Lab, box: Sandbox) -> str:
             return False
         return True
 
-    assert eventually(added, 40)  # the programs are compiled anew
+    assert eventually(added, 40)  # the programs are loaded anew
     return found[0]
 
 

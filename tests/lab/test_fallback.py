@@ -20,7 +20,7 @@ from tests.lab.test_services import callers, ends, nobodys
 from tests.lab.test_survival import stream
 from tests.labs import Lab, eventually
 
-pytestmark = pytest.mark.timeout(300)  # each goes to rules and back, and may compile
+pytestmark = pytest.mark.timeout(300)  # each goes to rules and back
 
 # The second: late packets of connections that are over.
 EXPECTED_DROPS = (
@@ -207,7 +207,7 @@ def test_without_the_capabilities_pods_go_on_and_a_new_one_is_refused_with_the_r
     finally:
         child.terminate()
         child.wait()
-        lab.revive(node="node1")  # rules are in force: it is ready by them at once, and compiles meanwhile
+        lab.revive(node="node1")  # rules are in force: it is ready by them at once, and loads meanwhile
     assert eventually(lambda: by(lab, "node1") == "programs", 120)
     assert " ready " in row(lab, "node1")
     assert space.get("client", space.address("server"))

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -108,7 +109,7 @@ def survive(space: Space, event: Callable[[], None]) -> None:
 
 
 def start(lab: Lab, node: str) -> None:
-    """A busy machine compiles for longer than the lab waits: ask again."""
+    """A busy machine takes longer than the lab waits: ask again."""
     for patience in range(PATIENCE - 1, -1, -1):
         try:
             lab.revive(node=node)
@@ -148,6 +149,13 @@ def sizes(lab: Lab, node: str) -> dict[str, int]:
         found[path.name] = each.info.max_entries
         each.close()
     return found
+
+
+def test_no_process_of_a_node_has_a_compiler(space: Space) -> None:
+    for node in NODES:
+        found = Path(f"/proc/{dataplane(space.lab, node).pid}/maps").read_text()
+        assert "libc.so" in found
+        assert not [each for each in ("libbcc", "libclang", "libLLVM") if each in found]
 
 
 def test_nothing_is_lost_or_broken_when_dataplanes_are_killed_and_started_again(space: Space) -> None:

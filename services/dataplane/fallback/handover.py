@@ -44,7 +44,7 @@ log = logger(__name__)
 
 SWITCH = "force-fallback"  # a file in the state directory; as PLEXUS_FORCE_FALLBACK, and may go while we run
 CHECK = "datapath"  # the name of the check in health
-RETRY_SECONDS = 30.0  # between two attempts to load BPF: the compiler takes seconds of a core
+RETRY_SECONDS = 30.0  # between two attempts to load BPF: the verifier takes a second of a core
 LOOK_SECONDS = 1.0  # how often the switch is looked at
 AGAIN_SECONDS = (2.0, 5.0)  # between attempts at a start, before programs that pods have are given up
 KEEP_SECONDS = 5.0  # how often it is seen that the rules are in force

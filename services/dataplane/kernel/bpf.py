@@ -1,6 +1,6 @@
 """bpf(2), as far as this node needs it: maps, pins, links, test runs. No compiler, so it costs no memory to speak of.
 
-bcc does the same and more, but importing it takes 65 MB; it lives in the compiler's short-lived process only.
+bcc does the same and more, but importing it takes 65 MB; it lives in the compiler's process only (load/compiler.py).
 Every function blocks for as long as the kernel takes (microseconds; milliseconds for large batches) and needs CAP_BPF
 or CAP_SYS_ADMIN. Errors are OSError with the kernel's errno.
 

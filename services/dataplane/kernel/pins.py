@@ -6,7 +6,7 @@ microseconds: the file that was pinned, by its inode.
 
 A start that finds no pin of a map may still find the map: programs that are attached use it (`recover`). Then its
 connections go on. So it is where the pin is of another map: what is written there would reach no program. A program
-that is not pinned any more, or in whose place another is pinned, is compiled anew (load/loader.py).
+that is not pinned any more, or in whose place another is pinned, is loaded anew (load/loader.py).
 
 Everything here blocks. Needs CAP_BPF, and CAP_SYS_ADMIN for `recover`.
 """

@@ -1,7 +1,7 @@
 """The tunnel device of a node, as this process made it: seen to be so, and put back where somebody else changed it.
 
-Programs know the device by its index, which is compiled into them. So what keeps its index is mended in place; a
-device that is gone, or of another making, is made anew by a start (`__main__.run`), which costs what the compiler
+Programs know the device by its index, a constant of theirs. So what keeps its index is mended in place; a
+device that is gone, or of another making, is made anew by a start (`__main__.run`), which costs what the verifier
 takes. Pods keep their programs meanwhile.
 """
 

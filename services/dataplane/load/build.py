@@ -46,7 +46,7 @@ async def compiled(features: Features) -> bytes:
 async def build() -> list[str]:
     """The files that were written. Two at once are safe: the later one waits. Raises: CompileError. OSError."""
     with _locked():
-        missing = [features for features in SETS if not _is_built(features)]
+        missing = [features for features in SETS if not is_built(features)]
         slots = asyncio.Semaphore(os.cpu_count() or 1)
 
         async def make(features: Features) -> None:
@@ -60,7 +60,7 @@ async def build() -> list[str]:
         return [objects.file_name(features) for features in missing]
 
 
-def _is_built(features: Features) -> bool:
+def is_built(features: Features) -> bool:
     """From the sources that are here, by the compiler that is here, if one is."""
     try:
         found = objects.read(BUILT / objects.file_name(features))

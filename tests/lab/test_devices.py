@@ -45,7 +45,7 @@ sendp(frame, iface="eth0", count=5, verbose=False)
 """
 
 
-@pytest.fixture(scope="module", params=["native", "tunnel"])
+@pytest.fixture(scope="module", params=["native", "tunnel"], ids=["routed-natively", "by-tunnel"])
 def uplinks(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with Lab(
         "test-devices", nodes=2, values={**VALUES, "routingMode": request.param}, expected_drops=EXPECTED_DROPS

@@ -37,6 +37,7 @@ from services.dataplane.shapes.protocols import TCP, UDP
 PREFIX = "plexus-bench-"  # of pin directories; the bench's pid and what they are for follow
 LOOPBACK = 1  # the one interface that is in every namespace: packets come by it
 DEVICE = 77  # the outward one
+NETDEV_PROGRAMS = ("from_netdev", "to_netdev")
 CONTEXT_BYTES, IFINDEX_AT = 192, 40  # struct __sk_buff
 POD_MAC, GATEWAY_MAC = bytes.fromhex("020000000001"), bytes.fromhex("0200000000fe")
 SERVICE_PORT, BACKEND_PORT = 80, 8080
@@ -90,14 +91,13 @@ class Datapath:
         self.pin_dir = pin_dir
         self.maps = Maps(pin_dir)
         self.programs = {name: open_program(pin_dir, name) for name in TC_PROGRAMS}
-        self._context = bytearray(CONTEXT_BYTES)
-        struct.pack_into("=I", self._context, IFINDEX_AT, LOOPBACK)
         self._ports = itertools.cycle(range(20000, 60000))
         self._inside = ThreadPoolExecutor(1, "in a namespace")
         self._inside.submit(enter_namespace, families).result()
         for family in families:
             self._fill(ADDRESSES[family])
         self._allow()
+        self.maps["devices"].set(layouts.DeviceKey(DEVICE).pack(), layouts.DeviceEntry(has_pods=True).pack())
         self.maps.raise_epoch()
 
     def close(self) -> None:
@@ -116,8 +116,9 @@ class Datapath:
 
     def runs(self, program: str, packet: bytes, repeat: int, times: int) -> list[ProgramRun]:
         """The same packet anew, `times` times, one right after the other."""
-        context = bytes(self._context)
-        fd = self.programs[program]
+        at = bytearray(CONTEXT_BYTES)
+        struct.pack_into("=I", at, IFINDEX_AT, DEVICE if program in NETDEV_PROGRAMS else LOOPBACK)
+        context, fd = bytes(at), self.programs[program]
         return self.inside(lambda: [bpf.run_program(fd, packet, repeat=repeat, context=context) for _ in range(times)])
 
     def execute(self, command: list[str]) -> None:

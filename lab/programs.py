@@ -16,7 +16,7 @@ from bus.server import ServerSettings, find_binary
 from bus.services import CONTROL_SERVICES, NODE_SERVICES, SERVICES, Service
 from lab import certificates, names, state
 from lab.errors import LabError
-from lab.plan import BUS_PORT, DEVICE
+from lab.plan import BUS_PORT
 from lab.state import Record
 
 BUS = "bus"
@@ -80,7 +80,6 @@ def node_service(lab: Record, node: str, service: Service) -> Program:
         "PLEXUS_STATE_DIR": str(lab.directory.node(node)),
         "PLEXUS_PIN_DIR": str(lab.pins(node)),
         "PLEXUS_CGROUP": str(lab.node_cgroup(node)),
-        "PLEXUS_DEVICE": DEVICE,
         "PLEXUS_CNI_SOCKET": str(lab.directory.cni_socket(node)),
     }
     return Program(name, service.name, node, command(service), environment)

@@ -4,6 +4,7 @@
     rows.py      the rows; limits.py has those of sizes and times
     readers.py   how a value is read, from a values file and from a variable
     ports.py     a range of ports, as a value
+    devices.py   names of devices, as a value
     read.py      what a service's environment says
 
 A lab takes the keys (lab/settings.py), services their variables (services/*/settings.py), a node's maps their sizes

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from bus.addresses import is_mapped
 from bus.durations import seconds_of
+from settings.devices import patterns
 from settings.ports import ports_of
 
 Value = str | int | bool | list[str]
@@ -214,6 +215,20 @@ class PortRange(Reader):
     def of_chart(self, value: Any) -> str:
         try:
             return str(ports_of(str(value)))
+        except ValueError as problem:
+            raise Unusable(str(problem), str(problem)) from None
+
+    def of_variable(self, text: str) -> str:
+        return self.of_chart(text)
+
+
+class DeviceNames(Text):
+    """Names of devices, a list or with blanks between."""
+
+    def of_chart(self, value: Any) -> str:
+        asked = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        try:
+            return " ".join(patterns(asked))
         except ValueError as problem:
             raise Unusable(str(problem), str(problem)) from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from settings.limits import SIZES
-from settings.readers import File, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
+from settings.readers import DeviceNames, File, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
 from settings.row import EVERY, LAB, Row, checked
 
 NODE = ("dataplane",)
@@ -72,7 +72,17 @@ ROUTING = (
         services=NODE,
         zero_is_unset=True,
         unit="bytes",
-        text="of pods; without it that of the node's device less what the tunnel takes (50 over IPv4, 70 over IPv6)",
+        text="of pods; without it the least of the node's devices less what the tunnel takes (50 over IPv4, 70 over "
+        "IPv6)",
+    ),
+    Row(
+        key="devices",
+        variable="PLEXUS_DEVICES",
+        read=DeviceNames(),
+        services=NODE,
+        text="those of the node that lead to other nodes and to the outside: names, with blanks between or as a list; "
+        "`eth+` is every name that begins so, `!eth9` leaves one out. Without it those with a default route or the "
+        "node's address ([devices](devices.md))",
     ),
     Row(
         key="ipv4NativeRoutingCIDR",
@@ -326,13 +336,6 @@ PLACES = (
         read=Text(),
         services=NODE,
         text="the name of the node; there is none without",
-    ),
-    Row(
-        variable="PLEXUS_DEVICE",
-        read=Text(),
-        default="eth0",
-        services=NODE,
-        text="leads to the other nodes",
     ),
     Row(
         variable="PLEXUS_SERVICE_CIDR",

@@ -19,6 +19,7 @@ from services.dataplane.flows.tell import tell_flows
 from services.dataplane.keep.pressure import Pressure
 from services.dataplane.keep.recall import Recall
 from services.dataplane.keep.sweep import Sweep, Sweeper
+from services.dataplane.keep.uplinks import DeviceChanged
 from services.dataplane.kernel import notrack
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import LinkError, Links, TcProgram, TunnelGone
@@ -34,19 +35,23 @@ from services.dataplane.store.journal import Journal, JournalError
 
 
 async def run(service: Service, settings: NodeSettings) -> None:
-    """For ever: by BPF, or by rules until BPF loads, and then anew; and anew with another tunnel device."""
+    """For ever: by BPF, or by rules until BPF loads, and then anew; and anew with another tunnel device, or another end
+    of its own."""
     filled = False
     while True:
         try:
             await live(service, settings, filled=filled)
         except* Recovered:
             filled = True
-        except* TunnelGone:
+        except* (TunnelGone, DeviceChanged):
             filled = False
 
 
 async def live(service: Service, settings: NodeSettings, *, filled: bool) -> None:
-    """`filled`: see handover.held_back. Raises: CannotStart. Recovered and TunnelGone, among others in a group."""
+    """`filled`: see handover.held_back.
+
+    Raises: CannotStart. Recovered, TunnelGone and DeviceChanged, among others in a group.
+    """
     async with AsyncExitStack() as stack:
         try:
             journal = Journal.open(settings.state_dir / "endpoints.journal")
@@ -78,6 +83,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
             tasks.create_task(node.heal.run_for_ever(), name="heal drift")
             tasks.create_task(node.audit.run_for_ever(), name="compare maps")
             tasks.create_task(node.looks.run_for_ever(), name="heal programs")
+            tasks.create_task(node.uplinks.run_for_ever(), name="follow devices")
             tasks.create_task(answer_dumps(node), name="answer dumps")
             if fallback is not None:
                 tasks.create_task(fallback.run(), name="go back to BPF")
@@ -110,6 +116,7 @@ async def start(
             ground.mtu_bytes,
             Recall.of(settings),
             ground.underlay,
+            ground,
         )
 
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from services.dataplane.part import Facts, LocalPod, Parts
 from services.dataplane.parts.connections import Connections
 from services.dataplane.parts.counters import Counters
+from services.dataplane.parts.devices import Devices
 from services.dataplane.parts.endpoints import Endpoints, EndpointState
 from services.dataplane.parts.ipcache import ONE_FAMILY_ANYWHERE, Ipcache, Routing
 from services.dataplane.parts.masquerade import Masquerade
@@ -35,6 +36,7 @@ class NodeModel(Parts):
         facts = Facts()
         self.pods = facts.pods.keep()
         self.network = Ipcache(node, own_addresses, routing)
+        self.devices = Devices(None if routing.tunnel else self.network.elsewhere)
         self.people = People(facts, node)
         self.policy = Policy(facts)
         self.named = Naming(facts, self.policy.expanded)
@@ -43,6 +45,7 @@ class NodeModel(Parts):
         super().__init__(
             Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations
             self.network,  # who is at which address, and by way of which node
+            self.devices,  # by which of the node's devices packets leave, and what they bear there
             self.people,  # who the pods of this node are
             self.policy,  # who may speak to whom
             self.named,  # what pods call their ports

@@ -32,9 +32,11 @@ from services.dataplane.keep.own_addresses import OwnAddresses
 from services.dataplane.keep.recall import TURN_CHANGES, Recall, hear_all
 from services.dataplane.keep.routes import Routes
 from services.dataplane.keep.sockets import Sockets
+from services.dataplane.keep.uplinks import Uplinks
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
+from services.dataplane.load.datapath import Ground
 from services.dataplane.model import NodeModel
 from services.dataplane.parts.ipcache import Routing
 from services.dataplane.pods.addresses import Addresses
@@ -66,6 +68,7 @@ class Node:
         mtu_bytes: int,
         recall: Recall,
         underlay: int = 0,
+        ground: Ground | None = None,
     ) -> None:
         self.settings = settings
         self.service = service
@@ -91,11 +94,12 @@ class Node:
         self.sockets = Sockets(service, settings, self.model.services)
         self.devices = Devices(settings, service, links, self.endpoints.links)
         self.own_addresses = OwnAddresses(service, links, self.model.network)
+        self.uplinks = Uplinks(self, underlay, ground)
         self.routes = Routes(
             settings,
             service,
             links,
-            device,
+            self.uplinks,
             mtu_bytes,
             self.model.network,
             routers=lambda: self.addresses.routers,
@@ -291,12 +295,22 @@ class Node:
         self._recall.keep_mark()
         if self.is_whole and self.blocks.problem:
             await self.blocks.follow(self.model.network.own_blocks)  # there may be room by now
+        await self.uplinks.look()
         await self.heal.attached()
 
     async def _look_at_pods(self) -> None:
         """Every half minute (keep/heal.py)."""
         await self.leftovers.remove_all()
         await self.restart.heal()
+
+    def routes_are_stale(self) -> None:
+        """What was routed by a device may not be any more: looked at with the next look at programs."""
+        self.devices.are_routes_stale = True
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """Those that lead out."""
+        return tuple(each.name for each in self.uplinks.chosen)
 
     @property
     def routers(self) -> tuple[str, ...]:

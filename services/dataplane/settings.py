@@ -27,7 +27,7 @@ class NodeSettings:
     state_dir: Path = default("PLEXUS_STATE_DIR")
     pin_dir: Path = default("PLEXUS_PIN_DIR")
     cgroup: Path = default("PLEXUS_CGROUP")
-    device: str = default("PLEXUS_DEVICE")
+    devices: str = default("PLEXUS_DEVICES")
     cni_socket: Path = default("PLEXUS_CNI_SOCKET")
     routing_mode: str = default("PLEXUS_ROUTING_MODE")
     ipv4_enabled: bool = default("PLEXUS_IPV4_ENABLED")
@@ -95,14 +95,14 @@ class NodeSettings:
         native = [self.native_routing_cidr, self.native_routing_cidr6]
         return [str(ipaddress.ip_network(cidr)) for cidr in (*native, *self.masq_exclude.split(",")) if cidr]
 
-    def pod_mtu_bytes(self, device_bytes: int, underlay: int) -> int:
-        """What fits through the node's device, with what a tunnel over `underlay` (0: none) puts around it.
+    def pod_mtu_bytes(self, device_bytes: int, underlay: int, device: str = "the nodes' device") -> int:
+        """What fits through `device`, with what a tunnel over `underlay` (0: none) puts around it.
 
         Raises: BadSettings: pods are to have IPv6, and it has no room.
         """
         found = self.mtu or device_bytes - TUNNEL_OVERHEAD_BYTES.get(underlay, 0)
         if self.ipv6_enabled and found < MTU_MIN6:
-            device = f"raise the MTU of {self.device} ({device_bytes}), set routingMode=native"
+            device = f"raise the MTU of {device} ({device_bytes}), set routingMode=native"
             cure = "raise MTU" if self.mtu else device
             raise BadSettings(
                 f"pods would have an MTU of {found} bytes, and IPv6 needs {MTU_MIN6}: {cure} or set ipv6.enabled=false"

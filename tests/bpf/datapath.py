@@ -197,6 +197,13 @@ class Datapath:
         for name, declared in limits.declared_maps().items():
             if declared.type in HASHES:
                 self.maps[name].remove_many([key for key, _ in self.maps[name].items()])
+        for index in (LOOPBACK_INDEX, DEVICE_INDEX):  # packets run on the one, and leave by the other
+            self.device(index)
+
+    def device(self, index: int, address: str = "", address6: str = "", *, has_pods: bool = True) -> None:
+        """One of the node's that lead out; without an address what leaves by it bears the node's own."""
+        entry = layouts.DeviceEntry(address, address6, has_pods)
+        self.maps["devices"].set(layouts.DeviceKey(index).pack(), entry.pack())
 
     def free_port(self) -> int:
         """A source port that no connection of this test has."""

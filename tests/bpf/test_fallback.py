@@ -131,7 +131,7 @@ def test_rules_of_the_kernel_are_seen_and_a_pod_with_programs_is_known_by_its_in
 
     async def main() -> None:
         maps = RuleMaps(
-            lambda: RulesPlace(device="lo", own_addresses=frozenset(), guarded=frozenset({4711})),
+            lambda: RulesPlace(devices=("lo",), own_addresses=frozenset(), guarded=frozenset({4711})),
             tmp_path,
             NodeModel("n").by_rules,
         )

@@ -269,7 +269,8 @@ def test_what_comes_to_the_pod_by_another_device_is_judged_there(node: Stack) ->
 
 @pytest.mark.parametrize("device", [0, LOOPBACK_INDEX, DEVICE_INDEX, ELSEWHERE])
 def test_a_pod_speaks_only_by_the_device_where_it_was_asked(node: Stack, ends: Ends, device: int) -> None:
-    """Which is its own, or the outward one; at any other nobody is asked who he is."""
+    """Which is its own, or one that pods of other nodes come by; at any other nobody is asked who he is."""
+    node.device(LOOPBACK_INDEX, has_pods=False)
     node.came_from(device)
     for source, own in ((ends.near, LOOPBACK_INDEX), (ends.remote, DEVICE_INDEX), (ends.node, 0)):
         port = node.free_port()

@@ -22,6 +22,7 @@ from bus.service import BadSettings, Service, Settings
 from bus.testing import Hub
 from services.dataplane.__main__ import start
 from services.dataplane.fallback.handover import Fallback
+from services.dataplane.keep.uplinks import DeviceChanged
 from services.dataplane.kernel.links import LinkError, Links
 from services.dataplane.node import Node
 from services.dataplane.parts.counters import counted
@@ -29,6 +30,7 @@ from services.dataplane.pods import cni
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.layouts import DeviceEntry, DeviceKey
 from services.dataplane.store.journal import Journal
 from tests.bpf.spaces import in_namespace, inside, ip, opened
 
@@ -52,7 +54,7 @@ class Place:
 
     @asynccontextmanager
     async def running(self, **given: str) -> AsyncIterator[Node]:
-        own = {"NODE": "here", "STATE_DIR": self.folder, "PIN_DIR": self.pins, "CGROUP": self.cgroup}
+        own = {"NODE": "here", "DEVICES": "eth+", "STATE_DIR": self.folder, "PIN_DIR": self.pins, "CGROUP": self.cgroup}
         settings = NodeSettings.of({f"PLEXUS_{name}": str(value) for name, value in {**own, **given}.items()})
         async with AsyncExitStack() as stack:
             journal = Journal.open(self.folder / "endpoints.journal", durable=False)
@@ -164,6 +166,101 @@ def test_a_pod_reaches_its_node_and_the_node_the_pod_in_every_family(
                     assert told.returncode == 0, f"{each.address} to {target}: {told.stdout} {dropped(node)}"
                 told = await asyncio.to_thread(inside, place.namespace, "ping", "-c1", "-W2", each.address)
                 assert told.returncode == 0, f"node to {each.address}: {told.stdout} {dropped(node)}"
+
+    in_namespace(place.namespace, main)
+
+
+def test_devices_are_followed_as_they_come_and_go(place: Place) -> None:
+    """By what the kernel tells: programs, the address that packets bear, reverse paths, neighbours' device."""
+    place.populate()
+    place.hub.put(subjects.NODE.of("there"), NodeResource(name="there", addresses=["198.51.100.2"]))
+    place.hub.put(subjects.BLOCK.of("10.9.1.0/24"), Block(cidr="10.9.1.0/24", node="there"))
+    there = "-n", place.namespace
+
+    def seen(node: Node) -> dict[str, DeviceEntry]:
+        names = {each.index: each.name for each in node.uplinks.chosen}
+        entries = ((DeviceKey.unpack(key).index, value) for key, value in node.maps["devices"].items())
+        return {names.get(index, str(index)): DeviceEntry.unpack(value) for index, value in entries}
+
+    def attached(name: str) -> set[str]:
+        return {path.name for path in (place.pins / "links").iterdir() if path.name.startswith(f"{name}-")}
+
+    async def until(claim: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not claim():
+                await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        given = {"IPV6_ENABLED": "true", "ROUTING_MODE": "native", "SERVICE_CIDR": "10.96.0.0/16"}
+        async with place.running(**given) as node:
+            following = asyncio.create_task(node.uplinks.run_for_ever())
+            await until(lambda: node.is_whole)
+            own = DeviceEntry("192.0.2.1", "2001:db8::1", has_pods=True)
+            assert seen(node) == {"eth0": own}
+            for command in (
+                "link add eth1 type veth peer name wire1",
+                "link set wire1 up",
+                "link set eth1 up",
+                "address add 198.51.100.1/24 dev eth1",
+                "address add 2001:db8:51::1/64 dev eth1 nodad",
+            ):
+                ip(*there, *command.split())
+            second = DeviceEntry("198.51.100.1", "2001:db8:51::1", has_pods=True)
+            await until(lambda: seen(node).get("eth1") == second)
+            assert not seen(node)["eth0"].has_pods, "the only other node is not there"
+            assert attached("eth1") == {"eth1-ingress", "eth1-egress"}
+            filter_file = Path("/proc/sys/net/ipv4/conf/eth1/rp_filter")
+            assert filter_file.read_text().strip() == "0"
+            await node.looks.run()
+            assert node.routes.made["10.9.1.0/24"].device == "eth1"
+            ip(*there, "link", "set", "eth1", "name", "eth7")
+            await until(lambda: attached("eth7") and not attached("eth1"))
+            assert seen(node)["eth7"] == second
+            ip(*there, "address", "add", "198.51.100.130/25", "dev", "eth7")
+            await until(lambda: "198.51.100.130" in node.uplinks.chosen[-1].addresses)
+            assert seen(node)["eth7"] == second, "what it has borne, it bears"
+            ip(*there, "address", "delete", "198.51.100.1/24", "dev", "eth7")
+            await until(lambda: seen(node)["eth7"].address == "198.51.100.130")
+            ip(*there, "link", "delete", "eth7")
+            await until(lambda: set(seen(node)) == {"eth0"} and not attached("eth7"))
+            assert not following.done()
+            ip(*there, "address", "delete", "192.0.2.1/24", "dev", "eth0")
+            await until(lambda: "no more" in node.uplinks.problem)
+            assert seen(node)["eth0"].address6 == "2001:db8::1", "and all else goes on"
+            ip(*there, "address", "add", "192.0.2.7/24", "dev", "eth0")
+            with pytest.raises(DeviceChanged, match=r"192\.0\.2\.1"):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await following
+
+    in_namespace(place.namespace, main)
+
+
+def test_where_no_device_is_meant_a_start_says_which_there_are(place: Place) -> None:
+    async def main() -> None:
+        for asked in ("bond+", ""):
+            with pytest.raises(LinkError, match=r"eth0 \(.*wire \("):
+                async with place.running(DEVICES=asked):
+                    pass
+        ip("-n", place.namespace, "route", "add", "default", "via", "192.0.2.254")
+        async with place.running(DEVICES="") as node:
+            assert [each.name for each in node.uplinks.chosen] == ["eth0"]
+
+    in_namespace(place.namespace, main)
+
+
+def test_a_bond_is_taken_and_its_ports_are_not(place: Place) -> None:
+    async def main() -> None:
+        there = "-n", place.namespace
+        for command in (
+            "link add bridge0 type bridge",
+            "link add port0 type veth peer name port1",
+            "link set port0 master bridge0",
+            "link set bridge0 up",
+            "address add 198.51.100.1/24 dev bridge0",
+        ):
+            ip(*there, *command.split())
+        async with place.running(DEVICES="bridge0 port+") as node:
+            assert [each.name for each in node.uplinks.chosen] == ["bridge0", "port1"]
 
     in_namespace(place.namespace, main)
 

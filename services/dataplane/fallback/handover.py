@@ -88,6 +88,10 @@ class Host(Protocol):
         """The gateways of its pods."""
 
     @property
+    def device_names(self) -> tuple[str, ...]:
+        """Those that lead out."""
+
+    @property
     def is_judged(self) -> bool:
         """Every pod here has its programs."""
 
@@ -119,7 +123,9 @@ class Fallback:
 
     def place(self) -> Place:
         """As of now."""
-        return replace(self._place, routers=self.node.routers if self.node else ())
+        if self.node is None:
+            return self._place
+        return replace(self._place, routers=self.node.routers, devices=self.node.device_names)
 
     def says(self, reason: str) -> None:
         """How the node is, in health and `plexus status`."""
@@ -263,7 +269,7 @@ def place_of(settings: NodeSettings, ground: Ground) -> Place:
     if len(families) > 1:
         world = {version: RESERVED[f"world-ipv{version}"] for version in families}
     return Place(
-        device=device.name,
+        devices=tuple(each.name for each in ground.devices),
         own_addresses=frozenset(filter(None, (device.address, device.address6))),
         pod_links=HOST_PREFIX,
         tunnel=settings.tunnel_device,
@@ -292,7 +298,7 @@ async def leave(node: Host) -> None:
             if not fallback_maps.is_in_force(state_dir) and not await nft.has_table(rules.TABLE):
                 break
             if node.is_judged:
-                await RuleMaps(lambda: Place(device="", own_addresses=frozenset()), state_dir, ()).remove()
+                await RuleMaps(lambda: Place(devices=(), own_addresses=frozenset()), state_dir, ()).remove()
                 log.info("programs have taken over from the rules")
                 break
         except OSError as failure:

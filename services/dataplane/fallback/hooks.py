@@ -33,6 +33,12 @@ class NoHooks(Hooks):
         self._thread.shutdown()
         self._netlink.close()
 
+    async def keep(self, hook: Hook) -> None:
+        """Rules judge there."""
+
+    async def remove(self, hook: Hook) -> None:
+        """There is nothing."""
+
     async def adopt(self, hooks: Collection[Hook]) -> dict[Hook, str]:
         return {}
 

@@ -65,7 +65,7 @@ Tables = Mapping[str, Mapping[bytes, bytes]]
 class Place:
     """What the rules need to know of the node beside its tables."""
 
-    device: str
+    devices: tuple[str, ...]  # that lead to other nodes and to the outside
     own_addresses: frozenset[str]  # of the node itself, as `IpcacheEntry.node` names it
     pod_links: str = "lxc"  # how the host sides' names begin
     tunnel: str = ""  # the tunnel device; "": native routing
@@ -341,7 +341,8 @@ class _Node:
 def _tunnel_rules(place: Place, version: int, drop: Mapping[str, str]) -> list[str]:
     """Pods of other nodes come through the tunnel, from where a node is, and for somebody who is here."""
     ip, v = _ip(version), version
-    outward, tunnel = f'iifname "{place.device}"', f'iifname "{place.tunnel}"'
+    devices = ", ".join(f'"{each}"' for each in place.devices)
+    outward, tunnel = f"iifname {{ {devices} }}", f'iifname "{place.tunnel}"'
     return [
         f"{outward} {ip} saddr @others{v} {drop['invalid_source']}",
         f"{outward} {ip} daddr @others{v} {drop['no_encapsulation']}",

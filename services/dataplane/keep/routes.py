@@ -12,7 +12,8 @@ from ipaddress import ip_network
 from bus.labels import RESERVED
 from bus.service import Service
 from bus.telemetry import count, logger
-from services.dataplane.kernel.links import DeviceInfo, LinkError, Links
+from services.dataplane.keep.uplinks import Uplinks
+from services.dataplane.kernel.links import LinkError, Links
 from services.dataplane.kernel.rtnl import NodeRoute
 from services.dataplane.parts.ipcache import Ipcache
 from services.dataplane.settings import NodeSettings
@@ -34,7 +35,7 @@ class Routes:
         settings: NodeSettings,
         service: Service,
         links: Links,
-        device: DeviceInfo,
+        uplinks: Uplinks,
         mtu_bytes: int,
         network: Ipcache,
         routers: Callable[[], tuple[str, ...]],
@@ -43,7 +44,7 @@ class Routes:
         self._settings = settings
         self._service = service
         self._links = links
-        self._device = device
+        self._uplinks = uplinks
         self._mtu_bytes = mtu_bytes
         self._network = network
         self._wanted_routers = routers
@@ -71,7 +72,7 @@ class Routes:
         were made."""
         async with self._working:
             network = self._network
-            made_of = (network.wanted_routes, network.unreachable, self._wanted_routers())
+            made_of = (network.wanted_routes, network.unreachable, self._wanted_routers(), network.routing)
             if made_of == self._made_of and self.made.keys() == network.wanted_routes.keys():
                 return
             self._made_of = None
@@ -119,7 +120,7 @@ class Routes:
 
     def _route(self, cidr: str, node_address: str) -> NodeRoute:
         if not self._settings.is_tunnel:
-            return NodeRoute(cidr=cidr, node_address=node_address, device=self._device.name)
+            return NodeRoute(cidr=cidr, node_address=node_address, device=self._uplinks.toward(node_address))
         return NodeRoute(
             cidr=cidr,
             node_address=node_address,
@@ -135,8 +136,8 @@ class Routes:
 
     def _too_far(self, address: str) -> str:
         return (
-            f"{address} is on no network of {self._device.name} ({', '.join(self._device.networks)}), so it can be no "
-            "next hop: if routers know the way to its pods, set directRoutingSkipUnreachable=true, else use a tunnel"
+            f"{address} is on no network of {self._uplinks.networks}, so it can be no next hop: if routers know the "
+            "way to its pods, set directRoutingSkipUnreachable=true, else use a tunnel"
         )
 
 

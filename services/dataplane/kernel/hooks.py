@@ -160,13 +160,16 @@ class Hooks:
         Raises: LinkError.
         """
         await self._run(self._bring, hook, True)
-        self._kept.append(hook)
+        if hook not in self._kept:
+            self._kept.append(hook)
 
     async def remove(self, hook: Hook) -> None:
-        """What an earlier start with other settings left at one of the node's own hooks goes. Others' programs stay.
+        """What an earlier start with other settings left at one of the node's own hooks goes, or what was kept there.
+        Others' programs stay; where the device is gone, its pin goes.
 
         Raises: LinkError.
         """
+        self._kept = [each for each in self._kept if each != hook]
         await self._run(self._take_away, hook)
 
     async def keep_sockets(self) -> None:

@@ -25,11 +25,13 @@ from typing import TypeVar
 
 from services.dataplane.batch import Batch
 from services.dataplane.kernel import rtnl
+from services.dataplane.kernel.devices import DeviceEvents, list_devices
 from services.dataplane.kernel.netlink import Netlink, Refused, open_within
 from services.dataplane.kernel.pod_links import LinkEvents, Mended, Wanted, mend_pod_links, sysctls_of
 from services.dataplane.kernel.rtnl import NodeRoute, Protocol, SeenLink
 from services.dataplane.kernel.tunnel import Tunnel, TunnelGone, mend_tunnel
 from services.dataplane.shapes.attach import Direction
+from services.dataplane.shapes.devices import DeviceInfo, Seen
 from services.dataplane.shapes.ip import EVERYTHING, PodIp
 
 __all__ = [
@@ -79,21 +81,6 @@ class PodLink:
     pod_index: int  # in the pod's namespace
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceInfo:
-    name: str
-    index: int
-    mac: str
-    address: str  # its first global IPv4 address, "" when it has none
-    mtu_bytes: int
-    address6: str = ""  # its first global IPv6 address
-    networks: tuple[str, ...] = ()  # right on it, both families: "192.0.2.0/24"
-
-    def own(self, version: int) -> str:
-        """Its address of a family; "" when it has none."""
-        return {4: self.address, 6: self.address6}[version]
-
-
 def host_link_name(container_id: str, ifname: str) -> str:
     """The name of the host side: 15 characters, the most that the kernel takes, the same for the same interface."""
     return HOST_PREFIX + _digest(container_id, ifname, "name")[:12]
@@ -123,6 +110,7 @@ class Links:
         self._netlink = Netlink()
         self._removing = Netlink()
         self._told = LinkEvents()
+        self._device_events = DeviceEvents()
         self._thread = ThreadPoolExecutor(1, "links")
         self._removal_thread = ThreadPoolExecutor(1, "links remove")
         self._removals: Batch[str] = Batch(self._removal_thread, self._remove)
@@ -139,6 +127,7 @@ class Links:
         self._netlink.close()
         self._removing.close()
         self._told.close()
+        self._device_events.close()
 
     def speak_to_pods_from(self, addresses: Iterable[str]) -> None:
         """The node's own address of each family, from which it speaks to its pods where a program names none: a server
@@ -255,6 +244,14 @@ class Links:
             self._worked_at = time.monotonic()
 
     # The node
+
+    async def list_devices(self) -> Seen:
+        """Every device of the node, and its routes. Raises: LinkError."""
+        return await self._run(list_devices, self._netlink)
+
+    async def devices_told(self) -> None:
+        """Returns when the kernel has told of a device, an address or a route that is not a pod's."""
+        await self._device_events.wait()
 
     async def device_info(self, name: str) -> DeviceInfo:
         """Raises: LinkError: there is no such device."""
@@ -431,15 +428,11 @@ class Links:
         return tuple(problems)
 
     def _device_info(self, name: str) -> DeviceInfo:
-        link = rtnl.find_link(self._netlink, name)
-        if link is None:
-            others = (other.name for other in rtnl.list_links(self._netlink) if other.group != rtnl.POD_GROUP)
-            raise LinkError(f"there is no device {name}: name one of {', '.join(sorted(others))}")
-        found = [address for address, is_global, _ in rtnl.list_addresses(self._netlink, link.index) if is_global]
-        address = next((each for each in found if ":" not in each), "")
-        address6 = next((each for each in found if ":" in each), "")
-        networks = tuple(rtnl.list_networks(self._netlink, link.index))
-        return DeviceInfo(link.name, link.index, link.mac, address, link.mtu_bytes, address6, networks)
+        seen = list_devices(self._netlink).devices
+        found = next((each for each in seen if each.name == name), None)
+        if found is None:
+            raise LinkError(f"there is no device {name}: name one of {', '.join(sorted(each.name for each in seen))}")
+        return found
 
     def _ensure_tunnel(
         self, name: str, protocol: Protocol, port: int, mtu_bytes: int, others: tuple[str, ...]

@@ -404,21 +404,6 @@ def list_own_addresses(netlink: Netlink) -> dict[str, str]:
     return found
 
 
-def list_networks(netlink: Netlink, index: int) -> list[str]:
-    """What is right on a link, with no router between: destinations of its routes without a gateway."""
-    found = []
-    for version, family in FAMILY.items():
-        head = {"family": family, "table": MAIN_TABLE, "type": kinds.rt_type["unicast"]}
-        wanted = message(rtmsg, [("RTA_OIF", index)], **head)
-        says = f"list IPv{version} networks of link {index}"
-        for each in netlink.ask(says, kinds.RTM_GETROUTE, NLM_F_DUMP, wanted, NO_ROUTES):
-            if not (each.get("gateway") or each.get("via") or each.get("encap_type") or each.get("multipath")):
-                network = f"{each.get('dst')}/{each['dst_len']}" if each.get("dst") else EVERYTHING[version]
-                if not ip_network(network).is_link_local:
-                    found.append(network)
-    return found
-
-
 def list_node_routes(netlink: Netlink) -> list[NodeRoute]:
     """The routes to other nodes' pods that we made, by CIDR."""
     names = {link.index: link.name for link in list_links(netlink)}

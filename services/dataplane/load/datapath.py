@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from typing import cast
@@ -15,7 +15,7 @@ from bus.telemetry import logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.kernel import pins
 from services.dataplane.kernel.hooks import Hooks
-from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
+from services.dataplane.kernel.links import LinkError, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.pins import open_program
 from services.dataplane.kernel.rtnl import Protocol
@@ -24,10 +24,14 @@ from services.dataplane.load import loader, masquerade
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.load.migrate import Migration
 from services.dataplane.model import NodeModel
+from services.dataplane.part import Fact
+from services.dataplane.parts.devices import Devices
 from services.dataplane.settings import TUNNEL_DEVICES, NodeSettings, memory_bytes
 from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.devices import DeviceInfo, NoDevice, Route, choose, main_of
 from services.dataplane.shapes.programs import TC_PROGRAMS
 from services.dataplane.shapes.table import Table
+from settings.devices import patterns
 from settings.ports import LEAST, Ports
 
 log = logger(__name__)
@@ -37,7 +41,9 @@ log = logger(__name__)
 class Ground:
     """A node's devices, as they are, and what follows from them and the settings."""
 
-    device: DeviceInfo
+    device: DeviceInfo  # the one that has the node's own address
+    devices: tuple[DeviceInfo, ...]  # all that lead out, it among them
+    routes: tuple[Route, ...]
     underlay: int  # the family of tunnel endpoints; 0: native
     tunnel_index: int  # 0: native
     mtu_bytes: int  # of pods
@@ -45,11 +51,16 @@ class Ground:
 
     def hooks(self, settings: NodeSettings) -> list[Hook]:
         """The node's own, without the pods': all that may have a program, whatever the settings were."""
-        name, index = self.device.name, self.device.index
-        found = [Hook(name, index, "ingress", "from_netdev"), Hook(name, index, "egress", "to_netdev")]
+        found = [hook for device in self.devices for hook in device_hooks(device)]
         if self.tunnel_index:
             found.append(Hook(settings.tunnel_device, self.tunnel_index, "ingress", "from_overlay"))
         return found
+
+
+def device_hooks(device: DeviceInfo) -> list[Hook]:
+    """Of a device that leads out."""
+    name, index = device.name, device.index
+    return [Hook(name, index, "ingress", "from_netdev"), Hook(name, index, "egress", "to_netdev")]
 
 
 @dataclass(frozen=True)
@@ -67,15 +78,21 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
 
     Raises: BadSettings: they do not fit this node. LinkError: the kernel has no such devices.
     """
-    device = await links.device_info(settings.device)
-    underlay = settings.underlay(bool(device.address))
+    seen = await links.list_devices()
+    try:
+        devices = choose(seen.devices, patterns(settings.devices))
+    except NoDevice as problem:
+        raise LinkError(str(problem)) from problem
+    underlay, device = own_end(settings, devices)
     check_own_addresses(settings, device, underlay)
     links.speak_to_pods_from((device.address, device.address6))
-    mtu_bytes = settings.pod_mtu_bytes(device.mtu_bytes, underlay)
+    mtu_bytes = pod_mtu_bytes(settings, devices, underlay)
     tunnel_index = await ensure_tunnel(settings, links, mtu_bytes)
     if settings.endpoint_routes:
         log.info("endpointRoutes.enabled changes nothing: every pod has a route of its own anyway")
-    await links.ensure_sysctls(filter(None, [device.name, settings.tunnel_device]), settings.families)
+    await links.ensure_sysctls(
+        filter(None, [*(each.name for each in devices), settings.tunnel_device]), settings.families
+    )
     is_masquerading = settings.masquerade or settings.masquerade6
     ports = masquerade.settle(settings.masquerade_ports) if is_masquerading else Ports(LEAST)
     config = DatapathConfig(
@@ -97,7 +114,19 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )
-    return Ground(device, underlay, tunnel_index, mtu_bytes, config)
+    return Ground(device, devices, seen.routes, underlay, tunnel_index, mtu_bytes, config)
+
+
+def own_end(settings: NodeSettings, devices: Sequence[DeviceInfo]) -> tuple[int, DeviceInfo]:
+    """The family of tunnel endpoints (0: native), and the device by whose address other nodes know this one."""
+    underlay = settings.underlay(any(each.address for each in devices))
+    return underlay, main_of(devices, [underlay] if underlay else settings.families)
+
+
+def pod_mtu_bytes(settings: NodeSettings, devices: Iterable[DeviceInfo], underlay: int) -> int:
+    """Of pods: what fits through every device. Raises: BadSettings: it is too little."""
+    least = min(devices, key=lambda each: each.mtu_bytes)
+    return settings.pod_mtu_bytes(least.mtu_bytes, underlay, least.name)
 
 
 async def ensure_tunnel(settings: NodeSettings, links: Links, mtu_bytes: int) -> int:
@@ -126,6 +155,20 @@ async def write_before_programs(maps: Maps, tables: Iterable[Table]) -> None:
     await maps.write(known)
 
 
+async def write_devices(maps: Maps, ground: Ground) -> None:
+    """The same of `devices`. Who is reached by which is not known yet: by one that is new, pods may come.
+
+    Raises: OSError.
+    """
+    part = Devices(None if ground.underlay else Fact("elsewhere").keep())
+    held = await maps.read(part.table.name)
+    part.remember(held)
+    part.are(ground.devices)
+    part.settle()
+    part.table.adopt(held)
+    await maps.write((part.table,))
+
+
 async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) -> Datapath:
     """Programs and maps in the kernel, and on the node's own hooks; open until `stack` ends.
 
@@ -138,6 +181,7 @@ async def load(settings: NodeSettings, ground: Ground, stack: AsyncExitStack) ->
         maps = opened.enter_context(closing(Maps(settings.pin_dir)))
         parts = NodeModel(settings.node, not_masqueraded=settings.not_masqueraded)
         await write_before_programs(maps, parts.tables)
+        await write_devices(maps, ground)
         fds = {name: open_program(settings.pin_dir, name) for name in TC_PROGRAMS}
         for fd in fds.values():
             opened.callback(os.close, fd)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bus import subjects
 from bus.labels import RESERVED
 from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from services.dataplane.part import Hears, Maps, Part, Row, Shows
+from services.dataplane.part import Fact, Hears, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import Network, block_of, plain, router_of
 from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, check_identity
 from services.dataplane.shapes.table import Table
@@ -25,7 +25,8 @@ class Routing:
     families: tuple[int, ...] = (4,)  # of pods' addresses that this node serves
     tunnel: int = 0  # the family of tunnel endpoints; 0: native
     is_direct: bool = True  # native: nodes are next hops of each other; else the fabric routes pods' addresses
-    networks: tuple[Network, ...] | None = None  # where next hops are; None: everywhere
+    networks: tuple[Network, ...] | None = None  # where next hops are, on the node's own device; None: everywhere
+    near: tuple[Network, ...] = ()  # the same on other devices, to which its routes lead
 
     def choose(self, addresses: Iterable[str], version: int) -> str:
         """Of a node's addresses the one to send to for a pod address of family `version`; "" when it has none."""
@@ -38,8 +39,16 @@ class Routing:
             return bool(self.tunnel)
         if self.networks is None:
             return True
-        parsed = ipaddress.ip_address(address)
-        return any(parsed in network for network in self.networks)
+        return _is_in(address, self.networks)
+
+    def is_neighbour(self, address: str) -> bool:
+        """Can a route of the node's own lead by way of it?"""
+        return self.is_next_hop(address) or (self.is_direct and _is_in(address, self.near))
+
+
+def _is_in(address: str, networks: Iterable[Network]) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return any(parsed in network for network in networks)
 
 
 ONE_FAMILY_ANYWHERE = Routing()
@@ -69,6 +78,8 @@ class Ipcache(Part):
         self.addresses: dict[str, AddressIdentity] = {}
         self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
         self.unreachable: dict[str, str] = {}  # other nodes that should be next hops, and are on no network of ours
+        self.elsewhere: Fact[str, str] = Fact("elsewhere").keep()
+        """Blocks of other nodes: CIDR -> the address that is sent to, of a neighbour; "": the fabric knows the way."""
         self.own_blocks: dict[str, Block] = {}
         self.contested: dict[str, str] = {}  # addresses that this node has and that are another's: why, in words
         self._node = node
@@ -88,6 +99,20 @@ class Ipcache(Part):
         if found != self._more_addresses:
             self._more_addresses = found
             self._is_network_stale = True
+
+    @property
+    def told(self) -> set[str]:
+        """By which others know this node."""
+        own = self._nodes.get(self._node)
+        return {*self._own_addresses, *(own.addresses if own else ())}
+
+    def reach(self, networks: Iterable[Network], near: Iterable[Network]) -> None:
+        """Where neighbours are now: on the node's own device, and on others that lead out."""
+        found = replace(self.routing, networks=tuple(networks), near=tuple(near))
+        if found != self.routing:
+            self.routing = found
+            for name in self._nodes:
+                self._touch_node(name)
 
     def settle(self) -> None:
         if self._is_network_stale:
@@ -181,8 +206,8 @@ class Ipcache(Part):
         """Blocks, routers and nodes: what of the ipcache and the routes is not one pod's."""
         wanted: dict[bytes, bytes] = {}
         routes: dict[str, str] = {}
+        elsewhere: dict[str, str] = {}
         self.unreachable = {}
-        own = self._nodes.get(self._node)
         for cidr, block in self._blocks.items():
             network = block_of(cidr)
             is_own = block.node == self._node
@@ -197,11 +222,12 @@ class Ipcache(Part):
             hop = self.routing.choose(self._addresses_of_node(block.node), network.version)
             if is_own or not hop or network.version not in self.routing.families:
                 continue
-            if self.routing.is_next_hop(hop):
+            elsewhere[cidr] = hop if self.routing.is_neighbour(hop) else ""
+            if elsewhere[cidr]:
                 routes[cidr] = hop
             elif self.routing.is_direct:
                 self.unreachable[block.node] = hop
-        told = {*self._own_addresses, *(own.addresses if own else ())}
+        told = self.told
         self.contested = self._contested(told)
         for address in self._more_addresses.keys() - self.contested.keys():
             more = IpcacheEntry(RESERVED["host"], unadvertised=True)
@@ -223,6 +249,10 @@ class Ipcache(Part):
             if block.node == self._node and block_of(cidr).version in self.routing.families
         }
         self.wanted_routes = routes
+        for cidr in self.elsewhere.keys() - elsewhere.keys():
+            self.elsewhere.delete(cidr)
+        for cidr, hop in elsewhere.items():
+            self.elsewhere.put(cidr, hop)
 
     def _contested(self, told: Set[str]) -> dict[str, str]:
         """Which of the addresses that this node has, but for those `told`, the bus gives to another: why, in words."""

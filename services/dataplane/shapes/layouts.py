@@ -166,6 +166,47 @@ class IpcacheEntry:
         return cls(identity, unpack_address(node), bool(flags & IPCACHE_ROUTED), bool(flags & IPCACHE_UNADVERTISED))
 
 
+DEVICE_HAS_PODS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKey:
+    index: int
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=I")
+
+    def __str__(self) -> str:
+        return f"device {self.index}"
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.index)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> DeviceKey:
+        return cls(*cls.layout.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEntry:
+    """NO_ADDRESS: what leaves by it bears the node's own of that family."""
+
+    address: str = NO_ADDRESS
+    address6: str = NO_ADDRESS
+    has_pods: bool = False  # native routing: pods of other nodes come by it
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s16sI4x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(
+            pack_address(self.address), pack_address(self.address6), DEVICE_HAS_PODS * self.has_pods
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> DeviceEntry:
+        address, address6, flags = cls.layout.unpack(raw)
+        return cls(unpack_address(address), unpack_address(address6), bool(flags & DEVICE_HAS_PODS))
+
+
 POLICY_DENIES, POLICY_NAMED = 1, 2
 POLICY_STATIC_BITS = 72  # policy, identity, direction; then protocol and port
 
@@ -281,7 +322,7 @@ class Connection:
     flags: int
     reply_way: int
     origin_way: int
-    hop: str  # of the direction whose way is "pod"
+    hop: str  # of the direction whose way is "pod" or "out"; an address of ::/96 is a device (bpf/include/address.h)
     service: str
     service_port: int
     nat_port: int
@@ -563,6 +604,7 @@ MAPS: dict[str, MapShape] = {
     "ct_any": MapShape(ConnectionKey.layout.size, Connection.layout.size),
     "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
     "masq_exclude": MapShape(Prefix.layout.size, 1, Prefix),
+    "devices": MapShape(DeviceKey.layout.size, DeviceEntry.layout.size, DeviceKey),
     "fragments": MapShape(40, 8),
     "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size, ServiceKey),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from services.dataplane.kernel.pins import Pins
 from services.dataplane.kernel.pod_links import Mended, Wanted
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.attach import Hook
+from services.dataplane.shapes.devices import Seen
 from services.dataplane.shapes.ip import PodIp
 
 
@@ -97,6 +99,8 @@ class MemoryLinks(Links):
         self.is_tunnel_gone = False
         self.links_changed = False  # and nobody asked yet
         self.sysctls = {"net.ipv4.ip_forward": "1"}
+        self.seen = Seen()
+        self.told = asyncio.Event()  # of devices
 
     def close(self) -> None:
         """Nothing is open."""
@@ -188,6 +192,17 @@ class MemoryLinks(Links):
         self.sysctls = dict.fromkeys(self.sysctls, "1")
         return wrong
 
+    async def list_devices(self) -> Seen:
+        self._work()
+        return self.seen
+
+    async def devices_told(self) -> None:
+        await self.told.wait()
+        self.told.clear()
+
+    async def ensure_sysctls(self, devices: Iterable[str] = (), families: Iterable[int] = (4,)) -> None:
+        self._work()
+
     @property
     def is_quiet(self) -> bool:
         return True
@@ -232,6 +247,12 @@ class MemoryHooks(Hooks):
         is_drift = attached.get(hook.direction) != hook.program
         attached[hook.direction] = hook.program
         return is_drift
+
+    async def keep(self, hook: Hook) -> None:
+        self._bring(hook)
+
+    async def remove(self, hook: Hook) -> None:
+        self._kernel.attached.get(hook.index, {}).pop(hook.direction, None)
 
     async def adopt(self, hooks: Collection[Hook]) -> dict[Hook, str]:
         failed = {}

@@ -31,6 +31,7 @@ from services.dataplane.pods import cni
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.devices import Seen
 from services.dataplane.shapes.layouts import (
     EndpointEntry,
     IpcacheEntry,
@@ -71,6 +72,10 @@ class Machine:
         journal = Journal.open(self.folder / "endpoints.journal", durable=False)
         service = Service("dataplane", Settings(instance=HERE), self.hub.bus())
         underlay = self.settings.underlay(bool(self.device.address))
+        there = tuple(filter(None, (self.device.address, self.device.address6)))
+        self.device = replace(self.device, addresses=there, metric=0)
+        if not self.links.seen.devices:
+            self.links.seen = Seen((self.device,))
         node = Node(
             self.settings,
             service,

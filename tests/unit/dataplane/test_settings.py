@@ -26,7 +26,7 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_STATE_DIR": "/s",
         "PLEXUS_PIN_DIR": "/p",
         "PLEXUS_CGROUP": "/c",
-        "PLEXUS_DEVICE": "eth9",
+        "PLEXUS_DEVICES": "eth9 bond+",
         "PLEXUS_CNI_SOCKET": "/x.sock",
         "PLEXUS_ROUTING_MODE": "native",
         "PLEXUS_IPV4_ENABLED": "false",
@@ -67,7 +67,7 @@ def test_every_setting_has_its_variable() -> None:
         state_dir=Path("/s"),
         pin_dir=Path("/p"),
         cgroup=Path("/c"),
-        device="eth9",
+        devices="eth9 bond+",
         cni_socket=Path("/x.sock"),
         routing_mode="native",
         ipv4_enabled=False,
@@ -209,10 +209,10 @@ def test_device_port_underlay_and_mtu_follow_from_the_mode(
 def test_an_mtu_without_room_for_ipv6_is_refused_and_says_what_to_raise(
     device_bytes: int, underlay: int, refused: bool
 ) -> None:
-    settings = NodeSettings(node="n", ipv6_enabled=True, device="eth9")
+    settings = NodeSettings(node="n", ipv6_enabled=True)
     if refused:
         with pytest.raises(BadSettings, match=rf"1280.*eth9 \({device_bytes}\)"):
-            settings.pod_mtu_bytes(device_bytes, underlay)
+            settings.pod_mtu_bytes(device_bytes, underlay, "eth9")
     else:
         assert settings.pod_mtu_bytes(device_bytes, underlay) == 1280
     assert NodeSettings(node="n").pod_mtu_bytes(device_bytes, underlay) <= 1280

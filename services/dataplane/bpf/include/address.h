@@ -53,6 +53,21 @@ static __always_inline __u64 is_before(const struct address *a, __be16 a_port, c
 	return -borrow;
 }
 
+/* A next hop that is no address: the routes of a device, by its index, which is 0 where it is not known (yet). Nobody has
+ * an address of ::/96 that packets are sent to. */
+static __always_inline void set_device(struct address *hop, __u32 device)
+{
+	hop->word[0] = 0;
+	hop->word[1] = 0;
+	hop->word[2] = 0;
+	hop->word[3] = device;
+}
+
+static __always_inline bool is_device(const struct address *hop)
+{
+	return !(hop->word[0] | hop->word[1] | hop->word[2]);
+}
+
 static __always_inline void set_node(struct address *to, bool is_ip6)
 {
 	if (is_ip6) {

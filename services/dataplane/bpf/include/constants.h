@@ -38,7 +38,7 @@
 #define SERVICES6_MASK_2 CONSTANT(14)
 #define SERVICES6_MASK_3 CONSTANT(15)
 
-#define DEVICE_INDEX CONSTANT(16) /* the device that leads to the other nodes and to the outside */
+#define DEVICE_INDEX CONSTANT(16) /* the device that has the node's own address; `devices` has all */
 #define TUNNEL_INDEX CONSTANT(17) /* the VXLAN or Geneve device; 0: native routing */
 #define TUNNEL_PORT CONSTANT(18) /* UDP, of the tunnel's outer packets, in network byte order */
 #define UNDERLAY_IP6 CONSTANT(19) /* the tunnel's outer packets are IPv6 */

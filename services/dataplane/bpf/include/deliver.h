@@ -45,7 +45,8 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 	if (!c)
 		return TC_ACT_SHOT;
 	if (came.to != WAY_UNKNOWN) {
-		c->hop = came.hop;
+		if (c->way[back] != came.to || !is_none(&came.hop)) /* else the device that leads there may be known */
+			c->hop = came.hop;
 		c->way[back] = came.to;
 	}
 	if (!BY_STACK && !f.from_origin && !from_service(skb, p, c))

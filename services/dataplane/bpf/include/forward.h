@@ -76,24 +76,28 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	}
 	if (entry && is_node(&entry->node)) /* of this node's blocks, but no pod has it */
 		return REFUSE(p, DROP_UNROUTABLE);
+	way->to = WAY_OUT;
 	if (entry && !is_none(&entry->node)) {
 		way->to = WAY_POD;
 		if (!(entry->flags & IPCACHE_ROUTED))
 			way->hop = entry->node;
-		return true;
-	}
-	if (is_unroutable(&p->destination))
+		if (LEGACY_ROUTING || TUNNEL_INDEX || !(entry->flags & IPCACHE_ROUTED))
+			return true;
+	} else if (is_unroutable(&p->destination)) {
 		return REFUSE(p, DROP_UNKNOWN_L3_TARGET);
-	if (is_of_services(&p->destination))
+	} else if (is_of_services(&p->destination)) {
 		return REFUSE(p, DROP_NO_BACKEND);
+	}
 	device = device_of_route(skb, p);
 	if (!device)
 		return REFUSE(p, DROP_FIB);
-	if (device != DEVICE_INDEX) { /* another way than the one to the cluster: the stack and its own rules know it */
+	if (!leads_out(device)) { /* the stack and its own rules know that way */
 		way->to = WAY_HOST;
 		return true;
 	}
-	way->to = WAY_OUT;
+	set_device(&way->hop, device);
+	if (way->to == WAY_POD)
+		return true;
 	way->masquerade = needs_masquerade(p, entry);
 	/* It would bear this node's address, and another node believes what a node sends it in a tunnel. */
 	if (TUNNEL_INDEX && way->masquerade && p->protocol == IPPROTO_UDP && p->destination_port == TUNNEL_PORT)
@@ -144,12 +148,12 @@ static __always_inline int into_pod(struct __sk_buff *skb, struct packet *p, str
 	return bpf_redirect_peer(to->interface, 0);
 }
 
-/* Out by the device, as the node's routes say. */
-static __always_inline int out(struct __sk_buff *skb, struct packet *p)
+/* Out by a device, as its routes say. */
+static __always_inline int out(struct __sk_buff *skb, struct packet *p, __u32 device)
 {
 	if (LEGACY_ROUTING) /* it takes the hop off, too */
 		return TC_ACT_OK;
-	return age(skb, p) ? redirect_to_neighbour(DEVICE_INDEX, NULL, 0, 0) : TC_ACT_SHOT;
+	return age(skb, p) ? redirect_to_neighbour(device, NULL, 0, 0) : TC_ACT_SHOT;
 }
 
 /* To a pod of the node at `hop`, which learns the identity of who sends. */
@@ -176,8 +180,8 @@ static __always_inline int to_neighbour(struct __sk_buff *skb, struct packet *p,
 {
 	struct bpf_redir_neigh neighbour = {};
 
-	if (LEGACY_ROUTING || is_none(hop))
-		return out(skb, p);
+	if (LEGACY_ROUTING || is_device(hop))
+		return out(skb, p, hop->word[3]);
 	if (!age(skb, p))
 		return TC_ACT_SHOT;
 	if (is_ip4(hop)) {
@@ -190,7 +194,7 @@ static __always_inline int to_neighbour(struct __sk_buff *skb, struct packet *p,
 	return redirect_to_neighbour(DEVICE_INDEX, &neighbour, sizeof(neighbour), 0);
 }
 
-/* To a pod of the node at `hop`; none: the node's routes know. */
+/* To a pod of the node at `hop`; a device: its routes know. */
 static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, struct address *hop, __u32 identity)
 {
 	return TUNNEL_INDEX ? by_tunnel(skb, p, hop, identity) : to_neighbour(skb, p, hop);
@@ -211,7 +215,7 @@ static __always_inline int send(struct __sk_buff *skb, struct packet *p, struct 
 	case WAY_POD:
 		return to_node(skb, p, &way->hop, identity);
 	default:
-		return out(skb, p);
+		return out(skb, p, way->hop.word[3]);
 	}
 }
 

@@ -21,6 +21,7 @@ MAP("lru_hash", struct connection_key, struct connection, ct_tcp, CT_TCP_MAX, "c
 MAP("lru_hash", struct connection_key, struct connection, ct_any, CT_ANY_MAX, "ct_any_v3", 0);
 MAP("lru_hash", struct nat_key, struct nat_entry, nat, NAT_MAX, "nat_v2", 0);
 MAP("lpm_trie", struct masq_exclude_key, __u8, masq_exclude, MASQ_EXCLUDE_MAX, "masq_exclude", BPF_F_NO_PREALLOC);
+MAP("hash", __u32, struct device, devices, DEVICES_MAX, "devices", BPF_F_NO_PREALLOC);
 MAP("lru_hash", struct fragment_key, struct fragment, fragments, FRAGMENTS_MAX, "fragments", 0);
 MAP("lru_hash", struct choice_key, struct choice, choices, CHOICES_MAX, "choices_v2", 0);
 MAP("hash", struct service_key, struct service, services, SERVICES_MAX, "services_v3", BPF_F_NO_PREALLOC);

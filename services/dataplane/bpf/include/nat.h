@@ -8,10 +8,10 @@
 #define THIS_FILE FILE_NAT
 
 static __always_inline void nat_key_of(struct nat_key *key, const struct address *remote, __be16 remote_port,
-                                       __be16 node_port, __u8 protocol)
+                                       const struct address *own, __be16 node_port, __u8 protocol)
 {
 	key->remote_address = *remote;
-	set_node(&key->node_address, !is_ip4(remote));
+	key->node_address = *own;
 	key->remote_port = is_icmp(protocol) ? 0 : remote_port; /* ICMP has the identifier alone, which is node_port */
 	key->node_port = node_port;
 	key->protocol = protocol;
@@ -58,9 +58,9 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 	struct nat_entry mine = { .pod_address = p->source, .pod_port = p->source_port };
 	struct nat_key *key = &p->mapping;
 	struct nat_entry *entry;
-	struct address node;
 
-	nat_key_of(key, &p->destination, p->destination_port, port, p->protocol);
+	find_leaves_as(p);
+	nat_key_of(key, &p->destination, p->destination_port, &p->leaves_as, port, p->protocol);
 	entry = nat.lookup(key);
 	if (!entry) { /* evicted: take it back if nobody has it */
 		nat.insert(key, &mine);
@@ -68,8 +68,7 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, 
 		c->nat_port = 0; /* the next packet finds another */
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
 	}
-	set_node(&node, p->is_ip6);
-	return rewrite_source(skb, p, &node, port);
+	return rewrite_source(skb, p, &p->leaves_as, port);
 }
 
 /* The connection of a pod's packet leaves the cluster, and the pod is who began it. Its way may be under change. */
@@ -78,13 +77,14 @@ static __always_inline bool is_masqueraded(struct connection *c, bool from_origi
 	return from_origin && c->flags & CT_MASQUERADED && c->way[1] != WAY_POD;
 }
 
-/* The mapping that a packet to the node, from this remote end to this port, belongs to; NULL: none. */
+/* The mapping that a packet to the node, from this remote end to this address and port, belongs to; NULL: none. */
 static __always_inline struct nat_entry *mapping_of(struct nat_key *key, const struct address *remote,
-                                                    __be16 remote_port, __be16 node_port, __u8 protocol)
+                                                    __be16 remote_port, const struct address *own, __be16 node_port,
+                                                    __u8 protocol)
 {
 	if ((bpf_ntohs(node_port) < NAT_PORT_MIN || bpf_ntohs(node_port) > NAT_PORT_MAX) && protocol != IPPROTO_SCTP)
 		return NULL;
-	nat_key_of(key, remote, remote_port, node_port, protocol);
+	nat_key_of(key, remote, remote_port, own, node_port, protocol);
 	return nat.lookup(key);
 }
 
@@ -96,7 +96,7 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_REPLY)
 		return true;
-	entry = mapping_of(&key, &p->source, p->source_port, p->destination_port, p->protocol);
+	entry = mapping_of(&key, &p->source, p->source_port, &p->destination, p->destination_port, p->protocol);
 	if (!entry || is_abandoned(&key, entry, p)) /* the node's own, or a stranger's whom its stack answers */
 		return true;
 	/* A SYN in the midst would begin a connection, from outside, and what the pod answers would then not be masqueraded.
@@ -104,6 +104,7 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	if (begins(p))
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
 	remember(p);
+	p->for_pod = 1;
 	return rewrite_destination(skb, p, &entry->pod_address, entry->pod_port);
 }
 

@@ -53,6 +53,7 @@ struct packet {
 	__u8 file;
 	__u8 vouched; /* its sender is who it says: a pod of this node, the node itself, what a node sends by the tunnel */
 	__u8 begins_anew; /* it begins a connection where an entry of its ends is alive: `find` gives none */
+	__u8 for_pod; /* it answers what was masqueraded: its destination is the pod's address now */
 	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
 	__u8 error; /* ERROR_* */
 	__u8 by_stack; /* the node's stack takes it on from here to the pod, by to_pod */
@@ -68,11 +69,13 @@ struct packet {
 	__u32 cookie;
 	__u32 source_identity; /* 0: not needed so far */
 	__u32 destination_identity;
+	__u32 device; /* of the node, by index: the one that it came by, or leaves by once its way is known */
 	__u32 tunnel_identity; /* from the tunnel, which the overlay program fills */
 	struct address tunnel_from; /* the node that sent it */
 	/* What a search for a masquerade port has in hand (nat.h): here for the verifier, as all of this. Not cleared for
 	 * each packet. */
 	struct nat_key mapping;
+	struct address leaves_as; /* the address that it gets */
 	struct connection_key holder;
 	struct bpf_sock_tuple asked;
 	__u32 nat_first; /* the range */

@@ -107,7 +107,7 @@ struct connection_key {
 #define CT_REPLY_FIN 0x08u /* the other end has */
 #define CT_RESET 0x10u
 #define CT_TRANSLATED 0x20u /* replies bear service_address:service_port */
-#define CT_MASQUERADED 0x40u /* leaves the node as NODE_ADDRESS:nat_port */
+#define CT_MASQUERADED 0x40u /* leaves the node as its device's address:nat_port */
 #define CT_BY_STACK 0x80u /* the stack has the origin's packets, so the replies too */
 
 /* Where packets of one direction go next, which is also where those of the other direction come from. */
@@ -129,7 +129,7 @@ struct connection {
 	__be16 service_port;
 	__be16 reserved_proxy_port; /* of layer 7: where its packets are handed to */
 	__u16 reserved_nat_source; /* which of the node's addresses nat_port is a port of */
-	struct address hop; /* of the direction that is WAY_POD; the other end lives here. 0: by routes */
+	struct address hop; /* of the direction that is WAY_POD or WAY_OUT; or a device: address.h, set_device */
 	struct address service_address;
 	__u32 reserved_cookies[2]; /* by direction, of the policy entries that allow it */
 	__u64 reserved_packets[2]; /* of the replies, of the origin */
@@ -151,6 +151,16 @@ struct nat_entry {
 	__be16 pod_port;
 	__u16 reserved_flags; /* whose else than a pod's it is */
 };
+
+/* devices: those of the node that lead to other nodes and to the outside, by index. */
+struct device {
+	struct address address; /* IPv4, of what is masqueraded and leaves by it; none: the node's own */
+	struct address address6;
+	__u32 flags; /* DEVICE_* */
+	__u32 pad;
+};
+
+#define DEVICE_HAS_PODS 1u /* native routing: pods of other nodes come by it */
 
 /* fragments: what the first fragment of a datagram says of the others, which have no ports. */
 struct fragment_key {

@@ -2,6 +2,7 @@
 /* The step for ICMP errors, wherever they are met: an error passes where the packet that it quotes has passed, and is
  * translated as that was, inside too. Who sends it was checked by the program that jumps here. */
 #include "plexus.h"
+#include "devices.h"
 #include "parse.h"
 #include "fragment.h"
 #include "steps.h"
@@ -56,12 +57,11 @@ static __always_inline bool about_backend(struct __sk_buff *skb, struct packet *
 static __always_inline bool masquerade_error(struct __sk_buff *skb, struct packet *p, struct quoted *q,
                                              struct connection *c)
 {
-	struct address node;
-
 	if (!(c->flags & CT_MASQUERADED) || !c->nat_port)
 		return true;
-	set_node(&node, p->is_ip6);
-	return rewrite_quoted(skb, p, q, false, &node, c->nat_port) && rewrite_source(skb, p, &node, p->source_port);
+	find_leaves_as(p);
+	return rewrite_quoted(skb, p, q, false, &p->leaves_as, c->nat_port) &&
+	       rewrite_source(skb, p, &p->leaves_as, p->source_port);
 }
 
 /* About a masqueraded packet: the pod is told, in the words that it used itself. false: it is the node's own. */
@@ -72,7 +72,7 @@ static __always_inline bool is_for_masqueraded(struct packet *p, struct quoted *
 
 	if (!is_same(&q->source, &p->destination))
 		return false;
-	entry = mapping_of(&key, &q->destination, q->destination_port, q->source_port, q->protocol);
+	entry = mapping_of(&key, &q->destination, q->destination_port, &q->source, q->source_port, q->protocol);
 	if (!entry || is_abandoned(&key, entry, p))
 		return false;
 	*pod = *entry;
@@ -100,6 +100,7 @@ static __always_inline int pod_complains(struct __sk_buff *skb, struct packet *p
 
 	if (!to && !find_way(skb, p, &way))
 		return TC_ACT_SHOT;
+	p->device = way.hop.word[3];
 	if (!LEGACY_ROUTING && way.to == WAY_OUT && !to_origin && !masquerade_error(skb, p, q, c))
 		return TC_ACT_SHOT;
 	return send(skb, p, &way, p->source_identity, to);

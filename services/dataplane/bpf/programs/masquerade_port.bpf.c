@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The step that finds a port for a connection that leaves the cluster with the node's address, and sends its packet on.
+/* The step that finds a port for a connection that leaves the cluster with an address of the node, and sends its packet on.
  * Most connections find theirs with the first try; but each try is a look at the node's own sockets and at who holds the
  * port, which is half of what the verifier would walk of the programs that masquerade. */
 #include "plexus.h"
+#include "devices.h"
 #include "parse.h"
 #include "fragment.h"
 #include "steps.h"
@@ -80,7 +81,7 @@ static __always_inline bool take_port(struct __sk_buff *skb, struct packet *p, s
 	struct nat_entry *entry;
 	__u32 place = hash_of_ends(p); /* so a connection whose entry was evicted mostly finds the port that it had */
 
-	nat_key_of(key, &p->destination, p->destination_port, p->source_port, p->protocol);
+	nat_key_of(key, &p->destination, p->destination_port, &p->leaves_as, p->source_port, p->protocol);
 	p->nat_first = p->protocol == IPPROTO_SCTP ? bpf_ntohs(p->source_port) : NAT_PORT_MIN;
 	p->nat_ports = p->protocol == IPPROTO_SCTP ? 1 : NAT_PORTS;
 	p->nat_taken = 0;
@@ -131,21 +132,20 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *p)
 {
 	struct nat_entry mine = { .pod_address = p->source, .pod_port = p->source_port };
 	struct connection *c = connection_of(p);
-	struct address node;
 	bool taken;
 
 	if (is_icmp(p->protocol) && p->icmp_kind != ICMP_IS_ECHO)
 		return DROP(p, DROP_NAT_PROTOCOL);
 	if (!c) /* evicted by another CPU in this very moment */
 		return DROP(p, DROP_CT_INSERT);
+	find_leaves_as(p);
 	taken = take_port(skb, p, c, &mine);
 	count_taken(p);
 	if (!taken)
 		return TC_ACT_SHOT;
-	set_node(&node, p->is_ip6);
-	if (!rewrite_source(skb, p, &node, p->mapping.node_port))
+	if (!rewrite_source(skb, p, &p->leaves_as, p->mapping.node_port))
 		return TC_ACT_SHOT;
-	return LEGACY_ROUTING ? TC_ACT_UNSPEC : out(skb, p); /* the stack has routed it already: to_netdev */
+	return LEGACY_ROUTING ? TC_ACT_UNSPEC : out(skb, p, p->device); /* the stack has routed it already: to_netdev */
 }
 
 int masquerade_port(struct __sk_buff *skb)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The node's outward device. from_netdev (tc ingress): packets for pods of this node, and replies to masqueraded
+/* The node's devices that lead to other nodes and to the outside. from_netdev (tc ingress): packets for pods of this node, and replies to masqueraded
  * connections. to_netdev (tc egress): nothing leaves for an address of the Services' range; with LEGACY_ROUTING it
  * masquerades what the stack has routed. */
 #include "plexus.h"
+#include "devices.h"
 #include "parse.h"
 #include "fragment.h"
 #include "steps.h"
@@ -22,7 +23,8 @@
 #define VLAN_ID 0xfff
 #define TO_A_POD 1000 /* no verdict: it is translated, and goes the way of what bears a pod's address */
 
-/* Nobody out there is this node or has an address of its blocks; and with a tunnel, pods come through it, not here. */
+/* Nobody out there is this node or has an address of its blocks; with a tunnel, pods come through it, not here; and
+ * without, by a device that leads to some: who is on another uplink's network is none of them. */
 static __always_inline bool identify(struct packet *p, struct way *came)
 {
 	struct ipcache_entry *sender = who_is(&p->source);
@@ -31,17 +33,21 @@ static __always_inline bool identify(struct packet *p, struct way *came)
 	p->source_identity = sender ? sender->identity : world(&p->source);
 	if (p->source_identity == IDENTITY_HOST || endpoint_at(&p->source))
 		return REFUSE(p, DROP_INVALID_SOURCE);
-	if (is_pod && (TUNNEL_INDEX || is_node(&sender->node)))
+	if (is_pod && (TUNNEL_INDEX || is_node(&sender->node) || !has_pods(p->device)))
 		return REFUSE(p, DROP_INVALID_SOURCE);
 	came->to = is_pod ? WAY_POD : WAY_OUT;
 	if (is_pod && !(sender->flags & IPCACHE_ROUTED))
 		came->hop = sender->node;
+	else if (is_pod && LEGACY_ROUTING) /* the stack sends: nobody else asks for the device */
+		set_device(&came->hop, p->device);
 	return true;
 }
 
 static __always_inline bool is_way_back(struct packet *p, __u8 way, struct address *hop)
 {
-	return way == WAY_OUT || (way == WAY_POD && !TUNNEL_INDEX);
+	if (way != WAY_POD || TUNNEL_INDEX)
+		return way == WAY_OUT;
+	return p->device == (is_device(hop) ? hop->word[3] : DEVICE_INDEX);
 }
 
 /* For the node itself: if it answers a masqueraded connection, it goes on to the pod, which is its destination then. */
@@ -63,24 +69,30 @@ static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p
 	}
 	if (!unmasquerade(skb, p))
 		return TC_ACT_SHOT;
-	if (!is_node(&p->destination))
+	if (p->for_pod)
 		return TO_A_POD;
 	forget(p);
 	return TC_ACT_UNSPEC;
 }
 
 /* Routed on by this node, it would enter the tunnel and look as if this node vouched for its sender. */
-static __always_inline bool is_for_tunnel(struct address *address)
+static __always_inline bool is_for_tunnel(struct ipcache_entry *to)
 {
-	struct ipcache_entry *entry = TUNNEL_INDEX ? who_is(address) : NULL;
+	return TUNNEL_INDEX && to && !is_none(&to->node) && !is_node(&to->node);
+}
 
-	return entry && !is_none(&entry->node) && !is_node(&entry->node);
+/* One of its other addresses, which what leaves by another device may bear. Its answers come by any device. */
+static __always_inline bool is_also_node(struct ipcache_entry *to)
+{
+	return (MASQUERADE4 || MASQUERADE6) && to && to->identity == IDENTITY_HOST;
 }
 
 int from_netdev(struct __sk_buff *skb)
 {
+	struct ipcache_entry *entry = NULL;
 	struct packet *p;
 	struct endpoint *to;
+	bool is_own;
 	int action;
 
 	/* A tag is of another network on this wire, and another device's affair. */
@@ -89,6 +101,7 @@ int from_netdev(struct __sk_buff *skb)
 	p = take(INGRESS);
 	if (!p)
 		return TC_ACT_SHOT;
+	p->device = skb->ifindex;
 	/* VLAN 0 is a priority and no network: the stack takes the frame as if it had none (802.1Q). */
 	if (skb->vlan_present && (bpf_skb_vlan_pop(skb) || skb->vlan_present)) {
 		read_clock(p);
@@ -102,7 +115,13 @@ int from_netdev(struct __sk_buff *skb)
 		read_clock(p);
 		return finish(skb, p, TC_ACT_SHOT);
 	}
-	if (is_node(&p->destination)) {
+	is_own = is_node(&p->destination);
+	to = is_own ? NULL : endpoint_at(&p->destination);
+	if (!is_own && !to && (TUNNEL_INDEX || MASQUERADE4 || MASQUERADE6)) {
+		entry = who_is(&p->destination);
+		is_own = is_also_node(entry);
+	}
+	if (is_own) {
 		read_clock(p);
 		action = node_receives(skb, p);
 		if (action == TC_ACT_UNSPEC)
@@ -112,8 +131,7 @@ int from_netdev(struct __sk_buff *skb)
 		to = endpoint_at(&p->destination);
 		action = to ? TC_ACT_OK : DROP(p, DROP_UNROUTABLE);
 	} else {
-		to = endpoint_at(&p->destination);
-		if (!to && !is_for_tunnel(&p->destination)) /* for another address of the node, or to be routed by it */
+		if (!to && !is_for_tunnel(entry)) /* to be routed by the node */
 			return TC_ACT_UNSPEC;
 		read_clock(p);
 		if (!to)
@@ -185,6 +203,7 @@ int to_netdev(struct __sk_buff *skb)
 	if (!parse_network(skb, p) || is_node(&p->source) || !endpoint_at(&p->source))
 		return TC_ACT_UNSPEC;
 	read_clock(p);
+	p->device = skb->ifindex;
 	action = pod_leaves(skb, p);
 	return action == TC_ACT_UNSPEC ? action : finish(skb, p, action); /* from_pod has counted what passes */
 }

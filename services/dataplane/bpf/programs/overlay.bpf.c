@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* The tunnel device, tc ingress: what other nodes send to pods of this node, with the sender's identity in the key. */
 #include "plexus.h"
+#include "devices.h"
 #include "parse.h"
 #include "fragment.h"
 #include "steps.h"

@@ -3,6 +3,7 @@
  * to it; what other pods and other nodes send goes past this hook, straight into the pod. With LEGACY_ROUTING only what
  * comes through a tunnel does, and replies of services are translated here. */
 #include "plexus.h"
+#include "devices.h"
 #include "parse.h"
 #include "fragment.h"
 #include "steps.h"
@@ -20,6 +21,12 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_POD
 
+/* It is known by whom the other end was heard, and not yet what leads there. */
+static __always_inline bool needs_device(struct way *way)
+{
+	return !LEGACY_ROUTING && (way->to == WAY_OUT || (way->to == WAY_POD && !TUNNEL_INDEX)) && is_none(&way->hop);
+}
+
 /* The way of this packet's direction, found once a connection and again after a change. */
 static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, struct flow *f, struct endpoint *to,
                                        struct way *way)
@@ -29,7 +36,7 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 
 	way->to = c->way[side];
 	way->hop = c->hop;
-	if (way->to != WAY_UNKNOWN)
+	if (way->to != WAY_UNKNOWN && !needs_device(way))
 		return true;
 	if (to)
 		way->to = WAY_LOCAL;
@@ -37,7 +44,7 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 		return false;
 	if (way->masquerade && f->from_origin)
 		c->flags |= CT_MASQUERADED;
-	if (way->to == WAY_POD)
+	if (way->to == WAY_POD || way->to == WAY_OUT)
 		c->hop = way->hop;
 	c->way[side] = way->to;
 	return true;
@@ -110,6 +117,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		return into_pod(skb, p, from);
 	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
+	p->device = way.hop.word[3]; /* where it is none, nobody asks */
 	if (!LEGACY_ROUTING && (MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin &&
 	    way.to == WAY_OUT) {
 		__be16 port = c->nat_port; /* once: another CPU may take it away */
@@ -131,7 +139,7 @@ static __always_inline struct endpoint *sender_here(struct packet *p, struct flo
 /* May the stack have a packet with this source address? `device` is the one by which it came to the node; 0: the
  * node's own. A pod of this node comes by its own device, where from_pod has checked its source: with LEGACY_ROUTING,
  * or because rules of others send to a pod what it sent to the node. Pods of other nodes come so only with
- * LEGACY_ROUTING, by the outward device, and not with a tunnel; nobody is asked at any other. `is_answer`: rules of
+ * LEGACY_ROUTING, by a device that has pods, and not with a tunnel; nobody is asked at any other. `is_answer`: rules of
  * others may translate what a pod sends to the node, and back. `to`: what a pod sends to itself by way of the node may
  * bear the node's address. */
 static __always_inline bool stack_may_speak_for(struct address *source, __u32 device, bool is_answer, __u32 to)
@@ -146,7 +154,7 @@ static __always_inline bool stack_may_speak_for(struct address *source, __u32 de
 		return !device || is_answer || device == to;
 	if (!sender || is_none(&sender->node))
 		return true;
-	return !TUNNEL_INDEX && (!LEGACY_ROUTING || device == DEVICE_INDEX);
+	return !TUNNEL_INDEX && (!LEGACY_ROUTING || has_pods(device));
 }
 
 /* The node's own stack tells the pod of what it sent. What it has routed names backends, which the pod does not know. */

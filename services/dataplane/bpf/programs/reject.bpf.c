@@ -3,6 +3,7 @@
  * that no Service has), so that the sender learns of it at once: a reset for TCP, "port unreachable" for all else. The
  * answer bears the address that was called. The packet itself is dropped, and counted with its reason, answered or not. */
 #include "plexus.h"
+#include "devices.h"
 #include "parse.h"
 #include "steps.h"
 #include "events.h"
@@ -200,8 +201,7 @@ static __always_inline int answer(struct __sk_buff *skb, struct packet *p)
 		return TC_ACT_SHOT;
 	if (p->protocol == IPPROTO_TCP ? !reset(skb, p) : !is_within_rate(skb, p) || !complain(skb, p))
 		return TC_ACT_SHOT;
-	return skb->ifindex == DEVICE_INDEX ? bpf_redirect(DEVICE_INDEX, BPF_F_INGRESS)
-	                                    : bpf_redirect_peer(skb->ifindex, 0);
+	return leads_out(skb->ifindex) ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : bpf_redirect_peer(skb->ifindex, 0);
 }
 
 int reject(struct __sk_buff *skb)

@@ -40,7 +40,7 @@ from services.dataplane.store import statefile
 from tests.unit.dataplane.test_node import Machine, until
 
 DEVICE = DeviceInfo("eth0", 2, "02:00:00:00:00:10", "192.0.2.1", 1500, address6="2001:db8::1")
-GROUND = Ground(DEVICE, 4, 3, 1450, DatapathConfig(device_index=2))
+GROUND = Ground(DEVICE, (DEVICE,), (), 4, 3, 1450, DatapathConfig(device_index=2))
 
 
 def node_settings(**given: str) -> NodeSettings:

@@ -39,7 +39,7 @@ from services.dataplane.shapes.layouts import (
 from services.dataplane.shapes.reasons import reasons
 
 HERE, THERE = "172.20.0.1", "172.20.0.2"
-PLACE = Place(device="eth0", own_addresses=frozenset({HERE}), tunnel="tun", tunnel_port=8472, routers=("10.0.1.1",))
+PLACE = Place(devices=("eth0",), own_addresses=frozenset({HERE}), tunnel="tun", tunnel_port=8472, routers=("10.0.1.1",))
 
 networks = st.builds(
     lambda address, bits: IPv4Network((address, bits), strict=False),

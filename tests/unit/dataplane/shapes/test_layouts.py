@@ -26,6 +26,7 @@ from services.dataplane.shapes.layouts import (
     Connection,
     ConnectionKey,
     Counter,
+    DeviceEntry,
     EndpointEntry,
     EventRate,
     IpcacheEntry,
@@ -62,6 +63,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     ),
     "nat_key": (NatKey.layout, "remote_address node_address remote_port node_port protocol"),
     "nat_entry": (NatEntry.layout, "pod_address pod_port"),
+    "device": (DeviceEntry.layout, "address address6 flags"),
     "service_key": (ServiceKey.layout, "address port protocol"),
     "service": (ServiceEntry.layout, "number backends"),
     "backend_key": (BackendKey.layout, "service slot"),
@@ -103,6 +105,7 @@ MAP_STRUCTS = {
 CONSTANTS = {
     "ENDPOINT_ENFORCE_INGRESS": layouts.FLAG_ENFORCE_INGRESS,
     "ENDPOINT_ENFORCE_EGRESS": layouts.FLAG_ENFORCE_EGRESS,
+    "DEVICE_HAS_PODS": layouts.DEVICE_HAS_PODS,
     "POLICY_DENIES": layouts.POLICY_DENIES,
     "POLICY_NAMED": layouts.POLICY_NAMED,
     "INGRESS": entries.INGRESS,

@@ -1,0 +1,193 @@
+"""The devices that lead to other nodes and to the outside, as they come and go while the node runs.
+
+The kernel tells of every change (rtnetlink); then all are looked at once, and what is other is made so: programs on a
+device that has come, its reverse path filter, the address that what leaves by it bears (the part `devices`), where
+neighbours are. A device that is gone takes its programs with it; what went out by it looks for another way. What fails
+is told by the check "devices", and tried again with the next look at programs.
+
+One of them is the node's own end: programs have its index and address compiled in. When that is another (removed and
+made anew, another name or address), the datapath is begun anew in the same process (`__main__.run`), with whichever
+device is its own end now; while there is none that could be, all else stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import Protocol
+
+from bus.service import BadSettings, Service
+from bus.telemetry import logger
+from services.dataplane.keep.own_addresses import OwnAddresses
+from services.dataplane.kernel.hooks import Hooks
+from services.dataplane.kernel.links import LinkError, Links
+from services.dataplane.load.datapath import Ground, device_hooks, own_end, pod_mtu_bytes
+from services.dataplane.model import NodeModel
+from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.devices import DeviceInfo, NoDevice, choose, device_toward
+from settings.devices import patterns
+
+log = logger(__name__)
+
+CHECK = "devices"
+TOGETHER_SECONDS = 0.02  # changes come in bursts: a link, its addresses, its routes
+
+
+class DeviceChanged(Exception):
+    """The node's own end is not as programs know it, and there is one to begin anew with. The text says which."""
+
+
+class Host(Protocol):
+    """The node whose devices they are."""
+
+    settings: NodeSettings
+    service: Service
+    device: DeviceInfo
+    links: Links
+    hooks: Hooks
+    model: NodeModel
+    own_addresses: OwnAddresses
+    mtu_bytes: int
+
+    async def write(self) -> None:
+        """Bring the kernel to what the model says now; returns when it is there."""
+
+    def routes_are_stale(self) -> None:
+        """What was routed by a device may not be any more."""
+
+
+class Uplinks:
+    """Those of `node`. `ground`: as the start found them; without one its own end alone."""
+
+    def __init__(self, node: Host, underlay: int, ground: Ground | None) -> None:
+        self._node = node
+        self._underlay = underlay
+        self._acts_on_leaving = ground is not None and ground.config.acts_on_leaving
+        self._asked = patterns(node.settings.devices)
+        self._following = asyncio.Lock()
+        self.problem = ""
+        self._is_owed = False  # the last look did not come to its end
+        self._told: frozenset[str] = frozenset()  # addresses by which others knew the node
+        self.chosen: tuple[DeviceInfo, ...] = ground.devices if ground else (node.device,)
+        self._fits = self._mtu_bytes(self.chosen)  # bytes, as pods are given them
+        node.model.devices.are(self.chosen, ground.routes if ground else ())
+        self._reach()
+        self._tell("")
+
+    @property
+    def networks(self) -> str:
+        """In words: "eth0 (192.0.2.0/24), eth1 (198.51.100.0/24)"."""
+        return ", ".join(f"{each.name} ({', '.join(each.networks)})" for each in self.chosen)
+
+    def toward(self, neighbour: str) -> str:
+        """The name of the device that a neighbour is on."""
+        own = self._own()
+        found = device_toward(neighbour, [own]) or device_toward(neighbour, self.chosen) or own
+        return found.name
+
+    async def run_for_ever(self) -> None:
+        """Raises: DeviceChanged."""
+        while True:
+            await self._node.links.devices_told()
+            await asyncio.sleep(TOGETHER_SECONDS)
+            await self.follow()
+
+    async def look(self) -> None:
+        """What was not followed to its end, or follows from what was heard. Raises: DeviceChanged."""
+        if self._is_owed or self._told != self._node.model.network.told:
+            await self.follow()
+
+    async def follow(self) -> None:
+        """Bring everything to the devices that there are now. Raises: DeviceChanged."""
+        async with self._following:
+            try:
+                await self._follow()
+            except (LinkError, NoDevice, BadSettings) as problem:
+                self._is_owed = True
+                self._tell(str(problem))
+            else:
+                self._is_owed = False
+
+    async def _follow(self) -> None:
+        node = self._node
+        told = frozenset(node.model.network.told)
+        seen = await node.links.list_devices()
+        before = {each.index: each for each in self.chosen}
+        problem = ""
+        try:
+            chosen = choose(seen.devices, self._asked, told, before)
+        except NoDevice as failure:  # those that are there go on
+            problem = str(failure)
+            chosen = tuple(each for each in seen.devices if each.index in before)
+        problem = self._own_problem(chosen, seen.at(node.device.index)) or problem
+        self._told = told
+        now = {each.index: each for each in chosen}
+        changed = [each for each in chosen if before.get(each.index) != each]
+        gone = [each for index, each in before.items() if index not in now or now[index].name != each.name]
+        if changed or gone:
+            await node.links.ensure_sysctls(
+                filter(None, [*(each.name for each in chosen), node.settings.tunnel_device]), node.settings.families
+            )
+            await self._attach(changed)
+            await node.own_addresses.follow()
+        self.chosen = chosen
+        node.model.devices.are(chosen, seen.routes)
+        self._reach()
+        await node.write()
+        if changed or gone:
+            for hook in (hook for each in gone for hook in device_hooks(each)):
+                await node.hooks.remove(hook)
+            node.routes_are_stale()
+            log.info("devices that lead out", devices=[str(each) for each in chosen], gone=[each.name for each in gone])
+        self._tell(problem)
+
+    async def _attach(self, devices: Iterable[DeviceInfo]) -> None:
+        for hook in (hook for each in devices for hook in device_hooks(each)):
+            if hook.program != "to_netdev" or self._acts_on_leaving:
+                await self._node.hooks.keep(hook)
+
+    def _own_problem(self, chosen: tuple[DeviceInfo, ...], now: DeviceInfo | None) -> str:
+        """Why the node's own end is not as programs know it, "" when it is. Raises: DeviceChanged."""
+        node = self._node
+        before = node.device
+        versions = {*node.settings.families, self._underlay} - {0}
+        wanted = {own for version in versions if (own := before.own(version))}
+        if now is None or now.why_not:
+            problem = f"{before.name} is gone"
+        elif now.name != before.name:
+            problem = f"{before.name} is named {now.name}"
+        elif missing := wanted - {*now.addresses}:
+            problem = f"{before.name} has {', '.join(sorted(missing))} no more"
+        elif (fits := self._mtu_bytes(chosen)) not in (0, self._fits):
+            problem = f"{fits} bytes fit through every device, and pods have {node.mtu_bytes}"
+        else:
+            return ""
+        if chosen:
+            underlay, end = own_end(node.settings, chosen)
+            if underlay == self._underlay and all(map(end.own, [underlay] if underlay else node.settings.families)):
+                raise DeviceChanged(f"{problem}: beginning anew with {end}")
+        return f"{problem}, and no other device has the node's own addresses: bring it back"
+
+    def _mtu_bytes(self, chosen: tuple[DeviceInfo, ...]) -> int:
+        """0: they have too little, and pods keep what they have."""
+        try:
+            return pod_mtu_bytes(self._node.settings, chosen, self._underlay)
+        except (BadSettings, ValueError):
+            return 0
+
+    def _own(self) -> DeviceInfo:
+        own = self._node.device
+        return next((each for each in self.chosen if each.index == own.index), own)
+
+    def _reach(self) -> None:
+        own = self._own()
+        others = [each for each in self.chosen if each.index != own.index]
+        near = [network for each in others for network in map(ip_network, each.networks)]
+        self._node.model.network.reach(map(ip_network, own.networks), near)
+
+    def _tell(self, problem: str) -> None:
+        before, self.problem = self.problem, problem
+        if problem and problem != before:
+            log.warning("devices are not as they should be, trying again", why=problem)
+        self._node.service.check(CHECK, not problem, problem or ", ".join(map(str, self.chosen)))

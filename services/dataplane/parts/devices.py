@@ -1,0 +1,92 @@
+"""The node's devices that lead out, as programs have them: the map `devices`. Pure.
+
+An entry for an address comes after `ipcache` knows that the node has it: what leaves bears it, and answers to it are
+the node's to take in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from services.dataplane.part import Fact, Held, Maps, Part, Row, Shows
+from services.dataplane.shapes.devices import DeviceInfo, Route, address_of, devices_toward
+from services.dataplane.shapes.layouts import DeviceEntry, DeviceKey
+from services.dataplane.shapes.table import Table
+
+
+class Devices(Part):
+    """See the module.
+
+    Args:
+        elsewhere: blocks of other nodes, each with the address that is sent to where that is a neighbour's; None: there
+            is a tunnel, and no pod comes by any of the devices.
+    """
+
+    by_rules = True
+
+    def __init__(self, elsewhere: Fact[str, str] | None = None) -> None:
+        super().__init__()
+        self.table = Table("devices", after=("ipcache",))
+        self.tables = (self.table,)
+        self.shows = (Shows("devices", "Devices that lead to other nodes and to the outside.", self._rows),)
+        self._elsewhere = elsewhere
+        self._changed: Final[set[str]] = set() if elsewhere is None else elsewhere.follow()
+        self._devices: tuple[DeviceInfo, ...] = ()
+        self._routes: tuple[Route, ...] = ()
+        self._is_stale = False
+        self._before: dict[int, DeviceEntry] = {}
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """By index."""
+        return {each.index: each.name for each in self._devices}
+
+    def adopt(self, held: Held) -> None:
+        self.remember(held("devices"))
+
+    def remember(self, entries: Mapping[bytes, bytes]) -> None:
+        """What programs have had: an address that is still there stays the one that packets bear."""
+        self._before = {DeviceKey.unpack(key).index: DeviceEntry.unpack(value) for key, value in entries.items()}
+
+    def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        names = {each.index: each.name for each in self._devices}
+        for key, value in maps["devices"].items():
+            index, v = DeviceKey.unpack(key).index, DeviceEntry.unpack(value)
+            yield {
+                "device": names.get(index, ""),
+                "device_index": index,
+                "masqueraded_as": list(filter(None, (v.address, v.address6))),
+                "has_pods": v.has_pods,
+            }
+
+    def are(self, devices: Iterable[DeviceInfo], routes: Iterable[Route] = ()) -> None:
+        """These lead out, and these are the node's routes."""
+        self._devices, self._routes, self._is_stale = tuple(devices), tuple(routes), True
+
+    def settle(self) -> None:
+        if self._is_stale or self._changed:
+            self._changed.clear()
+            self._is_stale = not self.tried("devices", self._settle)
+
+    def _with_pods(self) -> set[int]:
+        """Those by which the node's routes lead to other nodes' pods; all, while it knows none."""
+        if self._elsewhere is None:
+            return set()
+        here = {each.index for each in self._devices}
+        toward = {neighbour or block for block, neighbour in self._elsewhere.items()}
+        return devices_toward(toward, self._routes) & here or here
+
+    def _settle(self) -> None:
+        with_pods = self._with_pods()
+        wanted = {}
+        for each in self._devices:
+            before = self._before.get(each.index, DeviceEntry())
+            addresses = address_of(each, 4, before.address), address_of(each, 6, before.address6)
+            wanted[each.index] = DeviceEntry(*addresses, has_pods=each.index in with_pods)
+        for index in self._before.keys() | {DeviceKey.unpack(key).index for key in self.table.wanted}:
+            if index not in wanted:
+                self.table.delete(DeviceKey(index).pack())
+        for index, entry in wanted.items():
+            self.table.put(DeviceKey(index).pack(), entry.pack())
+        self._before = wanted

@@ -154,7 +154,7 @@ def test_established_connections_need_no_step(node: Routed, programs: Path, at: 
 
 def test_where_the_stack_forwards_what_leaves_without_its_step_is_dropped(tmp_path: Path, at: Family) -> None:
     with (
-        loaded("steps", tmp_path, legacy_routing=True) as pin_dir,
+        loaded("steps", tmp_path, switches={"LEGACY_ROUTING": 1}) as pin_dir,
         closing(Routed(pin_dir)) as node,
         kept(pin_dir) as (
             array,

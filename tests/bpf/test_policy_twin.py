@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
@@ -88,6 +89,7 @@ def ask_world(datapath: Datapath, world: World) -> int:
     return asked
 
 
+@pytest.mark.timeout(300)
 def test_the_kernel_judges_as_the_rules_read(datapath: Datapath) -> None:
     asked = 0
 

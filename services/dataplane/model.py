@@ -7,19 +7,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from services.dataplane.part import Facts, LocalPod, Parts
 from services.dataplane.parts.connections import Connections
 from services.dataplane.parts.counters import Counters
 from services.dataplane.parts.devices import Devices
 from services.dataplane.parts.endpoints import Endpoints, EndpointState
-from services.dataplane.parts.ipcache import ONE_FAMILY_ANYWHERE, Ipcache, Routing
+from services.dataplane.parts.ipcache import Ipcache
 from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.parts.people import People
 from services.dataplane.parts.policy.entries import EndpointPolicy
 from services.dataplane.parts.policy.expansion import Policy
 from services.dataplane.parts.policy.naming import Naming
+from services.dataplane.parts.routes import Routes
+from services.dataplane.parts.routing import ONE_FAMILY_ANYWHERE, Routing
 from services.dataplane.parts.services import Services
+from services.dataplane.shapes.ip import Network
 
 
 class NodeModel(Parts):
@@ -36,7 +40,8 @@ class NodeModel(Parts):
         facts = Facts()
         self.pods = facts.pods.keep()
         self.network = Ipcache(node, own_addresses, routing)
-        self.devices = Devices(None if routing.tunnel else self.network.elsewhere)
+        self.routes = Routes(node, routing)
+        self.devices = Devices(None if routing.tunnel else self.routes.elsewhere)
         self.people = People(facts, node)
         self.policy = Policy(facts)
         self.named = Naming(facts, self.policy.expanded)
@@ -45,6 +50,7 @@ class NodeModel(Parts):
         super().__init__(
             Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations
             self.network,  # who is at which address, and by way of which node
+            self.routes,  # by which nodes' addresses the blocks of others are reached
             self.devices,  # by which of the node's devices packets leave, and what they bear there
             self.people,  # who the pods of this node are
             self.policy,  # who may speak to whom
@@ -55,6 +61,12 @@ class NodeModel(Parts):
             Counters(),  # what was let through and dropped, and why; programs count it
         )
         self._identity = facts.identity
+
+    def reach(self, networks: Iterable[Network], near: Iterable[Network]) -> None:
+        """Where neighbours are now: on the node's own device, and on others that lead out."""
+        routing = replace(self.routes.routing, networks=tuple(networks), near=tuple(near))
+        self.network.send_by(routing)
+        self.routes.send_by(routing)
 
     # What the container runtime asks
 

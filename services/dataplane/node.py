@@ -38,7 +38,7 @@ from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.load.datapath import Ground
 from services.dataplane.model import NodeModel
-from services.dataplane.parts.ipcache import Routing
+from services.dataplane.parts.routing import Routing
 from services.dataplane.pods.addresses import Addresses
 from services.dataplane.pods.blocks import Blocks
 from services.dataplane.pods.endpoints import Endpoints
@@ -101,7 +101,7 @@ class Node:
             links,
             self.uplinks,
             mtu_bytes,
-            self.model.network,
+            self.model.routes,
             routers=lambda: self.addresses.routers,
             pods=self.endpoints.links_by_address,
         )

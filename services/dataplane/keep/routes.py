@@ -15,7 +15,7 @@ from bus.telemetry import count, logger
 from services.dataplane.keep.uplinks import Uplinks
 from services.dataplane.kernel.links import LinkError, Links
 from services.dataplane.kernel.rtnl import NodeRoute
-from services.dataplane.parts.ipcache import Ipcache
+from services.dataplane.parts.routes import Routes as Wanted
 from services.dataplane.settings import NodeSettings
 
 log = logger(__name__)
@@ -25,7 +25,7 @@ class Routes:
     """Those of one node.
 
     Args:
-        network: which routes are wanted.
+        part: which there should be.
         routers: the gateways of its pods, one a family that has one.
         pods: link indexes by the address of each pod here.
     """
@@ -37,7 +37,7 @@ class Routes:
         links: Links,
         uplinks: Uplinks,
         mtu_bytes: int,
-        network: Ipcache,
+        part: Wanted,
         routers: Callable[[], tuple[str, ...]],
         pods: Callable[[], Mapping[str, int]],
     ) -> None:
@@ -46,7 +46,7 @@ class Routes:
         self._links = links
         self._uplinks = uplinks
         self._mtu_bytes = mtu_bytes
-        self._network = network
+        self._part = part
         self._wanted_routers = routers
         self._pods = pods
         self._working = asyncio.Lock()
@@ -71,13 +71,13 @@ class Routes:
         """Bring the kernel to what is wanted now. Nothing is done when what routes follow from is what it was when all
         were made."""
         async with self._working:
-            network = self._network
-            made_of = (network.wanted_routes, network.unreachable, self._wanted_routers(), network.routing)
-            if made_of == self._made_of and self.made.keys() == network.wanted_routes.keys():
+            part = self._part
+            made_of = (part.wanted, part.unreachable, self._wanted_routers(), part.routing)
+            if made_of == self._made_of and self.made.keys() == part.wanted.keys():
                 return
             self._made_of = None
             problems: dict[str, str] = {}
-            wanted = {cidr: self._route(cidr, address) for cidr, address in network.wanted_routes.items()}
+            wanted = {cidr: self._route(cidr, address) for cidr, address in part.wanted.items()}
             await self._follow_routers(problems)
             for cidr in self.made.keys() - wanted.keys():
                 if await _done(self._links.delete_node_route(cidr), cidr, problems):
@@ -88,7 +88,7 @@ class Routes:
             if not problems:
                 self._made_of = made_of
             if not self._settings.direct_routing_skip_unreachable:
-                problems |= {name: self._too_far(address) for name, address in network.unreachable.items()}
+                problems |= {name: self._too_far(address) for name, address in part.unreachable.items()}
             for what in problems.keys() - self.problems.keys():
                 log.warning("no way to other nodes' pods, trying again", address=what, why=problems[what])
             self.problems = problems

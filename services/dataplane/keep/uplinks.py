@@ -184,7 +184,7 @@ class Uplinks:
         own = self._own()
         others = [each for each in self.chosen if each.index != own.index]
         near = [network for each in others for network in map(ip_network, each.networks)]
-        self._node.model.network.reach(map(ip_network, own.networks), near)
+        self._node.model.reach(map(ip_network, own.networks), near)
 
     def _tell(self, problem: str) -> None:
         before, self.problem = self.problem, problem

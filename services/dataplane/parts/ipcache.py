@@ -1,57 +1,21 @@
-"""Who is at which address, and by way of which node: the map `ipcache`, and routes to the pods of other nodes. Pure."""
+"""Who is at which address, and by way of which node: the map `ipcache`. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Set
 
 from bus import subjects
 from bus.labels import RESERVED
 from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from services.dataplane.part import Fact, Hears, Maps, Part, Row, Shows
-from services.dataplane.shapes.ip import Network, block_of, plain, router_of
+from services.dataplane.part import Hears, Maps, Part, Row, Shows
+from services.dataplane.parts.routing import Routing, check_block, check_node
+from services.dataplane.shapes.ip import block_of, plain, router_of
 from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, check_identity
 from services.dataplane.shapes.table import Table
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """How this node sends to the pods of others."""
-
-    families: tuple[int, ...] = (4,)  # of pods' addresses that this node serves
-    tunnel: int = 0  # the family of tunnel endpoints; 0: native
-    is_direct: bool = True  # native: nodes are next hops of each other; else the fabric routes pods' addresses
-    networks: tuple[Network, ...] | None = None  # where next hops are, on the node's own device; None: everywhere
-    near: tuple[Network, ...] = ()  # the same on other devices, to which its routes lead
-
-    def choose(self, addresses: Iterable[str], version: int) -> str:
-        """Of a node's addresses the one to send to for a pod address of family `version`; "" when it has none."""
-        wanted = self.tunnel or version
-        return next((each for each in addresses if ipaddress.ip_address(each).version == wanted), "")
-
-    def is_next_hop(self, address: str) -> bool:
-        """Is it sent to without asking the routes: as a tunnel endpoint, or as a neighbour?"""
-        if self.tunnel or not self.is_direct:
-            return bool(self.tunnel)
-        if self.networks is None:
-            return True
-        return _is_in(address, self.networks)
-
-    def is_neighbour(self, address: str) -> bool:
-        """Can a route of the node's own lead by way of it?"""
-        return self.is_next_hop(address) or (self.is_direct and _is_in(address, self.near))
-
-
-def _is_in(address: str, networks: Iterable[Network]) -> bool:
-    parsed = ipaddress.ip_address(address)
-    return any(parsed in network for network in networks)
-
-
-ONE_FAMILY_ANYWHERE = Routing()
 
 
 class Ipcache(Part):
@@ -76,10 +40,6 @@ class Ipcache(Part):
         self.tables = (self.table,)
         self.routing = routing
         self.addresses: dict[str, AddressIdentity] = {}
-        self.wanted_routes: dict[str, str] = {}  # other nodes' blocks: CIDR -> node address
-        self.unreachable: dict[str, str] = {}  # other nodes that should be next hops, and are on no network of ours
-        self.elsewhere: Fact[str, str] = Fact("elsewhere").keep()
-        """Blocks of other nodes: CIDR -> the address that is sent to, of a neighbour; "": the fabric knows the way."""
         self.own_blocks: dict[str, Block] = {}
         self.contested: dict[str, str] = {}  # addresses that this node has and that are another's: why, in words
         self._node = node
@@ -106,11 +66,10 @@ class Ipcache(Part):
         own = self._nodes.get(self._node)
         return {*self._own_addresses, *(own.addresses if own else ())}
 
-    def reach(self, networks: Iterable[Network], near: Iterable[Network]) -> None:
-        """Where neighbours are now: on the node's own device, and on others that lead out."""
-        found = replace(self.routing, networks=tuple(networks), near=tuple(near))
-        if found != self.routing:
-            self.routing = found
+    def send_by(self, routing: Routing) -> None:
+        """How the node sends to others is this now."""
+        if routing != self.routing:
+            self.routing = routing
             for name in self._nodes:
                 self._touch_node(name)
 
@@ -203,11 +162,8 @@ class Ipcache(Part):
         return [*own, *(known.addresses if known else ())]
 
     def _settle_network(self) -> None:
-        """Blocks, routers and nodes: what of the ipcache and the routes is not one pod's."""
+        """Blocks, routers and nodes: what of the ipcache is not one pod's."""
         wanted: dict[bytes, bytes] = {}
-        routes: dict[str, str] = {}
-        elsewhere: dict[str, str] = {}
-        self.unreachable = {}
         for cidr, block in self._blocks.items():
             network = block_of(cidr)
             is_own = block.node == self._node
@@ -219,14 +175,6 @@ class Ipcache(Part):
             if not is_own:
                 router = self._behind(RESERVED["remote-node"], block.node, str(network.network_address))
             wanted[IpcacheKey(router_of(network)).pack()] = router.pack()
-            hop = self.routing.choose(self._addresses_of_node(block.node), network.version)
-            if is_own or not hop or network.version not in self.routing.families:
-                continue
-            elsewhere[cidr] = hop if self.routing.is_neighbour(hop) else ""
-            if elsewhere[cidr]:
-                routes[cidr] = hop
-            elif self.routing.is_direct:
-                self.unreachable[block.node] = hop
         told = self.told
         self.contested = self._contested(told)
         for address in self._more_addresses.keys() - self.contested.keys():
@@ -248,11 +196,6 @@ class Ipcache(Part):
             for cidr, block in self._blocks.items()
             if block.node == self._node and block_of(cidr).version in self.routing.families
         }
-        self.wanted_routes = routes
-        for cidr in self.elsewhere.keys() - elsewhere.keys():
-            self.elsewhere.delete(cidr)
-        for cidr, hop in elsewhere.items():
-            self.elsewhere.put(cidr, hop)
 
     def _contested(self, told: Set[str]) -> dict[str, str]:
         """Which of the addresses that this node has, but for those `told`, the bus gives to another: why, in words."""
@@ -282,17 +225,8 @@ class Ipcache(Part):
         return found
 
 
-def check_node(node: Node) -> None:
-    for address in node.addresses:
-        plain(address)
-
-
 def check_address(entry: AddressIdentity) -> None:
     plain(entry.node_address)
     if plain(entry.address) != entry.address:
         raise ValueError(f"{entry.address} is written {plain(entry.address)}")
     check_identity(entry.identity)
-
-
-def check_block(block: Block) -> None:
-    block_of(block.cidr)

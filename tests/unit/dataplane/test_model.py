@@ -365,7 +365,7 @@ def test_a_block_is_a_route_a_router_and_addresses_of_nobody(model: NodeModel) -
     assert who(model, "10.0.1.0", 24) == (RESERVED["unmanaged"], THERE_ADDRESS)
     assert who(model, "10.0.0.1") == (RESERVED["host"], NOWHERE)
     assert who(model, "10.0.1.1") == (RESERVED["remote-node"], THERE_ADDRESS)
-    assert model.network.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}
+    assert model.routes.wanted == {"10.0.1.0/24": THERE_ADDRESS}
     assert list(model.network.own_blocks) == ["10.0.0.0/24"]
 
 
@@ -379,10 +379,10 @@ def test_a_block_waits_for_its_node_and_goes_with_it(model: NodeModel) -> None:
     assert who(model, "10.0.2.0", 24) == (RESERVED["unmanaged"], "192.0.2.3")
     hear(model, Node(name="node-3", addresses=["192.0.2.33"]))
     model.settle()
-    assert model.network.wanted_routes == {"10.0.2.0/24": "192.0.2.33"}
+    assert model.routes.wanted == {"10.0.2.0/24": "192.0.2.33"}
     gone(model, third)
     model.settle()
-    assert (who(model, "10.0.2.0", 24), who(model, "10.0.2.1"), model.network.wanted_routes) == (None, None, {})
+    assert (who(model, "10.0.2.0", 24), who(model, "10.0.2.1"), model.routes.wanted) == (None, None, {})
 
 
 def test_a_block_that_is_gone_leaves_nothing(model: NodeModel) -> None:
@@ -393,7 +393,7 @@ def test_a_block_that_is_gone_leaves_nothing(model: NodeModel) -> None:
     gone(model, block)
     model.settle()
     assert dict(model.network.table.wanted) == before
-    assert model.network.wanted_routes == {}
+    assert model.routes.wanted == {}
 
 
 def test_pods_of_other_nodes_are_behind_their_node(model: NodeModel) -> None:
@@ -561,7 +561,7 @@ def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
         web.settle()
         assert list(web.problems) == [f"identity {WEB}"]
         assert policy_rows(web) == before
-        assert web.network.wanted_routes == {"10.0.1.0/24": THERE_ADDRESS}, "the rest goes on"
+        assert web.routes.wanted == {"10.0.1.0/24": THERE_ADDRESS}, "the rest goes on"
     web.settle()
     assert web.problems == {}
     assert policy_rows(web) == expanded(WEB, selector("web", WEB), rules("one"))

@@ -11,7 +11,7 @@ from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
 from services.dataplane.model import NodeModel
-from services.dataplane.parts.ipcache import Routing
+from services.dataplane.parts.routing import Routing
 from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, pack_address
 from tests.unit.dataplane.test_model import (
     DEFAULT,
@@ -118,19 +118,19 @@ def test_another_nodes_pods_are_reached_by_its_address_of_the_right_family_and_b
         by_routes = bool(hop) and not routing.tunnel and (hop == FAR4 or not routing.is_direct)
         assert [is_routed(model, address, whole), is_routed(model, block, bits)] == [by_routes, by_routes]
         wanted = {f"{block}/{bits}": hop} if hop and not by_routes else {}
-        assert {cidr: way for cidr, way in model.network.wanted_routes.items() if cidr == f"{block}/{bits}"} == wanted
+        assert {cidr: way for cidr, way in model.routes.wanted.items() if cidr == f"{block}/{bits}"} == wanted
 
 
 def test_a_node_that_can_be_no_next_hop_is_named_and_the_others_have_their_routes() -> None:
     model = node_with(Routing((4,), networks=NETWORKS), THERE4)
     hear(model, Node(name="far", addresses=[FAR4]), Block(cidr="10.0.9.0/24", node="far"))
     model.settle()
-    assert model.network.unreachable == {"far": FAR4}
-    assert model.network.wanted_routes == {"10.0.1.0/24": THERE4}
+    assert model.routes.unreachable == {"far": FAR4}
+    assert model.routes.wanted == {"10.0.1.0/24": THERE4}
     hear(model, Node(name="far", addresses=["192.0.2.9"]))
     model.settle()
-    assert model.network.unreachable == {}
-    assert model.network.wanted_routes == {"10.0.1.0/24": THERE4, "10.0.9.0/24": "192.0.2.9"}
+    assert model.routes.unreachable == {}
+    assert model.routes.wanted == {"10.0.1.0/24": THERE4, "10.0.9.0/24": "192.0.2.9"}
 
 
 @pytest.mark.parametrize(
@@ -176,5 +176,5 @@ def test_a_pods_node_address_of_the_wrong_family_is_no_way_to_it() -> None:
 def test_a_node_of_ipv6_alone_has_no_blocks_and_no_routes_of_ipv4() -> None:
     model = node_with(Routing((6,), tunnel=6), THERE6, own=(HERE6,))
     assert set(model.network.own_blocks) == {"fd00:10::/120"}
-    assert model.network.wanted_routes == {"fd00:10:1::/120": THERE6}
+    assert model.routes.wanted == {"fd00:10:1::/120": THERE6}
     assert who(model, THERES_POD6, 128) == (WEB, THERE6)

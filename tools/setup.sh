@@ -115,6 +115,11 @@ build_programs() {
     make --silent programs || fail "a C program did not compile (its reason stands above)."
 }
 
+# So that no process compiles our Python as it starts, also where PYTHONDONTWRITEBYTECODE is set.
+compile_python() {
+    "$VENV/bin/python" -m compileall -q bus cli lab services settings || fail "a Python file does not compile (its reason stands above)."
+}
+
 build_kernel_programs() {
     if [ "$(id -u)" -ne 0 ]; then
         say "programs for the kernel are compiled by whoever starts a node: run 'make setup' as root to have them built"
@@ -130,4 +135,5 @@ install_packages
 check_python
 install_python
 build_programs
+compile_python
 build_kernel_programs

@@ -321,8 +321,8 @@ async def _install(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> di
         constants["SET_RETVAL"] = int(bpf.has_set_retval())  # no choice of the node's: it is in no digest
         wanted = Wanted(constants, config.sizes, generation(config))
         return await to_the_end(asyncio.to_thread(install, made, wanted, pin_dir))
-    except Refused as refusal:
-        raise LoadError(f"the kernel does not take {refusal}") from refusal
+    except (Refused, OSError) as refusal:
+        raise LoadError(f"the kernel does not take the datapath: {refusal}") from refusal
 
 
 async def _object(features: Features, state_dir: Path) -> Object:

@@ -291,7 +291,7 @@ class _Passage:
             return Fate(Goes.REDIRECTED, bare(sent))
         # Where it goes is asked of the connection first, and of maps once.
         way = connection.origin_way if is_from_origin else connection.reply_way
-        if way == "unknown":
+        if way == "unknown" or (way == "local" and sent.destination not in node.pods):  # or the pod there is gone
             way, hop, is_foreign = self.way_to(sent.destination)
             if way == "pod":
                 connection.hop = hop

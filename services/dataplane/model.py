@@ -17,6 +17,7 @@ from services.dataplane.parts.endpoints import Endpoints, EndpointState
 from services.dataplane.parts.ipcache import Ipcache
 from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.parts.people import People
+from services.dataplane.parts.policy.again import Judged
 from services.dataplane.parts.policy.entries import EndpointPolicy
 from services.dataplane.parts.policy.expansion import Policy
 from services.dataplane.parts.policy.naming import Naming
@@ -61,6 +62,7 @@ class NodeModel(Parts):
             Counters(),  # what was let through and dropped, and why; programs count it
         )
         self._identity = facts.identity
+        self.judged = Judged(self.tables, own_addresses)
 
     def reach(self, networks: Iterable[Network], near: Iterable[Network]) -> None:
         """Where neighbours are now: on the node's own device, and on others that lead out."""

@@ -217,6 +217,7 @@ class Node:
             self.model.settle()
             for table, entries in held.items():
                 table.adopt(entries)
+            self.model.judged.learn()
         await self.routes.take_up()
         self.is_whole = True
         await self.write()
@@ -247,7 +248,10 @@ class Node:
         async with self._writing:
             changed = self.model.settle()
             self.changes.tell(self.model.problems)
-            await self.maps.write(self.model.tables if self.is_whole else (self.model.endpoints.table,))
+            if self.is_whole:
+                await self.maps.write(self.model.tables, self.model.judged.again)
+            else:
+                await self.maps.write((self.model.endpoints.table,))
             if self.is_synced:
                 self.sockets.written()
             missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))

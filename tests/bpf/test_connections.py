@@ -66,7 +66,7 @@ def test_one_entry_serves_both_directions(pair: Datapath, at: Family) -> None:
     port = open_connection(pair, at)
     key, connection = only(pair)
     assert {(key.low, key.low_port), (key.high, key.high_port)} == {(at.pod, port), (at.neighbour, 80)}
-    assert flags(connection) - {"origin-low"} == {"replied"}
+    assert flags(connection) - {"origin-low"} == {"replied", "both-here"}
     origin = (key.low, key.low_port) if "origin-low" in flags(connection) else (key.high, key.high_port)
     assert origin == (at.pod, port)
 
@@ -308,7 +308,7 @@ def test_a_new_connection_on_the_ports_of_a_closing_one_begins_anew(pair: Datapa
     port = open_connection(pair, at)
     pair.passes("from_pod", tcp(at.pod, at.neighbour, port, 80, "R"))
     pair.passes("from_pod", tcp(at.pod, at.neighbour, port, 80, "S"))
-    assert flags(only(pair)[1]) - {"origin-low"} == set()
+    assert flags(only(pair)[1]) - {"origin-low"} == {"both-here"}
 
 
 def test_an_expired_entry_is_as_good_as_absent(pair: Datapath, at: Family) -> None:

@@ -24,6 +24,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import TCX_INGRESS
 from services.dataplane.parts.policy.entries import INGRESS
+from services.dataplane.shapes.again import Again
 from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, IpcacheEntry, IpcacheKey
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import OTHER_NODE, OTHER_NODE6, V4, V6, Family, Routed, error, ip, tcp, udp
@@ -164,6 +165,24 @@ def test_the_identity_in_the_key_counts(tunnel: Overlay, at: Family) -> None:
     tunnel.maps.raise_epoch()
     assert tunnel.arrives(tcp(at.remote, at.pod, 1000, 80), 300, tunnel.nodes[0]) == 0
     assert tunnel.arrives(tcp(at.remote, at.pod, 1001, 80), 302, tunnel.nodes[0]) == POLICY_DENIED
+
+
+def test_who_was_told_by_the_key_alone_is_judged_again_when_the_map_knows_it(tunnel: Overlay, at: Family) -> None:
+    """What the map comes to say may be later than the key of the first packet: it never said what that did."""
+    tunnel.who(at.remote, 301, tunnel.nodes[0])
+    packet = tcp(at.remote, at.pod, 1000, 80)
+    assert tunnel.arrives(packet, 300, tunnel.nodes[0]) == 0
+    tunnel.who(at.remote, 302, tunnel.nodes[0])
+    assert tunnel.arrives(packet, 302, tunnel.nodes[0]) == 0
+    tunnel.maps._judge_again(Again(ahead=True), None)
+    assert tunnel.arrives(packet, 302, tunnel.nodes[0]) == POLICY_DENIED
+    tunnel.who(at.second, 300, tunnel.nodes[1])
+    packet = tcp(at.second, at.pod, 1000, 80)
+    assert tunnel.arrives(packet, 300, tunnel.nodes[1]) == 0
+    before = max(each.epoch for each in tunnel.connections().values())
+    tunnel.maps._judge_again(Again(ahead=True), None)
+    assert tunnel.arrives(packet, 300, tunnel.nodes[1]) == 0
+    assert max(each.epoch for each in tunnel.connections().values()) == before  # the map has said so
 
 
 @pytest.mark.parametrize("identity", [0, 1, 2, 7, 9, 255, LOCAL_CIDR])

@@ -104,8 +104,8 @@ class Node:
         return link
 
     def put_pod(self, identity: int, flags: int = 0) -> None:
-        macs = (bytes.fromhex(mac.replace(":", "")) for mac in (self.link.pod_mac, self.link.host_mac))
-        entry = EndpointEntry(self.link.host_index, identity, POLICY, flags, *macs).pack()
+        mac, gateway = (bytes.fromhex(mac.replace(":", "")) for mac in (self.link.pod_mac, self.link.host_mac))
+        entry = EndpointEntry(self.link.host_index, identity, POLICY, flags, mac, gateway).pack()
         for address in self.pod_addresses.values():
             self.maps["endpoints"].set(pack_address(address), entry)
 

@@ -23,6 +23,7 @@ from services.dataplane.kernel.bpf import Map, MapInfo
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.nft import NftError
 from services.dataplane.shapes import layouts
+from services.dataplane.shapes.again import EVERYTHING, Again
 from services.dataplane.shapes.table import Table
 from services.dataplane.store import statefile
 
@@ -130,7 +131,7 @@ class RuleMaps(Maps):
     def events_lost(self) -> int:
         return 0
 
-    async def write(self, tables: tuple[Table, ...]) -> int:
+    async def write(self, tables: tuple[Table, ...], again: Callable[[], Again] = lambda: EVERYTHING) -> int:
         """As `Maps.write`. What makes no rules, or nft refuses, stays owed, and shows: what was in force still is.
 
         `heal` tries again.

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes import layouts
+from services.dataplane.shapes.again import EVERYTHING, Again
 from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT
+from services.dataplane.shapes.layouts import NodeState
 from services.dataplane.shapes.limits import map_path
 from services.dataplane.shapes.table import Table
 
@@ -24,8 +26,6 @@ log = logger(__name__)
 
 NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # full as a hash says it, as a trie does; no memory
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
-
-NODE_STATE = layouts.NodeState.layout
 
 
 class Maps:
@@ -38,12 +38,10 @@ class Maps:
 
     def __init__(self, pin_dir: Path) -> None:
         self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
-        state = self._maps["node_state"].get(bytes(4)) or bytes(NODE_STATE.size)
-        self._epoch, self._seed = NODE_STATE.unpack(state)
-        self.were_new = not self._seed
-        if not self._seed:
-            self._seed = secrets.randbelow(1 << 32)
-            self._maps["node_state"].set(bytes(4), NODE_STATE.pack(self._epoch, self._seed))
+        self._state = self._state_held()
+        self.were_new = not self._state.seed
+        if not self._state.seed:
+            self._set_state(self._state._replace(seed=secrets.randbelow(1 << 32)))
 
     def close(self) -> None:
         for each in self._maps.values():
@@ -65,39 +63,44 @@ class Maps:
         found = self._maps[name]
         return await to_the_end(asyncio.to_thread(lambda: {key: found.get(key) for key in keys}))
 
-    async def write(self, tables: tuple[Table, ...]) -> int:
+    async def write(self, tables: tuple[Table, ...], again: Callable[[], Again] = lambda: EVERYTHING) -> int:
         """Write what is owed, new and changed entries in the order of `tables`, then what goes in the reverse order: as
         `part.in_order` has them nothing is opened or broken in between. Returns entries written.
 
         What found no room stays owed, is counted, and logged with what to do; the rest is written.
+
+        Args:
+            again: says which connections are to be judged again after what is owed now. However far a write comes that
+                fails, what was written holds for connections that are there, too: then it is all of them.
         """
-        owed = {table.name: (table, *table.take()) for table in tables if table.is_dirty}
-        if not owed:
+        if not any(table.is_dirty for table in tables):
             return 0
+        concerned = again()
+        owed = {table.name: (table, *table.take()) for table in tables if table.is_dirty}
         size = sum(len(upserts) + len(gone) for _, upserts, gone in owed.values())
         try:
             if size <= INLINE_ENTRIES:
                 self._write(owed)
             else:
                 await to_the_end(asyncio.to_thread(self._write, owed))
+            endpoints = next((table for table in tables if table.name == "endpoints"), None)
+            self._judge_again(concerned if not self.no_room else EVERYTHING, endpoints)
         except BaseException:
+            self.raise_epoch()
             for table, upserts, gone in owed.values():
                 table.owe([*upserts, *gone])
             raise
         return size
 
     def _write(self, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
-        try:
-            left = {name: self._upsert(name, upserts) for name, (_, upserts, _) in owed.items()}
-            for name, (_, _, gone) in reversed(owed.items()):
-                self._maps[name].remove_many(gone)
-            for name, missing in left.items():
-                table, upserts, _ = owed[name]
-                if missing:  # what was removed may have made room
-                    missing = self._upsert(name, {key: upserts[key] for key in missing})
-                self._tell_missing(table, missing)
-        finally:  # however far it came: what was written holds for connections that are there, too
-            self.raise_epoch()
+        left = {name: self._upsert(name, upserts) for name, (_, upserts, _) in owed.items()}
+        for name, (_, _, gone) in reversed(owed.items()):
+            self._maps[name].remove_many(gone)
+        for name, missing in left.items():
+            table, upserts, _ = owed[name]
+            if missing:  # what was removed may have made room
+                missing = self._upsert(name, {key: upserts[key] for key in missing})
+            self._tell_missing(table, missing)
 
     def _upsert(self, name: str, upserts: dict[bytes, bytes]) -> dict[bytes, int]:
         """What found no room, and the kernel's reason. It stands in nobody's way: in a full map, what is there already
@@ -123,17 +126,41 @@ class Maps:
         self.no_room = told
 
     def raise_epoch(self) -> None:
-        """Connections are judged again, under what is written now."""
-        self._epoch = (self._epoch + 1) & 0xFFFFFFFF
-        self._maps["node_state"].set(bytes(4), NODE_STATE.pack(self._epoch, self._seed))
+        """Every connection is judged again, under what is written now."""
+        self._judge_again(EVERYTHING, None)
+
+    def _judge_again(self, again: Again, endpoints: Table | None) -> None:
+        """The epoch first: who is judged under it has read what is written now. Only then do entries say that what was
+        judged before it is not enough."""
+        if again.is_nobody:
+            return
+        epoch = (self._state.epoch + 1) & 0xFFFFFFFF
+        count("epochs_raised", scope="node" if again.everything else "part")
+        self._set_state(
+            self._state._replace(
+                epoch=epoch,
+                all=epoch if again.everything else self._state.all,
+                services=epoch if again.everything or again.services else self._state.services,
+                ahead=epoch if again.everything or again.ahead else self._state.ahead,
+            )
+        )
+        if endpoints is not None and not again.everything:
+            for key in again.endpoints:
+                self._maps["endpoints"].set(key, endpoints.stamp(key, epoch.to_bytes(4, "little")))
+
+    def _state_held(self) -> NodeState:
+        return NodeState.unpack(self._maps["node_state"].get(bytes(4)) or bytes(layouts.NODE_STATE.size))
+
+    def _set_state(self, state: NodeState) -> None:
+        self._state = state
+        self._maps["node_state"].set(bytes(4), state.pack())
 
     def mend_epoch(self) -> bool:
         """Whether somebody else wrote it. Set back, connections that policy has ended would go on; so it goes beyond
         what was found, too: all are judged again."""
-        found = self._maps["node_state"].get(bytes(4)) or bytes(NODE_STATE.size)
-        if found == NODE_STATE.pack(self._epoch, self._seed):
+        if (self._maps["node_state"].get(bytes(4)) or b"") == self._state.pack():
             return False
-        self._epoch = max(self._epoch, NODE_STATE.unpack(found)[0])
+        self._state = self._state._replace(epoch=max(self._state.epoch, self._state_held().epoch))
         self.raise_epoch()
         return True
 

@@ -39,7 +39,9 @@ def backend(key: bytes, value: bytes) -> Entry:
 
 
 def node_state(key: bytes, value: bytes) -> Entry:
-    return "node_state_v3", key, value + bytes(24)
+    """Allowed is what bears the epoch, and no other, as it was."""
+    epoch = value[:4]
+    return "node_state_v3", key, value + epoch + epoch + epoch + bytes(12)
 
 
 MAPS: Mapping[str, OldMap] = {

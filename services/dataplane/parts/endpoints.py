@@ -27,7 +27,7 @@ class Endpoints(Part):
 
     def __init__(self, facts: Facts) -> None:
         super().__init__()
-        self.table = Table("endpoints", last=True)
+        self.table = Table("endpoints", last=True, stamp_at=EndpointEntry.epoch_at)
         self.tables = (self.table,)
         self.shows = (Shows("endpoints", "Local pods.", self._rows),)
         self.changed: set[str] = set()

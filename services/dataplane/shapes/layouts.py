@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from bus.addresses import with_port
 from services.dataplane.shapes.protocols import name_of
@@ -29,6 +29,8 @@ CT_FLAGS = {
     0x20: "translated",
     0x40: "masqueraded",
     0x80: "by-stack",
+    0x100: "both-here",
+    0x200: "ahead",
 }
 WAYS = ("unknown", "local", "host", "pod", "out")
 TICK_NS = 1 << 30  # the unit of `Connection.expires`
@@ -96,15 +98,20 @@ class EndpointEntry:
     flags: int
     mac: bytes
     gateway_mac: bytes
+    epoch: int = 0  # what was allowed before it is judged again
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=IIII8x6s6s4x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIIII4x6s6s4x")
+    epoch_at: ClassVar[slice] = slice(16, 20)
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.interface, self.identity, self.policy, self.flags, self.mac, self.gateway_mac)
+        return self.layout.pack(
+            self.interface, self.identity, self.policy, self.flags, self.epoch, self.mac, self.gateway_mac
+        )
 
     @classmethod
     def unpack(cls, raw: bytes) -> EndpointEntry:
-        return cls(*cls.layout.unpack(raw))
+        interface, identity, policy, flags, epoch, mac, gateway_mac = cls.layout.unpack(raw)
+        return cls(interface, identity, policy, flags, mac, gateway_mac, epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,10 +552,24 @@ class BackendEntry:
         return cls(unpack_address(address), int.from_bytes(port, "big"))
 
 
-class NodeState:
-    """The one entry of `node_state`: epoch, seed."""
+class NodeState(NamedTuple):
+    """The one entry of `node_state`. The last three: as of which epoch what is judged again."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=II24x")
+    epoch: int = 0
+    seed: int = 0
+    all: int = 0
+    services: int = 0
+    ahead: int = 0
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> NodeState:
+        return cls(*NODE_STATE.unpack(raw))
+
+    def pack(self) -> bytes:
+        return NODE_STATE.pack(*self)
+
+
+NODE_STATE = struct.Struct("=IIIII12x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -612,7 +633,7 @@ MAPS: dict[str, MapShape] = {
     "living": MapShape(LivingKey.layout.size, 1, LivingKey),
     "sock_choices": MapShape(SockReverseKey.layout.size, Choice.layout.size),
     "sock_reverse": MapShape(SockReverseKey.layout.size, SockReverse.layout.size),
-    "node_state": MapShape(4, NodeState.layout.size),
+    "node_state": MapShape(4, NODE_STATE.size),
     "counters": MapShape(4, Counter.layout.size),
     "event_rate": MapShape(4, EventRate.layout.size),
     "events": MapShape(0, 0),

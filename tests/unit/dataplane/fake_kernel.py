@@ -80,7 +80,7 @@ class MemoryMaps(Maps):
     def __init__(self) -> None:
         self.memory = {name: MemoryMap(name) for name in layouts.MAPS}
         self._maps = dict(self.memory)
-        self._epoch, self._seed = 0, 1
+        self._state = layouts.NodeState(seed=1)
 
 
 class MemoryLinks(Links):

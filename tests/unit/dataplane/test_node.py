@@ -31,6 +31,7 @@ from services.dataplane.pods import cni
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.again import Again
 from services.dataplane.shapes.devices import Seen
 from services.dataplane.shapes.layouts import (
     EndpointEntry,
@@ -542,10 +543,10 @@ async def test_what_comes_while_a_write_is_held_up_is_settled_and_written_once(
         write, may_write = node.maps.write, asyncio.Event()
         writes: list[int] = []
 
-        async def held_up(tables: tuple[Table, ...]) -> int:
+        async def held_up(tables: tuple[Table, ...], again: Callable[[], Again]) -> int:
             writes.append(len(tables))
             await may_write.wait()
-            return await write(tables)
+            return await write(tables, again)
 
         monkeypatch.setattr(node.maps, "write", held_up)
         machine.say_service("first", "10.96.1.1")

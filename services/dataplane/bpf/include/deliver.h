@@ -36,7 +36,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 	find(&f, p);
 	c = f.connection;
 	back = (f.from_origin ^ 1) & 1;
-	if ((!c || c->epoch != p->epoch || !is_way_back(p, c->way[back], &c->hop)) && !identify(p, &came))
+	if ((!c || !is_judged(p, c, NULL, to) || !is_way_back(p, c->way[back], &c->hop)) && !identify(p, &came))
 		return TC_ACT_SHOT;
 	remember(p);
 	if (!admit(p, &f, NULL, to, p->source_identity))

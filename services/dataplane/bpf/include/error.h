@@ -8,16 +8,19 @@
 
 /* Is the connection that an error is about allowed as things are now? The error tells nothing new of it, so neither its
  * epoch nor its ways change. */
-static __always_inline bool is_still_allowed(struct packet *p, struct quoted *q, bool to_origin)
+static __always_inline bool is_still_allowed(struct packet *p, struct quoted *q, struct connection *c, bool to_origin)
 {
 	struct address *origin = to_origin ? &q->source : &q->destination;
 	struct address *called = to_origin ? &q->destination : &q->source;
 	__be16 port = to_origin ? q->destination_port : q->source_port;
+	struct endpoint *from = endpoint_at(origin), *to = endpoint_at(called);
 	struct ends who = {};
 
+	if (is_judged(p, c, from, to))
+		return true;
 	if (is_icmp(q->protocol)) /* only an echo has answers */
 		port = bpf_htons((to_origin ? q->icmp_type : p->is_ip6 ? ICMP6_ECHO : ICMP_ECHO) + 1);
-	return judge(p, &who, endpoint_at(origin), origin, 0, endpoint_at(called), called, q->protocol, port);
+	return judge(p, &who, from, origin, 0, to, called, q->protocol, port);
 }
 
 /* An ICMP error may pass where the packet that it is about has passed and still may, and goes to who sent that
@@ -39,7 +42,7 @@ static __always_inline struct connection *admit_error(struct packet *p, struct q
 		return NULL;
 	}
 	*to_origin = source_is_low == !!(c->flags & CT_ORIGIN_LOW);
-	return c->epoch == p->epoch || is_still_allowed(p, q, *to_origin) ? c : NULL;
+	return is_still_allowed(p, q, c, *to_origin) ? c : NULL;
 }
 
 /* To who called a service, about the backend: it knows only the service. */

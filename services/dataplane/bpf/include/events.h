@@ -89,6 +89,9 @@ static __always_inline void read_clock(struct packet *p)
 	p->now = p->time >> TICK_SHIFT;
 	p->epoch = state ? state->epoch : 0;
 	p->seed = state ? state->seed : 0;
+	p->all = state ? state->all : 0;
+	p->services = state ? state->services : 0;
+	p->ahead = state ? state->ahead : 0;
 }
 
 #endif

@@ -175,6 +175,25 @@ static __always_inline void touch(struct flow *f, struct packet *p)
 		c->expires = expires;
 }
 
+/* Is one epoch before another? They go round. */
+static __always_inline bool is_before_epoch(__u32 one, __u32 other)
+{
+	return (__s32)(one - other) < 0;
+}
+
+/* Is the connection allowed as things are, without being judged again? `one` and `other` are the pods of this node at its
+ * ends, NULL for what is none. */
+static __always_inline bool is_judged(struct packet *p, struct connection *c, struct endpoint *one,
+                                      struct endpoint *other)
+{
+	__u32 epoch = c->epoch;
+
+	if (is_before_epoch(epoch, p->all) || (one && is_before_epoch(epoch, one->epoch)) ||
+	    (other && is_before_epoch(epoch, other->epoch)))
+		return false;
+	return !(TUNNEL_INDEX && c->flags & CT_AHEAD && is_before_epoch(epoch, p->ahead));
+}
+
 /* Identities of the two ends; 0: not needed so far. */
 struct ends {
 	__u32 origin;
@@ -221,7 +240,7 @@ static __always_inline __be16 answered_port(struct packet *p)
 	return bpf_htons((p->is_ip6 ? ICMP6_ECHO : ICMP_ECHO) + 1);
 }
 
-/* Judge the packet if its connection is new or was last judged under an older policy; keep the connection.
+/* Judge the packet if its connection is new, or if what it was last judged by may not hold any more; keep the connection.
  *
  * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
 static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
@@ -229,9 +248,10 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 {
 	struct connection fresh = {};
 	struct ends who = {};
+	__u32 known = from && to ? CT_BOTH_HERE : 0;
 	bool allowed;
 
-	if (f->connection && f->connection->epoch == p->epoch) {
+	if (f->connection && is_judged(p, f->connection, from, to)) {
 		touch(f, p);
 		return true;
 	}
@@ -250,17 +270,20 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 	 * the first of a connection in the other direction, which may be allowed. */
 	if (!allowed)
 		return false;
+	if (TUNNEL_INDEX && p->is_ahead)
+		known |= CT_AHEAD;
 	if (f->connection) {
 		f->connection->way[0] = f->connection->flags & CT_BY_STACK ? WAY_HOST : WAY_UNKNOWN;
 		f->connection->way[1] = WAY_UNKNOWN;
 		f->connection->epoch = p->epoch;
+		f->connection->flags = (f->connection->flags & ~(CT_BOTH_HERE | CT_AHEAD)) | known;
 		touch(f, p);
 		return true;
 	}
 	if (f->is_contested) /* one packet of a stranger's would end it */
 		return REFUSE(p, DROP_UNKNOWN_CT);
 	fresh.epoch = p->epoch;
-	fresh.flags = f->source_is_low ? CT_ORIGIN_LOW : 0;
+	fresh.flags = known | (f->source_is_low ? CT_ORIGIN_LOW : 0);
 	/* Of a connection that was here before we were, the first packet that we see may be its last. */
 	fresh.flags |= ending(p, 1);
 	fresh.expires = p->now + lifetime(p->protocol, fresh.flags);

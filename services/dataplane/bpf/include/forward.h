@@ -34,7 +34,7 @@ static __always_inline bool needs_masquerade(struct packet *p, struct ipcache_en
 	if (p->is_ip6 ? !MASQUERADE6 : !MASQUERADE4)
 		return false;
 	/* With a tunnel the fabric does not know pod addresses: another node too must see this node's. */
-	return (!entry || TUNNEL_INDEX != 0) && !masq_exclude.lookup(&key);
+	return (!entry || entry->identity >= IDENTITY_LOCAL_MIN || TUNNEL_INDEX != 0) && !masq_exclude.lookup(&key);
 }
 
 /* The device that the node's routes send this packet to; 0: none. Asked once a connection, so that what has no route is

@@ -58,11 +58,15 @@ struct packet {
 	__u8 error; /* ERROR_* */
 	__u8 by_stack; /* the node's stack takes it on from here to the pod, by to_pod */
 	__u8 is_known; /* its sender may be who it says; else nothing of it is for a pod */
+	__u8 is_ahead; /* source_identity is what a tunnel told, and the map has another */
 	__u16 line;
 	__u16 bytes; /* of the IP packet, as its header says */
 	__u32 identification; /* of the fragmented datagram */
 	__u32 now; /* tick */
 	__u32 epoch; /* read before any policy, so that a change in between is noticed at the next packet */
+	__u32 all; /* of the same moment: see struct node_state */
+	__u32 services;
+	__u32 ahead;
 	__u32 seed; /* of this node, for choices that repeat here and that nobody else can tell */
 	__u64 time; /* coarse ns */
 	__u32 policy; /* that decided, and the entry's cookie */

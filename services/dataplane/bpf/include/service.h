@@ -24,7 +24,7 @@ static __always_inline bool keeps(struct packet *p, struct choice *kept, struct 
 {
 	struct living_key key = { .service = service->number, .port = kept->port, .address = kept->address };
 
-	if (kept->epoch == p->epoch || (p->protocol == IPPROTO_TCP && !begins(p)))
+	if (!is_before_epoch(kept->epoch, p->services) || (p->protocol == IPPROTO_TCP && !begins(p)))
 		return true;
 	if (!living.lookup(&key))
 		return false;

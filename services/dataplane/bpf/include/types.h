@@ -26,7 +26,7 @@ struct endpoint {
 	__u32 identity; /* 5 (init) until it is known */
 	__u32 policy; /* first part of the policy key; pods of one identity share it. 0 has no entries */
 	__u32 flags; /* ENDPOINT_* */
-	__u32 reserved_epoch;
+	__u32 epoch; /* what was allowed before this one is judged again */
 	__u32 reserved_staged; /* the policy that is only counted */
 	__u8 mac[6]; /* the pod's */
 	__u8 gateway_mac[6]; /* of the host side, which plays the gateway */
@@ -109,6 +109,8 @@ struct connection_key {
 #define CT_TRANSLATED 0x20u /* replies bear service_address:service_port */
 #define CT_MASQUERADED 0x40u /* leaves the node as its device's address:nat_port */
 #define CT_BY_STACK 0x80u /* the stack has the origin's packets, so the replies too */
+#define CT_BOTH_HERE 0x100u /* both ends are pods of this node, so either's policy may end it */
+#define CT_AHEAD 0x200u /* judged by an identity that a tunnel told and this node's map did not have */
 
 /* Where packets of one direction go next, which is also where those of the other direction come from. */
 #define WAY_UNKNOWN 0
@@ -120,7 +122,7 @@ struct connection_key {
 /* What every packet reads comes first; what only counts comes last. */
 struct connection {
 	__u32 expires; /* tick after which the entry is as good as absent */
-	__u32 epoch; /* policy and identities as of this epoch allow it */
+	__u32 epoch; /* as of this one it is allowed: see `is_judged` */
 	__u32 flags; /* CT_* */
 	__u8 way[2]; /* WAY_* of the replies, of the origin's packets: by `from_origin` */
 	__u8 substitute; /* number of the port that stands for the origin's own; 0: none (substitute.h) */
@@ -216,7 +218,7 @@ struct choice {
 	__u8 substitute; /* number of the port that stands for the client's own there; 0: none (substitute.h) */
 	__u8 reserved_flags;
 	__u32 reserved;
-	__u32 epoch; /* as of this epoch the service had that backend */
+	__u32 epoch; /* as of this one the service had that backend */
 };
 
 struct backend_key {
@@ -257,12 +259,16 @@ struct sock_reverse {
 	__u8 is_datagram; /* made by sendmsg: nothing is connected by it */
 };
 
-/* node_state: the one thing that changes while programs run. */
+/* node_state: the one thing that changes while programs run. A write of the maps that takes something away, or leads it
+ * elsewhere, raises the epoch by one, and says what is to be judged again by leaving the new one there: in the entries of
+ * the endpoints concerned, or here. */
 struct node_state {
-	__u32 epoch; /* raised after any change of policy, endpoints or ipcache: connections are judged again */
+	__u32 epoch;
 	__u32 seed; /* made with the map */
-	__u32 reserved_epochs[2];
-	__u32 reserved[4];
+	__u32 all; /* every connection */
+	__u32 services; /* what was sent to a service, or might have been, and is not settled */
+	__u32 ahead; /* connections that are CT_AHEAD */
+	__u32 reserved[3];
 };
 
 /* counters: by reason * 2 + direction, for each CPU. Reason 0 is "forwarded", those below 130 are no drops. */

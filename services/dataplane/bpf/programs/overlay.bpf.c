@@ -30,6 +30,7 @@ static __always_inline bool identify(struct packet *p, struct way *came)
 	if (sender->identity == IDENTITY_REMOTE_NODE || p->tunnel_identity < IDENTITY_CLUSTER_MIN ||
 	    p->tunnel_identity >= IDENTITY_LOCAL_MIN)
 		p->source_identity = sender->identity;
+	p->is_ahead = p->source_identity != sender->identity;
 	came->to = WAY_POD;
 	came->hop = sender->node;
 	return true;

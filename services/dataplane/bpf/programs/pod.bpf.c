@@ -36,7 +36,8 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 
 	way->to = c->way[side];
 	way->hop = c->hop;
-	if (way->to != WAY_UNKNOWN && !needs_device(way))
+	/* Or the pod that it led to is gone. */
+	if (way->to != WAY_UNKNOWN && !needs_device(way) && (way->to != WAY_LOCAL || to))
 		return true;
 	if (to)
 		way->to = WAY_LOCAL;
@@ -55,7 +56,8 @@ static __always_inline bool is_unsettled(struct flow *f, struct packet *p)
 {
 	struct connection *c = f->connection;
 
-	return f->from_origin && c->epoch != p->epoch && (p->protocol == IPPROTO_UDP || !(c->flags & CT_REPLIED));
+	return f->from_origin && is_before_epoch(c->epoch, p->services) &&
+	       (p->protocol == IPPROTO_UDP || !(c->flags & CT_REPLIED));
 }
 
 static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
@@ -91,8 +93,10 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	    !balance(skb, p, &f, t))
 		return TC_ACT_SHOT;
 	to_itself = t->to_itself || answers_itself(p, &f);
-	if (!to_itself &&
-	    (!f.connection || f.connection->epoch != p->epoch || f.connection->way[f.from_origin & 1] <= WAY_LOCAL))
+	if (f.connection && is_unsettled(&f, p)) /* it has been looked for a service: once, so that it is judged now */
+		p->all = p->services;
+	if (!to_itself && (!f.connection || f.connection->way[f.from_origin & 1] <= WAY_LOCAL ||
+	                   f.connection->flags & CT_BOTH_HERE || !is_judged(p, f.connection, from, NULL)))
 		to = endpoint_at(&p->destination);
 	if (!f.connection && is_unroutable(&p->destination)) /* before an entry is made for it */
 		return DROP(p, DROP_UNKNOWN_L3_TARGET);
@@ -130,10 +134,12 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	return send(skb, p, &way, from->identity, to);
 }
 
-/* The pod of this node that the stack has it from, if it is to be judged: its policy may have changed since then. */
-static __always_inline struct endpoint *sender_here(struct packet *p, struct flow *f)
+/* The pod of this node that the stack has it from: its policy may have changed since its own device let it through. */
+static __always_inline struct endpoint *sender_here(struct packet *p, struct flow *f, struct endpoint *to)
 {
-	return f->connection && f->connection->epoch == p->epoch ? NULL : endpoint_at(&p->source);
+	struct connection *c = f->connection;
+
+	return c && !(c->flags & CT_BOTH_HERE) && is_judged(p, c, NULL, to) ? NULL : endpoint_at(&p->source);
 }
 
 /* May the stack have a packet with this source address? `device` is the one by which it came to the node; 0: the
@@ -171,7 +177,7 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 device = skb->ingress_ifindex; /* here: later the verifier takes the context for changed */
 	struct flow f = {};
-	struct endpoint *to;
+	struct endpoint *to, *from;
 	struct connection *c;
 	bool is_answer;
 	__u32 back;
@@ -195,12 +201,13 @@ static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 	c = f.connection;
 	back = (f.from_origin ^ 1) & 1;
 	is_answer = c && !f.from_origin;
-	if ((!c || c->epoch != p->epoch || c->way[back] != WAY_HOST || (device && !is_answer)) &&
+	from = sender_here(p, &f, to);
+	if ((!c || !is_judged(p, c, from, to) || c->way[back] != WAY_HOST || (device && !is_answer)) &&
 	    !stack_may_speak_for(&p->source, device, is_answer, to->interface))
 		return DROP(p, DROP_INVALID_SOURCE);
 	p->vouched = !device;
 	remember(p);
-	if (!admit(p, &f, sender_here(p, &f), to, 0))
+	if (!admit(p, &f, from, to, 0))
 		return TC_ACT_SHOT;
 	c = f.connection;
 	if (!c)

@@ -145,16 +145,13 @@ static __always_inline bool pick(struct service *service, const struct service_k
 }
 
 /* The backend that this flow has, if its service still has it. */
-static __always_inline bool keeps(struct choice *kept, struct service *service)
+static __always_inline bool keeps(struct choice *kept, struct service *service, struct node_state *state)
 {
 	struct living_key key = {};
-	struct node_state *state;
-	__u32 index = 0;
 
-	state = node_state.lookup(&index);
-	if (!kept || !state)
+	if (!kept)
 		return false;
-	if (kept->epoch == state->epoch)
+	if ((__s32)(kept->epoch - state->services) >= 0)
 		return true;
 	key.service = service->number;
 	key.address = kept->address;
@@ -172,8 +169,10 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 	struct sock_reverse_key flow = {}, from = {};
 	struct service_key key = {};
 	struct choice fresh = {};
+	struct node_state *state;
 	struct service *service;
 	struct choice *kept;
+	__u32 index = 0;
 
 	read_address(ctx, &key.address, is_ip6);
 	key.port = ctx->user_port;
@@ -192,8 +191,12 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 	flow.cookie = from.cookie;
 	flow.address = key.address;
 	flow.port = key.port;
+	state = node_state.lookup(&index);
+	if (!state) /* never: the verifier wants to hear it */
+		return CALL_GOES_ON;
+	fresh.epoch = state->epoch; /* before a backend is read: a loss in between is noticed by the next datagram */
 	kept = sock_choices.lookup(&flow);
-	if (keeps(kept, service)) {
+	if (keeps(kept, service, state)) {
 		from.address = kept->address;
 		from.port = kept->port;
 	} else {

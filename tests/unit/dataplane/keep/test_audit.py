@@ -13,9 +13,8 @@ from bus.digest import Digests
 from bus.messages import Message
 from bus.messages.dataplane import Health
 from bus.telemetry import counted
-from services.dataplane.kernel.maps import NODE_STATE
 from services.dataplane.node import Node
-from services.dataplane.shapes.layouts import in_words
+from services.dataplane.shapes.layouts import NodeState, in_words
 from tests.unit.dataplane.fake_kernel import MemoryMap
 from tests.unit.dataplane.test_node import Machine, until
 
@@ -84,13 +83,14 @@ async def test_an_epoch_that_someone_else_set_is_told_and_goes_beyond_both(machi
         await started(machine, node)
         assert await asked(node) == {}
         entries = machine.maps.memory["node_state"].entries
-        epoch, seed = NODE_STATE.unpack(entries[bytes(4)])
-        entries[bytes(4)] = NODE_STATE.pack(epoch + by, seed)
+        before = NodeState.unpack(entries[bytes(4)])
+        entries[bytes(4)] = before._replace(epoch=before.epoch + by).pack()
         drift = counted("drift", kind="map")
         problem = await asked(node)
         assert set(problem) == {"drift"}
         assert problem["drift"].startswith("node_state did not hold the epoch as written, at ")
-        assert NODE_STATE.unpack(entries[bytes(4)]) == (max(epoch, epoch + by) + 1, seed)
+        beyond = max(before.epoch, before.epoch + by) + 1
+        assert NodeState.unpack(entries[bytes(4)]) == NodeState(beyond, before.seed, beyond, beyond, beyond)
         assert counted("drift", kind="map") == drift + 1
         assert await asked(node) == {}
 

@@ -53,4 +53,4 @@ def test_services_and_backends_keep_their_numbers() -> None:
 
 
 def test_the_epoch_and_the_seed_go_on() -> None:
-    assert convert("node_state", struct.pack("=II", 9, 77)) == ("node_state", layouts.NodeState.layout.pack(9, 77))
+    assert convert("node_state", struct.pack("=II", 9, 77)) == ("node_state", layouts.NodeState(9, 77, 9, 9, 9).pack())

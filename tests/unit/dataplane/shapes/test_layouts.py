@@ -35,7 +35,6 @@ from services.dataplane.shapes.layouts import (
     NamedPortKey,
     NatEntry,
     NatKey,
-    NodeState,
     PolicyMapEntry,
     PolicyMapKey,
     Prefix,
@@ -49,7 +48,7 @@ INCLUDE = Path(layouts.__file__).parents[1] / "bpf/include"
 
 STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     # name in C: (layout in Python, members in the order of its fields)
-    "endpoint": (EndpointEntry.layout, "interface identity policy flags mac gateway_mac"),
+    "endpoint": (EndpointEntry.layout, "interface identity policy flags epoch mac gateway_mac"),
     "ipcache_key": (Prefix.layout, "prefix_bits address"),
     "ipcache_entry": (IpcacheEntry.layout, "identity flags node"),
     "masq_exclude_key": (Prefix.layout, "prefix_bits address"),
@@ -68,7 +67,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "service": (ServiceEntry.layout, "number backends"),
     "backend_key": (BackendKey.layout, "service slot"),
     "backend": (BackendEntry.layout, "address port"),
-    "node_state": (NodeState.layout, "epoch seed"),
+    "node_state": (layouts.NODE_STATE, "epoch seed all services ahead"),
     "counter": (Counter.layout, "packets bytes"),
     "event_rate": (EventRate.layout, "window woken lost sent"),
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
@@ -260,7 +259,7 @@ Packable = (
 
 @given(
     st.one_of(
-        st.builds(EndpointEntry, U32, U32, U32, U32, MACS, MACS),
+        st.builds(EndpointEntry, U32, U32, U32, U32, MACS, MACS, U32),
         NETWORKS,
         st.builds(IpcacheEntry, U32, ADDRESSES, st.booleans()),
         st.builds(PolicyMapKey, U32, U32, st.integers(0, 1), U8, PORTS, st.integers(0, 24)),

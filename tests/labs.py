@@ -1,4 +1,4 @@
-"""A lab for tests: up in a `with`, driven by the real command line, down with a check at its end.
+"""A lab for tests: up in a `with`, driven by the command line's own code in this process, down with a check at its end.
 
     with Lab("t", values={"routingMode": "native"}) as lab:
         lab.apply(manifests)

@@ -194,8 +194,11 @@ def test_what_leaves_by_another_device_is_the_stacks(node: Routed, at: Family) -
     network = "198.18.0.0/24" if at.version == 4 else "2001:db8:77::/64"
     target = "198.18.0.9" if at.version == 4 else "2001:db8:77::9"
     node.execute(f"ip -{at.version} route add {network} dev far")
-    run = node.run("from_pod", sent := udp(at.pod, target, node.free_port(), 53))
-    assert (run.result, run.packet) == (0, sent)
+    try:
+        run = node.run("from_pod", sent := udp(at.pod, target, node.free_port(), 53))
+        assert (run.result, run.packet) == (0, sent)
+    finally:
+        node.execute(f"ip -{at.version} route delete {network} dev far")
 
 
 def test_a_connection_that_was_evicted_finds_its_port_again(node: Routed, at: Family) -> None:

@@ -26,9 +26,12 @@ from tests.labs import Lab
 # The last is every pod's kernel, which tells routers what multicast groups it is in: there is no such router.
 EXPECTED_DROPS = ("Policy denied", "Invalid source ip", "Service backend not found", "Forbidden ICMPv6 message")
 
+LOCK = pytest.StashKey[int]()  # a descriptor of the file that is locked
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without root nothing here can run; say so instead of failing."""
+    be_alone(config)
     for item in items:
         if SHARED_LAB.match(item.nodeid) and "lab" not in getattr(item, "fixturenames", ()):
             raise pytest.UsageError(f"{item.nodeid}: its parameters read as those of a shared lab, and it uses none")
@@ -41,16 +44,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where several processes run the tests, the one that starts them collects nothing."""
+    be_alone(session.config)
+
+
+def be_alone(config: pytest.Config) -> None:
     """The labs' names are fixed, so that what a killed run left is found: two runs at once would take each other's.
 
-    Held until this process ends, by the one that starts the others.
+    Held until this process ends.
     """
-    if hasattr(session.config, "workerinput"):
+    if LOCK in config.stash or hasattr(config, "workerinput") or os.geteuid():
         return
     state.RUN.mkdir(parents=True, exist_ok=True)
-    lock = os.open(state.RUN / ".tests", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    config.stash[LOCK] = os.open(state.RUN / ".tests", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(config.stash[LOCK], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         pytest.exit("another run of tests/lab is at work on this machine; wait for its end", 1)
 

@@ -7,6 +7,7 @@
 - `sockets`       those connected to a backend that is gone are ended
 - `pressure`      how full maps are
 - `devices`       the tunnel device and the kernel's switches
+- `uplinks`       the devices that lead out, as they come and go
 - `routes`        to other nodes' pods and to our own, and the gateways' addresses
 - `own_addresses` all that the node answers to
 - `changes`       what was heard and is passed over, in health

@@ -4,6 +4,8 @@
 - `maps`     what tables say, into maps
 - `hooks`    programs attached, and kept so: tcx, clsact, cgroup
 - `pins`     what outlives this process
+- `program`  one program's instructions, loaded
+- `devices`  links with their addresses and routes, and what changes of them; `pod_links`: those of pods, put right
 - `tunnel`   the tunnel device, seen to be as it was made
 - `netlink`  sockets of netlink; `rtnl`: its requests; `links`: veths, routes and tunnels, by both
 - `nft`      the program nft

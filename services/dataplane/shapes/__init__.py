@@ -6,6 +6,8 @@
 - `ip`       addresses and blocks, as they are written
 - `limits`   kinds and sizes of maps, as the C has them; `sizes`: how many entries each is given
 - `ports`    those of masqueraded connections
+- `devices`  which links lead out
+- `again`    who is judged again after a write
 - `reasons`  why packets are dropped
 - `programs` which there are, in which file
 - `attach`   which program belongs where, and the steps to attach it

@@ -22,8 +22,10 @@ from services.dataplane.kernel import nft
 from services.dataplane.kernel.bpf import Map, MapInfo
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.kernel.nft import NftError
+from services.dataplane.load import layouts_v2
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.again import EVERYTHING, Again
+from services.dataplane.shapes.limits import declared_maps
 from services.dataplane.shapes.table import Table
 from services.dataplane.store import statefile
 
@@ -261,7 +263,7 @@ def _mark(tables: Mapping[str, Mapping[bytes, bytes]], place: Place) -> str:
 
 
 def _read(file: Path) -> _Stored:
-    """Tables of the same layout; what does not read is as if it had never been."""
+    """Tables of this layout and of the one before; what does not read is as if it had never been."""
     try:
         state, _ = statefile.parse(file.read_bytes())
         found = {name: msgspec.msgpack.decode(body, type=dict[bytes, bytes]) for name, body in state.items()}
@@ -270,16 +272,17 @@ def _read(file: Path) -> _Stored:
     except (OSError, statefile.Corrupt, msgspec.MsgspecError) as problem:
         log.warning("rules from before are not known: pods are closed until all is heard", why=str(problem))
         return {}
-    shapes = layouts.MAPS
-    return {
-        name: {
-            key: value
-            for key, value in entries.items()
-            if (len(key), len(value)) == (shapes[name].key_bytes, shapes[name].value_bytes)
-        }
-        for name, entries in found.items()
-        if name in shapes
-    }
+    return {name: dict(_of_this_layout(name, found[name])) for name in layouts.MAPS if name in found}
+
+
+def _of_this_layout(name: str, entries: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
+    shape = layouts.MAPS[name]
+    before = next((each for each in layouts_v2.MAPS.values() if declared_maps()[name].file in each.targets), None)
+    for key, value in entries.items():
+        if (len(key), len(value)) == (shape.key_bytes, shape.value_bytes):
+            yield key, value
+        elif before and before.convert and (len(key), len(value)) == (before.key_bytes, before.value_bytes):
+            yield before.convert(key, value)[1:]
 
 
 def _store(file: Path, tables: Mapping[str, Mapping[bytes, bytes]]) -> None:

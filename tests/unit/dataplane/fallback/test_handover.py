@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -34,7 +35,15 @@ from services.dataplane.model import NodeModel
 from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
-from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, Prefix, ServiceEntry, ServiceKey
+from services.dataplane.shapes.layouts import (
+    EndpointEntry,
+    IpcacheEntry,
+    IpcacheKey,
+    Prefix,
+    ServiceEntry,
+    ServiceKey,
+    pack_address,
+)
 from services.dataplane.shapes.table import Table
 from services.dataplane.store import statefile
 from tests.unit.dataplane.test_node import Machine, until
@@ -425,3 +434,12 @@ async def test_a_start_is_tried_again_only_while_pods_have_programs(
         with pytest.raises(OSError, match="no memory"):
             await handover.load(settings, cast(Links, kernel), GROUND, stack)
     assert tried == (3 if with_programs else 1)
+
+
+def test_what_the_version_before_had_in_force_stays(kernel: Kernel, tmp_path: Path) -> None:
+    """Its entries of endpoints had 28 bytes; without them its pods would be closed until all is heard."""
+    key, old = pack_address("10.0.0.5"), struct.pack("=IIIH6s6s2x", 9, 1000, 1001, 3, b"\x02" * 6, b"\x04" * 6)
+    stored = msgspec.msgpack.encode({key: old, b"of another length": b""})
+    statefile.replace(tmp_path / FILE, statefile.first_state({"endpoints": stored}))
+    held = RuleMaps(fallback(kernel, tmp_path).place, tmp_path, TABLES)
+    assert held.dump("endpoints") == {key: EndpointEntry(9, 1000, 1001, 3, b"\x02" * 6, b"\x04" * 6).pack()}

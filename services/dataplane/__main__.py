@@ -25,6 +25,7 @@ from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import LinkError, Links, TcProgram, TunnelGone
 from services.dataplane.kernel.maps import Maps
 from services.dataplane.load import datapath, loader
+from services.dataplane.load.datapath import Known
 from services.dataplane.load.migrate import DoesNotFit, Migration
 from services.dataplane.node import Node
 from services.dataplane.pods import cni_server
@@ -38,17 +39,18 @@ async def run(service: Service, settings: NodeSettings) -> None:
     """For ever: by BPF, or by rules until BPF loads, and then anew; and anew with another tunnel device, or another end
     of its own."""
     filled = False
+    known = Known()
     while True:
         try:
-            await live(service, settings, filled=filled)
+            await live(service, settings, known, filled=filled)
         except* Recovered:
             filled = True
         except* (TunnelGone, DeviceChanged):
             filled = False
 
 
-async def live(service: Service, settings: NodeSettings, *, filled: bool) -> None:
-    """`filled`: see handover.held_back.
+async def live(service: Service, settings: NodeSettings, known: Known, *, filled: bool) -> None:
+    """`known`: by the life before. `filled`: see handover.held_back.
 
     Raises: CannotStart. Recovered, TunnelGone and DeviceChanged, among others in a group.
     """
@@ -60,7 +62,7 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
         stack.push_async_callback(journal.close)
         links = stack.enter_context(closing(Links()))
         try:
-            node, migration, fallback = await start(service, settings, links, journal, stack, filled=filled)
+            node, migration, fallback = await start(service, settings, links, journal, stack, known, filled=filled)
         except (LinkError, loader.LoadError) as problem:
             raise CannotStart(str(problem)) from problem
         stack.push_async_callback(node.asked.end)
@@ -95,13 +97,20 @@ async def live(service: Service, settings: NodeSettings, *, filled: bool) -> Non
 
 
 async def start(
-    service: Service, settings: NodeSettings, links: Links, journal: Journal, stack: AsyncExitStack, *, filled: bool
+    service: Service,
+    settings: NodeSettings,
+    links: Links,
+    journal: Journal,
+    stack: AsyncExitStack,
+    known: Known,
+    *,
+    filled: bool,
 ) -> tuple[Node, Migration | None, Fallback | None]:
     """Device, tunnel, programs and maps, attached: then what is left of their migration; or rules in their place.
 
     Nothing here touches a pod.
     """
-    ground = await datapath.prepare(settings, links)
+    ground = await datapath.prepare(settings, links, known)
 
     def node(hooks: Hooks, maps: Maps, pod_programs: tuple[TcProgram, ...]) -> Node:
         return Node(

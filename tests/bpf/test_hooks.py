@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -561,6 +562,59 @@ def test_a_device_that_came_back_under_its_name_has_its_program(
         with place.process("tcx", program) as hooks:
             assert await hooks.adopt(place.hooks_of_pod) == {}
             assert place.how() == {"tcx"}
+
+    with_pod(namespaces, pins, program, work)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("change", ["renamed", "made anew", "names exchanged"])
+def test_a_device_that_takes_anothers_place_keeps_its_programs_when_the_other_is_left(
+    namespaces: Callable[[str], str], pins: Path, counter: Counter, mechanism: Mechanism, change: str
+) -> None:
+    """As keep/uplinks.py follows a device: what is new is kept first, then what is old is removed."""
+    program = counter.program(OK)
+
+    def hooks_of(device: str) -> list[Hook]:
+        index = socket.if_nametoindex(device)
+        return [Hook(device, index, "ingress", "from_pod"), Hook(device, index, "egress", "to_pod")]
+
+    def do(*commands: str) -> None:
+        assert [inside_here("ip", *each.split()) for each in commands] == [0] * len(commands)
+
+    async def work(place: Place) -> None:
+        do("link add up1 type veth peer name up2", "link set up1 up", "link set up2 up")
+        with place.process(mechanism, program) as hooks:
+            before = [*hooks_of("up1"), *hooks_of("up2")]
+            for hook in before:
+                await hooks.keep(hook)
+            names = ["up1", "up2"]
+            if change == "renamed":
+                do("link set up1 down", "link set up1 name lan1", "link set lan1 up")
+                names[0] = "lan1"
+            elif change == "made anew":
+                do("link delete up1", "link add up1 type veth peer name up2", "link set up1 up", "link set up2 up")
+            else:
+                do("link set up1 down", "link set up2 down", "link set up1 name aside", "link set up2 name up1")
+                do("link set aside name up2", "link set up1 up", "link set up2 up")
+            now = [hook for name in names for hook in hooks_of(name)]
+            for hook in now:
+                await hooks.keep(hook)
+            for hook in set(before) - set(now):
+                await hooks.remove(hook)
+            for name in names:
+                place.hooks_of_pod = hooks_of(name)
+                assert place.how() == {mechanism}
+            found = {each.name for each in (pins / "links").iterdir()}
+            assert found == ({hook.pin for hook in now} if mechanism == "tcx" else set())
+            drift = counted("drift", kind="program")
+            place.hooks_of_pod = []
+            await place.heal(hooks)
+            assert (counted("drift", kind="program"), hooks.state) == (drift, (True, mechanism))
+            for hook in now:
+                await hooks.remove(hook)
+            for name in names:
+                place.hooks_of_pod = hooks_of(name)
+                assert [*place.tcx(), *place.filters(), *place.tcx("egress"), *place.filters("egress")] == []
 
     with_pod(namespaces, pins, program, work)
 

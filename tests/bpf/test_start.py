@@ -24,6 +24,7 @@ from services.dataplane.__main__ import start
 from services.dataplane.fallback.handover import Fallback
 from services.dataplane.keep.uplinks import DeviceChanged
 from services.dataplane.kernel.links import LinkError, Links
+from services.dataplane.load.datapath import Known
 from services.dataplane.node import Node
 from services.dataplane.parts.counters import counted
 from services.dataplane.pods import cni
@@ -51,6 +52,7 @@ class Place:
         self.folder, self.pins, self.cgroup = folder, Path("/sys/fs/bpf") / name, CGROUPS / name
         self.hub = Hub()
         self.fallback: Fallback | None = None  # as the last start went
+        self.known = Known()  # what a life hands on to the next, as in one process
 
     @asynccontextmanager
     async def running(self, **given: str) -> AsyncIterator[Node]:
@@ -61,7 +63,9 @@ class Place:
             stack.push_async_callback(journal.close)
             links = stack.enter_context(closing(Links()))
             service = Service("dataplane", Settings(instance="here"), self.hub.bus())
-            node, migration, self.fallback = await start(service, settings, links, journal, stack, filled=False)
+            node, migration, self.fallback = await start(
+                service, settings, links, journal, stack, self.known, filled=False
+            )
             await node.restore()
             if migration is not None:
                 migration.finish()
@@ -231,6 +235,43 @@ def test_devices_are_followed_as_they_come_and_go(place: Place) -> None:
             with pytest.raises(DeviceChanged, match=r"192\.0\.2\.1"):
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await following
+
+    in_namespace(place.namespace, main)
+
+
+def test_a_datapath_that_is_begun_anew_has_the_devices_for_which_it_was(place: Place) -> None:
+    """One that is taken for the node's address alone, which a start has not heard yet."""
+    place.populate()
+    addresses = ["192.0.2.1", "198.51.100.1"]
+    place.hub.put(subjects.NODE.of("here"), NodeResource(name="here", addresses=addresses))
+    for command in (
+        "route add default via 192.0.2.254",
+        "link add eth1 type veth peer name wire1",
+        "link set eth1 mtu 1400",
+        "link set wire1 up",
+        "link set eth1 up",
+        "address add 198.51.100.1/24 dev eth1",
+    ):
+        ip("-n", place.namespace, *command.split())
+
+    async def life(names: list[str], mtu_bytes: int, then: Callable[[], object] = lambda: None) -> None:
+        async with place.running(DEVICES="", ROUTING_MODE="native") as node:
+            assert ([each.name for each in node.uplinks.chosen], node.mtu_bytes) == (names, mtu_bytes)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not node.is_whole:
+                    await asyncio.sleep(0.01)
+            await node.looks.run()
+            assert node.uplinks.problem == ""
+            then()
+            await node.uplinks.follow()
+
+    async def main() -> None:
+        with pytest.raises(DeviceChanged, match="1400 bytes fit through every device, and pods have 1500"):
+            await life(["eth0"], 1500)
+        await life(["eth0", "eth1"], 1400)
+        with pytest.raises(DeviceChanged, match="eth0 is gone: beginning anew with eth1"):
+            await life(["eth0", "eth1"], 1400, lambda: ip("-n", place.namespace, "link", "delete", "eth0"))
+        await life(["eth1"], 1400)
 
     in_namespace(place.namespace, main)
 

@@ -3,11 +3,13 @@
 The kernel tells of every change (rtnetlink); then all are looked at once, and what is other is made so: programs on a
 device that has come, its reverse path filter, the address that what leaves by it bears (the part `devices`), where
 neighbours are. A device that is gone takes its programs with it; what went out by it looks for another way. What fails
-is told by the check "devices", and tried again with the next look at programs.
+is told by the check "devices", and tried again with the next look at programs; so is what could not be taken off a
+device that went.
 
-One of them is the node's own end: programs have its index and address compiled in. When that is another (removed and
-made anew, another name or address), the datapath is begun anew in the same process (`__main__.run`), with whichever
-device is its own end now; while there is none that could be, all else stays as it is.
+One of them is the node's own end: programs get its index and address when they are loaded. When that is another
+(removed and made anew, another name or address), the datapath is begun anew in the same process (`__main__.run`), with
+whichever device is its own end now; while there is none that could be, all else stays as it is. The next life chooses
+by what this one knew (`Known`), or it might choose others, and begin anew for ever.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from bus.telemetry import logger
 from services.dataplane.keep.own_addresses import OwnAddresses
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import LinkError, Links
-from services.dataplane.load.datapath import Ground, device_hooks, own_end, pod_mtu_bytes
+from services.dataplane.load.datapath import Ground, Known, device_hooks, own_end, pod_mtu_bytes
 from services.dataplane.model import NodeModel
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.devices import DeviceInfo, NoDevice, choose, device_toward
 from settings.devices import patterns
 
@@ -70,6 +73,8 @@ class Uplinks:
         self._is_owed = False  # the last look did not come to its end
         self._told: frozenset[str] = frozenset()  # addresses by which others knew the node
         self.chosen: tuple[DeviceInfo, ...] = ground.devices if ground else (node.device,)
+        self._known = ground.known if ground else Known()
+        self._hooks = _hooks_of(self.chosen)  # that may have a program
         self._fits = self._mtu_bytes(self.chosen)  # bytes, as pods are given them
         node.model.devices.are(self.chosen, ground.routes if ground else ())
         self._reach()
@@ -103,7 +108,7 @@ class Uplinks:
         async with self._following:
             try:
                 await self._follow()
-            except (LinkError, NoDevice, BadSettings) as problem:
+            except (LinkError, OSError, NoDevice, BadSettings) as problem:
                 self._is_owed = True
                 self._tell(str(problem))
             else:
@@ -114,13 +119,15 @@ class Uplinks:
         told = frozenset(node.model.network.told)
         seen = await node.links.list_devices()
         before = {each.index: each for each in self.chosen}
-        problem = ""
+        own = seen.at(node.device.index)
         try:
             chosen = choose(seen.devices, self._asked, told, before)
         except NoDevice as failure:  # those that are there go on
-            problem = str(failure)
             chosen = tuple(each for each in seen.devices if each.index in before)
-        problem = self._own_problem(chosen, seen.at(node.device.index)) or problem
+            problem = self._own_problem((), own) or str(failure)
+        else:
+            self._known.learn(told, chosen)
+            problem = self._own_problem(chosen, own)
         self._told = told
         now = {each.index: each for each in chosen}
         changed = [each for each in chosen if before.get(each.index) != each]
@@ -134,21 +141,27 @@ class Uplinks:
         self.chosen = chosen
         node.model.devices.are(chosen, seen.routes)
         self._reach()
-        await node.write()
-        if changed or gone:
-            for hook in (hook for each in gone for hook in device_hooks(each)):
+        try:
+            await node.write()
+            for hook in self._hooks - _hooks_of(chosen):
                 await node.hooks.remove(hook)
-            node.routes_are_stale()
+                self._hooks.discard(hook)
+        finally:
+            if changed or gone:
+                node.routes_are_stale()
+        if changed or gone:
             log.info("devices that lead out", devices=[str(each) for each in chosen], gone=[each.name for each in gone])
         self._tell(problem)
 
     async def _attach(self, devices: Iterable[DeviceInfo]) -> None:
-        for hook in (hook for each in devices for hook in device_hooks(each)):
+        for hook in _hooks_of(devices):
+            self._hooks.add(hook)
             if hook.program != "to_netdev" or self._acts_on_leaving:
                 await self._node.hooks.keep(hook)
 
     def _own_problem(self, chosen: tuple[DeviceInfo, ...], now: DeviceInfo | None) -> str:
-        """Why the node's own end is not as programs know it, "" when it is. Raises: DeviceChanged."""
+        """Why the node's own end is not as programs know it, "" when it is. `chosen`: with which a start would begin.
+        Raises: DeviceChanged."""
         node = self._node
         before = node.device
         versions = {*node.settings.families, self._underlay} - {0}
@@ -163,7 +176,7 @@ class Uplinks:
             problem = f"{fits} bytes fit through every device, and pods have {node.mtu_bytes}"
         else:
             return ""
-        if chosen:
+        if chosen and self._mtu_bytes(chosen):
             underlay, end = own_end(node.settings, chosen)
             if underlay == self._underlay and all(map(end.own, [underlay] if underlay else node.settings.families)):
                 raise DeviceChanged(f"{problem}: beginning anew with {end}")
@@ -173,7 +186,7 @@ class Uplinks:
         """0: they have too little, and pods keep what they have."""
         try:
             return pod_mtu_bytes(self._node.settings, chosen, self._underlay)
-        except (BadSettings, ValueError):
+        except (BadSettings, ValueError):  # ValueError: of none
             return 0
 
     def _own(self) -> DeviceInfo:
@@ -191,3 +204,7 @@ class Uplinks:
         if problem and problem != before:
             log.warning("devices are not as they should be, trying again", why=problem)
         self._node.service.check(CHECK, not problem, problem or ", ".join(map(str, self.chosen)))
+
+
+def _hooks_of(devices: Iterable[DeviceInfo]) -> set[Hook]:
+    return {hook for each in devices for hook in device_hooks(each)}

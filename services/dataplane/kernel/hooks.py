@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -165,12 +166,13 @@ class Hooks:
 
     async def remove(self, hook: Hook) -> None:
         """What an earlier start with other settings left at one of the node's own hooks goes, or what was kept there.
-        Others' programs stay; where the device is gone, its pin goes.
+        Others' programs stay; where the device is gone, its pin goes. What another hook is kept by stays, too: of a
+        device that was renamed its programs, and its pin where another has the name now.
 
         Raises: LinkError.
         """
         self._kept = [each for each in self._kept if each != hook]
-        await self._run(self._take_away, hook)
+        await self._run(self._take_away, hook, tuple(self._kept))
 
     async def keep_sockets(self) -> None:
         """Socket load balancing for every process in the cgroup. A program that is there is replaced in one step.
@@ -323,10 +325,13 @@ class Hooks:
         self._applied[hook] = mechanism
         return not seen.holds(program)
 
-    def _take_away(self, hook: Hook) -> None:
+    def _take_away(self, hook: Hook, kept: Collection[Hook]) -> None:
         seen = self._seen(hook)
-        if seen.is_pinned:
-            self._do(Step.REMOVE_TCX, hook, -1, seen)
+        is_kept = any(each.is_at(hook) for each in kept)
+        if seen.is_pinned and all(each.pin != hook.pin for each in kept):
+            self._do(Step.REMOVE_TCX, hook, -1, replace(seen, tcx=None) if is_kept else seen)
+        if is_kept:
+            return
         for each in rtnl.list_attached(self._netlink, hook.index, hook.direction):
             if each.priority == rtnl.FILTER_PRIORITY and each.name == hook.program:
                 rtnl.detach(self._netlink, hook.index, hook.direction, each.handle)

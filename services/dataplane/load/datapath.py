@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from bus.service import BadSettings
@@ -37,6 +37,17 @@ from settings.ports import LEAST, Ports
 log = logger(__name__)
 
 
+@dataclass
+class Known:
+    """By what a node chose its devices; handed on from one life to the next in the same process (`__main__.run`)."""
+
+    addresses: frozenset[str] = frozenset()  # by which others knew the node
+    chosen: frozenset[int] = frozenset()  # indexes
+
+    def learn(self, addresses: Iterable[str], chosen: Iterable[DeviceInfo]) -> None:
+        self.addresses, self.chosen = frozenset(addresses), frozenset(each.index for each in chosen)
+
+
 @dataclass(frozen=True)
 class Ground:
     """A node's devices, as they are, and what follows from them and the settings."""
@@ -48,6 +59,7 @@ class Ground:
     tunnel_index: int  # 0: native
     mtu_bytes: int  # of pods
     config: DatapathConfig
+    known: Known = field(default_factory=Known)
 
     def hooks(self, settings: NodeSettings) -> list[Hook]:
         """The node's own, without the pods': all that may have a program, whatever the settings were."""
@@ -73,14 +85,14 @@ class Datapath:
     migration: Migration
 
 
-async def prepare(settings: NodeSettings, links: Links) -> Ground:
-    """The tunnel device and the node's switches, as the settings want them.
+async def prepare(settings: NodeSettings, links: Links, known: Known) -> Ground:
+    """The tunnel device and the node's switches, as the settings want them, with the devices of before.
 
     Raises: BadSettings: they do not fit this node. LinkError: the kernel has no such devices.
     """
     seen = await links.list_devices()
     try:
-        devices = choose(seen.devices, patterns(settings.devices))
+        devices = choose(seen.devices, patterns(settings.devices), known.addresses, known.chosen)
     except NoDevice as problem:
         raise LinkError(str(problem)) from problem
     underlay, device = own_end(settings, devices)
@@ -114,7 +126,7 @@ async def prepare(settings: NodeSettings, links: Links) -> Ground:
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )
-    return Ground(device, devices, seen.routes, underlay, tunnel_index, mtu_bytes, config)
+    return Ground(device, devices, seen.routes, underlay, tunnel_index, mtu_bytes, config, known)
 
 
 def own_end(settings: NodeSettings, devices: Sequence[DeviceInfo]) -> tuple[int, DeviceInfo]:

@@ -45,6 +45,10 @@ class Hook:
         """The name of its link's pin. The BPF file system allows no dots."""
         return f"{self.device.replace('%', '%25').replace('.', '%2e')}-{self.direction}"
 
+    def is_at(self, other: Hook) -> bool:
+        """The same place in the kernel, whatever its device was called."""
+        return (self.index, self.direction) == (other.index, other.direction)
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:

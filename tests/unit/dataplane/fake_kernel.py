@@ -234,6 +234,7 @@ class MemoryHooks(Hooks):
         self.pins = Pins(Path("/nowhere"))
         self._kernel = links
         self._missing: list[str] = []
+        self._kept: list[Hook] = []
         self.routes_gone = False
         self.addresses_changed = False
 
@@ -250,8 +251,14 @@ class MemoryHooks(Hooks):
 
     async def keep(self, hook: Hook) -> None:
         self._bring(hook)
+        self._kept.append(hook)
 
     async def remove(self, hook: Hook) -> None:
+        if self._kernel.broken:
+            raise LinkError(self._kernel.broken)
+        self._kept = [each for each in self._kept if each != hook]
+        if any(each.is_at(hook) for each in self._kept):
+            return
         self._kernel.attached.get(hook.index, {}).pop(hook.direction, None)
 
     async def adopt(self, hooks: Collection[Hook]) -> dict[Hook, str]:

@@ -18,6 +18,7 @@ from services.dataplane.keep import asked
 from services.dataplane.keep.asked import Asked
 from services.dataplane.kernel import nft
 from services.dataplane.load import loader, migrate
+from services.dataplane.load.datapath import Known
 from services.dataplane.load.loader import DatapathConfig
 from services.dataplane.load.migrate import DoesNotFit, Migration
 from services.dataplane.settings import NodeSettings
@@ -27,7 +28,7 @@ from services.dataplane.store.journal import Journal
 async def live(folder: Path, service: Service | None = None) -> None:
     settings = replace(NodeSettings(node="n"), state_dir=folder)
     service = service or Service("dataplane", Settings(instance="n"), Hub().bus())
-    await dataplane.live(service, settings, filled=False)
+    await dataplane.live(service, settings, Known(), filled=False)
 
 
 async def test_another_dataplane_with_the_same_state_is_told_of(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ async def test_a_look_that_somebody_asked_for_ends_before_what_it_looks_at_is_cl
     node = SimpleNamespace(restore=fails, asked=Asked(service))
 
     async def start(*given: object, **__: object) -> tuple[object, None, None]:
-        stack = given[-1]
+        stack = given[-2]
         assert isinstance(stack, AsyncExitStack)
         stack.callback(order.append, "closed")
         return node, None, None

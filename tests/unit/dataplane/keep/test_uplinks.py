@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bus.service import Service, Settings
 from bus.testing import Hub
 from services.dataplane import __main__ as dataplane
 from services.dataplane.keep.uplinks import DeviceChanged
+from services.dataplane.kernel.links import LinkError
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.devices import NOT_DEFAULT, DeviceInfo, Seen
 from services.dataplane.shapes.layouts import DeviceEntry, DeviceKey
@@ -93,6 +95,9 @@ async def test_without_its_own_end_a_node_begins_anew_with_another_or_goes_on_as
         machine.links.seen = Seen((replace(machine.device, name="eth9"),))
         with pytest.raises(DeviceChanged, match="eth0 is named eth9"):
             await node.uplinks.follow()
+        machine.links.seen = Seen((replace(ETH1, why_not="a port of bond0"),))  # no start would begin with it
+        await node.uplinks.follow()
+        assert "eth0 is gone" in checked(node, "devices").detail
         machine.links.seen = Seen((machine.device, replace(ETH1, mtu_bytes=1400)))
         with pytest.raises(DeviceChanged, match="1400 bytes fit"):
             await node.uplinks.follow()
@@ -110,6 +115,61 @@ async def test_what_cannot_be_followed_is_told_and_followed_by_the_next_look(mac
         machine.links.broken = ""
         await node.looks.run()
         assert checked(node, "devices").ok and ETH1.index in written(machine)
+
+
+async def test_a_device_that_is_renamed_keeps_its_programs(machine: Machine) -> None:
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        machine.links.seen = Seen((machine.device, ETH1))
+        await node.uplinks.follow()
+        attached = dict(machine.links.attached[ETH1.index])
+        assert attached["ingress"] == "from_netdev"
+        machine.links.seen = Seen((machine.device, replace(ETH1, name="lan1")))
+        await node.uplinks.follow()
+        assert checked(node, "devices").ok and "lan1" in checked(node, "devices").detail
+        assert machine.links.attached[ETH1.index] == attached
+
+
+@pytest.mark.parametrize("fails", ["remove", "write"])
+async def test_what_could_not_be_taken_off_a_device_that_went_is_told_and_taken_off_by_the_next_look(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise LinkError("the kernel refuses") if fails == "remove" else OSError(errno.ENOMEM, "the kernel refuses")
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        machine.links.seen = Seen((machine.device, ETH1))
+        await node.uplinks.follow()
+        await node.looks.run()
+        machine.links.seen = Seen((machine.device, replace(ETH1, metric=NOT_DEFAULT, address="", addresses=())))
+        with monkeypatch.context() as patched:
+            patched.setattr(node.hooks if fails == "remove" else node.maps, fails, refuse)
+            await node.uplinks.follow()
+            assert not checked(node, "devices").ok and "the kernel refuses" in checked(node, "devices").detail
+            assert machine.links.attached[ETH1.index]
+            assert node.devices.are_routes_stale
+        await node.looks.run()
+        assert checked(node, "devices").ok
+        assert not machine.links.attached[ETH1.index] and ETH1.index not in written(machine)
+
+
+async def test_what_a_device_was_given_goes_with_it_though_it_went_before_all_was_followed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse() -> None:
+        raise LinkError("the kernel refuses")
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        machine.links.seen = Seen((machine.device, ETH1))
+        with monkeypatch.context() as patched:
+            patched.setattr(node.own_addresses, "follow", refuse)
+            await node.uplinks.follow()
+        assert machine.links.attached[ETH1.index]
+        machine.links.seen = Seen((machine.device,))
+        await node.looks.run()
+        assert checked(node, "devices").ok and not machine.links.attached[ETH1.index]
 
 
 async def test_with_another_own_end_the_datapath_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:

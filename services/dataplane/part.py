@@ -184,7 +184,8 @@ class Part:
         """All that there is has been heard once."""
 
     def settle_each(self, stale: set[K], what: str, work: Callable[[K], None]) -> None:
-        """Empty `stale`, but for those with which `work` failed."""
+        """Empty `stale`, but for those with which `work` failed. `what`: what of a key, in words that no other work of
+        any part has, or one would hide what failed in the other."""
         taken = list(stale)
         stale.clear()
         stale.update([key for key in taken if not self.tried(f"{what} {key}", work, key)])

@@ -124,6 +124,20 @@ def test_maps_that_would_be_lost_are_no_reason_to_fall_back(place: Place, monkey
     in_namespace(place.namespace, main)
 
 
+@pytest.mark.parametrize("devices", [("lo",), ()])
+def test_a_node_puts_its_rules_in_force_without_a_device_too(
+    namespaces: Callable[[str], str], tmp_path: Path, devices: tuple[str, ...]
+) -> None:
+    own = RulesPlace(devices=devices, own_addresses=frozenset(), tunnel="tun", tunnel_port=8472)
+
+    async def main() -> None:
+        maps = RuleMaps(lambda: own, tmp_path, NodeModel("n").by_rules)
+        assert await maps.apply()
+        assert (maps.problem, await nft.has_table(TABLE)) == ("", True)
+
+    in_namespace(namespaces("rules"), main)
+
+
 def test_rules_of_the_kernel_are_seen_and_a_pod_with_programs_is_known_by_its_index(
     namespaces: Callable[[str], str], tmp_path: Path
 ) -> None:

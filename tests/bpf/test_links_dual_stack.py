@@ -113,6 +113,29 @@ def test_a_node_that_begins_to_forward_goes_on_listening_to_routers_only_where_i
     assert seen() == ["1", "1", "0"], "who forwards already has said what it wants"
 
 
+def test_a_default_route_without_a_gateway_means_that_all_are_neighbours(namespaces: Callable[[str], str]) -> None:
+    node = namespaces("node")
+    for command in (
+        "link add out type veth peer name wire",
+        "link set out up",
+        "link set wire up",
+        "address add 192.0.2.1/32 dev out",
+        "address add 169.254.3.1/16 dev out",
+        "address add 2001:db8::1/64 dev out nodad",
+        "route add default dev out metric 7",
+        "-6 route add default via 2001:db8::ff",
+    ):
+        inside(node, "ip", *command.split())
+
+    async def main() -> None:
+        with links() as made:
+            (info,) = [each for each in (await made.list_devices()).devices if each.name == "out"]
+            assert set(info.networks) == {"0.0.0.0/0", "2001:db8::/64"}
+            assert info.metric == 7
+
+    in_namespace(node, main)
+
+
 def test_routes_to_other_nodes_of_both_families_over_both_underlays_are_listed_as_asked(
     namespaces: Callable[[str], str],
 ) -> None:

@@ -199,8 +199,8 @@ def test_devices_are_followed_as_they_come_and_go(place: Place) -> None:
         async with place.running(**given) as node:
             following = asyncio.create_task(node.uplinks.run_for_ever())
             await until(lambda: node.is_whole)
-            own = DeviceEntry("192.0.2.1", "2001:db8::1", has_pods=True)
-            assert seen(node) == {"eth0": own}
+            own = DeviceEntry("192.0.2.1", "2001:db8::1")
+            assert seen(node) == {"eth0": own}, "no route leads to the only other node's pods"
             for command in (
                 "link add eth1 type veth peer name wire1",
                 "link set wire1 up",

@@ -339,14 +339,18 @@ class _Node:
 
 
 def _tunnel_rules(place: Place, version: int, drop: Mapping[str, str]) -> list[str]:
-    """Pods of other nodes come through the tunnel, from where a node is, and for somebody who is here."""
+    """Pods of other nodes come through the tunnel, from where a node is, and for somebody who is here. A node without
+    devices for a while has no rules for them: an empty set would be a mistake in all of it."""
     ip, v = _ip(version), version
     devices = ", ".join(f'"{each}"' for each in place.devices)
     outward, tunnel = f"iifname {{ {devices} }}", f'iifname "{place.tunnel}"'
-    return [
+    from_outside = [
         f"{outward} {ip} saddr @others{v} {drop['invalid_source']}",
         f"{outward} {ip} daddr @others{v} {drop['no_encapsulation']}",
         f"{outward} udp dport {place.tunnel_port} {ip} saddr != @nodes{v} {drop['invalid_source']}",
+    ]
+    return [
+        *(from_outside if devices else ()),
         f"{tunnel} {ip} saddr != @others{v} {drop['invalid_source']}",
         f"{tunnel} {ip} daddr != @pods{v} {ip} daddr != @told{v} {drop['unroutable']}",
     ]

@@ -88,8 +88,7 @@ class Uplinks:
     def toward(self, neighbour: str) -> str:
         """The name of the device that a neighbour is on."""
         own = self._own()
-        found = device_toward(neighbour, [own]) or device_toward(neighbour, self.chosen) or own
-        return found.name
+        return (device_toward(neighbour, [own, *self.chosen]) or own).name
 
     async def run_for_ever(self) -> None:
         """Raises: DeviceChanged."""

@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 from collections import defaultdict
+from ipaddress import ip_network
 from typing import Any
 
 from pyroute2.netlink import NLM_F_DUMP
@@ -22,6 +23,7 @@ from services.dataplane.shapes.ip import EVERYTHING
 
 ETHERNET = 1  # linux/if_arp.h
 IFF_LOOPBACK = 8
+BY_ANOTHER = ("gateway", "via", "encap_type", "multipath")  # a route with one of these leads to no neighbour itself
 
 
 def list_devices(netlink: Netlink) -> Seen:
@@ -47,8 +49,8 @@ def list_devices(netlink: Netlink) -> Seen:
         for index in by:
             if network == EVERYTHING[version]:
                 metrics[index] = min(each.get("priority") or 0, metrics.get(index, NOT_DEFAULT))
-            elif not (each.get("gateway") or each.get("via") or each.get("encap_type") or each.get("multipath")):
-                networks[index].append(network)
+            if not any(map(each.get, BY_ANOTHER)) and not ip_network(network).is_link_local:
+                networks[index].append(network)  # even everything: a default route without a gateway
     names = {link["index"]: link for link in links}
     devices = []
     for link in links:

@@ -70,12 +70,15 @@ class Devices(Part):
             self._is_stale = not self.tried("devices", self._settle)
 
     def _with_pods(self) -> set[int]:
-        """Those by which the node's routes lead to other nodes' pods; all, while it knows none."""
+        """Those by which the node's routes lead to other nodes' pods. While it knows none: those of before, and by one
+        that is new they may come."""
         if self._elsewhere is None:
             return set()
         here = {each.index for each in self._devices}
+        if not self._elsewhere:
+            return {index for index in here if index not in self._before or self._before[index].has_pods}
         toward = {neighbour or block for block, neighbour in self._elsewhere.items()}
-        return devices_toward(toward, self._routes) & here or here
+        return devices_toward(toward, self._routes) & here
 
     def _settle(self) -> None:
         with_pods = self._with_pods()

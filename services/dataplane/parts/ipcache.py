@@ -70,7 +70,7 @@ class Ipcache(Part):
         """How the node sends to others is this now."""
         if routing != self.routing:
             self.routing = routing
-            for name in self._nodes:
+            for name in self._nodes.keys() | self._addresses_of.keys():
                 self._touch_node(name)
 
     def settle(self) -> None:

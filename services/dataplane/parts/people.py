@@ -41,7 +41,7 @@ class People(Part):
         self._ports = facts.ports.keep()
 
     def settle(self) -> None:
-        self.settle_each(self._stale, "pod", self._settle_one)
+        self.settle_each(self._stale, "who is at", self._settle_one)
 
     def _put_namespace(self, namespace: Namespace) -> None:
         self._namespaces[namespace.name] = namespace

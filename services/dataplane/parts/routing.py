@@ -32,16 +32,18 @@ class Routing:
             return bool(self.tunnel)
         if self.networks is None:
             return True
-        return _is_in(address, self.networks)
+        found = _bits(address, self.networks)
+        return found >= 0 and found >= _bits(address, self.near)
 
     def is_neighbour(self, address: str) -> bool:
         """Can a route of the node's own lead by way of it?"""
-        return self.is_next_hop(address) or (self.is_direct and _is_in(address, self.near))
+        return self.is_next_hop(address) or (self.is_direct and _bits(address, self.near) >= 0)
 
 
-def _is_in(address: str, networks: Iterable[Network]) -> bool:
+def _bits(address: str, networks: Iterable[Network]) -> int:
+    """Of the most particular that it is in; -1: it is in none."""
     parsed = ipaddress.ip_address(address)
-    return any(parsed in network for network in networks)
+    return max((network.prefixlen for network in networks if parsed in network), default=-1)
 
 
 ONE_FAMILY_ANYWHERE = Routing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from ipaddress import ip_network
 
 import pytest
 
@@ -15,6 +16,7 @@ from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Node, Pod, Requirement
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
+from services.dataplane.parts import people
 from services.dataplane.parts.endpoints import NO_POLICY
 from services.dataplane.parts.policy.entries import AGGREGATES, ALLOW, INGRESS, EndpointPolicy, PolicyKey
 from services.dataplane.parts.policy.store import PolicyStore
@@ -405,6 +407,25 @@ def test_pods_of_other_nodes_are_behind_their_node(model: NodeModel) -> None:
     assert who(model, "10.0.1.7") is None
 
 
+@pytest.mark.parametrize("node", [THERE, "not-heard-of"])
+def test_whether_a_pods_node_is_a_neighbour_follows_from_the_networks_of_now(model: NodeModel, node: str) -> None:
+    """Of a node, too, that is not known itself, but by what is said of its pod."""
+
+    def is_routed() -> bool:
+        raw = model.network.table.wanted[IpcacheKey("10.0.1.7").pack()]
+        return IpcacheEntry.unpack(raw).routed
+
+    hear(model, AddressIdentity(address="10.0.1.7", identity=DB, node=node, node_address=THERE_ADDRESS, pod="a/b"))
+    model.reach([ip_network(f"{THERE_ADDRESS}/24", strict=False)], [])
+    assert not is_routed()
+    model.reach([ip_network("198.51.100.0/24")], [])
+    assert is_routed()
+    model.reach([ip_network("0.0.0.0/0")], [])
+    assert not is_routed()
+    model.reach([ip_network("0.0.0.0/0")], [ip_network(f"{THERE_ADDRESS}/24", strict=False)])
+    assert is_routed(), "by another device"
+
+
 def node_address(node: str, address: str) -> AddressIdentity:
     return AddressIdentity(address=address, identity=RESERVED["remote-node"], node=node, node_address=address)
 
@@ -565,6 +586,30 @@ def test_what_cannot_be_settled_keeps_what_it_had_and_is_tried_again(
     web.settle()
     assert web.problems == {}
     assert policy_rows(web) == expanded(WEB, selector("web", WEB), rules("one"))
+
+
+def test_what_failed_is_told_though_other_work_on_the_same_succeeds(
+    web: NodeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> set[int]:
+        raise OverflowError
+
+    hear(web, selector("web", WEB))
+    web.settle()
+    with monkeypatch.context() as broken:
+        broken.setattr(web.policy.store, "add_identity", fail)
+        hear(web, pod(app="other"), identity(WEB, "other"), rules("one"))
+        web.settle()
+        assert list(web.problems) == [f"labels of identity {WEB}"]
+    web.settle()
+    assert web.problems == {}
+    with monkeypatch.context() as broken:
+        broken.setattr(people, "canonical_labels", fail)
+        web.add_pod(local("10.0.0.3"))
+        web.settle()
+        assert list(web.problems) == ["who is at 10.0.0.3"]
+    web.settle()
+    assert web.problems == {}
 
 
 def test_a_pod_whose_entry_cannot_be_written_does_not_keep_others_from_theirs(model: NodeModel) -> None:

@@ -38,7 +38,7 @@ class Policy(Part):
         self._stale: set[int] = set()
 
     def settle(self) -> None:
-        self.settle_each(self._come_or_gone, "identity", self._admit)
+        self.settle_each(self._come_or_gone, "labels of identity", self._admit)
         self.settle_each(self._stale, "identity", self._expand)
 
     def _rows(self, maps: Maps, now: int) -> Iterator[Row]:

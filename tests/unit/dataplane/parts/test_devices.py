@@ -40,6 +40,28 @@ def test_pods_come_by_all_devices_until_it_is_known_which_lead_to_other_nodes() 
     assert {index: entry.has_pods for index, entry in held(part).items()} == {2: False, 3: True}
 
 
+def test_pods_come_by_none_while_no_route_leads_to_other_nodes_by_any() -> None:
+    elsewhere: Fact[str, str] = Fact("elsewhere").keep()
+    part = Devices(elsewhere)
+    part.are((ETH0, ETH1), (Route("10.0.0.0/16", 254, frozenset({5})),))
+    elsewhere.put("10.0.1.0/24", "")
+    assert {index: entry.has_pods for index, entry in held(part).items()} == {2: False, 3: False}
+
+
+def test_a_restart_believes_pods_where_they_were_believed_and_on_what_is_new_until_all_is_heard() -> None:
+    elsewhere: Fact[str, str] = Fact("elsewhere").keep()
+    before = Devices(elsewhere)
+    before.are((ETH0, ETH1), ROUTES)
+    elsewhere.put("192.0.2.64/26", "")
+    before.settle()
+    part = Devices(Fact[str, str]("elsewhere").keep())
+    part.adopt(lambda name: before.table.wanted)
+    part.are((ETH0, ETH1, replace(ETH1, name="eth2", index=4)))
+    for _ in range(2):
+        assert {index: entry.has_pods for index, entry in held(part).items()} == {2: True, 3: False, 4: True}
+        part.are((ETH0, ETH1, replace(ETH1, name="eth2", index=4)))
+
+
 def test_a_neighbours_pods_come_by_the_device_that_it_is_on_though_no_route_leads_to_them_yet() -> None:
     elsewhere: Fact[str, str] = Fact("elsewhere").keep()
     part = Devices(elsewhere)

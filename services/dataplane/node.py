@@ -260,6 +260,11 @@ class Node:
         await self.realised()
         self.publish.changed(changed)
 
+    async def judge_again(self) -> None:
+        """Every connection is judged again, and its way looked for. Raises: OSError."""
+        async with self._writing:
+            self.maps.raise_epoch()
+
     # What is said
 
     async def realised(self) -> None:

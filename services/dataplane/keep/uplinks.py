@@ -2,9 +2,9 @@
 
 The kernel tells of every change (rtnetlink); then all are looked at once, and what is other is made so: programs on a
 device that has come, its reverse path filter, the address that what leaves by it bears (the part `devices`), where
-neighbours are. A device that is gone takes its programs with it; what went out by it looks for another way. What fails
-is told by the check "devices", and tried again with the next look at programs; so is what could not be taken off a
-device that went.
+neighbours are. Where routes by them are others, connections look for their way again. A device that is gone takes its
+programs with it; what went out by it looks for another way. What fails is told by the check "devices", and tried again
+with the next look at programs; so is what could not be taken off a device that went.
 
 One of them is the node's own end: programs get its index and address when they are loaded. When that is another
 (removed and made anew, another name or address), the datapath is begun anew in the same process (`__main__.run`), with
@@ -15,6 +15,7 @@ by what this one knew (`Known`), or it might choose others, and begin anew for e
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import Protocol
@@ -28,13 +29,14 @@ from services.dataplane.load.datapath import Ground, Known, device_hooks, own_en
 from services.dataplane.model import NodeModel
 from services.dataplane.settings import NodeSettings
 from services.dataplane.shapes.attach import Hook
-from services.dataplane.shapes.devices import DeviceInfo, NoDevice, choose, device_toward
+from services.dataplane.shapes.devices import DeviceInfo, NoDevice, Route, choose, device_toward
 from settings.devices import patterns
 
 log = logger(__name__)
 
 CHECK = "devices"
 TOGETHER_SECONDS = 0.02  # changes come in bursts: a link, its addresses, its routes
+JUDGE_SECONDS = 5.0  # at least between two times that routes have every connection judged again
 
 
 class DeviceChanged(Exception):
@@ -56,6 +58,9 @@ class Host(Protocol):
     async def write(self) -> None:
         """Bring the kernel to what the model says now; returns when it is there."""
 
+    async def judge_again(self) -> None:
+        """Every connection is judged again, and its way looked for. Raises: OSError."""
+
     def routes_are_stale(self) -> None:
         """What was routed by a device may not be any more."""
 
@@ -73,6 +78,8 @@ class Uplinks:
         self._is_owed = False  # the last look did not come to its end
         self._told: frozenset[str] = frozenset()  # addresses by which others knew the node
         self.chosen: tuple[DeviceInfo, ...] = ground.devices if ground else (node.device,)
+        self._routes = _routes_by(self.chosen, ground.routes if ground else ())  # by which connections found their way
+        self._judged_at = -JUDGE_SECONDS  # on a clock that nobody sets
         self._known = ground.known if ground else Known()
         self._hooks = _hooks_of(self.chosen)  # that may have a program
         self._fits = self._mtu_bytes(self.chosen)  # bytes, as pods are given them
@@ -105,13 +112,12 @@ class Uplinks:
     async def follow(self) -> None:
         """Bring everything to the devices that there are now. Raises: DeviceChanged."""
         async with self._following:
+            self._is_owed = False
             try:
                 await self._follow()
             except (LinkError, OSError, NoDevice, BadSettings) as problem:
                 self._is_owed = True
                 self._tell(str(problem))
-            else:
-                self._is_owed = False
 
     async def _follow(self) -> None:
         node = self._node
@@ -142,6 +148,7 @@ class Uplinks:
         self._reach()
         try:
             await node.write()
+            await self._find_ways_again(_routes_by(chosen, seen.routes))
             for hook in self._hooks - _hooks_of(chosen):
                 await node.hooks.remove(hook)
                 self._hooks.discard(hook)
@@ -151,6 +158,16 @@ class Uplinks:
         if changed or gone:
             log.info("devices that lead out", devices=[str(each) for each in chosen], gone=[each.name for each in gone])
         self._tell(problem)
+
+    async def _find_ways_again(self, routes: frozenset[Route]) -> None:
+        """Of connections that are there, if routes are others than when theirs were found. A router that changes its
+        mind all the time has it done now and then."""
+        if routes != self._routes:
+            now = time.monotonic()
+            self._is_owed = now - self._judged_at < JUDGE_SECONDS
+            if not self._is_owed:
+                await self._node.judge_again()
+                self._routes, self._judged_at = routes, now
 
     async def _attach(self, devices: Iterable[DeviceInfo]) -> None:
         for hook in _hooks_of(devices):
@@ -207,3 +224,9 @@ class Uplinks:
 
 def _hooks_of(devices: Iterable[DeviceInfo]) -> set[Hook]:
     return {hook for each in devices for hook in device_hooks(each)}
+
+
+def _routes_by(devices: Iterable[DeviceInfo], routes: Iterable[Route]) -> frozenset[Route]:
+    """Those that lead out by any of the devices."""
+    here = {each.index for each in devices}
+    return frozenset(each for each in routes if not each.devices.isdisjoint(here))

@@ -43,7 +43,7 @@ def list_devices(netlink: Netlink) -> Seen:
         table = each.get("table") or each["table"]
         if network.startswith("fe80:"):
             continue
-        routes.append(Route(network, table, by))
+        routes.append(Route(network, table, by, each.get("priority") or 0))
         if table != rtnl.MAIN_TABLE:
             continue
         for index in by:

@@ -60,6 +60,7 @@ class Route:
     network: str
     table: int
     devices: frozenset[int]
+    metric: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from bus import subjects
 from bus.messages.ipam import Block
 from bus.messages.resources import Node as NodeResource
 from bus.service import Service, Settings
+from bus.telemetry import counted
 from bus.testing import Hub
 from services.dataplane import __main__ as dataplane
+from services.dataplane.keep import uplinks
 from services.dataplane.keep.uplinks import DeviceChanged
 from services.dataplane.kernel.links import LinkError
 from services.dataplane.settings import NodeSettings
-from services.dataplane.shapes.devices import NOT_DEFAULT, DeviceInfo, Seen
+from services.dataplane.shapes.devices import NOT_DEFAULT, DeviceInfo, Route, Seen
 from services.dataplane.shapes.layouts import DeviceEntry, DeviceKey
 from tests.unit.dataplane.test_node import HERE, Machine, until
 from tests.unit.dataplane.test_node_mishaps import checked
@@ -170,6 +172,36 @@ async def test_what_a_device_was_given_goes_with_it_though_it_went_before_all_wa
         machine.links.seen = Seen((machine.device,))
         await node.looks.run()
         assert checked(node, "devices").ok and not machine.links.attached[ETH1.index]
+
+
+async def test_where_routes_by_its_devices_are_others_connections_look_for_their_way_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a default route goes, and its device stays with its address."""
+
+    def raised() -> float:
+        return counted("epochs_raised", scope="node")
+
+    def by(*indexes: int, metric: int = 0) -> Route:
+        return Route("0.0.0.0/0", 254, frozenset(indexes), metric)
+
+    async with machine.running() as node:
+        await until(lambda: node.service.is_ready)
+        machine.links.seen = Seen((machine.device, ETH1), (by(ETH1.index),))
+        await node.uplinks.follow()
+        before = raised()
+        await node.uplinks.follow()
+        machine.links.seen = Seen((machine.device, ETH1), (by(ETH1.index), by(99)))
+        await node.uplinks.follow()
+        assert raised() == before, "nothing goes by that device"
+        machine.links.seen = Seen((machine.device, ETH1), (by(ETH1.index, metric=7),))
+        await node.uplinks.follow()
+        assert raised() == before, "not again at once"
+        monkeypatch.setattr(uplinks, "JUDGE_SECONDS", 0.0)
+        await node.looks.run()
+        assert raised() == before + 1, "but with a later look"
+        await node.uplinks.follow()
+        assert raised() == before + 1
 
 
 async def test_with_another_own_end_the_datapath_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from pyroute2 import netns
 
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.links import Links
+from services.dataplane.shapes.devices import DeviceInfo
 from services.dataplane.shapes.ip import PodIp
 
 T = TypeVar("T")
@@ -42,6 +43,12 @@ def inside(namespace: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 def reaches(namespace: str, address: str) -> bool:
     return inside(namespace, "ping", "-c1", "-W1", address).returncode == 0
+
+
+async def device_of(links: Links, name: str) -> DeviceInfo:
+    """As the kernel has it."""
+    (found,) = [each for each in (await links.list_devices()).devices if each.name == name]
+    return found
 
 
 def remove_leftovers() -> None:

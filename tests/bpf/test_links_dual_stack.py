@@ -11,7 +11,7 @@ import pytest
 
 from services.dataplane.kernel import rtnl
 from services.dataplane.kernel.links import LinkError, NodeRoute, host_link_name, link_local, link_mac
-from tests.bpf.spaces import GATEWAY, GATEWAY6, in_namespace, inside, ip, ips, links, opened, reaches
+from tests.bpf.spaces import GATEWAY, GATEWAY6, device_of, in_namespace, inside, ip, ips, links, opened, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -129,7 +129,7 @@ def test_a_default_route_without_a_gateway_means_that_all_are_neighbours(namespa
 
     async def main() -> None:
         with links() as made:
-            (info,) = [each for each in (await made.list_devices()).devices if each.name == "out"]
+            info = await device_of(made, "out")
             assert set(info.networks) == {"0.0.0.0/0", "2001:db8::/64"}
             assert info.metric == 7
 
@@ -149,7 +149,7 @@ def test_routes_to_other_nodes_of_both_families_over_both_underlays_are_listed_a
 
     async def main() -> None:
         with links() as made:
-            info = await made.device_info("out")
+            info = await device_of(made, "out")
             assert (info.address, info.address6) == ("192.0.2.1", "2001:db8::1")
             assert (info.own(4), info.own(6)) == ("192.0.2.1", "2001:db8::1")
             assert set(info.networks) == {"192.0.2.0/24", "2001:db8::/64"}
@@ -225,7 +225,7 @@ def test_a_kernel_without_geneve_says_so_and_what_to_do_and_the_other_tunnel_sta
             kept = await made.ensure_tunnel("plexus_vxlan", "vxlan", 8472, 1450)
             with pytest.raises(LinkError, match=r"no geneve devices \(CONFIG_GENEVE\).*tunnelProtocol to vxlan"):
                 await made.ensure_tunnel("plexus_geneve", "geneve", 8472, 1450, others=["plexus_vxlan"])
-            assert (await made.device_info("plexus_vxlan")).index == kept.index
+            assert (await device_of(made, "plexus_vxlan")).index == kept.index
 
     in_namespace(node, main)
 

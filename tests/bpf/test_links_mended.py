@@ -14,7 +14,7 @@ import pytest
 from services.dataplane.kernel import netlink, rtnl
 from services.dataplane.kernel.links import LinkError, TunnelGone, host_link_name
 from services.dataplane.kernel.pod_links import LinkEvents, Wanted
-from tests.bpf.spaces import in_namespace, inside, ips, links, opened, reaches
+from tests.bpf.spaces import device_of, in_namespace, inside, ips, links, opened, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -211,7 +211,7 @@ def test_a_tunnel_device_that_somebody_changed_is_put_back_as_the_same_device(
             assert inside(node, "ip", "link", *deed).returncode == 0
             assert (await made.mend_tunnel()).startswith(told)
             assert await made.mend_tunnel() == ""
-            assert await made.device_info("tun0") == tunnel
+            assert await device_of(made, "tun0") == tunnel
             assert "UP" in inside(node, "ip", "link", "show", "tun0").stdout
 
     in_namespace(node, main)

@@ -26,7 +26,7 @@ from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.ip import PodIp
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
 from services.dataplane.shapes.programs import TC_PROGRAMS
-from tests.bpf.spaces import in_namespace, inside, opened
+from tests.bpf.spaces import device_of, in_namespace, inside, opened
 from tests.guest.pinned import pin_all
 from tests.guest.prepare import DEVICE_INDEX, NODES, TUNNEL_INDEX, UNDERLAYS, programs_of
 
@@ -84,7 +84,7 @@ class Node:
             opened(self.pod) as pod,
         ):
             tunnel = await links.ensure_tunnel(tunnel_device, "geneve", self.settings.udp_port, self.mtu_bytes)
-            device = await links.device_info("eth0")
+            device = await device_of(links, "eth0")
             assert (device.index, tunnel.index) == (DEVICE_INDEX, TUNNEL_INDEX), "the programs are compiled for others"
             assert tunnel.mtu_bytes == self.mtu_bytes
             again = await links.ensure_tunnel(tunnel_device, "geneve", self.settings.udp_port, self.mtu_bytes)

@@ -253,10 +253,6 @@ class Links:
         """Returns when the kernel has told of a device, an address or a route that is not a pod's."""
         await self._device_events.wait()
 
-    async def device_info(self, name: str) -> DeviceInfo:
-        """Raises: LinkError: there is no such device."""
-        return await self._run(self._device_info, name)
-
     async def ensure_tunnel(
         self, name: str, protocol: Protocol, port: int, mtu_bytes: int, others: Iterable[str] = ()
     ) -> DeviceInfo:
@@ -427,13 +423,6 @@ class Links:
                 problems.append(f"the node has no route to {address} by {name}")
         return tuple(problems)
 
-    def _device_info(self, name: str) -> DeviceInfo:
-        seen = list_devices(self._netlink).devices
-        found = next((each for each in seen if each.name == name), None)
-        if found is None:
-            raise LinkError(f"there is no device {name}: name one of {', '.join(sorted(each.name for each in seen))}")
-        return found
-
     def _ensure_tunnel(
         self, name: str, protocol: Protocol, port: int, mtu_bytes: int, others: tuple[str, ...]
     ) -> DeviceInfo:
@@ -448,7 +437,10 @@ class Links:
         rtnl.stop_making_addresses(self._netlink, link.index)  # nor may one that an earlier start left half made
         rtnl.set_up(self._netlink, link.index)
         _write(f"ipv4/conf/{name}/rp_filter", "0")
-        return self._device_info(name)
+        found = list_devices(self._netlink).at(link.index)
+        if found is None:
+            raise LinkError(f"the device {name} does not stay when it is set up: who else removes it?")
+        return found
 
     def _make_tunnel(self, name: str, protocol: Protocol, port: int, mtu_bytes: int) -> SeenLink:
         """Made, not up."""

@@ -161,6 +161,7 @@ class Datapath:
     """Programs by name, and the maps that they share."""
 
     def __init__(self, pin_dir: Path) -> None:
+        self.pin_dir = pin_dir
         self.maps = Maps(pin_dir)
         self._programs = {name: open_program(pin_dir, name) for name in TC_PROGRAMS}
         self._context = bytearray(CONTEXT_BYTES)

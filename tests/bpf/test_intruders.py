@@ -16,6 +16,7 @@ from tests.bpf.datapath import TC_ACT_UNSPEC, V4, V6, Datapath, Family, Routed, 
 INVALID_SOURCE, POLICY_DENIED, INVALID, NO_MAPPING, NAT_PROTOCOL, ENCAP = 132, 133, 134, 167, 168, 170
 CLOSED = FLAG_ENFORCE_EGRESS | FLAG_ENFORCE_INGRESS
 POLICY = 9
+TUNNEL_PORT = 8472  # of `tunnelled`
 
 
 @pytest.fixture
@@ -75,6 +76,15 @@ def test_a_node_lets_nobody_into_its_tunnel(tunnelled: Routed, at: Family) -> No
     """Its own outer address would vouch for whatever address the stranger bears."""
     tunnelled.who(at.remote, 300, at.other_node)
     assert tunnelled.dropped_for("from_netdev", tcp(at.outside, at.remote, 1000, 80)) == ENCAP
+
+
+def test_a_pod_sends_no_tunnels_packets_and_answers_who_calls_from_that_port(tunnelled: Routed, at: Family) -> None:
+    """What it begins would bear the node's address, which others believe there; what answers bears its own."""
+    tunnelled.endpoint(at.pod, 256)
+    tunnelled.maps.raise_epoch()
+    assert tunnelled.dropped_for("from_pod", udp(at.pod, at.stranger, 1053, TUNNEL_PORT)) == ENCAP
+    assert tunnelled.dropped_for("from_netdev", udp(at.stranger, at.pod, TUNNEL_PORT, 53)) == 0
+    assert tunnelled.dropped_for("from_pod", udp(at.pod, at.stranger, 53, TUNNEL_PORT)) == 0
 
 
 def test_an_unused_address_of_the_nodes_own_block_is_not_believed_from_the_wire(node: Datapath, at: Family) -> None:

@@ -82,3 +82,13 @@ def test_a_reset_connection_is_kept_as_one_that_has_finished(node: Datapath) -> 
 def test_all_others_have_the_time_of_others(node: Datapath, packet: bytes) -> None:
     node.run("from_pod", packet)
     assert lives_for(node) == pytest.approx(80, abs=2.2)
+
+
+async def test_a_time_that_does_not_fit_ends_the_load_with_words(tmp_path: Path) -> None:
+    pin_dir = BPFFS / f"plexus-test-long-{os.getpid()}"
+    config = loader.DatapathConfig(node_address=NODE, device_index=1, seconds={"CT_TCP_SECONDS": 1 << 40})
+    try:
+        with pytest.raises(loader.LoadError, match="too large"):
+            await loader.load(config, pin_dir, tmp_path)
+    finally:
+        shutil.rmtree(pin_dir, ignore_errors=True)

@@ -16,7 +16,7 @@ from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes import layouts
-from services.dataplane.shapes.again import EVERYTHING, Again
+from services.dataplane.shapes.again import EVERYTHING, Again, epoch_after, is_before
 from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT
 from services.dataplane.shapes.layouts import NodeState
 from services.dataplane.shapes.limits import map_path
@@ -25,6 +25,13 @@ from services.dataplane.shapes.table import Table
 log = logger(__name__)
 
 NO_ROOM = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})  # full as a hash says it, as a trie does; no memory
+STAMPED = {  # where entries bear the epoch that they are as of
+    "ct_tcp": slice(4, 8),
+    "ct_any": slice(4, 8),
+    "choices": slice(24, 28),
+    "sock_choices": slice(24, 28),
+    "endpoints": layouts.EndpointEntry.epoch_at,
+}
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
 
 
@@ -40,8 +47,10 @@ class Maps:
         self._maps = {name: Map.open(map_path(pin_dir, name)) for name in layouts.MAPS}
         self._state = self._state_held()
         self.were_new = not self._state.seed
-        if not self._state.seed:
-            self._set_state(self._state._replace(seed=secrets.randbelow(1 << 32)))
+        if self.were_new:
+            self._set_state(self._state._replace(seed=1 + secrets.randbelow((1 << 32) - 1)))
+            if self._epochs_borne():  # what they were judged by is not known: `node_state` alone is new
+                self._go_on_after_all(self._state.epoch)
 
     def close(self) -> None:
         for each in self._maps.values():
@@ -156,13 +165,33 @@ class Maps:
         self._maps["node_state"].set(bytes(4), state.pack())
 
     def mend_epoch(self) -> bool:
-        """Whether somebody else wrote it. Set back, connections that policy has ended would go on; so it goes beyond
-        what was found, too: all are judged again."""
+        """Whether somebody else wrote it. Connections that policy has ended would go on; so it goes beyond whatever
+        they may bear by now: all are judged again."""
         if (self._maps["node_state"].get(bytes(4)) or b"") == self._state.pack():
             return False
-        self._state = self._state._replace(epoch=max(self._state.epoch, self._state_held().epoch))
-        self.raise_epoch()
+        self._go_on_after_all(self._state.epoch, self._state_held().epoch)
         return True
+
+    def _epochs_borne(self) -> set[int]:
+        return {
+            int.from_bytes(value[at], "little") for name, at in STAMPED.items() for _, value in self._maps[name].items()
+        }
+
+    def _go_on_after_all(self, *epochs: int) -> None:
+        """With an epoch that is after these and after every one that an entry bears. Where they lie so far apart that
+        none is, what would count as newer is taken away; but for pods, whose connections are then judged each time.
+        Blocks for as long as it takes to read all connections, twice (`dump`)."""
+        borne = self._epochs_borne()
+        epoch = epoch_after(borne.union(epochs))
+        self._state = self._state._replace(epoch=(epoch - 1) & 0xFFFFFFFF)
+        self.raise_epoch()
+        newer = {each for each in borne if not is_before(each, epoch)}
+        for name, at in STAMPED.items():
+            if newer and name != "endpoints":
+                entries = self._maps[name].items()
+                self._maps[name].remove_many(
+                    [key for key, value in entries if int.from_bytes(value[at], "little") in newer]
+                )
 
     def events_lost(self) -> int:
         """Events that the kernel did not pass on since the maps were made: over the rate, or no room."""

@@ -323,6 +323,8 @@ async def _install(config: DatapathConfig, pin_dir: Path, state_dir: Path) -> di
         return await to_the_end(asyncio.to_thread(install, made, wanted, pin_dir))
     except (Refused, OSError) as refusal:
         raise LoadError(f"the kernel does not take the datapath: {refusal}") from refusal
+    except (struct.error, KeyError) as problem:
+        raise LoadError(f"a number that programs are to be given is missing, or is too large: {problem}") from problem
 
 
 async def _object(features: Features, state_dir: Path) -> Object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -21,3 +22,16 @@ class Again:
 
 NOBODY = Again()
 EVERYTHING = Again(everything=True)
+
+
+def is_before(one: int, other: int) -> bool:
+    """Of two epochs, as bpf/include/flow.h has it: they go round."""
+    return (one - other) & 0xFFFFFFFF >= 1 << 31
+
+
+def epoch_after(epochs: Iterable[int]) -> int:
+    """The next after all of them, of which there is one at least. They go round, and end before the widest gap."""
+    ordered = sorted(set(epochs))
+    following = [*ordered[1:], ordered[0] + (1 << 32)]
+    _, last = max((after - each, each) for each, after in zip(ordered, following, strict=True))
+    return (last + 1) & 0xFFFFFFFF

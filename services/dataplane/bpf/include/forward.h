@@ -99,9 +99,6 @@ static __always_inline bool find_way(struct __sk_buff *skb, struct packet *p, st
 	if (way->to == WAY_POD)
 		return true;
 	way->masquerade = needs_masquerade(p, entry);
-	/* It would bear this node's address, and another node believes what a node sends it in a tunnel. */
-	if (TUNNEL_INDEX && way->masquerade && p->protocol == IPPROTO_UDP && p->destination_port == TUNNEL_PORT)
-		return REFUSE(p, DROP_ENCAP_PROHIBITED);
 	return true;
 }
 

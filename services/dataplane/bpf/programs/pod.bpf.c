@@ -43,8 +43,12 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 		way->to = WAY_LOCAL;
 	else if (!find_way(skb, p, way))
 		return false;
-	if (way->masquerade && f->from_origin)
+	if (way->masquerade && f->from_origin) {
+		/* It would bear this node's address, and another node believes what a node sends it in a tunnel. */
+		if (TUNNEL_INDEX && p->protocol == IPPROTO_UDP && p->destination_port == TUNNEL_PORT)
+			return REFUSE(p, DROP_ENCAP_PROHIBITED);
 		c->flags |= CT_MASQUERADED;
+	}
 	if (way->to == WAY_POD || way->to == WAY_OUT)
 		c->hop = way->hop;
 	c->way[side] = way->to;

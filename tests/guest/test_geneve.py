@@ -25,6 +25,7 @@ from services.dataplane.shapes import layouts
 from services.dataplane.shapes.attach import Hook
 from services.dataplane.shapes.ip import PodIp
 from services.dataplane.shapes.layouts import EndpointEntry, IpcacheEntry, IpcacheKey, pack_address
+from services.dataplane.shapes.limits import declared_maps, map_path
 from services.dataplane.shapes.programs import TC_PROGRAMS
 from tests.bpf.spaces import device_of, in_namespace, inside, opened
 from tests.guest.pinned import pin_all
@@ -72,7 +73,7 @@ class Node:
             namespace=self.name,
         )  # fmt: skip
         self.link = in_namespace(self.name, self._bring_up)
-        self.maps = {each.name: Map.open(each) for each in (self._pin_dir / "maps").iterdir()}
+        self.maps = {name: Map.open(map_path(self._pin_dir, name)) for name in declared_maps()}
 
     async def _bring_up(self) -> PodLink:
         """As the dataplane does when it starts, and for a CNI ADD."""

@@ -17,6 +17,7 @@ from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.shapes import layouts
+from services.dataplane.shapes.limits import map_path
 from tests.bpf.attaching import OK, Counter, Place, delete_clsact, delete_filter, with_pod
 from tests.bpf.spaces import GATEWAY, making_namespaces, reaches
 from tests.guest.pinned import pin_all
@@ -147,5 +148,5 @@ def put(
     key: layouts.ServiceKey | layouts.BackendKey,
     value: layouts.ServiceEntry | layouts.BackendEntry,
 ) -> None:
-    with closing(Map.open(pins / "maps" / name)) as opened:
+    with closing(Map.open(map_path(pins, name))) as opened:
         opened.set(key.pack(), value.pack())

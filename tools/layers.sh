@@ -7,13 +7,9 @@ cd "$(dirname "$0")/.."
 times=()
 trap '[ ${#times[@]} -lt 2 ] || printf "%s\n" "${times[@]}"' EXIT
 
-# Tests marked `alone` take figures, or need the machine for themselves for another reason.
 run() {
     local began=$SECONDS status=0
-    .venv/bin/python -m pytest -n auto --maxprocesses 4 --durations 10 -m "not alone" "tests/$1" || status=$?
-    if [ $status -eq 0 ] && grep -rqF mark.alone --include '*.py' "tests/$1"; then
-        .venv/bin/python -m pytest -m alone "tests/$1" || status=$?
-    fi
+    .venv/bin/python -m pytest -n auto --maxprocesses 4 --durations 10 "tests/$1" || status=$?
     times+=("$(printf 'tests/%-9s %4d s' "$1" $((SECONDS - began)))")
     return $status
 }

@@ -236,7 +236,7 @@ class _Node:
     # Services
 
     def services(self) -> list[str]:
-        chains: list[str] = []
+        chains: dict[str, str] = {}  # by name: addresses of one Service that lead to the same backends share one
         found: list[str] = []
         for version in (4, 6):
             known: list[str] = []
@@ -250,15 +250,15 @@ class _Node:
                 if not backends:
                     empty.append(frontend)
                     continue
-                name = f"service_{entry.number}"
+                name = f"service_{entry.number}_{len(backends)}"
                 known.append(f"{frontend} : goto {name}")
                 ends = ", ".join(f"{slot} : {each.address} . {each.port}" for slot, each in enumerate(backends))
                 choice = f"numgen random mod {len(backends)} map {{ {ends} }}"
-                chains.append(_chain(name, "", [f"meta l4proto {key.protocol} dnat {_ip(version)} to {choice}"]))
+                chains[name] = _chain(name, "", [f"meta l4proto {key.protocol} dnat {_ip(version)} to {choice}"])
             frontend_kind = f"{_kind(version)} . inet_proto . inet_service"
             found.append(_set(f"services{version}", f"{frontend_kind} : verdict", known, form="map"))
             found.append(_set(f"empty{version}", frontend_kind, empty))
-        return chains + found
+        return [*chains.values(), *found]
 
     def _no_backend(self, what: Iterable[str], drop: Mapping[str, str]) -> list[str]:
         """Drop what each matches, and tell the sender if that is to be. The kernel answers no reset and no error."""

@@ -435,11 +435,13 @@ class ServiceKey:
 class ServiceEntry:
     number: int
     backends: int
+    flags: int = 0
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=II24x")
+    EXTERNAL: ClassVar[int] = 0x100  # SERVICE_EXTERNAL
+    layout: ClassVar[struct.Struct] = struct.Struct("=III20x")
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.number, self.backends)
+        return self.layout.pack(self.number, self.backends, self.flags)
 
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceEntry:

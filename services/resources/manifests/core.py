@@ -302,8 +302,6 @@ def _check_not_yet(spec: ServiceSpec, problems: Problems) -> None:
         problems.add("spec.loadBalancerSourceRanges", text)
     if spec.session_affinity == "ClientIP":
         problems.add("spec.sessionAffinity", "ClientIP is not supported yet; use None")
-    if spec.internal_traffic_policy == "Local":
-        problems.add("spec.internalTrafficPolicy", "Local is not supported yet; use Cluster")
 
 
 def _asked_addresses(spec: ServiceSpec, problems: Problems) -> tuple[str, ...]:

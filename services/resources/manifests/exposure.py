@@ -25,7 +25,8 @@ DISTRIBUTIONS = {
 POLICIES = ("Cluster", "Local")
 SOURCE_RANGES_POLICY = "service.cilium.io/src-ranges-policy"
 
-NOT_SERVED = "is reached from within the cluster so far; packets from outside to {what} are not served yet"
+NO_NODE_PORTS = "its own address is served; its node ports, and what comes from outside, are not served yet"
+NOT_FROM_OUTSIDE = "are served within the cluster; what comes to them from outside is not served yet"
 
 
 class ClientIPConfig(Schema, frozen=True, kw_only=True):
@@ -75,9 +76,9 @@ def read_exposure(
 
 def _warn(spec: ServiceSpec, is_exposed: bool, problems: Problems) -> None:
     if is_exposed:
-        problems.warn("spec.type", NOT_SERVED.format(what=f"a {spec.type}"))
+        problems.warn("spec.type", NO_NODE_PORTS)
     if spec.external_ips:
-        problems.warn("spec.externalIPs", NOT_SERVED.format(what="external addresses"))
+        problems.warn("spec.externalIPs", NOT_FROM_OUTSIDE)
     if spec.traffic_distribution:
         problems.warn("spec.trafficDistribution", "zones are not looked at; traffic goes to all backends alike")
 

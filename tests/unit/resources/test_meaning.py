@@ -234,14 +234,15 @@ def test_a_services_target_port_is_its_port_unless_it_says_otherwise() -> None:
 def test_a_service_says_who_reaches_it_and_how() -> None:
     found = message(
         service(
-            "type: LoadBalancer, externalTrafficPolicy: Local, externalIPs: ['2001:DB8::1', 192.0.2.9, 192.0.2.9],"
+            "type: LoadBalancer, externalTrafficPolicy: Local, internalTrafficPolicy: Local,"
+            " externalIPs: ['2001:DB8::1', 192.0.2.9, 192.0.2.9],"
             " publishNotReadyAddresses: true, trafficDistribution: PreferClose, healthCheckNodePort: 31000,"
             " allocateLoadBalancerNodePorts: false, ports: [{port: 80, nodePort: 30080}]"
         )
     )
     assert (found.type, found.external_traffic_policy, found.internal_traffic_policy) == (
         *("LoadBalancer", "Local"),
-        "Cluster",
+        "Local",
     )
     assert found.external_addresses == ["192.0.2.9", "2001:db8::1"]
     assert found.publishes_not_ready and not found.allocates_node_ports

@@ -191,7 +191,25 @@ def test_a_direction_that_is_not_enforced_has_no_chain() -> None:
 def test_a_service_without_backends_is_dropped_and_one_with_them_translated() -> None:
     script = render(tables(), PLACE, {}, "mark")
     assert elements(script, "empty4") == "10.67.0.2 . 17 . 53"
-    assert chain(script, "service_1") == ["meta l4proto 6 dnat ip to numgen random mod 1 map { 0 : 10.0.2.2 . 8080 }"]
+    assert chain(script, "service_1_1") == ["meta l4proto 6 dnat ip to numgen random mod 1 map { 0 : 10.0.2.2 . 8080 }"]
+
+
+def test_addresses_of_one_service_share_its_chain_and_one_that_serves_fewer_backends_has_its_own() -> None:
+    one = tables()
+    external = {
+        ServiceKey(address, 80, 6).pack(): ServiceEntry(1, 2, ServiceEntry.EXTERNAL).pack()
+        for address in ("192.0.2.9", "192.0.2.10")
+    }
+    several = {
+        **one,
+        "backends": {**one["backends"], BackendKey(1, 1).pack(): BackendEntry("10.0.2.3", 8080).pack()},
+        "services": {**one["services"], **external},
+    }
+    script = render(several, PLACE, {}, "mark")
+    assert script.count("chain service_1_1 {") == script.count("chain service_1_2 {") == 1
+    led = elements(script, "services4")
+    assert led.count("goto service_1_2") == 2 and "10.67.0.1 . 6 . 80 : goto service_1_1" in led
+    assert "10.0.2.3 . 8080" in chain(script, "service_1_2")[0]
 
 
 @pytest.mark.parametrize("reject", [True, False])

@@ -64,7 +64,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "nat_entry": (NatEntry.layout, "pod_address pod_port"),
     "device": (DeviceEntry.layout, "address address6 flags"),
     "service_key": (ServiceKey.layout, "address port protocol"),
-    "service": (ServiceEntry.layout, "number backends"),
+    "service": (ServiceEntry.layout, "number backends flags"),
     "backend_key": (BackendKey.layout, "service slot"),
     "backend": (BackendEntry.layout, "address port"),
     "node_state": (layouts.NODE_STATE, "epoch seed all services ahead"),

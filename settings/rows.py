@@ -211,7 +211,7 @@ ROUTING = (
         read=NodePortRange(),
         default="30000-32767",
         chart="30000,32767",
-        services=("resources",),
+        services=("dataplane", "resources"),
         text="node ports that Services of the types NodePort and LoadBalancer get, within 1024-32767",
     ),
     Row(

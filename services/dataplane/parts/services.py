@@ -3,7 +3,8 @@
 A frontend has a number of its own on this node; its backends fill slots 0 to n-1 under that number. A number that the
 map holds after a restart is kept, so nothing is rewritten and nothing points at the wrong backends meanwhile.
 
-An external address of a Service has the number of its frontend, and no slots of its own. Where only backends of this
+An external address of a Service has the number of its frontend, and no slots of its own; so has a node port, which
+stands once, at the family's address of nobody, for all addresses of nodes. Where only backends of this
 node may serve, theirs are the first slots, and the entry of who must stay here counts those alone.
 """
 
@@ -21,6 +22,9 @@ from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
 from services.dataplane.shapes.protocols import NUMBERS, WITH_PORTS, name_of
 from services.dataplane.shapes.table import Table
+
+AT_NODES = {"IPv4": "0.0.0.0", "IPv6": "::"}
+"""Where `services` has node ports (bpf/include/frontend.h)."""
 
 LIVES = b"\x01"
 NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
@@ -79,7 +83,7 @@ class Services(Part):
         """
         seen = held(self.services.name)
         entries = {ServiceKey.unpack(key): ServiceEntry.unpack(value) for key, value in seen.items()}
-        found = {key: entry.number for key, entry in entries.items() if not entry.flags & ServiceEntry.EXTERNAL}
+        found = {key: entry.number for key, entry in entries.items() if not entry.is_exposure}
         times = Counter(found.values())
         self._kept = {
             key: number for key, number in found.items() if times[number] == 1 and 0 < number < NUMBERS_FOUND_MAX
@@ -163,7 +167,8 @@ class Services(Part):
         known = self._frontends[front]
         if key in self._frontends:
             return
-        self.services.put(key.pack(), ServiceEntry(known.number, len(known.backends), ServiceEntry.EXTERNAL).pack())
+        flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
+        self.services.put(key.pack(), ServiceEntry(known.number, len(known.backends), flags).pack())
         self._forget(key)
         self._exposed[key] = _Exposed(front, owner)
         self._leads_to.setdefault(front, set()).add(key)
@@ -235,7 +240,7 @@ class Services(Part):
 
 
 def _exposed(service: LoadBalancedService, frontends: dict[ServiceKey, Frontend]) -> dict[ServiceKey, ServiceKey]:
-    """External addresses, each with the frontend that it leads to. A node port has no address, and is none."""
+    """External addresses and node ports, each with the frontend that it leads to."""
     behind = {
         (family(place), each.protocol, each.port_name): key
         for key, each in frontends.items()
@@ -244,8 +249,9 @@ def _exposed(service: LoadBalancedService, frontends: dict[ServiceKey, Frontend]
     found = {}
     for each in service.exposures:
         front = behind.get((each.family, each.protocol, each.port_name))
-        if front is not None and each.address:
-            found[ServiceKey(plain(each.address), each.port, NUMBERS[each.protocol])] = front
+        if front is not None and (each.address or each.kind == "NodePort"):
+            address = plain(each.address) if each.address else AT_NODES[each.family]
+            found[ServiceKey(address, each.port, NUMBERS[each.protocol])] = front
     return found
 
 

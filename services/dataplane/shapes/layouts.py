@@ -437,8 +437,14 @@ class ServiceEntry:
     backends: int
     flags: int = 0
 
+    NODE_PORT: ClassVar[int] = 0x40  # SERVICE_NODE_PORT
     EXTERNAL: ClassVar[int] = 0x100  # SERVICE_EXTERNAL
     layout: ClassVar[struct.Struct] = struct.Struct("=III20x")
+
+    @property
+    def is_exposure(self) -> bool:
+        """Its number is another entry's: that of its Service's own frontend."""
+        return bool(self.flags & (self.NODE_PORT | self.EXTERNAL))
 
     def pack(self) -> bytes:
         return self.layout.pack(self.number, self.backends, self.flags)

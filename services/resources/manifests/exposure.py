@@ -25,7 +25,9 @@ DISTRIBUTIONS = {
 POLICIES = ("Cluster", "Local")
 SOURCE_RANGES_POLICY = "service.cilium.io/src-ranges-policy"
 
-NO_NODE_PORTS = "its own address is served; its node ports, and what comes from outside, are not served yet"
+TYPE_NOT_FROM_OUTSIDE = (
+    "its addresses and node ports are served within the cluster; what comes from outside is not served yet"
+)
 NOT_FROM_OUTSIDE = "are served within the cluster; what comes to them from outside is not served yet"
 
 
@@ -76,7 +78,7 @@ def read_exposure(
 
 def _warn(spec: ServiceSpec, is_exposed: bool, problems: Problems) -> None:
     if is_exposed:
-        problems.warn("spec.type", NO_NODE_PORTS)
+        problems.warn("spec.type", TYPE_NOT_FROM_OUTSIDE)
     if spec.external_ips:
         problems.warn("spec.externalIPs", NOT_FROM_OUTSIDE)
     if spec.traffic_distribution:

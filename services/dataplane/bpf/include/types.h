@@ -190,7 +190,8 @@ struct service_key {
 	__u8 reserved_scope; /* 0: whoever calls */
 };
 
-#define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the number is its Service's own frontend's */
+#define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
+#define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
 
 struct service {
 	__u32 number;

@@ -220,13 +220,15 @@ def test_an_external_address_leads_to_the_services_backends_and_takes_no_slots()
 
 
 def test_an_external_address_that_is_none_refuses_the_service_and_a_node_port_needs_none() -> None:
+    """It stands once for all nodes."""
     node_port = Exposure(kind="NodePort", family="IPv4", port=30_080, protocol="TCP")
-    tables = Services()
+    tables, kernel = Services(), Kernel()
     Parts(tables).put(
         FRONTEND.of("default", "web"),
         replace(service("web", ["10.0.0.1"]), exposures=[node_port]),
     )
-    assert len(tables.services) == 1
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): TWO[:1], ("0.0.0.0", 30_080): TWO[:1]}
     with pytest.raises(ValueError):
         Parts(Services()).put(FRONTEND.of("default", "web"), service("web", ["10.0.0.1"], external=["zzz"]))
 

@@ -204,7 +204,8 @@ def test_constants_agree(compiled: dict[str, int], name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICY_CONSTANTS)
 def test_identities_agree(name: str) -> None:
-    found = re.search(rf"^#define {name} (.+?)(?: /\*.*)?$", (INCLUDE / "policy.h").read_text(), re.MULTILINE)
+    text = "".join((INCLUDE / each).read_text() for each in ("identities.h", "policy.h"))
+    found = re.search(rf"^#define {name} (.+?)(?: /\*.*)?$", text, re.MULTILINE)
     assert found is not None
     assert eval(found[1].replace("1u", "1")) == POLICY_CONSTANTS[name]
 

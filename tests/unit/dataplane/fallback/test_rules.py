@@ -212,6 +212,24 @@ def test_addresses_of_one_service_share_its_chain_and_one_that_serves_fewer_back
     assert "10.0.2.3 . 8080" in chain(script, "service_1_2")[0]
 
 
+def test_a_node_port_is_led_to_its_backends_at_the_addresses_of_nodes_for_pods_and_the_node_itself() -> None:
+    one = tables()
+    at_nodes = {
+        ServiceKey("0.0.0.0", 30_080, 6).pack(): ServiceEntry(1, 1, ServiceEntry.NODE_PORT).pack(),
+        ServiceKey("0.0.0.0", 30_081, 6).pack(): ServiceEntry(2, 0, ServiceEntry.NODE_PORT).pack(),
+    }
+    script = render({**one, "services": {**one["services"], **at_nodes}}, PLACE, {}, "mark")
+    assert elements(script, "services_ports4") == "6 . 30080 : goto service_1_1"
+    assert elements(script, "empty_ports4") == "6 . 30081"
+    assert "0.0.0.0" not in elements(script, "services4")
+    asked = [f"ip daddr @{whose}4 meta l4proto . th dport vmap @services_ports4" for whose in ("here", "remote")]
+    assert [each for each in chain(script, "host_to_service") if "ip daddr @" in each] == asked
+    by_pods = [each for each in chain(script, "to_service") if "ip daddr @" in each]
+    assert [each.partition("ip daddr")[0].startswith("iifname") for each in by_pods] == [True, True]
+    nobody = [each for each in chain(script, "from_host") if "@empty_ports4" in each]
+    assert [each.split()[2] for each in nobody[:: len(nobody) // 2]] == ["@here4", "@remote4"]
+
+
 @pytest.mark.parametrize("reject", [True, False])
 def test_what_no_service_takes_is_answered_where_the_kernel_can_answer_or_dropped_as_configured(reject: bool) -> None:
     place = replace(PLACE, services=("10.67.0.0/16", "fd00:67::/112"), reject=reject)
@@ -224,7 +242,7 @@ def test_what_no_service_takes_is_answered_where_the_kernel_can_answer_or_droppe
     answered = [f"{each} {how}" for each in ranges for how in answers]
     assert chain(script, "unused")[1:] == (answered if reject else [])
     assert chain(script, "forward_pods")[1:5] == answered if reject else "reject" not in script
-    empty = [line for line in chain(script, "from_host")[1:] if line.startswith("ip daddr")]
+    empty = [line for line in chain(script, "from_host")[1:] if line.startswith("ip daddr . ")]
     match = "ip daddr . meta l4proto . th dport @empty4"
     assert empty == [f"{match} {how}" for how in (answers if reject else ["counter name no_backend drop"])]
     assert chain(script, "leaving")[1:3] == [f"{each} counter name no_backend drop" for each in ranges]

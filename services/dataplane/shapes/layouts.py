@@ -427,8 +427,9 @@ class ServiceKey:
 
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceKey:
+        """Of an IPv6 node port the address is nobody's, "::", and not none."""
         address, port, protocol = cls.layout.unpack(raw)
-        return cls(unpack_address(address), int.from_bytes(port, "big"), protocol)
+        return cls(unpack_address(address) or "::", int.from_bytes(port, "big"), protocol)
 
 
 @dataclass(frozen=True, slots=True)

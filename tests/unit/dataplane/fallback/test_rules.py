@@ -217,10 +217,11 @@ def test_a_node_port_is_led_to_its_backends_at_the_addresses_of_nodes_for_pods_a
     at_nodes = {
         ServiceKey("0.0.0.0", 30_080, 6).pack(): ServiceEntry(1, 1, ServiceEntry.NODE_PORT).pack(),
         ServiceKey("0.0.0.0", 30_081, 6).pack(): ServiceEntry(2, 0, ServiceEntry.NODE_PORT).pack(),
+        ServiceKey("::", 30_082, 6).pack(): ServiceEntry(3, 0, ServiceEntry.NODE_PORT).pack(),
     }
     script = render({**one, "services": {**one["services"], **at_nodes}}, PLACE, {}, "mark")
     assert elements(script, "services_ports4") == "6 . 30080 : goto service_1_1"
-    assert elements(script, "empty_ports4") == "6 . 30081"
+    assert (elements(script, "empty_ports4"), elements(script, "empty_ports6")) == ("6 . 30081", "6 . 30082")
     assert "0.0.0.0" not in elements(script, "services4")
     asked = [f"ip daddr @{whose}4 meta l4proto . th dport vmap @services_ports4" for whose in ("here", "remote")]
     assert [each for each in chain(script, "host_to_service") if "ip daddr @" in each] == asked

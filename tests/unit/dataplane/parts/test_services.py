@@ -229,6 +229,8 @@ def test_an_external_address_that_is_none_refuses_the_service_and_a_node_port_ne
     )
     kernel.write(tables)
     assert kernel.backends() == {("10.96.0.1", 80): TWO[:1], ("0.0.0.0", 30_080): TWO[:1]}
+    for address in ("0.0.0.0", "::"):
+        assert ServiceKey.unpack(ServiceKey(address, 30_080, 6).pack()).address == address
     with pytest.raises(ValueError):
         Parts(Services()).put(FRONTEND.of("default", "web"), service("web", ["10.0.0.1"], external=["zzz"]))
 

@@ -115,6 +115,7 @@ STATEFUL_SET = State("state.resources.statefulset", ("namespace", "name"), resou
 DAEMON_SET = State("state.resources.daemonset", ("namespace", "name"), resources.DaemonSet)
 POLICY = State("state.resources.policy", ("kind", "namespace", "name"), resources.Policy)
 CLUSTER_ADDRESS = State("state.resources.clusteraddress", ("address",), resources.ClusterAddress)
+NODE_PORT = State("state.resources.nodeport", ("port",), resources.NodePort)
 APPLY = Request("req.resources.apply", (), resources.Apply, resources.Applied)
 BIND = Request("req.resources.bind", (), resources.Bind, resources.Applied)
 POD_STATUS = Request("req.resources.podstatus", ("node",), resources.PodStatus, resources.Applied)
@@ -128,6 +129,7 @@ BLOCK = State("state.ipam.block", ("cidr",), ipam.Block)
 
 # services/lb: service addresses and what stands behind them
 FRONTEND = State("state.lb.service", ("namespace", "name"), lb.LoadBalancedService)
+HOST_PORTS = State("state.lb.hostports", ("node", "namespace", "pod"), lb.HostPorts)
 
 # services/policy: rules by reference, and the members of each selector
 RULES = State("state.policy.rules", ("kind", "namespace", "name"), policy.PolicyRules)

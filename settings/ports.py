@@ -32,3 +32,14 @@ def ports_of(text: str) -> Ports:
     if found.first < NODE_PORTS_END or found.last > LAST or found.last - found.first < LEAST - 1:
         raise ValueError(f"is {LEAST} or more ports within {NODE_PORTS_END}-{LAST}, not {text}")
     return found
+
+
+def node_ports_of(text: str) -> Ports:
+    """ "30000-32767", or with a comma as the chart has it. Raises: ValueError: says what would be right."""
+    first, mark, last = text.replace(",", "-").partition("-")
+    if not (mark and first.isdecimal() and last.isdecimal()):
+        raise ValueError(f'is a range like "30000-32767", not {text!r}')
+    found = Ports(int(first), int(last))
+    if not LEAST <= found.first <= found.last < NODE_PORTS_END:  # above begin those of masqueraded connections
+        raise ValueError(f"is within {LEAST}-{NODE_PORTS_END - 1}, not {text}")
+    return found

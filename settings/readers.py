@@ -20,7 +20,7 @@ from msgspec import Meta
 from bus.addresses import is_mapped
 from bus.durations import seconds_of
 from settings.devices import patterns
-from settings.ports import ports_of
+from settings.ports import node_ports_of, ports_of
 
 Value = str | int | bool | list[str]
 """Of a key: what a values file holds, checked."""
@@ -212,14 +212,22 @@ class Duration(Reader):
 class PortRange(Reader):
     """Of masqueraded connections, like "40000-65535"."""
 
+    ports = staticmethod(ports_of)
+
     def of_chart(self, value: Any) -> str:
         try:
-            return str(ports_of(str(value)))
+            return str(self.ports(str(value)))
         except ValueError as problem:
             raise Unusable(str(problem), str(problem)) from None
 
     def of_variable(self, text: str) -> str:
         return self.of_chart(text)
+
+
+class NodePortRange(PortRange):
+    """Of node ports, like "30000-32767", or "30000,32767" as the chart has it."""
+
+    ports = staticmethod(node_ports_of)
 
 
 class DeviceNames(Text):

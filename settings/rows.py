@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from settings.limits import SIZES
-from settings.readers import DeviceNames, File, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
+from settings.readers import DeviceNames, File, NodePortRange, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
 from settings.row import EVERY, LAB, Row, checked
 
 NODE = ("dataplane",)
@@ -204,6 +204,15 @@ ROUTING = (
         text="who sends to a Service without backends, or to an address or port of the Services' range that no Service "
         'has, hears it at once: "connection refused" of a call, a TCP reset, ICMP "port unreachable"; `drop`: hears '
         'nothing. Dropped and counted ("Service backend not found") in both',
+    ),
+    Row(
+        key="nodePort.range",
+        variable="PLEXUS_NODE_PORT_RANGE",
+        read=NodePortRange(),
+        default="30000-32767",
+        chart="30000,32767",
+        services=("dataplane", "resources"),
+        text="node ports that Services of the types NodePort and LoadBalancer get, within 1024-32767",
     ),
     Row(
         key="kubeProxyReplacement",

@@ -37,6 +37,8 @@ class ContainerPort(Part, frozen=True, kw_only=True):
     name: str = ""
     port: int
     protocol: Protocol = "TCP"
+    host_port: int = 0  # of the node that the pod is on; 0: none
+    host_address: str = ""  # the node's address that it is at; "": each
 
 
 class Pod(Message, frozen=True, kw_only=True):
@@ -119,7 +121,7 @@ class ServicePort(Part, frozen=True, kw_only=True):
     port: int
     protocol: Protocol = "TCP"
     target_port: int | str  # a number, or the name of a container port
-    node_port: int = 0
+    node_port: int = 0  # at every node; 0: none
 
 
 class Service(Message, frozen=True, kw_only=True):
@@ -127,7 +129,7 @@ class Service(Message, frozen=True, kw_only=True):
 
     namespace: str
     name: str
-    type: Literal["ClusterIP", "ExternalName", "other"] = "ClusterIP"
+    type: Literal["ClusterIP", "ExternalName", "LoadBalancer", "NodePort", "other"] = "ClusterIP"
     cluster_addresses: list[str] = []  # one of each of `ip_families`, in their order; empty: headless, or a name only
     selector: dict[str, str] = {}  # empty: backends come from EndpointSlices
     ports: list[ServicePort]
@@ -138,6 +140,24 @@ class Service(Message, frozen=True, kw_only=True):
     ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] = "SingleStack"
     external_name: str = ""  # of an ExternalName: what DNS answers with
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
+    external_traffic_policy: Literal["Cluster", "Local", "other"] = "Cluster"
+    internal_traffic_policy: Literal["Cluster", "Local", "other"] = "Cluster"
+    external_addresses: list[str] = []  # that the network leads to the nodes by itself, whoever sees to that
+    allocates_node_ports: bool = True  # of a LoadBalancer: it needs them
+    health_check_port: int = 0  # where each node says over HTTP whether it has backends; 0: nowhere
+    affinity_seconds: int = 0  # for which a client stays with its backend; 0: it need not
+    source_ranges: list[str] = []  # networks that may come from outside; empty: all
+    denies_sources: bool = False  # those may not, and all others may
+    publishes_not_ready: bool = False  # pods serve that are not ready
+    distribution: Literal["", "PreferSameZone", "PreferSameNode", "other"] = ""
+
+
+class NodePort(Message, frozen=True, kw_only=True):
+    """A port that one Service holds on all nodes; made by compare-and-set. Subject: state.resources.nodeport.<port>"""
+
+    port: int
+    namespace: str
+    service: str
 
 
 class ClusterAddress(Message, frozen=True, kw_only=True):
@@ -159,6 +179,9 @@ class SliceEndpoint(Part, frozen=True, kw_only=True):
     ready: bool = True
     node: str = ""
     draining: bool = False  # it is about to end and serves still: for a Service of which nothing is ready
+    zone: str = ""
+    for_zones: list[str] = []  # hints: clients of these zones should go to it, and clients of others elsewhere
+    for_nodes: list[str] = []  # the same of nodes
 
 
 class EndpointSlice(Message, frozen=True, kw_only=True):
@@ -171,6 +194,8 @@ class EndpointSlice(Message, frozen=True, kw_only=True):
     endpoints: list[SliceEndpoint] = []
     manifest: dict[str, Any] = {}
     address_type: Family = "IPv4"  # of all its endpoints'
+    weight: int = 1  # of each of them, 0 to 256; 0: it gets nothing new
+    managed_by: str = ""  # label endpointslice.kubernetes.io/managed-by
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 

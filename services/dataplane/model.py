@@ -46,7 +46,7 @@ class NodeModel(Parts):
         self.people = People(facts, node)
         self.policy = Policy(facts)
         self.named = Naming(facts, self.policy.expanded)
-        self.services = Services()
+        self.services = Services(node)
         self.endpoints = Endpoints(facts)
         super().__init__(
             Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations

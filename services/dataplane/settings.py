@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bus.service import BadSettings
 from services.dataplane.shapes import sizes
+from settings.ports import Ports, node_ports_of
 from settings.read import default, read
 from settings.rows import SWITCHES
 
@@ -47,6 +48,7 @@ class NodeSettings:
     native_routing_cidr6: str = default("PLEXUS_NATIVE_ROUTING_CIDR6")
     service_cidr: str = default("PLEXUS_SERVICE_CIDR")  # "": not known, and routed as it may be
     service_cidr6: str = default("PLEXUS_SERVICE_CIDR6")
+    node_port_range: str = default("PLEXUS_NODE_PORT_RANGE")
     service_no_backend_response: str = default("PLEXUS_SERVICE_NO_BACKEND_RESPONSE")
     masq_exclude: str = default("PLEXUS_MASQ_EXCLUDE")  # CIDRs of both families, with commas between
     mtu: int = default("PLEXUS_MTU")  # bytes, of pods; 0: the device's, less what the tunnel takes
@@ -108,6 +110,11 @@ class NodeSettings:
                 f"pods would have an MTU of {found} bytes, and IPv6 needs {MTU_MIN6}: {cure} or set ipv6.enabled=false"
             )
         return found
+
+    @property
+    def node_ports(self) -> Ports:
+        """That Services have at every node."""
+        return node_ports_of(self.node_port_range)
 
     @property
     def switches(self) -> dict[str, int]:

@@ -18,14 +18,20 @@ from bus.labels import SERVED_BY_OTHERS
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.ipam import Block
-from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from bus.messages.resources import EndpointPort, EndpointSlice, Family, Pod, Service, ServicePort, SliceEndpoint
-from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, POD, SERVICE, State, check_subject
+from bus.messages.lb import Backend, Frontend, HostPorts, LoadBalancedService
+from bus.messages.resources import EndpointPort, EndpointSlice, Family, Node, Pod, Service, ServicePort, SliceEndpoint
+from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, HOST_PORTS, NODE, POD, SERVICE, State, check_subject
+from services.lb.exposures import behaviour, exposures
+from services.lb.host_ports import host_ports
 from services.lb.places import NOT_AN_ADDRESS, Name, Places
 
 NOT_A_PORT = "not a port"
 OTHER_FAMILY = "not of its slice's address type"
 SCTP_KEEPS_PORT = "SCTP keeps its port: the backend's has to be the Service's"
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+OF_PODS = "endpointslice-controller.k8s.io"
+WEIGHT_MAX = 256
 
 Label = tuple[str, str, str]  # (namespace, key, value)
 Offer = tuple[EndpointSlice, EndpointPort, SliceEndpoint]
@@ -46,8 +52,8 @@ class LoadBalancing:
     """
 
     owner: ClassVar[str] = "lb"
-    hears: ClassVar[tuple[State[Message], ...]] = (SERVICE, POD, ENDPOINT_SLICE, ENDPOINT, BLOCK)
-    says: ClassVar[tuple[State[Message], ...]] = (FRONTEND,)
+    hears: ClassVar[tuple[State[Message], ...]] = (NODE, SERVICE, POD, ENDPOINT_SLICE, ENDPOINT, BLOCK)
+    says: ClassVar[tuple[State[Message], ...]] = (FRONTEND, HOST_PORTS)
 
     def __init__(self, report: Report = _quiet) -> None:
         self._report = report
@@ -59,8 +65,11 @@ class LoadBalancing:
         self._services_by_label: dict[Label, set[Name]] = defaultdict(set)  # by the first label of the selector
         self._slices_by_service: dict[Name, set[Name]] = defaultdict(set)
         self._dirty: set[Name] = set()
+        self._dirty_pods: set[Name] = set()
         self._said: dict[Name, LoadBalancedService] = {}
-        self.left_out: dict[Name, dict[str, str]] = {}
+        self._said_of_pods: dict[Name, HostPorts] = {}
+        self._zones: dict[str, str] = {}  # node -> its zone
+        self.left_out: dict[tuple[str, ...], dict[str, str]] = {}  # of a pod's host ports: by "pod" and its name
         self.refusals: Counter[str] = Counter()
         self.failed: dict[Name, str] = {}
 
@@ -68,6 +77,8 @@ class LoadBalancing:
         """`subject` has this value now. Raises: ValueError: it makes no sense; nothing is changed."""
         check_subject(subject, message)
         match message:
+            case Node():
+                self._set_zone(message.name, message.labels.get(ZONE_LABEL, ""))
             case Service():
                 self._set_service((message.namespace, message.name), message)
             case Pod():
@@ -82,7 +93,9 @@ class LoadBalancing:
                     self._touch_services_of(pod)
 
     def delete(self, subject: str) -> None:
-        if SERVICE.has(subject):
+        if NODE.has(subject):
+            self._set_zone(NODE.parse(subject)[0], "")
+        elif SERVICE.has(subject):
             self._set_service(_name(SERVICE.parse(subject)), None)
         elif POD.has(subject):
             self._set_pod(_name(POD.parse(subject)), None)
@@ -115,10 +128,28 @@ class LoadBalancing:
             elif balanced is not None and self._said.get(name) != balanced:
                 self._said[name] = balanced
                 actions.append(Say(FRONTEND.of(*name), balanced))
+        return actions + self._act_on_pods()
+
+    def _act_on_pods(self) -> list[Action]:
+        dirty, self._dirty_pods = sorted(self._dirty_pods), set()
+        actions: list[Action] = []
+        for name in dirty:
+            left_out: dict[str, str] = {}
+            pod = self._pods.get(name)
+            made = host_ports(pod, self._places, left_out) if pod is not None else None
+            self._note(("pod", *name), left_out)
+            before = self._said_of_pods.pop(name, None)
+            if before is not None and (made is None or made.node != before.node):
+                actions.append(Unsay(HOST_PORTS.of(before.node, *name)))
+            if made is not None:
+                self._said_of_pods[name] = made
+                if made != before:
+                    actions.append(Say(HOST_PORTS.of(made.node, *name), made))
         return actions
 
     def said(self) -> Iterable[str]:
-        return [FRONTEND.of(*name) for name in self._said]
+        yield from (FRONTEND.of(*name) for name in self._said)
+        yield from (HOST_PORTS.of(made.node, *name) for name, made in self._said_of_pods.items())
 
     # -- what is known
 
@@ -131,6 +162,13 @@ class LoadBalancing:
             if service.selector:
                 self._services_by_label[_label_of(service)].add(name)
         self._dirty.add(name)
+
+    def _set_zone(self, node: str, zone: str) -> None:
+        if self._zones.get(node, "") != zone:
+            self._dirty |= {name for name, service in self._services.items() if service.distribution}
+        self._zones[node] = zone
+        if not zone:
+            del self._zones[node]
 
     def _set_pod(self, name: Name, pod: Pod | None) -> None:
         self._touch_services_of(name)
@@ -154,8 +192,10 @@ class LoadBalancing:
             self._dirty.add((new.namespace, new.service))
 
     def _touch_services_of(self, pod: Name) -> None:
-        """The Services that select the pod, as it is known now."""
+        """The Services that select the pod, as it is known now, and its host ports."""
         known = self._pods.get(pod)
+        if pod in self._said_of_pods or (known is not None and any(port.host_port for port in known.ports)):
+            self._dirty_pods.add(pod)
         for label in _labels_of(known):
             for name in self._services_by_label.get(label, ()):
                 if known is not None and _is_selected_by(known, self._services[name].selector):
@@ -175,74 +215,82 @@ class LoadBalancing:
                 if reason is not None or place is None:
                     left_out[with_port(address, port.port)] = reason or NOT_AN_ADDRESS
                     continue
-                backends = set(self._backends(service, port, family(place), left_out))
+                backends, draining = self._behind(service, port, family(place), left_out)
                 frontends.append(
                     Frontend(
                         address=address,
                         port=port.port,
                         protocol=port.protocol,
                         port_name=port.name,
-                        backends=sorted(backends, key=_backend_order),
-                        draining=sorted(set(self._draining(service, port, family(place))), key=_backend_order),
+                        backends=backends,
+                        draining=draining,
                     )
                 )
         frontends.sort(key=lambda each: (order(each.address), each.port, each.protocol))
         if not frontends:
             return None
-        return LoadBalancedService(namespace=service.namespace, name=service.name, frontends=frontends)
+        return LoadBalancedService(
+            namespace=service.namespace,
+            name=service.name,
+            frontends=frontends,
+            exposures=exposures(service, (), left_out),
+            **behaviour(service),
+        )
 
-    def _backends(
+    def _behind(
+        self, service: Service, port: ServicePort, wanted: Family, left_out: dict[str, str]
+    ) -> tuple[list[Backend], list[Backend]]:
+        """Who serves at an address of the family, and who is about to end and serves whom it has: the pods that it
+        selects, and what its slices offer. Where nobody is ready, those serve that are about to end."""
+        pods = list(self._pod_backends(service, port, wanted, left_out)) if service.selector else []
+        ready, draining = self._offers(service, port, wanted)
+        if not (pods or ready):
+            return _in_order(self._offered(service, draining, port, wanted, left_out)), []
+        serving = [*pods, *self._offered(service, ready, port, wanted, left_out)]
+        return _in_order(serving), _in_order(self._offered(service, draining, port, wanted, {}))
+
+    def _pod_backends(
         self, service: Service, port: ServicePort, wanted: Family, left_out: dict[str, str]
     ) -> Iterator[Backend]:
-        """Those with an address of the family."""
-        if not service.selector:
-            yield from self._slice_backends(service, port, wanted, left_out)
-            return
         for pod in self._pods_selected_by(service):
             target = _target_port(pod, port)
             if target is None:
                 continue
-            places = self._places.of(pod)
+            places = self._places.of(pod, also_not_ready=service.publishes_not_ready)
             own = of_family(places, wanted)  # one: a node gives its pods no more weight by saying more addresses
             for place in (each for each in places if each == own or parse(each) is None):
                 reason = (
                     self._places.objection(pod, place) or _objection(place, target) or _not_translated(port, target)
                 )
                 if reason is None:
-                    yield Backend(address=place, port=target, node=pod.node)
+                    yield Backend(address=place, port=target, node=pod.node, zone=self._zone_of(service, pod.node))
                 else:
                     left_out[f"{with_port(place, target)} of pod {pod.name}"] = reason
 
-    def _slice_backends(
-        self, service: Service, port: ServicePort, wanted: Family, left_out: dict[str, str]
-    ) -> Iterator[Backend]:
-        """A slice's port belongs to the Service's port of the same name and protocol; its number is the backends'.
-
-        Where nothing is ready, those serve that are about to end and still can.
-        """
-        ready, draining = self._offers(service, port, wanted)
-        yield from self._offered(ready or draining, port, wanted, left_out)
-
-    def _draining(self, service: Service, port: ServicePort, wanted: Family) -> Iterator[Backend]:
-        """Those that are about to end and still can serve, where others do."""
-        ready, draining = self._offers(service, port, wanted)
-        if ready and not service.selector:
-            yield from self._offered(draining, port, wanted, {})
+    def _zone_of(self, service: Service, node: str) -> str:
+        """Where it matters: 5000 backends are many texts."""
+        return self._zones.get(node, "") if service.distribution else ""
 
     def _offers(self, service: Service, port: ServicePort, wanted: Family) -> tuple[list[Offer], list[Offer]]:
-        """What the Service's slices have for its port: what is ready, and what is draining."""
+        """What the Service's slices have for its port: what is ready, and what is draining.
+
+        A slice's port belongs to the Service's port of the same name and protocol; its number is the backends'. Where
+        the Service selects pods, slices that Kubernetes' own controller makes of the same pods say nothing new.
+        """
         offers = [
             (known, offered, endpoint)
             for name in self._slices_by_service.get((service.namespace, service.name), ())
             for known in [self._slices[name]]
+            if not (service.selector and known.managed_by == OF_PODS)
             for offered in known.ports
             if known.address_type == wanted and (offered.name, offered.protocol) == (port.name, port.protocol)
             for endpoint in known.endpoints
         ]
-        return [each for each in offers if each[2].ready], [each for each in offers if each[2].draining]
+        ready = [each for each in offers if each[2].ready and each[0].weight]
+        return ready, [each for each in offers if each[2].draining or (each[2].ready and not each[0].weight)]
 
     def _offered(
-        self, offers: Iterable[Offer], port: ServicePort, wanted: Family, left_out: dict[str, str]
+        self, service: Service, offers: Iterable[Offer], port: ServicePort, wanted: Family, left_out: dict[str, str]
     ) -> Iterator[Backend]:
         for known, offered, endpoint in offers:
             for address in map(plain, endpoint.addresses):
@@ -250,11 +298,19 @@ class LoadBalancing:
                 if reason is None and of_family([address], wanted) is None:
                     reason = OTHER_FAMILY
                 if reason is None:
-                    yield Backend(address=address, port=offered.port, node=endpoint.node)
+                    yield Backend(
+                        address=address,
+                        port=offered.port,
+                        node=endpoint.node,
+                        weight=min(max(known.weight, 1), WEIGHT_MAX),
+                        zone=(endpoint.zone or self._zone_of(service, endpoint.node)) if service.distribution else "",
+                        for_zones=endpoint.for_zones,
+                        for_nodes=endpoint.for_nodes,
+                    )
                 else:
                     left_out[f"{with_port(address, offered.port)} of slice {known.name}"] = reason
 
-    def _note(self, name: Name, left_out: dict[str, str]) -> None:
+    def _note(self, name: tuple[str, ...], left_out: dict[str, str]) -> None:
         before = self.left_out.pop(name, {})
         if left_out:
             self.left_out[name] = left_out
@@ -313,6 +369,14 @@ def _discard(index: dict[Label, set[Name]] | dict[Name, set[Name]], key: tuple[s
     names[key].discard(name)
     if not names[key]:
         del names[key]
+
+
+def _in_order(backends: Iterable[Backend]) -> list[Backend]:
+    """Each once: of two slices that offer one, the first says how it is."""
+    found: dict[tuple[str, int], Backend] = {}
+    for each in sorted(backends, key=_backend_order):
+        found.setdefault((each.address, each.port), each)
+    return list(found.values())
 
 
 def _backend_order(backend: Backend) -> tuple[tuple[int, int], int, str]:

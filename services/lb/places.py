@@ -58,9 +58,9 @@ class Places:
             del self._networks[block.node]
         return set(self._pods_on.get(block.node, ()))
 
-    def of(self, pod: Pod) -> list[str]:
+    def of(self, pod: Pod, also_not_ready: bool = False) -> list[str]:
         """The addresses at which the pod takes connections now, whether it may be so or not."""
-        if not pod.ready or pod.phase != "Running":
+        if pod.phase in ("Succeeded", "Failed") or not (also_not_ready or (pod.ready and pod.phase == "Running")):
             return []
         if pod.host_network:
             return all_of(pod)

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from bus.control import Action, Claim, Report, Say, Unsay, is_newer
 from bus.interface import Bus, Conflict, Lease, Outbox, Unreadable
-from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, Notice, PodStatus, Refusal
-from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, POD_STATUS
+from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, NodePort, Notice, PodStatus, Refusal
+from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, NODE_PORT, POD_STATUS
 from bus.telemetry import logger
 from services.resources.manifests.document import read_document, skipped
 from services.resources.manifests.meta import Resource
@@ -133,10 +133,13 @@ class Handlers:
             if apply.delete:
                 answer = await self._do(lambda: plan_delete(self._store, call.resources))
             else:
-                networks = self._settings.service_networks
-                answer = await self._do(lambda: plan_apply(self._store, call.resources, networks, self._new_uid))
+                answer = await self._do(lambda: self._plan_apply(call.resources))
         warnings = few_warnings([*call.warnings, *answer.warnings])
         return replace(answer, warnings=warnings, skipped=call.skipped, refusals=few_refusals(answer.refusals))
+
+    def _plan_apply(self, resources: Sequence[Resource]) -> Plan:
+        settings = self._settings
+        return plan_apply(self._store, resources, settings.service_networks, self._new_uid, settings.node_ports)
 
     async def bind(self, bind: Bind) -> Applied:
         async with self._turn():
@@ -230,9 +233,8 @@ class Handlers:
             if self._losses == self._outbox.losses:  # else the log knows less than the store
                 self._relearn(step.subject)
             return False
-        except Unreadable:  # only addresses are claimed: somebody has this one, whoever it is; plan with another
-            (address,) = CLUSTER_ADDRESS.parse(step.subject)
-            self._store.put(step.subject, ClusterAddress(address=address, namespace="", service=""))
+        except Unreadable:  # somebody has what was claimed, whoever it is; plan with another
+            self._store.put(step.subject, _somebodys(step.subject))
             self._store.digests.delete(step.subject)  # we do not say that
             return False
         return True
@@ -251,6 +253,13 @@ class Handlers:
         else:
             self._store.put(subject, value)
             self._as_in_log(subject)
+
+
+def _somebodys(subject: str) -> ClusterAddress | NodePort:
+    """An address or a node port, which are all that is claimed, of a holder who cannot be read."""
+    if NODE_PORT.has(subject):
+        return NodePort(port=int(NODE_PORT.parse(subject)[0]), namespace="", service="")
+    return ClusterAddress(address=CLUSTER_ADDRESS.parse(subject)[0], namespace="", service="")
 
 
 async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report, store: Store | None = None) -> Store:

@@ -25,6 +25,7 @@ from bus.messages.resources import (
     Family,
     Namespace,
     Node,
+    NodePort,
     Notice,
     Outcome,
     Pod,
@@ -35,6 +36,7 @@ from bus.messages.resources import (
 from bus.subjects import (
     CLUSTER_ADDRESS,
     NAMESPACE,
+    NODE_PORT,
     POD,
     SERVICE,
     state_of,
@@ -43,8 +45,10 @@ from services.resources import addresses, order
 from services.resources.manifests import words
 from services.resources.manifests.core import HEADLESS, NAMESPACE_NAME_LABEL
 from services.resources.manifests.meta import Key, Resource, notice, refusal
+from services.resources.node_ports import NodePorts, ports_of
 from services.resources.registry import BY_NAME, KINDS, MAKERS
 from services.resources.store import Store
+from settings.ports import Ports
 
 ALWAYS_THERE = ("default", "kube-system")
 
@@ -85,6 +89,7 @@ class _Draft:
     nodes: set[str]
     workloads: set[str]  # as Pod.owner names them
     asked: set[str]  # addresses that Services of this call ask for by name
+    node_ports: NodePorts
     claims: dict[str, ClusterAddress] = field(default_factory=dict)  # address -> its holder after this call
     released: list[str] = field(default_factory=list)  # addresses that Services give back
     refusals: list[Refusal] = field(default_factory=list)
@@ -95,13 +100,18 @@ class _Draft:
 
 
 def plan_apply(
-    store: Store, resources: Sequence[Resource], networks: addresses.Networks, new_uid: Callable[[], str]
+    store: Store,
+    resources: Sequence[Resource],
+    networks: addresses.Networks,
+    new_uid: Callable[[], str],
+    ports: Ports,
 ) -> Plan:
     """Make these resources so.
 
     Args:
         networks: where Services' addresses come from.
         new_uid: called once for each pod that is new.
+        ports: where node ports come from.
     """
     draft = _Draft(
         store,
@@ -115,6 +125,11 @@ def plan_apply(
             if each.key.kind.lower() in MAKERS
         },
         asked={address for each in resources for address in each.asked_addresses},
+        node_ports=NodePorts(
+            ports,
+            store.holder_of_port,
+            asked={port for each in resources for _, message in each.messages for port in ports_of(message)},
+        ),
     )
     draft.refusals += _duplicates(resources)
     wanted = [_wanted(draft, each) for each in resources]
@@ -125,11 +140,13 @@ def plan_apply(
     steps: list[tuple[int, Action]] = [
         (-1, Claim(CLUSTER_ADDRESS.of(address), holder)) for address, holder in draft.claims.items()
     ]
+    steps += [(-1, Claim(NODE_PORT.of(str(port)), holder)) for port, holder in draft.node_ports.claims.items()]
     for at, each in enumerate(resources):
         change, actions = _difference(store, each.key, wanted[at])
         outcomes.append(Outcome(kind=each.key.kind, namespace=each.key.namespace, name=each.key.name, change=change))
         steps += [(SAID[each.key.kind], action) for action in actions]
     steps += [(len(SAID), Unsay(CLUSTER_ADDRESS.of(address))) for address in draft.released]
+    steps += [(len(SAID), Unsay(NODE_PORT.of(str(port)))) for port in draft.node_ports.released]
     steps.sort(key=lambda step: step[0])  # stable: within a kind as the user wrote them
     return Plan(tuple(action for _, action in steps), tuple(outcomes), warnings=tuple(draft.warnings))
 
@@ -211,6 +228,9 @@ def plan_tidy(store: Store) -> Plan:
             service = store.get(SERVICE.of(message.namespace, message.service))
             held = isinstance(service, Service) and message.address in service.cluster_addresses
             if not held:
+                steps.append(Unsay(subject))
+        elif isinstance(message, NodePort):
+            if message.port not in ports_of(store.get(SERVICE.of(message.namespace, message.service))):
                 steps.append(Unsay(subject))
         elif isinstance(message, Pod) and message.owner and not store.has_workload(message.owner):
             steps.append(Unsay(subject))
@@ -295,7 +315,10 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
         case Pod():
             return _pod(draft, resource, message, old if isinstance(old, Pod) else None, refuse)
         case Service():
-            return _addressed(draft, resource, message, old if isinstance(old, Service) else None, refuse)
+            was = old if isinstance(old, Service) else None
+            found = _addressed(draft, resource, message, was, refuse)
+            held = draft.store.node_ports_of(found.namespace, found.name)
+            return draft.node_ports.assigned(found, was, held, refuse)
         case Node() if isinstance(old, Node) and old.pod_cidrs:
             if message.pod_cidrs and message.pod_cidrs != old.pod_cidrs:
                 refuse("spec.podCIDRs", f"cannot be changed from {', '.join(old.pod_cidrs)}; delete the Node first")
@@ -468,6 +491,8 @@ def _with_owned(store: Store, subject: str) -> dict[str, int]:
         case Service():
             for address in store.addresses_of(message.namespace, message.name):
                 places[CLUSTER_ADDRESS.of(address)] = _place(CLUSTER_ADDRESS.of(address))
+            for port in store.node_ports_of(message.namespace, message.name):
+                places[NODE_PORT.of(str(port))] = _place(NODE_PORT.of(str(port)))
         case _ if (family := state_of(subject)) is not None and family.noun in MAKERS:
             for pod in store.pods_of("/".join((family.noun, *family.parse(subject)))):
                 places[pod] = _place(pod)

@@ -10,9 +10,11 @@ from ipaddress import ip_network
 from bus.addresses import Network
 from bus.messages.resources import Family
 from bus.service import BadSettings
+from settings.ports import Ports, node_ports_of
 from settings.read import default, read
 
 VARIABLES: Mapping[Family, str] = {"IPv4": "PLEXUS_SERVICE_CIDR", "IPv6": "PLEXUS_SERVICE_CIDR6"}
+NODE_PORTS = "PLEXUS_NODE_PORT_RANGE"
 
 
 def _networks(given: Mapping[str, str]) -> dict[Family, Network]:
@@ -24,16 +26,22 @@ def _networks(given: Mapping[str, str]) -> dict[Family, Network]:
     return {family: ip_network(text) for family, text in found.items() if text}
 
 
+def _node_ports(given: Mapping[str, str]) -> Ports:
+    return node_ports_of(given.get("node_port_range", default(NODE_PORTS, "resources")))
+
+
 @dataclass(frozen=True)
 class Settings:
     """`service_networks` is never empty; the first is the family of a Service that names none."""
 
     service_networks: Mapping[Family, Network] = field(default_factory=lambda: _networks({}))
+    node_ports: Ports = field(default_factory=lambda: _node_ports({}))
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Where ClusterIPs come from. Raises BadSettings."""
-    networks = _networks(read(environment, "resources"))
+    """Where ClusterIPs and node ports come from. Raises BadSettings."""
+    given = read(environment, "resources")
+    networks = _networks(given)
     if not networks:
         raise BadSettings("PLEXUS_SERVICE_CIDR and PLEXUS_SERVICE_CIDR6 are both empty; Services need one of them")
-    return Settings(networks)
+    return Settings(networks, _node_ports(given))

@@ -9,8 +9,8 @@ from typing import Any
 from bus.codec import encode
 from bus.digest import Digests
 from bus.messages import Message
-from bus.messages.resources import ClusterAddress, Node, Pod
-from bus.subjects import CLUSTER_ADDRESS, NAMESPACE, NODE
+from bus.messages.resources import ClusterAddress, Node, NodePort, Pod
+from bus.subjects import CLUSTER_ADDRESS, NAMESPACE, NODE, NODE_PORT
 from services.resources.registry import KINDS, MAKERS
 
 _NAMESPACED = tuple(each.state.message for each in KINDS if each.is_namespaced)
@@ -27,6 +27,7 @@ class Store:
         self._owned: dict[str, set[str]] = defaultdict(set)
         self._parts: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         self._addresses: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._node_ports: dict[tuple[str, str], set[str]] = defaultdict(set)
         for subject, message in (values or {}).items():
             self.put(subject, message)
 
@@ -97,6 +98,15 @@ class Store:
         held = self._values.get(CLUSTER_ADDRESS.of(address))
         return held if isinstance(held, ClusterAddress) else None
 
+    def node_ports_of(self, namespace: str, service: str) -> list[int]:
+        """Node ports that the Service holds."""
+        subjects = self._node_ports.get((namespace, service), ())
+        return sorted(int(NODE_PORT.parse(subject)[0]) for subject in subjects)
+
+    def holder_of_port(self, port: int) -> NodePort | None:
+        held = self._values.get(NODE_PORT.of(str(port)))
+        return held if isinstance(held, NodePort) else None
+
     def _places(self, message: Message) -> list[tuple[dict[Any, set[str]], object]]:
         """Each index that lists the message, with the key that it stands under."""
         places: list[tuple[dict[Any, set[str]], object]] = []
@@ -110,4 +120,6 @@ class Store:
             places.append((self._parts, (of_several.kind, namespace, of_several.name.partition("/")[0])))
         if isinstance(message, ClusterAddress):
             places.append((self._addresses, (message.namespace, message.service)))
+        if isinstance(message, NodePort):
+            places.append((self._node_ports, (message.namespace, message.service)))
         return places

@@ -65,6 +65,35 @@ def test_a_packet_to_a_service_goes_to_its_backend_and_comes_back_as_the_service
     assert with_right_checksums(bytes(back)) == bytes(back)
 
 
+AT_NODES = {V4: "0.0.0.0", V6: "::"}
+
+
+def test_a_node_port_is_served_at_every_address_of_a_node_and_answers_as_the_one_that_was_called(
+    node: Datapath, at: Family
+) -> None:
+    node.who(at.other_node, 6)
+    node.service(AT_NODES[at], 30_080, 6, [(at.remote, 8080)])
+    for called in (at.node, at.other_node):
+        client = node.free_port()
+        there = node.passes("from_pod", tcp(at.pod, called, client, 30_080))
+        assert (there[at.ip].dst, there[TCP].dport) == (at.remote, 8080)
+        back = node.passes("from_netdev", tcp(at.remote, at.pod, 8080, client, "SA"))
+        assert (back[at.ip].src, back[TCP].sport) == (called, 30_080)
+        again = node.passes("from_pod", tcp(at.pod, called, client, 30_080, "A"))
+        assert (again[at.ip].dst, again[TCP].dport) == (at.remote, 8080)
+
+
+def test_a_node_port_is_no_port_of_others_and_a_services_own_address_comes_first(node: Datapath, at: Family) -> None:
+    for port in (30_080, 29_999, 32_768):
+        node.service(AT_NODES[at], port, 6, [(at.remote, 8080)])
+    node.service(at.node, 30_080, 6, [(at.second, 8080)], number=2)
+    for called, port in ((at.neighbour, 30_080), (at.node, 29_999), (at.node, 32_768)):
+        there = node.passes("from_pod", tcp(at.pod, called, node.free_port(), port))
+        assert (there[at.ip].dst, there[TCP].dport) == (called, port)
+    there = node.passes("from_pod", tcp(at.pod, at.node, node.free_port(), 30_080))
+    assert there[at.ip].dst == at.second
+
+
 def test_udp_checksums_stay_right(node: Datapath, at: Family) -> None:
     node.service(at.service, 53, 17, [(at.remote, 5353)])
     client = node.free_port()

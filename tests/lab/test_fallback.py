@@ -14,6 +14,7 @@ from lab.plan import Family
 from services.dataplane.fallback.handover import CHECK, SWITCH
 from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
+from tests.lab.test_exposures import names, node_port, service
 from tests.lab.test_policy import DENY, opened, web_only
 from tests.lab.test_reach import SPOOF
 from tests.lab.test_services import callers, ends, nobodys
@@ -108,6 +109,16 @@ def test_pods_services_and_the_world_are_reached_by_rules_and_streams_outlive_bo
             assert any(f"{space.node_address('node1')} > {space.outside}: " in line for line in seen.lines())
         assert counting.progress(100)
     assert hosts(space, "client", space.address("late"), 1) == {"late"}
+
+
+def test_by_rules_too_pods_and_the_node_reach_a_service_at_every_nodes_port(space: Space) -> None:
+    space.apply(space.pod("client"), space.pod("server", "node2", label="web"), service(space, "web", "type: NodePort"))
+    port = node_port(space, "web")
+    with fallback(space.lab, "node1"):
+        for node in ("node1", "node2"):
+            assert names(space, "client", space.node_address(node), port, times=2) == {"Hostname: server"}
+            own = space.lab.exec_node("node1", *curl(space.node_address(node), port=port)).stdout
+            assert own.startswith("Hostname: server\n")
 
 
 def test_policy_holds_by_rules_and_a_new_one_ends_a_stream(space: Space) -> None:

@@ -236,29 +236,32 @@ class _Node:
     # Services
 
     def services(self) -> list[str]:
-        chains: list[str] = []
+        chains: dict[str, str] = {}  # by name: addresses of one Service that lead to the same backends share one
         found: list[str] = []
         for version in (4, 6):
-            known: list[str] = []
-            empty: list[str] = []
+            known: dict[bool, list[str]] = {True: [], False: []}  # by whether it is a node port, which has no address
+            empty: dict[bool, list[str]] = {True: [], False: []}
             for key, entry in self.frontends:
                 if _version(key.address) != version:
                     continue
-                frontend = f"{key.address} . {key.protocol} . {key.port}"
+                at_nodes = bool(entry.flags & ServiceEntry.NODE_PORT)
+                port = f"{key.protocol} . {key.port}"
+                frontend = port if at_nodes else f"{key.address} . {port}"
                 slots = [self.backends.get(BackendKey(entry.number, slot)) for slot in range(entry.backends)]
                 backends = [each for each in slots if each is not None]
                 if not backends:
-                    empty.append(frontend)
+                    empty[at_nodes].append(frontend)
                     continue
-                name = f"service_{entry.number}"
-                known.append(f"{frontend} : goto {name}")
+                name = f"service_{entry.number}_{len(backends)}"
+                known[at_nodes].append(f"{frontend} : goto {name}")
                 ends = ", ".join(f"{slot} : {each.address} . {each.port}" for slot, each in enumerate(backends))
                 choice = f"numgen random mod {len(backends)} map {{ {ends} }}"
-                chains.append(_chain(name, "", [f"meta l4proto {key.protocol} dnat {_ip(version)} to {choice}"]))
-            frontend_kind = f"{_kind(version)} . inet_proto . inet_service"
-            found.append(_set(f"services{version}", f"{frontend_kind} : verdict", known, form="map"))
-            found.append(_set(f"empty{version}", frontend_kind, empty))
-        return chains + found
+                chains[name] = _chain(name, "", [f"meta l4proto {key.protocol} dnat {_ip(version)} to {choice}"])
+            for name, kind, at_nodes in (("", f"{_kind(version)} . ", False), ("_ports", "", True)):
+                kind += "inet_proto . inet_service"
+                found.append(_set(f"services{name}{version}", f"{kind} : verdict", known[at_nodes], form="map"))
+                found.append(_set(f"empty{name}{version}", kind, empty[at_nodes]))
+        return [*chains.values(), *found]
 
     def _no_backend(self, what: Iterable[str], drop: Mapping[str, str]) -> list[str]:
         """Drop what each matches, and tell the sender if that is to be. The kernel answers no reset and no error."""
@@ -282,8 +285,14 @@ class _Node:
         drop = {name: f"counter name {name} drop" for name in COUNTERS}
         let_guarded = [f"iif {{ {guarded} }} return"] if guarded else []
         empty = [f"{_ip(v)} daddr . meta l4proto . th dport @empty{v}" for v in (4, 6)]
+        at_nodes = [(v, f"{_ip(v)} daddr @{whose}{v} meta l4proto . th dport")
+                    for v in (4, 6) for whose in ("here", "remote")]  # fmt: skip
+        empty_ports = [f"{each} @empty_ports{v}" for v, each in at_nodes]
+        ports = [f"{each} vmap @services_ports{v}" for v, each in at_nodes]
         for_empty = self._no_backend(empty, drop)  # or the host's stack would answer, or send it to the world
-        raw = [*let_guarded, *for_empty, f"iifname {pod} goto from_pod", 'iifname "lo" return']
+        for_empty_ports = self._no_backend(empty_ports, drop)
+        raw = [*let_guarded, *for_empty, *(f"iifname {pod} {each}" for each in for_empty_ports)]
+        raw += [f"iifname {pod} goto from_pod", 'iifname "lo" return']
         raw += [
             f"{_ip(v)} saddr @{mine}{v} {drop['invalid_source']}" for mine in ("pods", "blocks", "here") for v in (4, 6)
         ]
@@ -327,10 +336,11 @@ class _Node:
             ("from_pod", "", from_pod),
             ("judge", "", [*judged, *reached, *egress, *ingress]),
             ("raw", "type filter hook prerouting priority raw; policy accept;", raw),
-            ("from_host", "type filter hook output priority raw; policy accept;", for_empty),
+            ("from_host", "type filter hook output priority raw; policy accept;", [*for_empty, *for_empty_ports]),
             ("unused", "type filter hook output priority filter; policy accept;", answered),
-            ("to_service", "type nat hook prerouting priority dstnat; policy accept;", to_backend),
-            ("host_to_service", "type nat hook output priority -100; policy accept;", to_backend),
+            ("to_service", "type nat hook prerouting priority dstnat; policy accept;",
+             [*to_backend, *(f"iifname {pod} {each}" for each in ports)]),
+            ("host_to_service", "type nat hook output priority -100; policy accept;", [*to_backend, *ports]),
             ("forward_pods", "type filter hook forward priority filter; policy accept;", forward),
             ("to_host", "type filter hook input priority filter; policy accept;",
              [*let_guarded, f"iifname != {pod} return", f"{NEIGHBOURS} accept", *judged, *egress]),

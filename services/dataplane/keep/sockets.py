@@ -46,7 +46,7 @@ def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], serve
     for each in (protocol,) if protocol else NAMES:
         service = services.get(ServiceKey.layout.pack(address, port, each))
         if service is not None:
-            number, _ = ServiceEntry.layout.unpack(service)
+            number, *_ = ServiceEntry.layout.unpack(service)
             if serves(LivingKey.layout.pack(number, backend_port, backend)):
                 return False
     return True

@@ -123,6 +123,8 @@ async def prepare(settings: NodeSettings, links: Links, known: Known) -> Ground:
         masquerade6=settings.masquerade6,
         nat_port_min=ports.first,
         nat_port_max=ports.last,
+        node_port_min=settings.node_ports.first,
+        node_port_max=settings.node_ports.last,
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )

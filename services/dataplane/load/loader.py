@@ -78,6 +78,8 @@ class DatapathConfig:
     masquerade6: bool = True
     nat_port_min: int = 36_864
     nat_port_max: int = 65_535
+    node_port_min: int = 30_000
+    node_port_max: int = 32_767
     sizes: Mapping[str, int] = field(default_factory=dict)  # of maps, by their names in bpf/include/limits.h
     seconds: Mapping[str, int] = field(default_factory=dict)  # lifetimes of connections, the same
 
@@ -115,6 +117,8 @@ class DatapathConfig:
             "MASQUERADE6": int(self.masquerade6 and self.ipv6 and bool(self.node_address6)),
             "NAT_PORT_MIN": self.nat_port_min,
             "NAT_PORT_MAX": self.nat_port_max,
+            "NODE_PORT_MIN": self.node_port_min,
+            "NODE_PORT_MAX": self.node_port_max,
             "NAT_PORTS": self.nat_port_max - self.nat_port_min + 1,
             **{name.replace("_SECONDS", "_TICKS"): _ticks(self._lifetime(name)) for name in LIFETIMES},
             "CT_LONGEST_TICKS": _ticks(max(limit("CT_WEEK_SECONDS"), *map(self._lifetime, LIFETIMES))),

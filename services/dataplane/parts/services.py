@@ -2,6 +2,10 @@
 
 A frontend has a number of its own on this node; its backends fill slots 0 to n-1 under that number. A number that the
 map holds after a restart is kept, so nothing is rewritten and nothing points at the wrong backends meanwhile.
+
+An external address of a Service has the number of its frontend, and no slots of its own; so has a node port, which
+stands once, at the family's address of nobody, for all addresses of nodes. Where only backends of this
+node may serve, theirs are the first slots, and the entry of who must stay here counts those alone.
 """
 
 from __future__ import annotations
@@ -11,13 +15,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bus import subjects
-from bus.addresses import with_port
+from bus.addresses import family, parse, with_port
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.part import Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
 from services.dataplane.shapes.protocols import NUMBERS, WITH_PORTS, name_of
 from services.dataplane.shapes.table import Table
+
+AT_NODES = {"IPv4": "0.0.0.0", "IPv6": "::"}
+"""Where `services` has node ports (bpf/include/frontend.h)."""
 
 LIVES = b"\x01"
 NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
@@ -33,6 +40,14 @@ class _Frontend:
     owner: ServiceName
 
 
+@dataclass(frozen=True, slots=True)
+class _Exposed:
+    """An external address, which leads to a frontend's backends."""
+
+    frontend: ServiceKey
+    owner: ServiceName
+
+
 class Services(Part):
     """The maps `services`, `backends` and `living`. A Service's entry says how many backends it has: they come first.
 
@@ -41,8 +56,9 @@ class Services(Part):
 
     by_rules = True
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
         super().__init__()
+        self._node = node
         self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)
         self.shows = (Shows("lb", "Service frontends and backends.", self._rows),)
         self.services = Table("services", after=("backends", "living"))
@@ -50,6 +66,8 @@ class Services(Part):
         self.living = Table("living")
         self.tables = (self.services, self.backends, self.living)
         self._frontends: dict[ServiceKey, _Frontend] = {}
+        self._exposed: dict[ServiceKey, _Exposed] = {}
+        self._leads_to: dict[ServiceKey, set[ServiceKey]] = {}  # frontend -> external addresses
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
         self._next = 1
@@ -64,12 +82,14 @@ class Services(Part):
         this process would not have come to.
         """
         seen = held(self.services.name)
-        found = {ServiceKey.unpack(key): ServiceEntry.unpack(value).number for key, value in seen.items()}
+        entries = {ServiceKey.unpack(key): ServiceEntry.unpack(value) for key, value in seen.items()}
+        found = {key: entry.number for key, entry in entries.items() if not entry.is_exposure}
         times = Counter(found.values())
         self._kept = {
             key: number for key, number in found.items() if times[number] == 1 and 0 < number < NUMBERS_FOUND_MAX
         }
-        self._next = max((number for number in times if number < NUMBERS_FOUND_MAX), default=0) + 1
+        used = (entry.number for entry in entries.values())
+        self._next = max((number for number in used if number < NUMBERS_FOUND_MAX), default=0) + 1
 
     def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
         for key, value in maps["services"].items():
@@ -86,7 +106,8 @@ class Services(Part):
 
     def name_of(self, address: str, port: int, protocol: int) -> str:
         """ "default/web", "" when no service has this address."""
-        known = self._frontends.get(ServiceKey(address, port, protocol))
+        key = ServiceKey(address, port, protocol)
+        known = self._frontends.get(key) or self._exposed.get(key)
         return "/".join(known.owner) if known else ""
 
     def serves(self, key: bytes) -> bool:
@@ -94,6 +115,9 @@ class Services(Part):
         return key in self.living.wanted or key in self._draining
 
     def check(self, service: LoadBalancedService) -> None:
+        for exposure in service.exposures:
+            if exposure.address:
+                _check(exposure.address, exposure.port)
         for each in service.frontends:
             _check(each.address, each.port)
             for backend in (*each.backends, *each.draining):
@@ -111,19 +135,70 @@ class Services(Part):
             for each in service.frontends
             if NUMBERS.get(each.protocol) in WITH_PORTS
         }
-        for key in self._of_service.get(name, set()) - wanted.keys():
+        exposed = {key: front for key, front in _exposed(service, wanted).items() if key not in wanted}
+        for key in self._of_service.get(name, set()) - wanted.keys() - exposed.keys():
             self._remove(key, name)
+            self._hide(key, name)
+        stays = "Local" in (service.internal_traffic_policy, service.external_traffic_policy)
         for key, frontend in wanted.items():
-            self._fill(key, frontend, name)
-        self._of_service[name] = set(wanted)
+            self._hide(key, None)  # whoever said so: a Service's own address is no other's external one
+            backends = frontend.backends if not stays else sorted(frontend.backends, key=self._is_elsewhere)
+            self._fill(key, frontend, backends, self._served(service, backends), name)
+        for key, front in exposed.items():
+            self._expose(key, front, name)
+        self._of_service[name] = {*wanted, *exposed}
+
+    def _is_elsewhere(self, backend: Backend) -> bool:
+        return not backend.node or backend.node != self._node
+
+    def _served(self, service: LoadBalancedService, backends: list[Backend]) -> int:
+        """How many of them serve who calls from within."""
+        if service.internal_traffic_policy != "Local":
+            return len(backends)
+        return sum(not self._is_elsewhere(each) for each in backends)
 
     def delete(self, namespace: str, name: str) -> None:
         for key in self._of_service.pop((namespace, name), set()):
             self._remove(key, (namespace, name))
+            self._hide(key, (namespace, name))
 
-    def _fill(self, key: ServiceKey, frontend: Frontend, owner: ServiceName) -> None:
-        before, backends = self._frontends.get(key), frontend.backends
+    def _expose(self, key: ServiceKey, front: ServiceKey, owner: ServiceName) -> None:
+        """Who calls an external address from within may go to every backend, whatever the policies."""
+        known = self._frontends[front]
+        if key in self._frontends:
+            return
+        flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
+        self.services.put(key.pack(), ServiceEntry(known.number, len(known.backends), flags).pack())
+        self._forget(key)
+        self._exposed[key] = _Exposed(front, owner)
+        self._leads_to.setdefault(front, set()).add(key)
+
+    def _hide(self, key: ServiceKey, owner: ServiceName | None) -> None:
+        """`owner`: only if it is this one's."""
+        known = self._exposed.get(key)
+        if known is not None and owner in (None, known.owner):
+            self._forget(key)
+            self.services.delete(key.pack())
+
+    def _forget(self, key: ServiceKey) -> None:
+        known = self._exposed.pop(key, None)
+        if known is not None:
+            self._leads_to[known.frontend].discard(key)
+            if not self._leads_to[known.frontend]:
+                del self._leads_to[known.frontend]
+
+    def _hide_those_of(self, front: ServiceKey) -> None:
+        """It leads to another Service's backends, or nowhere: those that lead there must not follow."""
+        for key in sorted(self._leads_to.get(front, ()), key=ServiceKey.pack):
+            self._hide(key, None)
+
+    def _fill(
+        self, key: ServiceKey, frontend: Frontend, backends: list[Backend], served: int, owner: ServiceName
+    ) -> None:
+        before = self._frontends.get(key)
         number = before.number if before else self._number(key)
+        if before and before.owner != owner:
+            self._hide_those_of(key)
         for slot, backend in enumerate(backends):
             self.backends.put(BackendKey(number, slot).pack(), BackendEntry(backend.address, backend.port).pack())
         for slot in range(len(backends), len(before.backends) if before else 0):
@@ -138,7 +213,7 @@ class Services(Part):
             self.living.delete(gone)
         self._draining -= drained - draining
         self.losses += len((had | drained) - living - draining)
-        self.services.put(key.pack(), ServiceEntry(number, len(backends)).pack())
+        self.services.put(key.pack(), ServiceEntry(number, served).pack())
         self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
 
     def _number(self, key: ServiceKey) -> int:
@@ -152,6 +227,7 @@ class Services(Part):
         known = self._frontends.get(key)
         if known is None or known.owner != owner:
             return
+        self._hide_those_of(key)
         del self._frontends[key]
         self.services.delete(key.pack())
         for slot in range(len(known.backends)):
@@ -161,6 +237,22 @@ class Services(Part):
             self.living.delete(each)
         self._draining -= drained
         self.losses += len(had | drained)
+
+
+def _exposed(service: LoadBalancedService, frontends: dict[ServiceKey, Frontend]) -> dict[ServiceKey, ServiceKey]:
+    """External addresses and node ports, each with the frontend that it leads to."""
+    behind = {
+        (family(place), each.protocol, each.port_name): key
+        for key, each in frontends.items()
+        if (place := parse(each.address)) is not None
+    }
+    found = {}
+    for each in service.exposures:
+        front = behind.get((each.family, each.protocol, each.port_name))
+        if front is not None and (each.address or each.kind == "NodePort"):
+            address = plain(each.address) if each.address else AT_NODES[each.family]
+            found[ServiceKey(address, each.port, NUMBERS[each.protocol])] = front
+    return found
 
 
 def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:

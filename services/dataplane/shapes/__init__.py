@@ -7,6 +7,7 @@
 - `limits`   kinds and sizes of maps, as the C has them; `sizes`: how many entries each is given
 - `ports`    those of masqueraded connections
 - `devices`  which links lead out
+- `maglev`   which backend each slot of a Service's table has
 - `again`    who is judged again after a write
 - `reasons`  why packets are dropped
 - `programs` which there are, in which file

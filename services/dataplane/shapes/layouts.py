@@ -427,19 +427,28 @@ class ServiceKey:
 
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceKey:
+        """Of an IPv6 node port the address is nobody's, "::", and not none."""
         address, port, protocol = cls.layout.unpack(raw)
-        return cls(unpack_address(address), int.from_bytes(port, "big"), protocol)
+        return cls(unpack_address(address) or "::", int.from_bytes(port, "big"), protocol)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
     number: int
     backends: int
+    flags: int = 0
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=II24x")
+    NODE_PORT: ClassVar[int] = 0x40  # SERVICE_NODE_PORT
+    EXTERNAL: ClassVar[int] = 0x100  # SERVICE_EXTERNAL
+    layout: ClassVar[struct.Struct] = struct.Struct("=III20x")
+
+    @property
+    def is_exposure(self) -> bool:
+        """Its number is another entry's: that of its Service's own frontend."""
+        return bool(self.flags & (self.NODE_PORT | self.EXTERNAL))
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.number, self.backends)
+        return self.layout.pack(self.number, self.backends, self.flags)
 
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceEntry:

@@ -21,6 +21,10 @@ _STEP = re.compile(r"^\tSTEP_(\w+) = (\d+),", re.MULTILINE)
 _BUFFER = re.compile(r'^BUFFER\((\w+), (\w+), "(\w+)"\)', re.MULTILINE)
 
 
+FILES = ("limits.h", "types.h", "identities.h", "policy.h", "steps.h")
+"""Those that define numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeclaredMap:
     """What maps.h says of a map. `size`: the name of a number, or a number. `file`: where it is pinned, below maps/."""
@@ -32,12 +36,12 @@ class DeclaredMap:
 
 @cache
 def _numbers() -> dict[str, int]:
-    text = "".join((INCLUDE / name).read_text() for name in ("limits.h", "types.h", "policy.h", "steps.h"))
+    text = "".join((INCLUDE / name).read_text() for name in FILES)
     return {name: int(number) << int(shift or 0) for name, number, shift in _NUMBER.findall(text)}
 
 
 def limit(name: str) -> int:
-    """A number that limits.h, types.h, policy.h or steps.h defines. Raises: KeyError: none does."""
+    """A number that one of `FILES` defines. Raises: KeyError: none does."""
     return _numbers()[name]
 
 

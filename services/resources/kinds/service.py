@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bus.addresses import with_port
+from bus.messages.lb import LoadBalancedService
 from bus.messages.resources import Service
-from bus.subjects import CLUSTER_ADDRESS, FRONTEND, SERVICE
+from bus.subjects import CLUSTER_ADDRESS, FRONTEND, NODE_PORT, SERVICE
 from services.resources.kind import Form, Kind, Known, Object, at
 
 
@@ -28,14 +29,35 @@ def status(service: Service, known: Known) -> dict[str, Any]:
         }
         for each in (made.frontends if made else [])
     ]
+    plexus = {"frontends": frontends, "exposures": exposures_of(made)}
     if service.type == "ExternalName":
         named = {"type": service.type, "externalName": service.external_name}
-        return {"spec": named, "status": {"loadBalancer": {}}, "plexus": {"frontends": frontends}}
+        return {"spec": named, "status": {"loadBalancer": {}}, "plexus": plexus}
     spec: dict[str, Any] = {"type": service.type, "clusterIP": next(iter(service.cluster_addresses), "None")}
     spec["clusterIPs"] = service.cluster_addresses or ["None"]
     spec["ipFamilies"] = service.ip_families or ["IPv4"]
     spec["ipFamilyPolicy"] = service.ip_family_policy
-    return {"spec": spec, "status": {"loadBalancer": {}}, "plexus": {"frontends": frontends}}
+    if any(port.node_port for port in service.ports):
+        spec["ports"] = [
+            {**written, "nodePort": port.node_port}
+            for written, port in zip(service.manifest.get("spec", {}).get("ports", ()), service.ports, strict=False)
+        ]
+    if service.health_check_port:
+        spec["healthCheckNodePort"] = service.health_check_port
+    return {"spec": spec, "status": {"loadBalancer": {}}, "plexus": plexus}
+
+
+def exposures_of(made: LoadBalancedService | None) -> list[dict[str, Any]]:
+    """Where it is reached from outside; without an address: at every node."""
+    return [
+        {
+            "kind": each.kind,
+            **({"address": each.address} if each.address else {"family": each.family}),
+            "port": each.port,
+            "protocol": each.protocol,
+        }
+        for each in (made.exposures if made else [])
+    ]
 
 
 def address_of(found: Object) -> Any:
@@ -43,10 +65,11 @@ def address_of(found: Object) -> Any:
 
 
 def ports_of(found: Object) -> list[str]:
-    """ "80/TCP" of each port."""
+    """ "80/TCP" of each port, "80:30080/TCP" of one that has a node port."""
     ports = at("spec.ports")(found)
     return [
-        f"{port.get('port')}/{port.get('protocol', 'TCP')}" for port in (ports if isinstance(ports, Sequence) else [])
+        ":".join(str(port[each]) for each in ("port", "nodePort") if port.get(each)) + f"/{port.get('protocol', 'TCP')}"
+        for port in (ports if isinstance(ports, Sequence) else [])
     ]
 
 
@@ -63,7 +86,7 @@ KIND = Kind(
     short=("svc",),
     state=SERVICE,
     manifest=manifest,
-    holds=(CLUSTER_ADDRESS,),
+    holds=(CLUSTER_ADDRESS, NODE_PORT),
     columns={"TYPE": "spec.type", "ADDRESS": address_of, "PORTS": ports_of, "BACKENDS": backends_of},
     status=status,
     draws_on=(FRONTEND,),

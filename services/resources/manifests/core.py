@@ -11,29 +11,23 @@ from bus.addresses import FAMILIES, plain
 from bus.messages.resources import EndpointPort, EndpointSlice, Namespace, Node, Service, ServicePort, SliceEndpoint
 from bus.subjects import ENDPOINT_SLICE, NAMESPACE, NODE, SERVICE
 from services.resources.manifests import words
+from services.resources.manifests.exposure import EXPOSED_TYPES, AffinityConfig, read_exposure
 from services.resources.manifests.meta import Key, Manifest, Resource, check_labels, refuse_when_set
 from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
+WEIGHT_ANNOTATION = "service.cilium.io/weight"
+WEIGHT_MAX = 256
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # every namespace bears its own name as a label
 
 SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
-DONE_SERVICE_TYPES = ("ClusterIP", "ExternalName")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 HEADLESS = ("None",)
 LATER_SERVICE_FIELDS = {
-    "externalIPs": "an external address",
-    "externalTrafficPolicy": "a policy for external traffic",
-    "healthCheckNodePort": "a health check port",
     "loadBalancerClass": "a load balancer",
     "loadBalancerIP": "a load balancer",
 }
-LATER_FRONTEND_FIELDS = {
-    "publishNotReadyAddresses": "traffic to pods that are not ready",
-    "sessionAffinityConfig": "session affinity",
-    "trafficDistribution": "a traffic distribution",
-}
-"""They say what a frontend does; a Service without one may have them, and they mean nothing there."""
 
 
 class NamespaceSpec(Schema, frozen=True, kw_only=True):
@@ -87,10 +81,17 @@ class ServiceSpec(Schema, frozen=True, kw_only=True):
     ip_families: list[str] = []
     ip_family_policy: str = ""
     session_affinity: str = "None"
-    internal_traffic_policy: str = "Cluster"
+    session_affinity_config: AffinityConfig = AffinityConfig()
+    internal_traffic_policy: str = ""
+    external_traffic_policy: str = ""
     external_name: str = ""
+    external_ips: list[str] = []
     load_balancer_source_ranges: list[str] = []
-    PASSED_OVER = names("allocateLoadBalancerNodePorts") | LATER_SERVICE_FIELDS.keys() | LATER_FRONTEND_FIELDS.keys()
+    health_check_node_port: int = 0
+    allocate_load_balancer_node_ports: bool = True
+    publish_not_ready_addresses: bool = False
+    traffic_distribution: str = ""
+    PASSED_OVER = frozenset(LATER_SERVICE_FIELDS)
 
 
 class ServiceManifest(Manifest, frozen=True, kw_only=True):
@@ -103,11 +104,22 @@ class SliceConditions(Schema, frozen=True, kw_only=True):
     terminating: bool | None = None
 
 
+class Hint(Schema, frozen=True, kw_only=True):
+    name: str
+
+
+class SliceHints(Schema, frozen=True, kw_only=True):
+    for_zones: list[Hint] = []
+    for_nodes: list[Hint] = []
+
+
 class SliceEndpointSpec(Schema, frozen=True, kw_only=True):
     addresses: list[str]
     conditions: SliceConditions = SliceConditions()
     node_name: str = ""
-    PASSED_OVER = names("deprecatedTopology hints hostname targetRef zone")
+    zone: str = ""
+    hints: SliceHints = SliceHints()
+    PASSED_OVER = names("deprecatedTopology hostname targetRef")
 
 
 class SlicePort(Schema, frozen=True, kw_only=True):
@@ -179,29 +191,24 @@ def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, sourc
     spec = manifest.spec
     is_a_name = spec.type == "ExternalName"
     if spec.type not in SERVICE_TYPES:
-        problems.add(
-            "spec.type", f'"{spec.type}" is not a type of Service; use ClusterIP{nearest(spec.type, SERVICE_TYPES)}'
-        )
-    elif spec.type not in DONE_SERVICE_TYPES:
-        problems.add("spec.type", f"{spec.type} is not supported yet; use ClusterIP")
+        hint = nearest(spec.type, SERVICE_TYPES)
+        problems.add("spec.type", f'"{spec.type}" is not a type of Service; use {" or ".join(SERVICE_TYPES)}{hint}')
     refuse_when_set(raw["spec"], LATER_SERVICE_FIELDS, "spec", problems)
-    if spec.load_balancer_source_ranges:
-        text = "a limit on sources is not supported yet; leave the Service out, for without it it serves everyone"
-        problems.add("spec.loadBalancerSourceRanges", text)
     check_labels(spec.selector, "spec.selector", problems)
     asked = _asked_addresses(spec, problems)
     _check_external_name(spec, asked, problems)
     has_frontends = not is_a_name and asked != HEADLESS
-    _check_service_choices(spec, has_frontends, problems)
     if has_frontends:
-        refuse_when_set(raw["spec"], LATER_FRONTEND_FIELDS, "spec", problems)
+        _check_not_yet(spec, problems)
         if not spec.ports:
             problems.add("spec.ports", "is empty; only a headless Service (clusterIP: None) has no ports")
-    done: dict[str, Any] = {each: each for each in DONE_SERVICE_TYPES}
+    elif asked == HEADLESS and spec.type in EXPOSED_TYPES:
+        problems.add("spec.clusterIP", f"None is for the type ClusterIP only; a {spec.type} needs an address")
+    known: dict[str, Any] = {each: each for each in SERVICE_TYPES}
     service = Service(
         namespace=key.namespace,
         name=key.name,
-        type=done.get(spec.type, "ClusterIP"),
+        type=known.get(spec.type, "ClusterIP"),
         external_name=spec.external_name if is_a_name else "",
         selector=spec.selector,
         ports=_service_ports(spec, problems),
@@ -210,6 +217,7 @@ def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, sourc
         manifest=raw,
         ip_families=_asked_families(spec, asked, problems),
         ip_family_policy=_family_policy(spec, problems),
+        **read_exposure(spec, manifest.metadata.annotations, has_frontends, problems),
     )
     message = (SERVICE.of(key.namespace, key.name), service)
     return Resource(key, source, (message,), uid=manifest.metadata.uid, asked_addresses=asked)
@@ -219,8 +227,9 @@ def read_endpoint_slice(
     manifest: SliceManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems
 ) -> Resource:
     family: Any = manifest.address_type
-    if family == "FQDN":
-        problems.add("addressType", "FQDN is not supported yet; use IPv4 or IPv6")
+    are_names = family == "FQDN"
+    if are_names:
+        problems.warn("addressType", "names are not looked up; no Service is served by this slice")
     elif family not in FAMILIES:
         problems.add("addressType", f'"{family}" is not a type of address; use IPv4 or IPv6{nearest(family, FAMILIES)}')
     endpoints = []
@@ -228,7 +237,11 @@ def read_endpoint_slice(
         if not 1 <= len(each.addresses) <= 100:
             problems.add(f"endpoints[{index}].addresses", f"has {len(each.addresses)} entries; use 1 to 100")
         for at, address in enumerate(each.addresses):
-            wrong = words.endpoint_address(address, family if family in FAMILIES else None)
+            wrong = (
+                words.dns_subdomain(address.removesuffix("."))
+                if are_names
+                else words.endpoint_address(address, family if family in FAMILIES else None)
+            )
             problems.add_if(f"endpoints[{index}].addresses[{at}]", wrong)
         said = each.conditions
         ready = said.ready is not False  # "unknown" counts as ready, by the API's own words
@@ -239,6 +252,9 @@ def read_endpoint_slice(
                 ready=ready,
                 node=each.node_name,
                 draining=serving and bool(said.terminating),
+                zone=each.zone,
+                for_zones=sorted({hint.name for hint in each.hints.for_zones}),
+                for_nodes=sorted({hint.name for hint in each.hints.for_nodes}),
             )
         )
     message = EndpointSlice(
@@ -246,11 +262,23 @@ def read_endpoint_slice(
         name=key.name,
         service=manifest.metadata.labels.get(SERVICE_NAME_LABEL, ""),
         ports=_slice_ports(manifest.ports, problems),
-        endpoints=endpoints,
+        endpoints=[] if are_names else endpoints,
         manifest=raw,
-        address_type=family,
+        address_type="IPv4" if are_names else family,
+        weight=_weight(manifest.metadata.annotations, problems),
+        managed_by=manifest.metadata.labels.get(MANAGED_BY_LABEL, ""),
     )
     return Resource(key, source, ((ENDPOINT_SLICE.of(key.namespace, key.name), message),), uid=manifest.metadata.uid)
+
+
+def _weight(annotations: dict[str, str], problems: Problems) -> int:
+    """Of all endpoints of a slice."""
+    said = [(key, text) for key, text in annotations.items() if key.lower() == WEIGHT_ANNOTATION]
+    for key, text in said:
+        if not (text.isascii() and text.isdigit() and int(text) <= WEIGHT_MAX):
+            problems.add(f"metadata.annotations[{key}]", f'"{text}" is not a weight; use 0 to {WEIGHT_MAX}')
+            return 1
+    return int(said[0][1]) if said else 1
 
 
 def _check_external_name(spec: ServiceSpec, asked: tuple[str, ...], problems: Problems) -> None:
@@ -267,18 +295,13 @@ def _check_external_name(spec: ServiceSpec, asked: tuple[str, ...], problems: Pr
             problems.add(f"spec.{field}", "must be left out; an ExternalName has no address")
 
 
-def _check_service_choices(spec: ServiceSpec, has_frontends: bool, problems: Problems) -> None:
-    """Fields of which this version does one value only, and all of them where there is no frontend."""
-    choices = (
-        ("sessionAffinity", spec.session_affinity, ("None",), ("ClientIP",)),
-        ("internalTrafficPolicy", spec.internal_traffic_policy, ("Cluster",), ("Local",)),
-    )
-    for field, value, done, later in choices:
-        if value in later:
-            if has_frontends:
-                problems.add(f"spec.{field}", f"{value} is not supported yet; use {done[-1]}")
-        elif value not in done:
-            problems.add(f"spec.{field}", f'"{value}" is not a choice; use {done[-1]}{nearest(value, done + later)}')
+def _check_not_yet(spec: ServiceSpec, problems: Problems) -> None:
+    """What a Service with frontends would be promised, and no program does so far."""
+    if spec.load_balancer_source_ranges:
+        text = "a limit on sources is not supported yet; leave the Service out, for without it it serves everyone"
+        problems.add("spec.loadBalancerSourceRanges", text)
+    if spec.session_affinity == "ClientIP":
+        problems.add("spec.sessionAffinity", "ClientIP is not supported yet; use None")
 
 
 def _asked_addresses(spec: ServiceSpec, problems: Problems) -> tuple[str, ...]:
@@ -337,6 +360,7 @@ def _family_policy(spec: ServiceSpec, problems: Problems) -> Any:
 def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
     ports = []
     seen: dict[tuple[object, ...], str] = {}
+    keys: list[tuple[object, ...]]
     for index, port in enumerate(spec.ports):
         where = f"spec.ports[{index}]"
         problems.add_if(joined(where, "port"), words.port_number(port.port))
@@ -352,8 +376,14 @@ def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
         elif len(spec.ports) > 1:
             problems.add(joined(where, "name"), "is required where a Service has several ports")
         if port.node_port:
-            problems.add(joined(where, "nodePort"), "node ports are not supported yet; remove the field")
-        for what in (("port", port.port, port.protocol), ("name", port.name) if port.name else ("index", index)):
+            problems.add_if(joined(where, "nodePort"), words.port_number(port.node_port))
+            if spec.type not in EXPOSED_TYPES:
+                text = f"is for the types NodePort and LoadBalancer; remove it, or {spec.type} from spec.type"
+                problems.add(joined(where, "nodePort"), text)
+        keys = [("port", port.port, port.protocol), ("name", port.name) if port.name else ("index", index)]
+        if port.node_port:
+            keys.append(("nodePort", port.node_port, port.protocol))
+        for what in keys:
             if what in seen:
                 problems.add(where, f"is the same {what[0]} as {seen[what]}")
             seen[what] = where
@@ -364,7 +394,7 @@ def _service_ports(spec: ServiceSpec, problems: Problems) -> list[ServicePort]:
 def _service_port(port: PortSpec, target: int | str, path: str, problems: Problems) -> ServicePort:
     protocol: Any = port.protocol
     problems.add_if(joined(path, "protocol"), words.protocol(protocol))
-    return ServicePort(name=port.name, port=port.port, protocol=protocol, target_port=target)
+    return ServicePort(name=port.name, port=port.port, protocol=protocol, target_port=target, node_port=port.node_port)
 
 
 def _slice_ports(specs: list[SlicePort], problems: Problems) -> list[EndpointPort]:
@@ -373,8 +403,8 @@ def _slice_ports(specs: list[SlicePort], problems: Problems) -> list[EndpointPor
     for index, port in enumerate(specs):
         where = f"ports[{index}]"
         protocol: Any = port.protocol
-        if port.port is None:
-            problems.add(joined(where, "port"), "is missing; a slice for every port is not supported yet")
+        if port.port is None:  # every port, which no Service can mean: it has a number for each of its own
+            problems.warn(joined(where, "port"), "is missing; no Service has this port of the slice")
             continue
         problems.add_if(joined(where, "port"), words.port_number(port.port))
         problems.add_if(joined(where, "protocol"), words.protocol(protocol))

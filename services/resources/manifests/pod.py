@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bus.addresses import parse
 from bus.labels import selects
 from bus.messages.resources import ContainerPort, DaemonSet, Deployment, LabelSelector, Pod, StatefulSet
 from bus.subjects import DAEMON_SET, DEPLOYMENT, POD, STATEFUL_SET
@@ -32,7 +33,7 @@ class PortSpec(Schema, frozen=True, kw_only=True):
     container_port: int
     protocol: str = "TCP"
     host_port: int = 0
-    PASSED_OVER = names("hostIP")
+    host_ip: str = ""
 
 
 class Container(Schema, frozen=True, kw_only=True):
@@ -234,9 +235,21 @@ def container_ports(spec: PodSpec) -> list[ContainerPort]:
     declared = (port for container in (*spec.containers, *spec.init_containers) for port in container.ports)
     protocols: dict[str, Any] = {protocol: protocol for protocol in words.PROTOCOLS}
     return [
-        ContainerPort(name=port.name, port=port.container_port, protocol=protocols.get(port.protocol, "TCP"))
+        ContainerPort(
+            name=port.name,
+            port=port.container_port,
+            protocol=protocols.get(port.protocol, "TCP"),
+            host_port=0 if spec.host_network else port.host_port,  # there the pod has the node's ports anyway
+            host_address="" if spec.host_network or not port.host_port else _host_address(port.host_ip),
+        )
         for port in declared
     ]
+
+
+def _host_address(text: str) -> str:
+    """The one form of a hostIP; "": each of the node's, which 0.0.0.0 and :: stand for, too."""
+    found = parse(text)
+    return "" if found is None or found.is_unspecified else found.compressed
 
 
 def _check_pod_spec(spec: PodSpec, path: str, problems: Problems) -> None:
@@ -279,10 +292,13 @@ def _check_ports(container: Container, path: str, host_network: bool, problems: 
             seen.add(port.name)
         if not port.host_port:
             continue
+        if port.host_ip:
+            problems.add_if(joined(where, "hostIP"), words.address(port.host_ip))
         if host_network and port.host_port != port.container_port:
             problems.add(joined(where, "hostPort"), "must be containerPort in a pod of the host's network")
         elif not host_network:
-            problems.add(joined(where, "hostPort"), "host ports are not supported yet; use a Service")
+            problems.add_if(joined(where, "hostPort"), words.port_number(port.host_port))
+            problems.warn(joined(where, "hostPort"), "nobody is led from the node's port to the pod yet")
 
 
 def _owner(metadata: ObjectMeta, key: Key, problems: Problems) -> str:

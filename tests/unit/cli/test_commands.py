@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from bus.messages.dataplane import Check, DumpRows
 from bus.messages.ipam import Block
-from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.resources import (
     Applied,
     DaemonSet,
@@ -189,6 +189,28 @@ def test_a_service_shows_its_frontends(cluster: Cluster) -> None:
     assert found["spec"]["clusterIP"] == "10.96.0.7"
     assert found["plexus"]["frontends"][0]["backends"] == [{"address": "10.0.2.2", "port": 80, "node": "node2"}]
     assert "80/TCP" in plexus("get", "svc").stdout
+
+
+def test_a_service_shows_its_node_ports_and_where_it_is_reached_from_outside(cluster: Cluster) -> None:
+    name = SERVICE.of("default", "deathstar")
+    service: Any = cluster.hub.states("resources")[name]
+    (port,) = service.ports
+    ports = {"manifest": {"spec": {"ports": [{"port": 80}]}}, "ports": [replace(port, node_port=30_080)]}
+    cluster.hub.put(name, replace(service, type="NodePort", **ports))
+    at: dict[str, Any] = {"family": "IPv4", "protocol": "TCP"}
+    exposures = [
+        Exposure(kind="ExternalIP", address="192.0.2.9", port=80, **at),
+        Exposure(kind="NodePort", port=30_080, **at),
+    ]
+    made = LoadBalancedService(namespace="default", name="deathstar", exposures=exposures)
+    cluster.hub.put(FRONTEND.of("default", "deathstar"), made)
+    found = from_json("get", "svc", "deathstar")
+    assert found["spec"]["ports"] == [{"port": 80, "nodePort": 30_080}]
+    assert found["plexus"]["exposures"] == [
+        {"kind": "ExternalIP", "address": "192.0.2.9", "port": 80, "protocol": "TCP"},
+        {"kind": "NodePort", "family": "IPv4", "port": 30_080, "protocol": "TCP"},
+    ]
+    assert "80:30080/TCP" in plexus("get", "svc").stdout
 
 
 def test_both_families_are_shown_wherever_addresses_are(cluster: Cluster) -> None:

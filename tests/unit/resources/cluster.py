@@ -13,16 +13,19 @@ from services.resources.manifests.document import read_document
 from services.resources.manifests.meta import Resource
 from services.resources.model import Plan, plan_apply, plan_delete, plan_tidy
 from services.resources.store import Store
+from settings.ports import Ports
 from tests.unit.resources.manifests import documents
 
 NETWORK = IPv4Network("10.96.0.0/24")
+PORTS = Ports(30_000, 32_767)
 
 
 class Cluster:
     """See the module."""
 
-    def __init__(self, networks: Networks | None = None) -> None:
+    def __init__(self, networks: Networks | None = None, ports: Ports = PORTS) -> None:
         self.networks = networks or {"IPv4": NETWORK}
+        self.ports = ports
         self.store = Store()
         self._uids = count(1)
         self.do(plan_tidy(self.store))
@@ -44,7 +47,7 @@ class Cluster:
 
     def plan(self, *texts: str) -> Plan:
         resources = self.resources("\n---\n".join(texts))
-        return plan_apply(self.store, resources, self.networks, lambda: f"uid-{next(self._uids)}")
+        return plan_apply(self.store, resources, self.networks, lambda: f"uid-{next(self._uids)}", self.ports)
 
     def apply(self, *texts: str) -> dict[str, str]:
         """Name -> what became of it; nothing may be refused."""

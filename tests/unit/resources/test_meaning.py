@@ -231,6 +231,62 @@ def test_a_services_target_port_is_its_port_unless_it_says_otherwise() -> None:
     ]
 
 
+def test_a_service_says_who_reaches_it_and_how() -> None:
+    found = message(
+        service(
+            "type: LoadBalancer, externalTrafficPolicy: Local, internalTrafficPolicy: Local,"
+            " externalIPs: ['2001:DB8::1', 192.0.2.9, 192.0.2.9],"
+            " publishNotReadyAddresses: true, trafficDistribution: PreferClose, healthCheckNodePort: 31000,"
+            " allocateLoadBalancerNodePorts: false, ports: [{port: 80, nodePort: 30080}]"
+        )
+    )
+    assert (found.type, found.external_traffic_policy, found.internal_traffic_policy) == (
+        *("LoadBalancer", "Local"),
+        "Local",
+    )
+    assert found.external_addresses == ["192.0.2.9", "2001:db8::1"]
+    assert found.publishes_not_ready and not found.allocates_node_ports
+    assert (found.distribution, found.health_check_port, found.ports[0].node_port) == ("PreferSameZone", 31000, 30080)
+
+
+def test_a_pods_host_port_is_at_every_address_of_its_node_or_at_one() -> None:
+    ports = "{containerPort: 80, hostPort: 8080, hostIP: '%s'}"
+    texts = [pod(containers=f"[{{name: c, image: i, ports: [{ports % address}]}}]") for address in ("0.0.0.0", "::1")]
+    assert [message(text).ports for text in texts] == [
+        [ContainerPort(port=80, host_port=8080)],
+        [ContainerPort(port=80, host_port=8080, host_address="::1")],
+    ]
+    host = pod(", hostNetwork: true", "[{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]")
+    assert message(host).ports == [ContainerPort(port=80)], "it has the node's port without anybody's help"
+
+
+SLICE = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: s
+  labels: {kubernetes.io/service-name: svc, endpointslice.kubernetes.io/managed-by: me}
+  annotations: {service.cilium.io/weight: "0"}
+"""
+
+
+def test_a_slice_has_its_weight_its_zones_and_its_hints() -> None:
+    found = message(
+        SLICE + "addressType: IPv4\nports: [{name: a, port: 80}, {name: b}]\nendpoints:\n"
+        "- {addresses: [10.0.0.1], zone: z1, hints: {forZones: [{name: z2}, {name: z1}], forNodes: [{name: n}]}}"
+    )
+    assert (found.weight, found.managed_by, [each.name for each in found.ports]) == (0, "me", ["a"])
+    assert (found.endpoints[0].zone, found.endpoints[0].for_zones, found.endpoints[0].for_nodes) == (
+        *("z1", ["z1", "z2"]),
+        ["n"],
+    )
+
+
+def test_a_slice_of_names_is_taken_and_serves_nobody() -> None:
+    found = message(SLICE + "addressType: FQDN\nports: []\nendpoints: [{addresses: [db.example.org.]}]")
+    assert found.endpoints == []
+
+
 def test_a_headless_service_needs_no_ports() -> None:
     assert taken(service("clusterIP: None")).asked_addresses == ("None",)
 

@@ -100,10 +100,15 @@ REFUSED = {
         "spec.containers[0].ports[0].containerPort",
         "70000 is not a port; use 1 to 65535",
     ),
-    "a host port": (
-        pod(containers="[{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]"),
+    "a host port of 70000": (
+        pod(containers="[{name: c, image: i, ports: [{containerPort: 80, hostPort: 70000}]}]"),
         "spec.containers[0].ports[0].hostPort",
-        "not supported yet",
+        "70000 is not a port",
+    ),
+    "a host port at no address": (
+        pod(containers="[{name: c, image: i, ports: [{containerPort: 80, hostPort: 80, hostIP: eth0}]}]"),
+        "spec.containers[0].ports[0].hostIP",
+        "not an IP address",
     ),
     "an unknown transport": (
         pod(containers="[{name: c, image: i, ports: [{containerPort: 80, protocol: TPC}]}]"),
@@ -210,7 +215,73 @@ REFUSED = {
         "same port as spec.ports[0]",
     ),
     "no ports": (service("ports: []"), "spec.ports", "is empty"),
-    "a NodePort": (service("type: NodePort, ports: [{port: 80}]"), "spec.type", "NodePort is not supported yet"),
+    "a node port of a ClusterIP": (
+        service("ports: [{port: 80, nodePort: 30080}]"),
+        "spec.ports[0].nodePort",
+        "is for the types NodePort and LoadBalancer",
+    ),
+    "a node port of 70000": (
+        service("type: NodePort, ports: [{port: 80, nodePort: 70000}]"),
+        "spec.ports[0].nodePort",
+        "70000 is not a port",
+    ),
+    "one node port twice": (
+        service("type: NodePort, ports: [{port: 1, name: a, nodePort: 30001}, {port: 2, name: b, nodePort: 30001}]"),
+        "spec.ports[1]",
+        "is the same nodePort as spec.ports[0]",
+    ),
+    "a headless NodePort": (
+        service("type: NodePort, clusterIP: None, ports: [{port: 80}]"),
+        "spec.clusterIP",
+        "None is for the type ClusterIP only",
+    ),
+    "a policy for outside traffic where there is none": (
+        service("externalTrafficPolicy: Local, ports: [{port: 80}]"),
+        "spec.externalTrafficPolicy",
+        "is of what comes from outside",
+    ),
+    "a misspelt policy for outside traffic": (
+        service("type: NodePort, externalTrafficPolicy: local, ports: [{port: 80}]"),
+        "spec.externalTrafficPolicy",
+        'did you mean "Local"?',
+    ),
+    "an external address that is loopback": (
+        service("externalIPs: [127.0.0.1], ports: [{port: 80}]"),
+        "spec.externalIPs[0]",
+        "cannot be an endpoint",
+    ),
+    "a health check of a NodePort": (
+        service("type: NodePort, healthCheckNodePort: 30000, ports: [{port: 80}]"),
+        "spec.healthCheckNodePort",
+        "is for a LoadBalancer",
+    ),
+    "an affinity for ever": (
+        service(
+            "ports: [{port: 80}], sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}"
+        ),
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+        "not within 1 and 86400",
+    ),
+    "a time of an affinity that is none": (
+        service("ports: [{port: 80}], sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}"),
+        "spec.sessionAffinityConfig",
+        "for sessionAffinity ClientIP only",
+    ),
+    "a misspelt distribution": (
+        service("ports: [{port: 80}], trafficDistribution: PreferClosest"),
+        "spec.trafficDistribution",
+        'did you mean "PreferClose"?',
+    ),
+    "a source range that is none": (
+        service("ports: [{port: 80}], loadBalancerSourceRanges: [10.0.0.0]"),
+        "spec.loadBalancerSourceRanges[0]",
+        "is not a CIDR",
+    ),
+    "a slice's weight that is none": (
+        slice_of("endpoints: []").replace("metadata: {", "metadata: {annotations: {service.cilium.io/weight: '257'}, "),
+        "metadata.annotations[service.cilium.io/weight]",
+        "use 0 to 256",
+    ),
     "a misspelt type": (service("type: ClusterIp, ports: [{port: 80}]"), "spec.type", 'did you mean "ClusterIP"?'),
     "an external name of another type": (
         service("ports: [{port: 80}], externalName: a.b"),
@@ -227,11 +298,6 @@ REFUSED = {
         service("type: ExternalName, externalName: a.b, clusterIP: 10.96.0.9"),
         "spec.clusterIP",
         "must be left out",
-    ),
-    "unready pods behind an address": (
-        service("ports: [{port: 80}], publishNotReadyAddresses: true"),
-        "spec.publishNotReadyAddresses",
-        "not supported yet",
     ),
     "a limit on sources": (
         service("ports: [{port: 80}], loadBalancerSourceRanges: [10.0.0.0/8]"),
@@ -303,7 +369,11 @@ REFUSED = {
     ),
     "a Service name with a digit first": (service(name="1svc"), "metadata.name", "is not a Service name"),
     # slices
-    "a slice of names": (slice_of("endpoints: []", "FQDN"), "addressType", "not supported yet"),
+    "a slice of what is no name": (
+        slice_of("endpoints: [{addresses: [a b]}]", "FQDN"),
+        "endpoints[0].addresses[0]",
+        "is not a name",
+    ),
     "a misspelt type of address": (slice_of("endpoints: []", "IPV6"), "addressType", 'did you mean "IPv6"?'),
     "an IPv4 backend in a slice of IPv6": (
         slice_of("endpoints: [{addresses: [10.0.0.1]}]", "IPv6"),
@@ -582,7 +652,7 @@ def test_one_mistake_is_one_complaint(text: str, path: str) -> None:
 
 
 def test_every_fault_of_a_document_is_named_at_once() -> None:
-    text = service("ports: [{port: 0}, {port: 70000}], type: NodePort")
+    text = service("ports: [{port: 0}, {port: 70000}], type: NodePrt")
     assert set(problems(text)) >= {"spec.ports[0].port", "spec.ports[1].port", "spec.type", "spec.ports[0].name"}
 
 

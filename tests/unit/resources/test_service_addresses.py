@@ -100,7 +100,7 @@ def test_no_address_is_ever_held_twice(calls: list[tuple[bool, list[tuple[str, s
         plan = (
             plan_delete(cluster.store, resources)
             if is_delete
-            else plan_apply(cluster.store, resources, cluster.networks, lambda: "uid")
+            else plan_apply(cluster.store, resources, cluster.networks, lambda: "uid", cluster.ports)
         )
         cluster.do(plan)
         held = [

@@ -57,7 +57,7 @@ def annotated(kind: str, key: str, value: str = "x") -> str:
         ("Pod", "a.feature.cilium.io/of-tomorrow", "changes nothing"),
         ("CiliumNetworkPolicy", "policy.cilium.io/of-tomorrow", "changes nothing"),
         ("Node", "cilium.io/bgp-virtual-router.64512", "changes nothing"),
-        ("EndpointSlice", "service.cilium.io/weight", "as much as all others"),
+        ("Pod", "service.cilium.io/weight", "as much as all others"),
         ("Service", "service.kubernetes.io/topology-mode", "zones are not looked at"),
         ("Service", "service.kubernetes.io/topology-aware-hints", "zones are not looked at"),
         ("Namespace", "net.beta.kubernetes.io/network-policy", "isolates nothing"),
@@ -138,6 +138,14 @@ def test_what_a_frontend_does_means_nothing_where_there_is_none(spec: str) -> No
     assert problems(service(spec)) == {} and warnings(service(spec)) == {}
 
 
+def test_what_is_not_served_yet_is_told_of_a_service_that_is_taken() -> None:
+    found = warnings(service("type: NodePort, externalIPs: [192.0.2.9], ports: [{port: 80}]"))
+    assert "what comes from outside is not served yet" in found["spec.type"]
+    assert "from outside is not served yet" in found["spec.externalIPs"]
+    host = warnings(pod(containers="[{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]"))
+    assert "to the pod yet" in host["spec.containers[0].ports[0].hostPort"]
+
+
 def test_many_warnings_are_few_and_say_how_many() -> None:
     keys = ", ".join(f"a{number}.cilium.io/x: y" for number in range(500))
     found = taken(pod(metadata=f", annotations: {{{keys}}}")).warnings
@@ -213,7 +221,7 @@ async def test_what_is_no_concern_of_a_network_is_passed_over_when_asked_and_cou
         "{apiVersion: v1, kind: Servce, metadata: {name: a}}",
         "{kind: ConfigMap, metadata: {name: a}}",
         "{apiVersion: v1, metadata: {name: a}}",
-        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: NodePort, ports: [{port: 80}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {sessionAffinity: ClientIP, ports: [{port: 80}]}}",
         cilium("ingress: [{fromCIDR: [10.0.0.0/8]}]"),
     ],
 )

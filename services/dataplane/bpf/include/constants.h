@@ -55,6 +55,10 @@
 #define NAT_PORT_MAX CONSTANT(26)
 #define NAT_PORTS CONSTANT(27) /* how many */
 
+/* Ports that Services have at every node; below those of masqueraded connections. */
+#define NODE_PORT_MIN CONSTANT(34)
+#define NODE_PORT_MAX CONSTANT(35)
+
 /* Lifetimes of connections, in ticks (limits.h). */
 #define CT_TCP_TICKS CONSTANT(28)
 #define CT_TCP_SYN_TICKS CONSTANT(29) /* nobody has answered yet */

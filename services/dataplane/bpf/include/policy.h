@@ -6,14 +6,7 @@
 #undef THIS_FILE
 #define THIS_FILE FILE_POLICY
 
-#define IDENTITY_HOST 1
-#define IDENTITY_WORLD 2
-#define IDENTITY_REMOTE_NODE 6
-#define IDENTITY_KUBE_APISERVER 7
-#define IDENTITY_WORLD_IP4 9 /* the world, where the node has both families */
-#define IDENTITY_WORLD_IP6 10
-#define IDENTITY_CLUSTER_MIN 256
-#define IDENTITY_LOCAL_MIN (1u << 24) /* CIDR identities of this node: parts of the world */
+#include "identities.h"
 
 /* Entries for whole groups: one instead of thousands. Never the identity of anything. */
 #define AGGREGATE_CLUSTER 11

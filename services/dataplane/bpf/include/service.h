@@ -126,7 +126,7 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 
 	if (is_icmp(p->protocol))
 		return true;
-	service = services.lookup(&at);
+	service = service_at(&at);
 	if (!service) {
 		if (!place || !is_in_the_way(place, f))
 			return true;

@@ -190,10 +190,13 @@ struct service_key {
 	__u8 reserved_scope; /* 0: whoever calls */
 };
 
+#define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
+#define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
+
 struct service {
 	__u32 number;
-	__u32 backends; /* how many; backends are numbered from 0 */
-	__u32 reserved_flags;
+	__u32 backends; /* how many; backends are numbered from 0. There may be more that do not serve at this address */
+	__u32 flags; /* SERVICE_* */
 	__u32 reserved_affinity; /* ticks for which a client comes to the same backend */
 	__u32 reserved_local; /* how many backends live here: the first ones */
 	__u32 reserved_terminating; /* how many slots after the last backend serve when there is no backend */

@@ -12,6 +12,7 @@
 #include "flow.h"
 #include "substitute.h"
 #include "rewrite.h"
+#include "frontend.h"
 #include "service.h"
 #include "nat.h"
 #include "forward.h"

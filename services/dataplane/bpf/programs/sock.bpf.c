@@ -8,6 +8,7 @@
  *
  * A socket of IPv6 that speaks to ::ffff:a.b.c.d speaks IPv4, and says so in the very form of our maps. */
 #include "plexus.h"
+#include "frontend.h"
 
 #define CALL_GOES_ON 1
 #define CALL_IS_REFUSED 0 /* EPERM to the caller, unless bpf_set_retval says otherwise */
@@ -84,7 +85,7 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 	read_address(ctx, &key.address, is_ip6);
 	key.port = ctx->user_port;
 	key.protocol = ctx->protocol;
-	service = services.lookup(&key);
+	service = service_at(&key);
 	reverse_key.cookie = bpf_get_socket_cookie(ctx);
 	if (!service) { /* connect() of UDP sends nothing yet: who asks so by which address it would send is answered */
 		if (key.protocol != IPPROTO_UDP)
@@ -178,7 +179,7 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 	key.port = ctx->user_port;
 	key.protocol = ctx->protocol;
 	from.cookie = bpf_get_socket_cookie(ctx);
-	service = services.lookup(&key);
+	service = service_at(&key);
 	if (!service) { /* also an unused port: a pod that answers itself through its Service sends there; else tc drops it */
 		from.address = key.address;
 		from.port = key.port;

@@ -40,8 +40,6 @@ from services.dataplane.shapes.layouts import (
     IpcacheEntry,
     IpcacheKey,
     Prefix,
-    ServiceEntry,
-    ServiceKey,
     pack_address,
 )
 from services.dataplane.shapes.table import Table
@@ -283,18 +281,17 @@ async def test_what_makes_no_rules_ends_nobody_shows_and_leaves_the_last_in_forc
     made = fallback(kernel, tmp_path)
     ipcache = holding(KEY, VALUE)
     tables = tuple(ipcache if name == ipcache.name else Table(name) for name in TABLES)
-    senseless = ServiceKey("::", 80, 6).pack()
-    services = next(each for each in tables if each.name == "services")
+    senseless = b"\xff" + KEY[1:]  # so many bits no address has
     async with at_work(made):
         await made.maps.write(tables)
         last, stored = kernel.done[-1], (tmp_path / FILE).read_bytes()
-        services.put(senseless, ServiceEntry(1, 0).pack())
+        ipcache.put(senseless, VALUE)
         assert await made.maps.write(tables) == 0
         await asyncio.sleep(0.02)  # in which it is tried again
-        assert services.is_dirty
+        assert ipcache.is_dirty
         assert "makes no rules" in check(made)
         assert (kernel.done[-1], (tmp_path / FILE).read_bytes()) == (last, stored)
-        services.delete(senseless)
+        ipcache.delete(senseless)
         await made.maps.write(tables)
         assert "makes no rules" not in check(made)
 

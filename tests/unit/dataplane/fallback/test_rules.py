@@ -191,7 +191,44 @@ def test_a_direction_that_is_not_enforced_has_no_chain() -> None:
 def test_a_service_without_backends_is_dropped_and_one_with_them_translated() -> None:
     script = render(tables(), PLACE, {}, "mark")
     assert elements(script, "empty4") == "10.67.0.2 . 17 . 53"
-    assert chain(script, "service_1") == ["meta l4proto 6 dnat ip to numgen random mod 1 map { 0 : 10.0.2.2 . 8080 }"]
+    assert chain(script, "service_1_1") == ["meta l4proto 6 dnat ip to numgen random mod 1 map { 0 : 10.0.2.2 . 8080 }"]
+
+
+def test_addresses_of_one_service_share_its_chain_and_one_that_serves_fewer_backends_has_its_own() -> None:
+    one = tables()
+    external = {
+        ServiceKey(address, 80, 6).pack(): ServiceEntry(1, 2, ServiceEntry.EXTERNAL).pack()
+        for address in ("192.0.2.9", "192.0.2.10")
+    }
+    several = {
+        **one,
+        "backends": {**one["backends"], BackendKey(1, 1).pack(): BackendEntry("10.0.2.3", 8080).pack()},
+        "services": {**one["services"], **external},
+    }
+    script = render(several, PLACE, {}, "mark")
+    assert script.count("chain service_1_1 {") == script.count("chain service_1_2 {") == 1
+    led = elements(script, "services4")
+    assert led.count("goto service_1_2") == 2 and "10.67.0.1 . 6 . 80 : goto service_1_1" in led
+    assert "10.0.2.3 . 8080" in chain(script, "service_1_2")[0]
+
+
+def test_a_node_port_is_led_to_its_backends_at_the_addresses_of_nodes_for_pods_and_the_node_itself() -> None:
+    one = tables()
+    at_nodes = {
+        ServiceKey("0.0.0.0", 30_080, 6).pack(): ServiceEntry(1, 1, ServiceEntry.NODE_PORT).pack(),
+        ServiceKey("0.0.0.0", 30_081, 6).pack(): ServiceEntry(2, 0, ServiceEntry.NODE_PORT).pack(),
+        ServiceKey("::", 30_082, 6).pack(): ServiceEntry(3, 0, ServiceEntry.NODE_PORT).pack(),
+    }
+    script = render({**one, "services": {**one["services"], **at_nodes}}, PLACE, {}, "mark")
+    assert elements(script, "services_ports4") == "6 . 30080 : goto service_1_1"
+    assert (elements(script, "empty_ports4"), elements(script, "empty_ports6")) == ("6 . 30081", "6 . 30082")
+    assert "0.0.0.0" not in elements(script, "services4")
+    asked = [f"ip daddr @{whose}4 meta l4proto . th dport vmap @services_ports4" for whose in ("here", "remote")]
+    assert [each for each in chain(script, "host_to_service") if "ip daddr @" in each] == asked
+    by_pods = [each for each in chain(script, "to_service") if "ip daddr @" in each]
+    assert [each.partition("ip daddr")[0].startswith("iifname") for each in by_pods] == [True, True]
+    nobody = [each for each in chain(script, "from_host") if "@empty_ports4" in each]
+    assert [each.split()[2] for each in nobody[:: len(nobody) // 2]] == ["@here4", "@remote4"]
 
 
 @pytest.mark.parametrize("reject", [True, False])
@@ -206,7 +243,7 @@ def test_what_no_service_takes_is_answered_where_the_kernel_can_answer_or_droppe
     answered = [f"{each} {how}" for each in ranges for how in answers]
     assert chain(script, "unused")[1:] == (answered if reject else [])
     assert chain(script, "forward_pods")[1:5] == answered if reject else "reject" not in script
-    empty = [line for line in chain(script, "from_host")[1:] if line.startswith("ip daddr")]
+    empty = [line for line in chain(script, "from_host")[1:] if line.startswith("ip daddr . ")]
     match = "ip daddr . meta l4proto . th dport @empty4"
     assert empty == [f"{match} {how}" for how in (answers if reject else ["counter name no_backend drop"])]
     assert chain(script, "leaving")[1:3] == [f"{each} counter name no_backend drop" for each in ranges]

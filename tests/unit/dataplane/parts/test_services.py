@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.resources import Protocol
 from bus.subjects import FRONTEND
 from services.dataplane.part import Parts, in_order
@@ -47,11 +49,22 @@ class Kernel:
 
 
 def service(
-    name: str, backends: list[str], address: str = "10.96.0.1", *, protocol: Protocol = "TCP"
+    name: str,
+    backends: list[str],
+    address: str = "10.96.0.1",
+    *,
+    protocol: Protocol = "TCP",
+    external: Iterable[str] = (),
+    **fields: Any,
 ) -> LoadBalancedService:
-    found = [Backend(address=each, port=8080) for each in backends]
+    """Backends "10.0.0.1", or "10.0.0.1 on node1". `external`: its external addresses, at port 80 too."""
+    told = [each.partition(" on ") for each in backends]
+    found = [Backend(address=at, port=8080, node=node) for at, _, node in told]
     front = Frontend(address=address, port=80, protocol=protocol, backends=found)
-    return LoadBalancedService(namespace="default", name=name, frontends=[front])
+    exposures = [
+        Exposure(kind="ExternalIP", address=each, family="IPv4", port=80, protocol=protocol) for each in external
+    ]
+    return LoadBalancedService(namespace="default", name=name, frontends=[front], exposures=exposures, **fields)
 
 
 def test_a_service_has_its_backends_in_slots() -> None:
@@ -187,6 +200,108 @@ def test_a_service_that_takes_anothers_address_over_keeps_it_when_the_other_ends
     assert kernel.maps == {"services": {}, "backends": {}}
 
 
+OUTER, OUTER2 = "192.0.2.9", "192.0.2.10"
+TWO = [("10.0.0.1", 8080), ("10.0.0.2", 8080)]
+
+
+def test_an_external_address_leads_to_the_services_backends_and_takes_no_slots() -> None:
+    tables, kernel = Services(), Kernel()
+    tables.put(service("web", ["10.0.0.1", "10.0.0.2"], external=[OUTER, OUTER2]))
+    kernel.write(tables)
+    assert kernel.backends() == {(address, 80): TWO for address in ("10.96.0.1", OUTER, OUTER2)}
+    assert len(kernel.maps["backends"]) == 2
+    assert tables.name_of(OUTER, 80, 6) == "default/web"
+    tables.put(service("web", ["10.0.0.2"], external=[OUTER2]))
+    kernel.write(tables)
+    assert kernel.backends() == {(address, 80): TWO[1:] for address in ("10.96.0.1", OUTER2)}
+    tables.delete("default", "web")
+    kernel.write(tables)
+    assert kernel.maps == {"services": {}, "backends": {}} and tables.name_of(OUTER2, 80, 6) == ""
+
+
+def test_an_external_address_that_is_none_refuses_the_service_and_a_node_port_needs_none() -> None:
+    """It stands once for all nodes."""
+    node_port = Exposure(kind="NodePort", family="IPv4", port=30_080, protocol="TCP")
+    tables, kernel = Services(), Kernel()
+    Parts(tables).put(
+        FRONTEND.of("default", "web"),
+        replace(service("web", ["10.0.0.1"]), exposures=[node_port]),
+    )
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): TWO[:1], ("0.0.0.0", 30_080): TWO[:1]}
+    for address in ("0.0.0.0", "::"):
+        assert ServiceKey.unpack(ServiceKey(address, 30_080, 6).pack()).address == address
+    with pytest.raises(ValueError):
+        Parts(Services()).put(FRONTEND.of("default", "web"), service("web", ["10.0.0.1"], external=["zzz"]))
+
+
+def test_a_services_own_address_is_no_others_external_one() -> None:
+    """Or whoever may make a Service could have what others send to the cluster's DNS."""
+    dns, thief = service("dns", ["10.0.0.1"]), service("thief", ["10.0.0.2"], "10.96.0.2", external=["10.96.0.1"])
+    for first, second in ((dns, thief), (thief, dns)):
+        tables, kernel = Services(), Kernel()
+        tables.put(first)
+        tables.put(second)
+        kernel.write(tables)
+        assert kernel.backends() == {("10.96.0.1", 80): TWO[:1], ("10.96.0.2", 80): TWO[1:]}
+        tables.delete("default", "thief")
+        kernel.write(tables)
+        assert kernel.backends() == {("10.96.0.1", 80): TWO[:1]}
+
+
+def test_who_takes_a_services_address_over_does_not_get_its_external_addresses() -> None:
+    tables, kernel = Services(), Kernel()
+    tables.put(service("old", ["10.0.0.1"], external=[OUTER]))
+    kernel.write(tables)
+    tables.put(service("new", ["10.0.0.2"]))
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): TWO[1:]}
+    tables.delete("default", "old")
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): TWO[1:]}
+
+
+def test_numbers_with_external_addresses_are_kept_over_a_restart() -> None:
+    def all_of(tables: Services) -> None:
+        for last in "12":
+            tables.put(service(last, [f"10.0.0.{last}"], f"10.96.0.{last}", external=[f"192.0.2.{last}"]))
+
+    before, kernel = Services(), Kernel()
+    before.put(service("gone", ["10.0.0.1"], "10.96.0.3"))
+    all_of(before)
+    before.delete("default", "gone")
+    kernel.write(before)
+    after = Services()
+    after.adopt(kernel.maps.__getitem__)
+    all_of(after)
+    for table in (after.services, after.backends):
+        table.adopt(kernel.maps[table.name])
+    assert after.services.take() == ({}, []) and after.backends.take() == ({}, [])
+
+
+HERE_AND_THERE = ["10.0.0.1 on there", "10.0.0.2 on here", "10.0.0.3", "10.0.0.4 on here"]
+
+
+def test_a_service_that_stays_on_the_node_within_the_cluster_has_the_backends_of_this_node() -> None:
+    tables, kernel = Services("here"), Kernel()
+    tables.put(service("web", HERE_AND_THERE, external=[OUTER], internal_traffic_policy="Local"))
+    kernel.write(tables)
+    found = {address: [at for at, _ in backends] for (address, _), backends in kernel.backends().items()}
+    assert found["10.96.0.1"] == ["10.0.0.2", "10.0.0.4"]
+    assert sorted(found[OUTER]) == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    tables.put(service("web", HERE_AND_THERE[:1], internal_traffic_policy="Local"))
+    kernel.write(tables)
+    assert kernel.backends() == {("10.96.0.1", 80): []}, "nobody else's, where the node has none"
+    assert len(kernel.maps["backends"]) == 1, "who has it already keeps it"
+
+
+def test_a_service_that_may_leave_the_node_has_all_backends_in_the_order_told() -> None:
+    tables, kernel = Services("here"), Kernel()
+    tables.put(service("web", HERE_AND_THERE))
+    kernel.write(tables)
+    assert [at for at, _ in kernel.backends()["10.96.0.1", 80]] == [f"10.0.0.{last}" for last in "1234"]
+
+
 # A backend's address says whose it is: 10.0.<service>.<n>
 NUMBERS = st.integers(0, 3)
 BACKENDS = st.lists(st.integers(1, 6), max_size=6, unique=True)
@@ -198,6 +313,13 @@ STEPS = st.lists(
     ),
     max_size=30,
 )
+
+
+def numbered(number: int, backends: list[int]) -> LoadBalancedService:
+    """With an odd number of backends it has an external address."""
+    external = [f"192.0.2.{number}"] if len(backends) % 2 else []
+    addresses = [f"10.0.{number}.{each}" for each in backends]
+    return service(f"s{number}", addresses, f"10.96.0.{number}", external=external)
 
 
 @given(STEPS)
@@ -213,7 +335,7 @@ def test_between_any_two_writes_a_service_leads_only_to_its_own_backends(
     wanted: dict[int, list[int]] = {}
     for what, number, backends in steps:
         if what == "put":
-            tables.put(service(f"s{number}", [f"10.0.{number}.{each}" for each in backends], f"10.96.0.{number}"))
+            tables.put(numbered(number, backends))
             wanted[number] = backends
         elif what == "delete":
             tables.delete("default", f"s{number}")
@@ -224,12 +346,14 @@ def test_between_any_two_writes_a_service_leads_only_to_its_own_backends(
             tables = Services()
             tables.adopt(kernel.maps.__getitem__)
             for each, its in reversed(wanted.items()):
-                tables.put(service(f"s{each}", [f"10.0.{each}.{n}" for n in its], f"10.96.0.{each}"))
+                tables.put(numbered(each, its))
             for table in (tables.services, tables.backends):
                 table.adopt(kernel.maps[table.name])
             kernel.write(tables)
     kernel.write(tables)
     assert kernel.backends() == {
-        (f"10.96.0.{number}", 80): [(f"10.0.{number}.{each}", 8080) for each in its] for number, its in wanted.items()
+        (f"{network}.{number}", 80): [(f"10.0.{number}.{each}", 8080) for each in its]
+        for number, its in wanted.items()
+        for network in (["10.96.0", "192.0.2"] if len(its) % 2 else ["10.96.0"])
     }
     assert len(kernel.maps["backends"]) == sum(map(len, wanted.values()))

@@ -64,7 +64,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "nat_entry": (NatEntry.layout, "pod_address pod_port"),
     "device": (DeviceEntry.layout, "address address6 flags"),
     "service_key": (ServiceKey.layout, "address port protocol"),
-    "service": (ServiceEntry.layout, "number backends"),
+    "service": (ServiceEntry.layout, "number backends flags"),
     "backend_key": (BackendKey.layout, "service slot"),
     "backend": (BackendEntry.layout, "address port"),
     "node_state": (layouts.NODE_STATE, "epoch seed all services ahead"),
@@ -204,7 +204,8 @@ def test_constants_agree(compiled: dict[str, int], name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICY_CONSTANTS)
 def test_identities_agree(name: str) -> None:
-    found = re.search(rf"^#define {name} (.+?)(?: /\*.*)?$", (INCLUDE / "policy.h").read_text(), re.MULTILINE)
+    text = "".join((INCLUDE / each).read_text() for each in ("identities.h", "policy.h"))
+    found = re.search(rf"^#define {name} (.+?)(?: /\*.*)?$", text, re.MULTILINE)
     assert found is not None
     assert eval(found[1].replace("1u", "1")) == POLICY_CONSTANTS[name]
 

@@ -1,0 +1,122 @@
+"""How a Service is reached, and by whom: the fields of ServiceSpec on traffic -> fields of the message.
+
+Source: the Kubernetes API reference of ServiceSpec; Kubernetes, "Virtual IPs and Service Proxies" (traffic policies,
+session affinity, traffic distribution).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bus.addresses import plain
+from services.resources.manifests import words
+from services.resources.manifests.strict import Problems, Schema, nearest
+
+if TYPE_CHECKING:
+    from services.resources.manifests.core import ServiceSpec
+
+EXPOSED_TYPES = ("LoadBalancer", "NodePort")
+AFFINITY_SECONDS, AFFINITY_SECONDS_MAX = 10_800, 86_400
+DISTRIBUTIONS = {
+    "PreferClose": "PreferSameZone",  # its first name
+    "PreferSameNode": "PreferSameNode",
+    "PreferSameZone": "PreferSameZone",
+}
+POLICIES = ("Cluster", "Local")
+SOURCE_RANGES_POLICY = "service.cilium.io/src-ranges-policy"
+
+TYPE_NOT_FROM_OUTSIDE = (
+    "its addresses and node ports are served within the cluster; what comes from outside is not served yet"
+)
+NOT_FROM_OUTSIDE = "are served within the cluster; what comes to them from outside is not served yet"
+
+
+class ClientIPConfig(Schema, frozen=True, kw_only=True):
+    timeout_seconds: int | None = None
+
+
+class AffinityConfig(Schema, frozen=True, kw_only=True):
+    client_ip: ClientIPConfig = ClientIPConfig()
+
+
+def read_exposure(
+    spec: ServiceSpec, annotations: dict[str, str], has_frontends: bool, problems: Problems
+) -> dict[str, Any]:
+    """By the names of the message's fields."""
+    is_exposed = spec.type in EXPOSED_TYPES
+    for field, value, needed, allowed in (
+        ("externalTrafficPolicy", spec.external_traffic_policy, is_exposed or bool(spec.external_ips), POLICIES),
+        ("internalTrafficPolicy", spec.internal_traffic_policy, True, POLICIES),
+        ("sessionAffinity", spec.session_affinity, True, ("None", "ClientIP")),
+        ("trafficDistribution", spec.traffic_distribution, True, tuple(DISTRIBUTIONS)),
+    ):
+        if value and value not in allowed:
+            hint = nearest(value, allowed)
+            problems.add(f"spec.{field}", f'"{value}" is not a choice; use {" or ".join(allowed)}{hint}')
+        elif value and not needed:
+            problems.add(f"spec.{field}", f"is of what comes from outside, and a {spec.type} is not reached from there")
+    if has_frontends:
+        _warn(spec, is_exposed, problems)
+    for index, text in enumerate(spec.load_balancer_source_ranges):
+        problems.add_if(f"spec.loadBalancerSourceRanges[{index}]", words.cidr(text.strip()))
+    ranges = sorted({words.plain_cidr(text.strip()) for text in spec.load_balancer_source_ranges})
+    return {
+        "external_traffic_policy": spec.external_traffic_policy or "Cluster",
+        "internal_traffic_policy": spec.internal_traffic_policy or "Cluster",
+        "external_addresses": _external_addresses(spec, problems),
+        "health_check_port": _health_check_port(spec, problems),
+        "allocates_node_ports": spec.allocate_load_balancer_node_ports,
+        "affinity_seconds": _affinity_seconds(spec, problems),
+        "source_ranges": ranges,
+        "denies_sources": any(
+            key.lower() == SOURCE_RANGES_POLICY and value == "deny" for key, value in annotations.items()
+        ),
+        "publishes_not_ready": spec.publish_not_ready_addresses,
+        "distribution": DISTRIBUTIONS.get(spec.traffic_distribution, ""),
+    }
+
+
+def _warn(spec: ServiceSpec, is_exposed: bool, problems: Problems) -> None:
+    if is_exposed:
+        problems.warn("spec.type", TYPE_NOT_FROM_OUTSIDE)
+    if spec.external_ips:
+        problems.warn("spec.externalIPs", NOT_FROM_OUTSIDE)
+    if spec.traffic_distribution:
+        problems.warn("spec.trafficDistribution", "zones are not looked at; traffic goes to all backends alike")
+
+
+def _external_addresses(spec: ServiceSpec, problems: Problems) -> list[str]:
+    found = []
+    for index, text in enumerate(spec.external_ips):
+        problems.add_if(f"spec.externalIPs[{index}]", words.endpoint_address(text))
+        found.append(plain(text))
+    return sorted(set(found))
+
+
+def _health_check_port(spec: ServiceSpec, problems: Problems) -> int:
+    port = spec.health_check_node_port
+    if not port:
+        return 0
+    problems.add_if("spec.healthCheckNodePort", words.port_number(port))
+    if not has_health_check(spec.type, spec.external_traffic_policy):
+        text = "is for a LoadBalancer whose externalTrafficPolicy is Local; remove it"
+        problems.add("spec.healthCheckNodePort", text)
+    return port
+
+
+def has_health_check(kind: str, external_traffic_policy: str) -> bool:
+    """Whoever balances outside must know which nodes have backends."""
+    return kind == "LoadBalancer" and external_traffic_policy == "Local"
+
+
+def _affinity_seconds(spec: ServiceSpec, problems: Problems) -> int:
+    said = spec.session_affinity_config.client_ip.timeout_seconds
+    if spec.session_affinity != "ClientIP":
+        if said is not None:
+            problems.add("spec.sessionAffinityConfig", "is for sessionAffinity ClientIP only; remove it")
+        return 0
+    seconds = AFFINITY_SECONDS if said is None else said
+    if not 1 <= seconds <= AFFINITY_SECONDS_MAX:
+        where = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+        problems.add(where, f"{seconds} is not within 1 and {AFFINITY_SECONDS_MAX} seconds")
+    return seconds

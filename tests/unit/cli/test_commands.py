@@ -11,12 +11,14 @@ import yaml
 from msgspec.structs import replace
 
 from bus.messages.dataplane import Check, DumpRows
-from bus.messages.ipam import Block
+from bus.messages.ipam import Block, PoolUse
 from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.resources import (
+    AddressRange,
     Applied,
     DaemonSet,
     LabelSelector,
+    LoadBalancerPool,
     Node,
     Notice,
     Outcome,
@@ -26,7 +28,19 @@ from bus.messages.resources import (
     Service,
     StatefulSet,
 )
-from bus.subjects import BLOCK, DAEMON_SET, ENDPOINT, FRONTEND, NODE, POD, POLICY, SERVICE, STATEFUL_SET
+from bus.subjects import (
+    BLOCK,
+    DAEMON_SET,
+    ENDPOINT,
+    FRONTEND,
+    LOAD_BALANCER_POOL,
+    NODE,
+    POD,
+    POLICY,
+    POOL_USE,
+    SERVICE,
+    STATEFUL_SET,
+)
 from tests.unit.cli.cluster import STAR, XWING, Cluster, from_json, plexus
 
 # apply, delete
@@ -99,6 +113,20 @@ def test_a_name_for_a_name_is_shown_with_what_it_stands_for(cluster: Cluster) ->
     assert from_json("get", "svc", "db")["spec"] == {"type": "ExternalName", "externalName": "db.example.org"}
     (line,) = [each for each in plexus("get", "svc").stdout.splitlines() if each.startswith("db ")]
     assert line.split() == ["db", "ExternalName", "db.example.org", "-", "-"]
+
+
+def test_a_pool_is_shown_with_its_counts_and_whom_it_conflicts_with(cluster: Cluster) -> None:
+    ranges = [AddressRange(first="fd00::", last="fd00::ffff:ffff:ffff:ffff", written="fd00::/64")]
+    cluster.hub.put(LOAD_BALANCER_POOL.of("blue"), LoadBalancerPool(name="blue", ranges=ranges))
+    total, conflict = str(2**64), "fd00::/64 overlaps fd00::/60 of the pool red, which is older"
+    use = PoolUse(name="blue", total=total, used="1", available=str(2**64 - 1), conflict=conflict)
+    cluster.hub.put(POOL_USE.of("blue"), use)
+    found = from_json("get", "ippool", "blue")
+    by_type = {each["type"]: each for each in found["status"]["conditions"]}
+    assert by_type["cilium.io/PoolConflict"]["status"] == "True"
+    assert by_type["cilium.io/PoolConflict"]["message"] == conflict
+    assert by_type["cilium.io/IPsTotal"]["message"] == total and found["plexus"]["used"] == 1
+    assert "which is older" in plexus("get", "ippools").stdout
 
 
 def test_delete_asks_for_deletion(cluster: Cluster) -> None:

@@ -318,6 +318,8 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
             return _pod(draft, resource, message, old if isinstance(old, Pod) else None, refuse)
         case Service():
             was = old if isinstance(old, Service) else None
+            if was is not None and not _may_follow(was, message):
+                refuse("spec.loadBalancerClass", "cannot be changed; delete the Service first, then apply")
             found = _addressed(draft, resource, message, was, refuse)
             held = draft.store.node_ports_of(found.namespace, found.name)
             return draft.node_ports.assigned(found, was, held, refuse)
@@ -328,6 +330,13 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
                 refuse("spec.podCIDRs", f"cannot be changed from {', '.join(old.pod_cidrs)}; delete the Node first")
             return replace(message, pod_cidrs=old.pod_cidrs)
     return message
+
+
+def _may_follow(old: Service, new: Service) -> bool:
+    """A LoadBalancer stays with whoever serves its class."""
+    if old.load_balancer is None or new.load_balancer is None:
+        return True
+    return old.load_balancer.load_balancer_class == new.load_balancer.load_balancer_class
 
 
 def _place_of(draft: _Draft, old: Message | None) -> int:

@@ -11,7 +11,7 @@ import yaml
 from msgspec.structs import replace
 
 from bus.messages.dataplane import Check, DumpRows
-from bus.messages.ipam import Block, PoolUse
+from bus.messages.ipam import AddressHolder, AddressRequest, Block, PoolUse, ServiceAddress
 from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.resources import (
     AddressRange,
@@ -19,6 +19,7 @@ from bus.messages.resources import (
     DaemonSet,
     LabelSelector,
     LoadBalancerPool,
+    LoadBalancerRequest,
     Node,
     Notice,
     Outcome,
@@ -26,9 +27,11 @@ from bus.messages.resources import (
     Policy,
     Refusal,
     Service,
+    ServicePort,
     StatefulSet,
 )
 from bus.subjects import (
+    ADDRESS_REQUEST,
     BLOCK,
     DAEMON_SET,
     ENDPOINT,
@@ -39,6 +42,7 @@ from bus.subjects import (
     POLICY,
     POOL_USE,
     SERVICE,
+    SERVICE_ADDRESS,
     STATEFUL_SET,
 )
 from tests.unit.cli.cluster import STAR, XWING, Cluster, from_json, plexus
@@ -112,7 +116,38 @@ def test_a_name_for_a_name_is_shown_with_what_it_stands_for(cluster: Cluster) ->
     cluster.hub.put(SERVICE.of("default", "db"), one)
     assert from_json("get", "svc", "db")["spec"] == {"type": "ExternalName", "externalName": "db.example.org"}
     (line,) = [each for each in plexus("get", "svc").stdout.splitlines() if each.startswith("db ")]
-    assert line.split() == ["db", "ExternalName", "db.example.org", "-", "-"]
+    assert line.split() == ["db", "ExternalName", "db.example.org", "-", "-", "-"]
+
+
+def test_a_load_balancer_is_shown_with_the_addresses_that_it_has_and_why_others_are_missing(cluster: Cluster) -> None:
+    web = Service(
+        namespace="default",
+        name="web",
+        type="LoadBalancer",
+        cluster_addresses=["10.96.0.7"],
+        ports=[ServicePort(port=80, target_port=80)],
+        load_balancer=LoadBalancerRequest(),
+    )
+    cluster.hub.put(SERVICE.of("default", "web"), web)
+    assert from_json("get", "svc", "web")["status"] == {"loadBalancer": {}}
+    asked = AddressRequest(
+        namespace="default",
+        name="web",
+        addresses=["192.0.2.9", "192.0.2.10"],
+        satisfied=False,
+        reason="out_of_ips",
+        detail="no IPv6 address is free in blue",
+    )
+    holder = AddressHolder(namespace="default", name="web", ports=["80/TCP"])
+    cluster.hub.put(ADDRESS_REQUEST.of("default", "web"), asked)
+    cluster.hub.put(SERVICE_ADDRESS.of("192.0.2.9"), ServiceAddress(address="192.0.2.9", services=[holder]))
+    status = from_json("get", "svc", "web")["status"]
+    assert status["loadBalancer"] == {"ingress": [{"ip": "192.0.2.9"}]}, "what it has in truth"
+    (condition,) = status["conditions"]
+    assert (condition["type"], condition["status"]) == ("cilium.io/IPAMRequestSatisfied", "False")
+    assert (condition["reason"], condition["message"]) == ("out_of_ips", "no IPv6 address is free in blue")
+    (line,) = [each for each in plexus("get", "svc").stdout.splitlines() if each.startswith("web ")]
+    assert line.split()[:6] == ["web", "LoadBalancer", "10.96.0.7", "192.0.2.9,", "pending:", "out_of_ips"]
 
 
 def test_a_pool_is_shown_with_its_counts_and_whom_it_conflicts_with(cluster: Cluster) -> None:

@@ -66,7 +66,20 @@ class Claim:
     message: Message
 
 
-Action = Say | Unsay | Claim
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """Put `after` in the place of `before`, if that is the value still (compare-and-set). None is no value.
+
+    Either way the model next hears what the value is then, by `put` or `delete`. As of a claim, of a value that cannot
+    be read here it hears `taken`. What is amended is not said or unsaid otherwise.
+    """
+
+    subject: str
+    before: Message | None
+    after: Message | None
+
+
+Action = Say | Unsay | Claim | Amend
 
 
 class Model(Protocol):
@@ -75,8 +88,8 @@ class Model(Protocol):
     Two more methods are optional; `act` is called again after them:
 
         def taken(self, subject: str) -> None
-            A claim of `subject` met a value that cannot be read here. Somebody has it, until `put` or `delete` of that
-            subject says otherwise: claim another. Without this method such a claim counts as refused.
+            A claim or an amendment of `subject` met a value that cannot be read here. Somebody has it, until `put` or
+            `delete` of that subject says otherwise: claim another. Without this method it counts as refused.
 
         def refused(self, subject: str, why: str) -> None
             The last action on `subject` cannot be carried out (`why`, for people): too large, or not permitted. Its old
@@ -219,17 +232,21 @@ class Control:
             else:
                 self._said.put(subject, body or encode(message))
         given_up = self._given_up.get(subject)
-        if given_up and message is not None and isinstance(given_up[0], Claim):
+        if given_up and message is not None and isinstance(given_up[0], (Claim, Amend)):
             del self._given_up[subject]  # somebody has it, and the model knows who
         return True
 
     def _learn(self, subject: str, message: Message | None) -> None:
         """What is claimed and by whom, to be said again should the log lose it."""
-        if any(family.has(subject) for family in self.own):
+        if self._is_own(subject):
             if message is None:
                 self._known.pop(subject, None)
             else:
                 self._known[subject] = message
+
+    def _is_own(self, subject: str) -> bool:
+        """It is of a family that the model both says and hears: what was claimed."""
+        return any(family.has(subject) for family in self.own)
 
     # -- acting
 
@@ -381,7 +398,8 @@ class Control:
                     match action:
                         case Say(subject, message):
                             await outbox.say(subject, message)
-                            self._wanted[subject] = message
+                            if not self._is_own(subject):  # else another may have given it away when we lead again
+                                self._wanted[subject] = message
                             self._learn(subject, message)
                             self._said.put(subject, encode(message))
                         case Unsay(subject):
@@ -392,6 +410,11 @@ class Control:
                         case Claim(subject, message):
                             winner = await outbox.claim(subject, message)
                             self._feed(subject, winner)
+                            if subject in self._unusable:
+                                raise Unreadable(subject, self._unusable[subject], newer=False)
+                        case Amend(subject, before, after):
+                            value = await outbox.amend(subject, before, after)
+                            self._feed(subject, value)
                             if subject in self._unusable:
                                 raise Unreadable(subject, self._unusable[subject], newer=False)
                     self._given_up.pop(action.subject, None)

@@ -173,6 +173,10 @@ class Outbox(Protocol):
         Raises: Unreadable: it has one that cannot be read here; TooLarge, Refused.
         """
 
+    async def amend(self, subject: str, before: Message | None, after: Message | None) -> Message | None:
+        """Put `after` in the place of `before` if that is the value of `subject`; None is no value. Returns the value
+        that it has then: `after`, or what it was in truth. Raises: as `claim`."""
+
     @property
     def losses(self) -> int:
         """How often the log was found to be another than before, or to have lost something. Not 0 at first: since this

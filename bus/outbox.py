@@ -242,6 +242,21 @@ class NatsOutbox:
                 except Conflict:
                     continue  # the table has the winner now, unless it has let go again
 
+    async def amend(self, subject: str, before: Message | None, after: Message | None) -> Message | None:
+        body = None if after is None else encode(after, subject=subject)
+        await self._loaded.wait()
+        async with self._locks.hold(subject):
+            if self.unreadable(subject) is None and self.get(subject) == before:
+                try:
+                    if before != after:
+                        await self._write(subject, body)
+                    return after
+                except Conflict:
+                    pass  # the table has what was first
+            if (problem := self.unreadable(subject)) is not None:
+                raise problem
+            return self.get(subject)
+
     @property
     def losses(self) -> int:
         return self._losses

@@ -114,6 +114,7 @@ DEPLOYMENT = State("state.resources.deployment", ("namespace", "name"), resource
 STATEFUL_SET = State("state.resources.statefulset", ("namespace", "name"), resources.StatefulSet)
 DAEMON_SET = State("state.resources.daemonset", ("namespace", "name"), resources.DaemonSet)
 POLICY = State("state.resources.policy", ("kind", "namespace", "name"), resources.Policy)
+LOAD_BALANCER_POOL = State("state.resources.loadbalancerpool", ("name",), resources.LoadBalancerPool)
 CLUSTER_ADDRESS = State("state.resources.clusteraddress", ("address",), resources.ClusterAddress)
 NODE_PORT = State("state.resources.nodeport", ("port",), resources.NodePort)
 APPLY = Request("req.resources.apply", (), resources.Apply, resources.Applied)
@@ -124,8 +125,11 @@ POD_STATUS = Request("req.resources.podstatus", ("node",), resources.PodStatus, 
 IDENTITY = State("state.identity.identity", ("number",), identity.Identity)
 ADDRESS = State("state.identity.address", ("address",), identity.AddressIdentity)
 
-# services/ipam: which node holds which block
+# services/ipam: which node holds which block, which Services have which address of a pool
 BLOCK = State("state.ipam.block", ("cidr",), ipam.Block)
+SERVICE_ADDRESS = State("state.ipam.serviceaddress", ("address",), ipam.ServiceAddress)
+ADDRESS_REQUEST = State("state.ipam.addressrequest", ("namespace", "name"), ipam.AddressRequest)
+POOL_USE = State("state.ipam.pooluse", ("name",), ipam.PoolUse)
 
 # services/lb: service addresses and what stands behind them
 FRONTEND = State("state.lb.service", ("namespace", "name"), lb.LoadBalancedService)

@@ -124,6 +124,15 @@ class ServicePort(Part, frozen=True, kw_only=True):
     node_port: int = 0  # at every node; 0: none
 
 
+class LoadBalancerRequest(Part, frozen=True, kw_only=True):
+    """What a Service of type LoadBalancer asks for."""
+
+    load_balancer_class: str = ""  # "": the default one, ours; services/ipam says which others it serves
+    addresses: list[str] = []  # these and no others; none: any one of each of the Service's families
+    sharing_key: str = ""  # Services of the same key may have the same address; "": it is shared with nobody
+    sharing_namespaces: list[str] = []  # with whose Services besides its own namespace's; "*": with all
+
+
 class Service(Message, frozen=True, kw_only=True):
     """Subject: state.resources.service.<namespace>.<name>"""
 
@@ -150,6 +159,7 @@ class Service(Message, frozen=True, kw_only=True):
     denies_sources: bool = False  # those may not, and all others may
     publishes_not_ready: bool = False  # pods serve that are not ready
     distribution: Literal["", "PreferSameZone", "PreferSameNode", "other"] = ""
+    load_balancer: LoadBalancerRequest | None = None  # of a LoadBalancer
 
 
 class NodePort(Message, frozen=True, kw_only=True):
@@ -166,6 +176,26 @@ class ClusterAddress(Message, frozen=True, kw_only=True):
     address: str
     namespace: str
     service: str
+
+
+class AddressRange(Part, frozen=True, kw_only=True):
+    """Addresses of one family that a pool may give, both ends included."""
+
+    first: str
+    last: str
+    written: str = ""  # as its author wrote it, for people: "10.0.0.0/24", "10.0.0.5-10.0.0.9"
+
+
+class LoadBalancerPool(Message, frozen=True, kw_only=True):
+    """Addresses for Services of type LoadBalancer. Subject: state.resources.loadbalancerpool.<name>"""
+
+    name: str
+    place: int = 0  # among pools, the older the lower: of two that overlap the later one gives nothing
+    ranges: list[AddressRange] = []  # they do not overlap
+    selector: LabelSelector | None = None  # over a Service's labels, its name and namespace among them; None: all
+    disabled: bool = False  # gives no new addresses; those that it gave stay
+    manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
 class EndpointPort(Part, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Wiring: block allocation on the bus, and telling who goes without a block."""
+"""Wiring: blocks and addresses on the bus, and telling who goes without."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from bus.revision import Revision
 from bus.service import REFUSED, BadSettings, Service, run_service
 from bus.telemetry import logger
 from services.ipam.model import BlockAllocation, Pools
+from services.ipam.service_addresses import Missing, ServiceAddresses
 from services.ipam.settings import from_environment
+from services.ipam.together import Together
 
 log = logger(__name__)
 
 
 class Reporter:
-    """`bus.control.ControlReport`: passes on how the model does, with the nodes that it could give no block."""
+    """`bus.control.ControlReport`: passes on how the models do, with the nodes that have no block to give and the
+    Services that have not all addresses that they ask for."""
 
-    def __init__(self, service: Service, model: BlockAllocation) -> None:
+    def __init__(self, service: Service, model: BlockAllocation, addresses: ServiceAddresses) -> None:
         self._service = service
         self._model = model
+        self._addresses = addresses
         self._short: list[str] = []
+        self._waiting: dict[tuple[str, str], Missing] = {}
 
     def check(self, name: str, ok: bool, detail: str = "") -> None:
         self._service.check(name, ok, detail)
@@ -34,6 +39,11 @@ class Reporter:
                 "the pools are exhausted; widen PLEXUS_CLUSTER_POOL_CIDRS or _CIDRS6, or remove nodes", nodes=short
             )
         self._short = short
+        waiting = self._addresses.waiting
+        for name, missing in sorted(waiting.items()) if active else ():
+            if self._waiting.get(name) != missing:
+                log.warning("a Service waits for an address", service="/".join(name), why=missing.detail)
+        self._waiting = waiting
 
 
 def main() -> None:
@@ -46,8 +56,8 @@ def main() -> None:
 
 
 async def body(service: Service, pools: list[Pools]) -> None:
-    model = BlockAllocation(*pools)
-    await run_control(service.bus, model, report=Reporter(service, model))
+    blocks, addresses = BlockAllocation(*pools), ServiceAddresses()
+    await run_control(service.bus, Together(blocks, addresses), report=Reporter(service, blocks, addresses))
 
 
 if __name__ == "__main__":

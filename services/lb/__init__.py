@@ -1,10 +1,12 @@
 """lb: which addresses and ports stand for a Service, and which pods are behind them.
 
 Owns    state.lb.service.<namespace>.<name>, state.lb.hostports.<node>.<namespace>.<pod>
-Hears   Services, Pods, EndpointSlices and Nodes (resources), endpoints (dataplane), blocks (ipam).
+Hears   Services, Pods, EndpointSlices and Nodes (resources), endpoints (dataplane), blocks and Services' addresses of
+        pools (ipam).
 Says    for each Service with an address its frontends, each with its backends, sorted, so that the same state is
-        always the same bytes; where it is reached from outside (node ports, external addresses), and what its manifest
-        says of how: each once, for the backends are the frontends'. For each pod its ports of its node.
+        always the same bytes; where it is reached from outside (node ports, external addresses, addresses of pools),
+        and what its manifest says of how: each once, for the backends are the frontends'. For each pod its ports of
+        its node.
 
 A Service has the pods that it selects: those that are ready (or all, if it publishes those that are not) and whose
 node has their endpoint in operation; pods on the host's network are reached at the addresses that the kubelet

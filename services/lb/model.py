@@ -10,17 +10,29 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from bus.addresses import family, of_family, order, parse, plain, with_port
 from bus.control import Action, Say, Unsay
 from bus.labels import SERVED_BY_OTHERS
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
-from bus.messages.ipam import Block
+from bus.messages.ipam import Block, ServiceAddress
 from bus.messages.lb import Backend, Frontend, HostPorts, LoadBalancedService
 from bus.messages.resources import EndpointPort, EndpointSlice, Family, Node, Pod, Service, ServicePort, SliceEndpoint
-from bus.subjects import BLOCK, ENDPOINT, ENDPOINT_SLICE, FRONTEND, HOST_PORTS, NODE, POD, SERVICE, State, check_subject
+from bus.subjects import (
+    BLOCK,
+    ENDPOINT,
+    ENDPOINT_SLICE,
+    FRONTEND,
+    HOST_PORTS,
+    NODE,
+    POD,
+    SERVICE,
+    SERVICE_ADDRESS,
+    State,
+    check_subject,
+)
 from services.lb.exposures import behaviour, exposures
 from services.lb.host_ports import host_ports
 from services.lb.places import NOT_AN_ADDRESS, Name, Places
@@ -35,6 +47,9 @@ WEIGHT_MAX = 256
 
 Label = tuple[str, str, str]  # (namespace, key, value)
 Offer = tuple[EndpointSlice, EndpointPort, SliceEndpoint]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Report = Callable[[str, dict[str, str]], None]
 """Told once about each thing left out as it arises: why, and the facts."""
@@ -52,7 +67,15 @@ class LoadBalancing:
     """
 
     owner: ClassVar[str] = "lb"
-    hears: ClassVar[tuple[State[Message], ...]] = (NODE, SERVICE, POD, ENDPOINT_SLICE, ENDPOINT, BLOCK)
+    hears: ClassVar[tuple[State[Message], ...]] = (
+        NODE,
+        SERVICE,
+        POD,
+        ENDPOINT_SLICE,
+        ENDPOINT,
+        BLOCK,
+        SERVICE_ADDRESS,
+    )
     says: ClassVar[tuple[State[Message], ...]] = (FRONTEND, HOST_PORTS)
 
     def __init__(self, report: Report = _quiet) -> None:
@@ -61,6 +84,8 @@ class LoadBalancing:
         self._pods: dict[Name, Pod] = {}
         self._slices: dict[Name, EndpointSlice] = {}
         self._places = Places()
+        self._holders: dict[str, set[Name]] = {}  # of an address of a pool: the Services that have it
+        self._given: dict[Name, set[str]] = defaultdict(set)  # the same by Service
         self._pods_by_label: dict[Label, set[Name]] = defaultdict(set)
         self._services_by_label: dict[Label, set[Name]] = defaultdict(set)  # by the first label of the selector
         self._slices_by_service: dict[Name, set[Name]] = defaultdict(set)
@@ -91,6 +116,8 @@ class LoadBalancing:
             case Block():
                 for pod in self._places.put_block(message):
                     self._touch_services_of(pod)
+            case ServiceAddress():
+                self._set_holders(message.address, {(each.namespace, each.name) for each in message.services})
 
     def delete(self, subject: str) -> None:
         if NODE.has(subject):
@@ -108,6 +135,8 @@ class LoadBalancing:
         elif BLOCK.has(subject):
             for pod in self._places.delete_block(*BLOCK.parse(subject)):
                 self._touch_services_of(pod)
+        elif SERVICE_ADDRESS.has(subject):
+            self._set_holders(SERVICE_ADDRESS.parse(subject)[0], set())
 
     def act(self) -> Iterable[Action]:
         """Say each Service that was touched and came out different. One that fails does not hold up the others."""
@@ -191,6 +220,16 @@ class LoadBalancing:
             self._slices_by_service[new.namespace, new.service].add(name)
             self._dirty.add((new.namespace, new.service))
 
+    def _set_holders(self, address: str, holders: set[Name]) -> None:
+        before = self._holders.pop(address, set())
+        for name in before - holders:
+            _discard(self._given, name, address)
+        for name in holders - before:
+            self._given[name].add(address)
+        if holders:
+            self._holders[address] = holders
+        self._dirty |= before ^ holders
+
     def _touch_services_of(self, pod: Name) -> None:
         """The Services that select the pod, as it is known now, and its host ports."""
         known = self._pods.get(pod)
@@ -233,7 +272,7 @@ class LoadBalancing:
             namespace=service.namespace,
             name=service.name,
             frontends=frontends,
-            exposures=exposures(service, (), left_out),
+            exposures=exposures(service, self._given.get((service.namespace, service.name), ()), left_out),
             **behaviour(service),
         )
 
@@ -363,12 +402,11 @@ def _labels_of(pod: Pod | None) -> list[Label]:
     return [(pod.namespace, key, value) for key, value in pod.labels.items()] if pod is not None else []
 
 
-def _discard(index: dict[Label, set[Name]] | dict[Name, set[Name]], key: tuple[str, ...], name: Name) -> None:
-    """Take `name` out, and the set with it when it was the last: an index does not grow with what has gone."""
-    names: dict[tuple[str, ...], set[Name]] = index  # type: ignore[assignment]
-    names[key].discard(name)
-    if not names[key]:
-        del names[key]
+def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
+    """Take `value` out, and the set with it when it was the last: an index does not grow with what has gone."""
+    index[key].discard(value)
+    if not index[key]:
+        del index[key]
 
 
 def _in_order(backends: Iterable[Backend]) -> list[Backend]:

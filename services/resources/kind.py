@@ -61,6 +61,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str  # "CiliumNetworkPolicy"
     api_version: str  # "cilium.io/v2"
+    older_versions: tuple[str, ...] = ()  # of the API, that are read too: "cilium.io/v2alpha1"
     plural: str  # on the command line, beside the name itself
     short: tuple[str, ...] = ()
     state: State[Any]
@@ -85,6 +86,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """(message, what is known) -> sections of the object that are filled in: `status`, `plexus`, `spec`, `metadata`."""
     draws_on: tuple[State[Any], ...] = ()
     asks_nodes: bool = False
+
+    @property
+    def api_versions(self) -> tuple[str, ...]:
+        """Those that are read."""
+        return (self.api_version, *self.older_versions)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from bus.messages.resources import (
     Bind,
     ClusterAddress,
     Family,
+    LoadBalancerPool,
     Namespace,
     Node,
     NodePort,
@@ -92,6 +93,7 @@ class _Draft:
     node_ports: NodePorts
     claims: dict[str, ClusterAddress] = field(default_factory=dict)  # address -> its holder after this call
     released: list[str] = field(default_factory=list)  # addresses that Services give back
+    last_place: int = 0  # of a pool; 0: not looked for yet
     refusals: list[Refusal] = field(default_factory=list)
     warnings: list[Notice] = field(default_factory=list)
 
@@ -316,14 +318,35 @@ def _filled(draft: _Draft, resource: Resource, subject: str, message: Message, r
             return _pod(draft, resource, message, old if isinstance(old, Pod) else None, refuse)
         case Service():
             was = old if isinstance(old, Service) else None
+            if was is not None and not _may_follow(was, message):
+                refuse("spec.loadBalancerClass", "cannot be changed; delete the Service first, then apply")
             found = _addressed(draft, resource, message, was, refuse)
             held = draft.store.node_ports_of(found.namespace, found.name)
             return draft.node_ports.assigned(found, was, held, refuse)
+        case LoadBalancerPool():
+            return replace(message, place=_place_of(draft, old))
         case Node() if isinstance(old, Node) and old.pod_cidrs:
             if message.pod_cidrs and message.pod_cidrs != old.pod_cidrs:
                 refuse("spec.podCIDRs", f"cannot be changed from {', '.join(old.pod_cidrs)}; delete the Node first")
             return replace(message, pod_cidrs=old.pod_cidrs)
     return message
+
+
+def _may_follow(old: Service, new: Service) -> bool:
+    """A LoadBalancer stays with whoever serves its class."""
+    if old.load_balancer is None or new.load_balancer is None:
+        return True
+    return old.load_balancer.load_balancer_class == new.load_balancer.load_balancer_class
+
+
+def _place_of(draft: _Draft, old: Message | None) -> int:
+    """A pool's place among pools: the one that it has, or behind all others."""
+    if isinstance(old, LoadBalancerPool):
+        return old.place
+    if not draft.last_place:
+        draft.last_place = max((each.place for each in draft.store.pools()), default=0)
+    draft.last_place += 1
+    return draft.last_place
 
 
 def _pod(draft: _Draft, resource: Resource, pod: Pod, old: Pod | None, refuse: Refuse) -> Pod:

@@ -9,7 +9,7 @@ from typing import Any
 from bus.codec import encode
 from bus.digest import Digests
 from bus.messages import Message
-from bus.messages.resources import ClusterAddress, Node, NodePort, Pod
+from bus.messages.resources import ClusterAddress, LoadBalancerPool, Node, NodePort, Pod
 from bus.subjects import CLUSTER_ADDRESS, NAMESPACE, NODE, NODE_PORT
 from services.resources.registry import KINDS, MAKERS
 
@@ -63,6 +63,10 @@ class Store:
     def nodes(self) -> list[Node]:
         """All of them; asked for when one is applied, and costs a look at everything."""
         return [each for each in self._values.values() if isinstance(each, Node)]
+
+    def pools(self) -> list[LoadBalancerPool]:
+        """All of them; asked for when one is applied that is new, and costs a look at everything."""
+        return [each for each in self._values.values() if isinstance(each, LoadBalancerPool)]
 
     def node_addresses(self, name: str) -> list[str]:
         """Its own; none of a node that is not there."""

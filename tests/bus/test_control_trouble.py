@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -17,7 +18,7 @@ from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.resources import Namespace
 from bus.service import Service, Settings
 from bus.telemetry import counted
-from bus.testing import Hub
+from bus.testing import Hub, MemoryLease, MemoryOutbox
 from tests.bus.places import Open
 from tests.bus.test_control import Numbers, Told, address, addresses, control
 from tests.bus.unread import Garbled, NewerIdentity
@@ -232,3 +233,34 @@ async def test_a_service_shows_in_health_what_its_model_could_not_take() -> None
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_another_gave_on_after_our_log_was_lost_stays_with_whom_it_gave_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replica says what it had claimed again when the log has lost it. That is no word to come back to later, when it
+    leads again and another has led in between."""
+    monkeypatch.setattr(MemoryOutbox, "losses", property(lambda _: 1))  # the log that it finds has lost something
+    hub, subject = Hub(), subjects.IDENTITY.of("256")
+    bus, leases = hub.bus("control"), []
+
+    @asynccontextmanager
+    async def lease(*_: object, **__: object) -> AsyncIterator[MemoryLease]:
+        leases.append(MemoryLease())
+        yield leases[-1]
+
+    monkeypatch.setattr(bus, "lease", lease)
+    hub.put(subjects.NAMESPACE.of("a"), Namespace(name="a"))
+    hub.put(subject, Identity(number=256, labels={"name": "a"}))
+    told, model = Told(), Numbers()
+    async with control(bus, model, told):
+        await told.until(lambda told: told.last.get("active") is True and told.last["revision"] != {})
+        monkeypatch.setattr(MemoryOutbox, "losses", property(lambda _: 0))
+        hub.put(subject, Identity(number=256, labels={"name": "b"}))  # by another, who leads
+        leases[-1].take_away()
+        async with asyncio.timeout(10):
+            while len(leases) < 2:
+                await asyncio.sleep(0)
+        hub.put(subjects.NAMESPACE.of("c"), Namespace(name="c"))
+        await told.until(lambda told: told.last.get("active") is True and "c" in model.said_addresses)
+    assert hub.states("identity")[subject] == Identity(number=256, labels={"name": "b"})

@@ -8,13 +8,14 @@ import pytest
 
 from bus import subjects, wire
 from bus.codec import LIMIT_BYTES, TooLarge, encode
-from bus.interface import Conflict, Refused
+from bus.interface import Conflict, Outbox, Refused, Unreadable
 from bus.log import Log, log_config
 from bus.messages.identity import Identity
 from bus.messages.resources import Namespace
 from bus.server import Server
 from bus.service import Service, Settings
 from bus.telemetry import Cause
+from tests.bus.places import Open
 from tests.bus.watcher import buses
 
 
@@ -168,3 +169,49 @@ async def test_writes_wait_for_a_server_that_is_away(server: Server) -> None:
         assert not saying.done()
         await server.start()
         assert await saying
+
+
+async def test_an_amendment_is_taken_where_it_starts_from_what_is_so(opened: Open) -> None:
+    subject = subjects.IDENTITY.of("300")
+    async with opened("one") as one, opened("two") as two:
+        first, second = await one.own("identity"), await two.own("identity")
+        assert await first.amend(subject, None, identity(300, "a")) == identity(300, "a")
+        assert await second.amend(subject, None, identity(300, "b")) == identity(300, "a"), "who was first"
+        assert await second.amend(subject, identity(300, "a"), identity(300, "ab")) == identity(300, "ab")
+        assert await first.amend(subject, identity(300, "a"), identity(300, "ac")) == identity(300, "ab")
+        assert await first.amend(subject, identity(300, "a"), None) == identity(300, "ab"), "nor is it taken away"
+        assert await first.amend(subject, identity(300, "ab"), None) is None
+        assert await second.amend(subject, identity(300, "ab"), identity(300, "b")) is None
+        assert first.get(subject) is None and second.get(subject) is None
+
+
+async def test_of_racing_amendments_of_one_value_each_is_made_on_the_one_before(server: Server) -> None:
+    """Two who count up from what they know: no step of either is lost."""
+    subject = subjects.IDENTITY.of("300")
+    async with buses(server, "one", "two") as replicas:
+        boxes = [await replica.own("identity") for replica in replicas]
+
+        async def count_up(name: str, box: Outbox) -> int:
+            """How often it lost."""
+            known, steps, lost = box.get(subject), 0, 0
+            while steps < 50:
+                count = int(known.labels["count"]) if isinstance(known, Identity) else 0
+                after = Identity(number=300, labels={"holder": name, "count": str(count + 1)})
+                known = await box.amend(subject, known, after)
+                steps += known == after
+                lost += known != after
+            return lost
+
+        lost = await asyncio.gather(*(count_up(name, box) for name, box in zip(("one", "two"), boxes, strict=True)))
+        assert sum(lost) > 0, "else they did not race"
+        found = await boxes[0].amend(subject, identity(300, "never"), None)
+        assert isinstance(found, Identity) and found.labels["count"] == "100"
+
+
+async def test_an_amendment_does_not_touch_what_cannot_be_read(opened: Open) -> None:
+    subject = subjects.IDENTITY.of("300")
+    async with opened("one") as one:
+        box = await one.own("identity")
+        await one.publish_state(subject, Namespace(name="n"))
+        with pytest.raises(Unreadable):
+            await box.amend(subject, None, identity(300, "a"))

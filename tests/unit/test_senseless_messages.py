@@ -18,15 +18,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus import labels, subjects
-from bus.control import Claim, Model, Say, Unsay
+from bus.control import Amend, Claim, Model, Say, Unsay
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import AddressIdentity, Identity
-from bus.messages.ipam import Block
+from bus.messages.ipam import AddressHolder, Block, ServiceAddress
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import (
+    AddressRange,
     LabelSelector,
+    LoadBalancerPool,
+    LoadBalancerRequest,
     Namespace,
     Node,
     Peer,
@@ -43,6 +46,8 @@ from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
 from services.identity.model import IdentityModel
 from services.ipam.model import BlockAllocation, Pools
+from services.ipam.service_addresses import ServiceAddresses
+from services.ipam.together import Together
 from services.lb.model import LoadBalancing
 from services.policy.model import PolicyModel
 
@@ -85,6 +90,17 @@ SENSIBLE: tuple[Message, ...] = (
         selector={"app": "web"},
         ports=[ServicePort(port=80, target_port=8080)],
     ),
+    Service(
+        namespace="default",
+        name="out",
+        type="LoadBalancer",
+        cluster_addresses=["10.96.0.2"],
+        ip_families=["IPv4"],
+        ports=[ServicePort(port=80, target_port=8080)],
+        load_balancer=LoadBalancerRequest(addresses=["192.0.2.33"]),
+    ),
+    LoadBalancerPool(name="blue", ranges=[AddressRange(first="192.0.2.33", last="192.0.2.33")]),
+    ServiceAddress(address="192.0.2.33", services=[AddressHolder(namespace="default", name="out", ports=["80/TCP"])]),
     LoadBalancedService(
         namespace="default",
         name="web",
@@ -211,12 +227,20 @@ def settle(model: Model, log: dict[str, Message]) -> None:
                     log.pop(subject, None)
                 case Claim(subject, message):
                     model.put(subject, log.setdefault(subject, message))
+                case Amend(subject, before, after):
+                    if log.get(subject) == before:
+                        log.pop(subject, None)
+                        log.update({subject: after} if after is not None else {})
+                    hear(model, model.hears, (subject, log.get(subject)))
     raise AssertionError("it never comes to rest")
 
 
 MODELS: Mapping[str, tuple[Callable[[], Model], set[str]]] = {
     "identity": (IdentityModel, {subjects.ADDRESS.of("10.244.0.5"), subjects.ADDRESS.of("192.0.2.1")}),
-    "ipam": (lambda: BlockAllocation(Pools([IPv4Network("10.244.0.0/16")], 24)), {subjects.BLOCK.of(BLOCK.cidr)}),
+    "ipam": (
+        lambda: Together(BlockAllocation(Pools([IPv4Network("10.244.0.0/16")], 24)), ServiceAddresses()),
+        {subjects.BLOCK.of(BLOCK.cidr), subjects.SERVICE_ADDRESS.of("192.0.2.33")},
+    ),
     "lb": (LoadBalancing, {subjects.FRONTEND.of("default", "web")}),
     "policy": (PolicyModel, {subjects.RULES.of("NetworkPolicy", "default", "web"), subjects.SELECTOR.of(WEB_ID)}),
 }
@@ -252,7 +276,7 @@ def test_a_control_model_goes_on_whatever_it_hears(name: str, data: st.DataObjec
 
 def test_a_block_is_its_nodes_though_another_node_was_heard_of_first() -> None:
     """The same with a draw that is rare: a name by which a node claims the very block that the log gives to another."""
-    (subject,) = MODELS["ipam"][1]
+    subject = subjects.BLOCK.of(BLOCK.cidr)
     name = next(name for name in map(str, range(10_000)) if _first_claim(name) == subject)
     model = MODELS["ipam"][0]()
     log: dict[str, Message] = {subject: BLOCK}

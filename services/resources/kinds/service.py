@@ -8,8 +8,10 @@ from typing import Any
 from bus.addresses import with_port
 from bus.messages.lb import LoadBalancedService
 from bus.messages.resources import Service
-from bus.subjects import CLUSTER_ADDRESS, FRONTEND, NODE_PORT, SERVICE
+from bus.subjects import ADDRESS_REQUEST, CLUSTER_ADDRESS, FRONTEND, NODE_PORT, SERVICE, SERVICE_ADDRESS
 from services.resources.kind import Form, Kind, Known, Object, at
+
+SATISFIED = "cilium.io/IPAMRequestSatisfied"  # a condition's type
 
 
 def manifest() -> Form:
@@ -44,7 +46,24 @@ def status(service: Service, known: Known) -> dict[str, Any]:
         ]
     if service.health_check_port:
         spec["healthCheckNodePort"] = service.health_check_port
-    return {"spec": spec, "status": {"loadBalancer": {}}, "plexus": plexus}
+    return {"spec": spec, "status": _load_balancer_status(service, known), "plexus": plexus}
+
+
+def _load_balancer_status(service: Service, known: Known) -> dict[str, Any]:
+    own = (service.namespace, service.name)
+    request = known.of(ADDRESS_REQUEST).get(own)
+    if service.load_balancer is None or request is None:  # another load balancer's, or ipam has not heard of it yet
+        return {"loadBalancer": {}}
+    held = known.of(SERVICE_ADDRESS)
+    holders = {each: held[each,].services if (each,) in held else [] for each in request.addresses}
+    given = [each for each in request.addresses if own in ((one.namespace, one.name) for one in holders[each])]
+    condition = {
+        "type": SATISFIED,
+        "status": "True" if request.satisfied else "False",
+        "reason": request.reason,
+        "message": request.detail,
+    }
+    return {"loadBalancer": {"ingress": [{"ip": each} for each in given]} if given else {}, "conditions": [condition]}
 
 
 def exposures_of(made: LoadBalancedService | None) -> list[dict[str, Any]]:
@@ -62,6 +81,15 @@ def exposures_of(made: LoadBalancedService | None) -> list[dict[str, Any]]:
 
 def address_of(found: Object) -> Any:
     return at("spec.clusterIPs")(found) or at("spec.externalName")(found)
+
+
+def outside_addresses(found: Object) -> Any:
+    """Of a LoadBalancer; "pending" and why, while it has not all that it asks for."""
+    if at("spec.type")(found) != "LoadBalancer":
+        return []
+    given = [each["ip"] for each in at("status.loadBalancer.ingress")(found) or []]
+    missing = [each for each in at("status.conditions")(found) or [] if each["type"] == SATISFIED]
+    return given + [f"pending: {each['reason']}" for each in missing if each["status"] == "False"]
 
 
 def ports_of(found: Object) -> list[str]:
@@ -87,7 +115,13 @@ KIND = Kind(
     state=SERVICE,
     manifest=manifest,
     holds=(CLUSTER_ADDRESS, NODE_PORT),
-    columns={"TYPE": "spec.type", "ADDRESS": address_of, "PORTS": ports_of, "BACKENDS": backends_of},
+    columns={
+        "TYPE": "spec.type",
+        "ADDRESS": address_of,
+        "OUTSIDE": outside_addresses,
+        "PORTS": ports_of,
+        "BACKENDS": backends_of,
+    },
     status=status,
-    draws_on=(FRONTEND,),
+    draws_on=(FRONTEND, SERVICE_ADDRESS, ADDRESS_REQUEST),
 )

@@ -12,7 +12,8 @@ from bus.messages.resources import EndpointPort, EndpointSlice, Namespace, Node,
 from bus.subjects import ENDPOINT_SLICE, NAMESPACE, NODE, SERVICE
 from services.resources.manifests import words
 from services.resources.manifests.exposure import EXPOSED_TYPES, AffinityConfig, read_exposure
-from services.resources.manifests.meta import Key, Manifest, Resource, check_labels, refuse_when_set
+from services.resources.manifests.load_balancer import read_request
+from services.resources.manifests.meta import Key, Manifest, Resource, check_labels
 from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
@@ -24,10 +25,6 @@ NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # every namespace bears it
 SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 HEADLESS = ("None",)
-LATER_SERVICE_FIELDS = {
-    "loadBalancerClass": "a load balancer",
-    "loadBalancerIP": "a load balancer",
-}
 
 
 class NamespaceSpec(Schema, frozen=True, kw_only=True):
@@ -86,12 +83,13 @@ class ServiceSpec(Schema, frozen=True, kw_only=True):
     external_traffic_policy: str = ""
     external_name: str = ""
     external_ips: list[str] = []
+    load_balancer_class: str = ""
+    load_balancer_ip: str = ""
     load_balancer_source_ranges: list[str] = []
     health_check_node_port: int = 0
     allocate_load_balancer_node_ports: bool = True
     publish_not_ready_addresses: bool = False
     traffic_distribution: str = ""
-    PASSED_OVER = frozenset(LATER_SERVICE_FIELDS)
 
 
 class ServiceManifest(Manifest, frozen=True, kw_only=True):
@@ -193,7 +191,6 @@ def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, sourc
     if spec.type not in SERVICE_TYPES:
         hint = nearest(spec.type, SERVICE_TYPES)
         problems.add("spec.type", f'"{spec.type}" is not a type of Service; use {" or ".join(SERVICE_TYPES)}{hint}')
-    refuse_when_set(raw["spec"], LATER_SERVICE_FIELDS, "spec", problems)
     check_labels(spec.selector, "spec.selector", problems)
     asked = _asked_addresses(spec, problems)
     _check_external_name(spec, asked, problems)
@@ -217,6 +214,7 @@ def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, sourc
         manifest=raw,
         ip_families=_asked_families(spec, asked, problems),
         ip_family_policy=_family_policy(spec, problems),
+        load_balancer=read_request(spec, manifest.metadata.annotations, problems),
         **read_exposure(spec, manifest.metadata.annotations, has_frontends, problems),
     )
     message = (SERVICE.of(key.namespace, key.name), service)

@@ -44,7 +44,7 @@ def skipped(document: Document) -> tuple[str, list[Notice]] | None:
     api_version = document.manifest.get("apiVersion")
     if not kind or not isinstance(api_version, str) or not not_read.may_be_skipped(kind, api_version):
         return None
-    if kind in BY_NAME and BY_NAME[kind].api_version == api_version:
+    if kind in BY_NAME and api_version in BY_NAME[kind].api_versions:
         return None
     missing = not_read.what_is_missing(kind)
     return kind, [] if missing is None else [notice(document.source, kind, name, "", missing)]
@@ -106,8 +106,8 @@ def _kind(raw: dict[str, Any], problems: Problems) -> Kind | None:
         if not_read.may_be_skipped(name, api_version):
             hint = f" of this version; leave it out, or let --skip-unsupported pass over it{nearest(name, BY_NAME)}"
         problems.add("kind", f'"{name}" is not a known kind{hint}')
-    elif kind.api_version != api_version:
-        problems.add("apiVersion", f"{name} is of {kind.api_version}, not {api_version}")
+    elif api_version not in kind.api_versions:
+        problems.add("apiVersion", f"{name} is of {' or '.join(kind.api_versions)}, not {api_version}")
         return None
     return kind
 

@@ -17,7 +17,7 @@ LATER = names(
     " CiliumBGPPeeringPolicy CiliumCIDRGroup CiliumClusterwideEnvoyConfig CiliumClusterwideNetworkPolicy"
     " CiliumDatapathPlugin CiliumEgressGatewayPolicy CiliumEgressNATPolicy CiliumEndpoint CiliumEndpointSlice"
     " CiliumEnvoyConfig CiliumExternalWorkload CiliumGatewayClassConfig CiliumIdentity CiliumL2AnnouncementPolicy"
-    " CiliumLoadBalancerIPPool CiliumLocalRedirectPolicy CiliumNetworkDriverClusterConfig CiliumNetworkDriverNodeConfig"
+    " CiliumLocalRedirectPolicy CiliumNetworkDriverClusterConfig CiliumNetworkDriverNodeConfig"
     " CiliumNode CiliumNodeConfig CiliumPodIPPool CiliumResourceIPPool CiliumVTEPConfig"
     # Kubernetes, Gateway API, multi-cluster Services, network policies of administrators
     " AdminNetworkPolicy BackendTLSPolicy BaselineAdminNetworkPolicy ClusterNetworkPolicy Endpoints GRPCRoute Gateway"

@@ -11,12 +11,15 @@ import yaml
 from msgspec.structs import replace
 
 from bus.messages.dataplane import Check, DumpRows
-from bus.messages.ipam import Block
+from bus.messages.ipam import AddressHolder, AddressRequest, Block, PoolUse, ServiceAddress
 from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.resources import (
+    AddressRange,
     Applied,
     DaemonSet,
     LabelSelector,
+    LoadBalancerPool,
+    LoadBalancerRequest,
     Node,
     Notice,
     Outcome,
@@ -24,9 +27,24 @@ from bus.messages.resources import (
     Policy,
     Refusal,
     Service,
+    ServicePort,
     StatefulSet,
 )
-from bus.subjects import BLOCK, DAEMON_SET, ENDPOINT, FRONTEND, NODE, POD, POLICY, SERVICE, STATEFUL_SET
+from bus.subjects import (
+    ADDRESS_REQUEST,
+    BLOCK,
+    DAEMON_SET,
+    ENDPOINT,
+    FRONTEND,
+    LOAD_BALANCER_POOL,
+    NODE,
+    POD,
+    POLICY,
+    POOL_USE,
+    SERVICE,
+    SERVICE_ADDRESS,
+    STATEFUL_SET,
+)
 from tests.unit.cli.cluster import STAR, XWING, Cluster, from_json, plexus
 
 # apply, delete
@@ -98,7 +116,52 @@ def test_a_name_for_a_name_is_shown_with_what_it_stands_for(cluster: Cluster) ->
     cluster.hub.put(SERVICE.of("default", "db"), one)
     assert from_json("get", "svc", "db")["spec"] == {"type": "ExternalName", "externalName": "db.example.org"}
     (line,) = [each for each in plexus("get", "svc").stdout.splitlines() if each.startswith("db ")]
-    assert line.split() == ["db", "ExternalName", "db.example.org", "-", "-"]
+    assert line.split() == ["db", "ExternalName", "db.example.org", "-", "-", "-"]
+
+
+def test_a_load_balancer_is_shown_with_the_addresses_that_it_has_and_why_others_are_missing(cluster: Cluster) -> None:
+    web = Service(
+        namespace="default",
+        name="web",
+        type="LoadBalancer",
+        cluster_addresses=["10.96.0.7"],
+        ports=[ServicePort(port=80, target_port=80)],
+        load_balancer=LoadBalancerRequest(),
+    )
+    cluster.hub.put(SERVICE.of("default", "web"), web)
+    assert from_json("get", "svc", "web")["status"] == {"loadBalancer": {}}
+    asked = AddressRequest(
+        namespace="default",
+        name="web",
+        addresses=["192.0.2.9", "192.0.2.10"],
+        satisfied=False,
+        reason="out_of_ips",
+        detail="no IPv6 address is free in blue",
+    )
+    holder = AddressHolder(namespace="default", name="web", ports=["80/TCP"])
+    cluster.hub.put(ADDRESS_REQUEST.of("default", "web"), asked)
+    cluster.hub.put(SERVICE_ADDRESS.of("192.0.2.9"), ServiceAddress(address="192.0.2.9", services=[holder]))
+    status = from_json("get", "svc", "web")["status"]
+    assert status["loadBalancer"] == {"ingress": [{"ip": "192.0.2.9"}]}, "what it has in truth"
+    (condition,) = status["conditions"]
+    assert (condition["type"], condition["status"]) == ("cilium.io/IPAMRequestSatisfied", "False")
+    assert (condition["reason"], condition["message"]) == ("out_of_ips", "no IPv6 address is free in blue")
+    (line,) = [each for each in plexus("get", "svc").stdout.splitlines() if each.startswith("web ")]
+    assert line.split()[:6] == ["web", "LoadBalancer", "10.96.0.7", "192.0.2.9,", "pending:", "out_of_ips"]
+
+
+def test_a_pool_is_shown_with_its_counts_and_whom_it_conflicts_with(cluster: Cluster) -> None:
+    ranges = [AddressRange(first="fd00::", last="fd00::ffff:ffff:ffff:ffff", written="fd00::/64")]
+    cluster.hub.put(LOAD_BALANCER_POOL.of("blue"), LoadBalancerPool(name="blue", ranges=ranges))
+    total, conflict = str(2**64), "fd00::/64 overlaps fd00::/60 of the pool red, which is older"
+    use = PoolUse(name="blue", total=total, used="1", available=str(2**64 - 1), conflict=conflict)
+    cluster.hub.put(POOL_USE.of("blue"), use)
+    found = from_json("get", "ippool", "blue")
+    by_type = {each["type"]: each for each in found["status"]["conditions"]}
+    assert by_type["cilium.io/PoolConflict"]["status"] == "True"
+    assert by_type["cilium.io/PoolConflict"]["message"] == conflict
+    assert by_type["cilium.io/IPsTotal"]["message"] == total and found["plexus"]["used"] == 1
+    assert "which is older" in plexus("get", "ippools").stdout
 
 
 def test_delete_asks_for_deletion(cluster: Cluster) -> None:

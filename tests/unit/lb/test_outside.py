@@ -9,9 +9,18 @@ import pytest
 from bus.addresses import FAMILIES
 from bus.control import Say, Unsay
 from bus.messages import Message
+from bus.messages.ipam import AddressHolder, ServiceAddress
 from bus.messages.lb import Backend, HostPort, HostPorts, LoadBalancedService
-from bus.messages.resources import ContainerPort, EndpointPort, Node, ServicePort, SliceEndpoint
-from bus.subjects import HOST_PORTS, NODE, POD
+from bus.messages.resources import (
+    ContainerPort,
+    EndpointPort,
+    LoadBalancerRequest,
+    Node,
+    Service,
+    ServicePort,
+    SliceEndpoint,
+)
+from bus.subjects import HOST_PORTS, NODE, POD, SERVICE_ADDRESS
 from services.lb.exposures import NOT_OF_ITS_FAMILIES
 from services.lb.host_ports import OTHER_FAMILY_OF_HOST
 from services.lb.model import OF_PODS, LoadBalancing
@@ -53,6 +62,33 @@ def test_external_addresses_are_exposed_at_the_services_ports_in_its_families() 
         "[2001:db8::9]:80": NOT_OF_ITS_FAMILIES,
         "zzz:80": NOT_AN_ADDRESS,
     }
+
+
+def balanced(**fields: Any) -> tuple[str, Service]:
+    return service(type="LoadBalancer", load_balancer=LoadBalancerRequest(), **fields)
+
+
+def given_to(address: str, *names: str) -> tuple[str, ServiceAddress]:
+    holders = [AddressHolder(namespace="default", name=name, ports=["80/TCP"]) for name in names]
+    return SERVICE_ADDRESS.of(address), ServiceAddress(address=address, services=holders)
+
+
+def test_a_load_balancer_is_exposed_at_each_address_that_it_was_given() -> None:
+    made = model(balanced(), pod(), endpoint(), given_to("192.0.2.9", "svc"), given_to("192.0.2.10", "other"))
+    assert shown(said(list(made.act()))) == [("LoadBalancer", "192.0.2.9", 80)]
+    made.put(*given_to("192.0.2.9", "other"))
+    assert shown(said(list(made.act()))) == []
+    made.put(*given_to("192.0.2.10", "other", "svc"))
+    assert shown(said(list(made.act()))) == [("LoadBalancer", "192.0.2.10", 80)]
+    made.delete(SERVICE_ADDRESS.of("192.0.2.10"))
+    assert shown(said(list(made.act()))) == []
+
+
+def test_an_address_that_is_still_its_own_after_it_is_no_load_balancer_any_more_is_not_exposed() -> None:
+    made = model(balanced(), given_to("192.0.2.9", "svc"))
+    assert len(said(list(made.act())).exposures) == 1
+    made.put(*service())
+    assert said(list(made.act())).exposures == []
 
 
 def test_a_headless_service_is_not_exposed() -> None:

@@ -1,0 +1,67 @@
+"""cilium.io CiliumLoadBalancerIPPool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus.messages.resources import LoadBalancerPool
+from bus.subjects import LOAD_BALANCER_POOL, POOL_USE
+from services.resources.kind import Form, Kind, Known
+
+
+def manifest() -> Form:
+    from services.resources.manifests import load_balancer_pool, words
+
+    return Form(load_balancer_pool.PoolManifest, load_balancer_pool.read_pool, words.dns_subdomain)
+
+
+def status(pool: LoadBalancerPool, known: Known) -> dict[str, Any]:
+    use = known.of(POOL_USE).get((pool.name,))
+    if use is None:  # ipam has not heard of it yet
+        return {"plexus": {"disabled": pool.disabled}}
+    conflict = {
+        "type": "cilium.io/PoolConflict",
+        "status": "True" if use.conflict else "False",
+        "reason": "cidr_overlap" if use.conflict else "resolved",
+        "message": use.conflict,
+    }
+    counts = (("IPsTotal", use.total), ("IPsAvailable", use.available), ("IPsUsed", use.used))
+    return {
+        "status": {
+            "conditions": [
+                conflict,
+                *(
+                    {"type": f"cilium.io/{name}", "status": "Unknown", "reason": "noreason", "message": number}
+                    for name, number in counts
+                ),
+            ]
+        },
+        "plexus": {
+            "disabled": pool.disabled,
+            "conflict": use.conflict,
+            "total": int(use.total),
+            "used": int(use.used),
+            "available": int(use.available),
+        },
+    }
+
+
+KIND = Kind(
+    name="CiliumLoadBalancerIPPool",
+    api_version="cilium.io/v2",
+    older_versions=("cilium.io/v2alpha1",),
+    plural="ciliumloadbalancerippools",
+    short=("ippools", "ippool", "lbippool", "lbippools"),
+    state=LOAD_BALANCER_POOL,
+    manifest=manifest,
+    is_namespaced=False,
+    before=("Service",),
+    columns={
+        "DISABLED": "plexus.disabled",
+        "CONFLICT": "plexus.conflict",
+        "USED": "plexus.used",
+        "AVAILABLE": "plexus.available",
+    },
+    status=status,
+    draws_on=(POOL_USE,),
+)

@@ -1,4 +1,5 @@
-"""cilium.io/v2 CiliumNetworkPolicy: the fields, all of them, also those that are refused as not supported yet.
+"""cilium.io/v2 CiliumNetworkPolicy and what goes with it: the fields, all of them, also those that are refused as not
+supported yet.
 
 Source: Cilium's documentation, "Network Policy", and its CRD of the kind.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.resources.manifests.meta import Manifest
-from services.resources.manifests.selectors import CiliumSelector
+from services.resources.manifests.selectors import CiliumSelector, Selector
 from services.resources.manifests.strict import Schema, names
 
 
@@ -20,7 +21,7 @@ class CiliumSchema(Schema, frozen=True, kw_only=True):
 class CIDRRule(CiliumSchema, frozen=True, kw_only=True):
     cidr: str = ""
     cidr_group_ref: str = ""
-    cidr_group_selector: Any = None
+    cidr_group_selector: Selector | None = None
     except_: list[str] = []
     NULL_IS_REFUSED = names("cidr cidrGroupRef cidrGroupSelector except")
 
@@ -116,6 +117,10 @@ class EnableDefaultDeny(CiliumSchema, frozen=True, kw_only=True):
     egress: bool | None = None
 
 
+class Log(CiliumSchema, frozen=True, kw_only=True):
+    value: str = ""
+
+
 class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
     endpoint_selector: CiliumSelector | None = None
     node_selector: CiliumSelector | None = None
@@ -124,7 +129,7 @@ class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
     ingress_deny: list[IngressSection] = []
     egress_deny: list[EgressSection] = []
     enable_default_deny: EnableDefaultDeny = EnableDefaultDeny()
-    log: Any = None
+    log: Log = Log()
     PASSED_OVER = names("labels description")
     NULL_IS_REFUSED = names("endpointSelector nodeSelector ingressDeny egressDeny")
 
@@ -132,3 +137,16 @@ class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
 class CiliumNetworkPolicy(Manifest, frozen=True, kw_only=True):
     spec: RuleSpec | None = None
     specs: list[RuleSpec] = []
+
+
+class CiliumClusterwideNetworkPolicy(CiliumNetworkPolicy, frozen=True, kw_only=True):
+    """The same rules; no namespace is meant where none is said."""
+
+
+class CIDRGroupSpec(CiliumSchema, frozen=True, kw_only=True):
+    external_cidrs: list[str]
+    NULL_IS_REFUSED = names("externalCIDRs")
+
+
+class CiliumCIDRGroup(Manifest, frozen=True, kw_only=True):
+    spec: CIDRGroupSpec

@@ -27,7 +27,7 @@ class Policy(Part):
             Hears(subjects.RULES, self._put_rules, self._delete_rules),
             Hears(subjects.SELECTOR, self._put_selector, self._delete_selector, check_members),
         )
-        self.table = Table("policy", after=("named_ports",))
+        self.table = Table("policy", after=("named_ports",), early=_denies)
         self.tables = (self.table,)
         self.shows = (Shows("policy", "Policy entries: who may reach whom, on which port.", self._rows),)
         self.store = PolicyStore()
@@ -106,6 +106,11 @@ class Policy(Part):
         else:
             self.expanded.put(identity, after)
             self._enforced.put(identity, (after.ingress_enforced, after.egress_enforced))
+
+
+def _denies(entry: bytes) -> bool:
+    """Of what is allowed to a group nothing is open that the same write denies."""
+    return bool(PolicyMapEntry.unpack(entry).flags & POLICY_DENIES)
 
 
 def _ports(first: int, bits: int) -> str:

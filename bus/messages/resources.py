@@ -229,6 +229,14 @@ class EndpointSlice(Message, frozen=True, kw_only=True):
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
+class ServicePeer(Part, frozen=True, kw_only=True):
+    """Services, and by them whatever stands behind them."""
+
+    name: str = ""  # "" when `selector` is given
+    namespace: str = ""  # "": of any
+    selector: LabelSelector | None = None  # over the Services' plain label keys
+
+
 class Peer(Part, frozen=True, kw_only=True):
     """Who may be spoken to or heard. A selector is over canonical label keys (docs/glossary.md), namespace included."""
 
@@ -237,6 +245,7 @@ class Peer(Part, frozen=True, kw_only=True):
     cidr: str = ""  # "10.0.0.0/8", "fd00::/8": what is neither a pod nor a node there
     cidr_group: str = ""  # the name of a CIDRGroup: the networks in it
     cidr_groups: LabelSelector | None = None  # over plain label keys: the networks of all CIDRGroups that it selects
+    services: ServicePeer | None = None
     except_cidrs: list[str] = []  # but for these, of the networks that one of the three says
 
 

@@ -2,7 +2,7 @@
 
 A new identity is matched against the selectors once and changes only those that select it, so it is one small delta
 each and no rule is said again. Named ports are resolved here, to selectors of those who have them (`named.py`), and
-groups of networks to selectors of these (`networks.py`).
+groups of networks to selectors of these (`networks.py`), and Services to whoever is behind them (`services.py`).
 
 A policy that cannot be compiled, or whose rules the bus does not take, is said as nothing but the default deny that it
 asks for: it never becomes "no rule applies". It stays so, in `failed`, until the policy is changed.
@@ -22,10 +22,35 @@ from bus.control import Action, Say, Unsay
 from bus.messages import Message
 from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
-from bus.messages.resources import CIDRGroup, LabelSelector, Namespace, Peer, Pod, Policy, PortRange, Requirement, Rule
-from bus.subjects import CIDR_GROUP, IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR, State, check_subject
+from bus.messages.resources import (
+    CIDRGroup,
+    EndpointSlice,
+    LabelSelector,
+    Namespace,
+    Peer,
+    Pod,
+    Policy,
+    PortRange,
+    Requirement,
+    Rule,
+    Service,
+)
+from bus.subjects import (
+    CIDR_GROUP,
+    ENDPOINT_SLICE,
+    IDENTITY,
+    NAMESPACE,
+    POD,
+    POLICY,
+    RULES,
+    SELECTOR,
+    SERVICE,
+    State,
+    check_subject,
+)
 from services.policy.named import EVERYONE, NamedSelectors
 from services.policy.networks import NetworkSelectors, is_network, is_plain_network
+from services.policy.services import Services
 from services.policy.store import Identities, NamedPorts, Selectors
 
 ENTITIES = frozenset({*labels.RESERVED, "all", "cluster", "none"})
@@ -57,7 +82,10 @@ class PolicyModel:
     """What `run_control` runs. `failed` says, by subject, why a policy does not compile; `failures` counts them."""
 
     owner: ClassVar[str] = "policy"
-    hears: ClassVar[tuple[State[Message], ...]] = (POLICY, IDENTITY, POD, NAMESPACE, CIDR_GROUP)
+    hears: ClassVar[tuple[State[Message], ...]] = (
+        *(POLICY, IDENTITY, POD, NAMESPACE),
+        *(CIDR_GROUP, SERVICE, ENDPOINT_SLICE),
+    )
     says: ClassVar[tuple[State[Message], ...]] = (RULES, SELECTOR)
 
     def __init__(self, report: Report = _quiet) -> None:
@@ -65,6 +93,7 @@ class PolicyModel:
         self._identities = Identities()
         self._selectors = Selectors(self._identities)
         self._networks = NetworkSelectors()
+        self._services = Services()
         self._ports = NamedPorts()
         self._named = NamedSelectors(self._identities, self._selectors, self._ports)
         self._policies: dict[str, Policy] = {}
@@ -74,6 +103,7 @@ class PolicyModel:
         self._next_rules: dict[str, PolicyRules | None] = {}  # compiled, and waiting for the selectors; None: gone
         self._naming: dict[str, set[str]] = {}  # selector id -> policies with named ports that depend on its members
         self._naming_any: set[str] = set()  # policies with named ports that depend on every identity
+        self._naming_services: set[str] = set()  # policies that name Services
         self._dirty_policies: set[str] = set()
         self._dirty_rules: set[str] = set()
         self._dirty_selectors: set[str] = set()
@@ -105,6 +135,12 @@ class PolicyModel:
                 self._renamed(self._ports.put_namespace(message))
             case CIDRGroup():
                 self._dirty_selectors |= self._networks.put_group(message)
+            case Service():
+                self._services.put_service(message)
+                self._dirty_policies |= self._naming_services
+            case EndpointSlice():
+                self._services.put_slice(message)
+                self._dirty_policies |= self._naming_services
             case _:
                 raise ValueError(f"{subject} is not heard by policy")
 
@@ -124,6 +160,14 @@ class PolicyModel:
             self._renamed(self._ports.delete_namespace(*NAMESPACE.parse(subject)))
         elif CIDR_GROUP.has(subject):
             self._dirty_selectors |= self._networks.delete_group(*CIDR_GROUP.parse(subject))
+        elif SERVICE.has(subject):
+            namespace, name = SERVICE.parse(subject)
+            self._services.delete_service((namespace, name))
+            self._dirty_policies |= self._naming_services
+        elif ENDPOINT_SLICE.has(subject):
+            namespace, name = ENDPOINT_SLICE.parse(subject)
+            self._services.delete_slice((namespace, name))
+            self._dirty_policies |= self._naming_services
         else:
             raise ValueError(f"{subject} is not heard by policy")
 
@@ -260,6 +304,7 @@ class PolicyModel:
                 if not naming:
                     del self._naming[key]
         self._naming_any.discard(subject)
+        self._naming_services.discard(subject)
         self.failed.pop(subject, None)
         policy = self._policies.get(subject)
         if policy is not None:
@@ -275,8 +320,13 @@ class PolicyModel:
             return _Compiled(policy, self._acquire(_governed(policy)), [], failed=True)
         compiled = _Compiled(policy, self._acquire(policy.subject), [], failed=False)
         for rule in (*policy.rules, *policy.denies):
-            keys = [self._acquire(peer.selector) for peer in rule.peers if peer.selector is not None]
-            networks = [peer for peer in rule.peers if is_network(peer)]
+            peers = list(rule.peers)
+            for peer in rule.peers:
+                if peer.services is not None:
+                    self._naming_services.add(subject)
+                    peers += self._services.behind(peer.services)
+            keys = [self._acquire(peer.selector) for peer in peers if peer.selector is not None]
+            networks = [peer for peer in peers if is_network(peer)]
             if networks:
                 keys.append(self._referred(self._networks.acquire(networks)))
             compiled.peers.append(keys)
@@ -397,14 +447,15 @@ def _problem(policy: Policy) -> str | None:
 
 
 def _peer_problem(peer: Peer) -> str | None:
-    said = (peer.selector is not None, bool(peer.cidr), bool(peer.cidr_group), peer.cidr_groups is not None)
+    by_name = (bool(peer.cidr), bool(peer.cidr_group))
+    said = (*by_name, *(each is not None for each in (peer.selector, peer.cidr_groups, peer.services)))
     if sum(said) + bool(peer.entity) > 1:
         return "a peer is two things"
     if not any(said):
         return None if peer.entity in ENTITIES else "unknown entity"
     if not all(map(is_plain_network, [*([peer.cidr] if peer.cidr else []), *peer.except_cidrs])):
         return "not a network"
-    for selector in (peer.selector, peer.cidr_groups):
+    for selector in (peer.selector, peer.cidr_groups, peer.services.selector if peer.services else None):
         if selector is not None and (wrong := _selector_problem(selector)) is not None:
             return wrong
     return None

@@ -16,6 +16,8 @@ policy") and the behaviour of its rule checks (pkg/policy/api, pkg/k8s/apis/cili
   namespaces by their labels. `{}` is every pod of the policy's namespace; of a clusterwide policy, every pod.
 - A label of the source "reserved" is what entities are called by: alone in a selector it is that entity.
 - A CIDR is what has an address there and is neither a pod nor a node. A CIDRGroup that is not there has no networks.
+- A Service is whoever is behind it: the pods that its selector selects, else the addresses in its EndpointSlices. One
+  that names no namespace is every Service of that name or those labels.
 - Different kinds of peers are not combined in one entry; ports and ICMP types neither.
 - Port "0" is every port of the protocol. Protocol ANY, the default, is TCP, UDP and SCTP.
 
@@ -36,7 +38,7 @@ from typing import Any, NamedTuple
 
 from bus.labels import NAMESPACE, selects
 from bus.messages import Message
-from bus.messages.resources import CIDRGroup, Peer, Policy, PortRange, Protocol, Requirement, Rule
+from bus.messages.resources import CIDRGroup, Peer, Policy, PortRange, Protocol, Requirement, Rule, ServicePeer
 from bus.subjects import CIDR_GROUP, POLICY
 from services.resources.manifests import words
 from services.resources.manifests.cilium_schema import (
@@ -50,6 +52,7 @@ from services.resources.manifests.cilium_schema import (
     PortProtocol,
     PortRule,
     RuleSpec,
+    ServiceRule,
 )
 from services.resources.manifests.meta import Key, Resource
 from services.resources.manifests.selectors import (
@@ -267,7 +270,6 @@ def _egress(section: EgressSection, namespace: str, path: str, problems: Problem
         "toFQDNs": section.to_fqdns,
         "toGroups": section.to_groups,
         "toNodes": section.to_nodes,
-        "toServices": section.to_services,
     }
     peers = _Peers(
         "to",
@@ -277,6 +279,7 @@ def _egress(section: EgressSection, namespace: str, path: str, problems: Problem
         section.to_cidr_set,
         later,
         section.to_requires,
+        section.to_services,
     )
     return _rule("egress", section, peers, namespace, path, problems)
 
@@ -291,6 +294,7 @@ class _Peers(NamedTuple):
     cidr_set: list[CIDRRule] | None
     later: Mapping[str, Sequence[Any] | None]
     requires: list[CiliumSelector] | None
+    services: list[ServiceRule] | None = None
 
     def named(self) -> dict[str, Sequence[Any]]:
         """Field -> entries, of the fields that are there."""
@@ -299,6 +303,7 @@ class _Peers(NamedTuple):
             self.prefix + "Entities": self.entities,
             self.prefix + "CIDR": self.cidr,
             self.prefix + "CIDRSet": self.cidr_set,
+            self.prefix + "Services": self.services,
         }
         return {field: entries for field, entries in fields.items() if entries is not None}
 
@@ -323,6 +328,10 @@ def _rule(
         for at, each in enumerate(peers.entities or ())
     ]
     selected += _networks(peers, path, problems)
+    selected += [
+        _service_peer(each, f"{path}.{peers.prefix}Services[{at}]", problems)
+        for at, each in enumerate(peers.services or ())
+    ]
     ports = _ports(section.to_ports, f"{path}.toPorts", problems) + _icmp_types(
         section.icmps, f"{path}.icmps", problems
     )
@@ -359,6 +368,27 @@ def _entity_peer(entity: str, path: str, problems: Problems) -> Peer:
         known = (*ENTITIES, *NOBODY)
         problems.add(path, f'"{entity}" is not an entity; use one of {", ".join(known)}{nearest(entity, known)}')
     return Peer(entity=entity)
+
+
+def _service_peer(rule: ServiceRule, path: str, problems: Problems) -> Peer:
+    name, selector = rule.k8s_service, rule.k8s_service_selector
+    if (name is None) == (selector is None):
+        problems.add(path, "must have one of k8sService and k8sServiceSelector")
+        return Peer()
+    if name is not None:
+        where, namespace = joined(path, "k8sService"), name.namespace
+        problems.add_if(joined(where, "serviceName"), words.service_name(name.service_name))
+        found = ServicePeer(name=name.service_name, namespace=namespace)
+    else:
+        assert selector is not None
+        where, namespace = joined(path, "k8sServiceSelector"), selector.namespace
+        wanted = selector_of(read_selector(selector.selector, joined(where, "selector"), problems))
+        found = ServicePeer(namespace=namespace, selector=wanted)
+    if namespace:
+        problems.add_if(joined(where, "namespace"), words.dns_label(namespace))
+    else:
+        problems.warn(where, "names no namespace, and means Services of every one")
+    return Peer(services=found)
 
 
 def _networks(peers: _Peers, path: str, problems: Problems) -> list[Peer]:

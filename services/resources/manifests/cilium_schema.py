@@ -67,6 +67,24 @@ class L7Rules(CiliumSchema, frozen=True, kw_only=True):
     NULL_IS_REFUSED = names("http dns kafka l7 l7proto")
 
 
+class ServiceName(CiliumSchema, frozen=True, kw_only=True):
+    service_name: str = ""
+    namespace: str = ""
+    NULL_IS_REFUSED = names("serviceName namespace")
+
+
+class ServiceSelector(CiliumSchema, frozen=True, kw_only=True):
+    selector: Selector
+    namespace: str = ""
+    NULL_IS_REFUSED = names("selector namespace")
+
+
+class ServiceRule(CiliumSchema, frozen=True, kw_only=True):
+    k8s_service: ServiceName | None = None
+    k8s_service_selector: ServiceSelector | None = None
+    NULL_IS_REFUSED = names("k8sService k8sServiceSelector")
+
+
 class ICMPField(CiliumSchema, frozen=True, kw_only=True):
     family: str = "IPv4"
     type: int | str
@@ -101,7 +119,7 @@ class EgressSection(CiliumSchema, frozen=True, kw_only=True):
     to_requires: list[CiliumSelector] | None = None
     to_groups: list[Any] | None = None
     to_nodes: list[CiliumSelector] | None = None
-    to_services: list[Any] | None = None
+    to_services: list[ServiceRule] | None = None
     to_fqdns: list[DNSRule] | None = None
     to_ports: list[PortRule] = []
     icmps: list[ICMPRule] = []

@@ -16,6 +16,7 @@ from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import (
     CIDRGroup,
     ContainerPort,
+    EndpointSlice,
     LabelSelector,
     Namespace,
     Peer,
@@ -24,8 +25,9 @@ from bus.messages.resources import (
     PortRange,
     Requirement,
     Rule,
+    Service,
 )
-from bus.subjects import CIDR_GROUP, IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR
+from bus.subjects import CIDR_GROUP, ENDPOINT_SLICE, IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR, SERVICE
 from services.policy.model import NOT_TAKEN, PolicyModel
 
 DEFAULT = Namespace(name="default")
@@ -70,6 +72,10 @@ def subject_of(message: Message) -> str:
             return NAMESPACE.of(message.name)
         case CIDRGroup():
             return CIDR_GROUP.of(message.name)
+        case Service():
+            return SERVICE.of(message.namespace, message.name)
+        case EndpointSlice():
+            return ENDPOINT_SLICE.of(message.namespace, message.name)
     raise AssertionError(message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bus.messages.resources import CIDRGroup, LabelSelector, Peer, Policy, PortRange, Requirement, Rule
+from bus.messages.resources import CIDRGroup, LabelSelector, Peer, Policy, PortRange, Requirement, Rule, ServicePeer
 from bus.subjects import CIDR_GROUP, POLICY
 from tests.unit.resources.manifests import cidr_group, cilium, clusterwide, message, network, taken
 
@@ -61,6 +61,21 @@ def test_a_group_has_each_network_once_in_its_one_form(version: str) -> None:
     assert isinstance(group, CIDRGroup)
     assert group.cidrs == ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]
     assert (group.name, group.labels) == ("office", {"tier": "a"})
+
+
+def test_services_are_meant_by_name_or_by_labels() -> None:
+    text = cilium(
+        "egress: [{toServices: [{k8sService: {serviceName: web, namespace: blue}},"
+        " {k8sServiceSelector: {selector: {matchLabels: {tier: a}}}}]}]"
+    )
+    wanted = LabelSelector(requirements=[Requirement(key="tier", operator="In", values=["a"])])
+    assert peers_in(text) == [
+        Peer(services=ServicePeer(name="web", namespace="blue")),
+        Peer(services=ServicePeer(selector=wanted)),
+    ]
+    (warning,) = taken(text).warnings
+    assert warning.path == "spec.egress[0].toServices[1].k8sServiceSelector"
+    assert "every one" in warning.text
 
 
 def test_what_is_denied_stands_apart_and_denies_its_direction_by_default() -> None:

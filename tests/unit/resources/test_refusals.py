@@ -604,7 +604,21 @@ REFUSED = {
     "authentication": (entry("authentication: {mode: required}"), f"{ENTRY}.authentication", "not supported yet"),
     "toFQDNs": (cilium("egress: [{toFQDNs: [{matchName: a.b}]}]"), "spec.egress[0].toFQDNs", "not supported yet"),
     "an empty toFQDNs": (cilium("egress: [{toFQDNs: []}]"), "spec.egress[0].toFQDNs", "not supported yet"),
-    "toServices": (cilium("egress: [{toServices: [{}]}]"), "spec.egress[0].toServices", "not supported yet"),
+    "a Service that is none": (
+        cilium("egress: [{toServices: [{}]}]"),
+        "spec.egress[0].toServices[0]",
+        "one of k8sService",
+    ),
+    "a Service with a bad name": (
+        cilium("egress: [{toServices: [{k8sService: {serviceName: A, namespace: b}}]}]"),
+        "spec.egress[0].toServices[0].k8sService.serviceName",
+        "is not a Service name",
+    ),
+    "Services by no selector": (
+        cilium("egress: [{toServices: [{k8sServiceSelector: {namespace: b}}]}]"),
+        "spec.egress[0].toServices[0].k8sServiceSelector.selector",
+        "missing",
+    ),
     "L7 in a deny rule": (
         cilium("ingressDeny: [{toPorts: [{ports: [{port: '80'}], rules: {http: [{}]}}]}]"),
         "spec.ingressDeny[0].toPorts[0].rules.http",

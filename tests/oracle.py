@@ -47,6 +47,8 @@ def allowed_by_rules(
         kin_ports: of all pods that have the labels of the one that is called. What is denied by a port's name is denied
             at each of them.
     """
+    if direction == "ingress" and peer == 1:
+        return True  # the node itself may always reach its pods
     named = subject_ports if direction == "ingress" else peer_ports
     selecting = [policy for policy in policies if _fits(policy.subject, subject)]
     for policy in selecting:
@@ -57,8 +59,6 @@ def allowed_by_rules(
                 continue
             if not rule.ports or any(_covers(each, protocol, port, kin_ports) for each in rule.ports):
                 return False
-    if direction == "ingress" and peer == 1:
-        return True  # the node itself may reach its pods, unless a rule denies it
     restricted = False
     for policy in selecting:
         restricted |= policy.deny_ingress_by_default if direction == "ingress" else policy.deny_egress_by_default

@@ -8,8 +8,9 @@ policy") and the behaviour of its rule checks (pkg/policy/api, pkg/k8s/apis/cili
 - A direction is denied by default for the selected pods when its list, of what is allowed or of what is denied, has an
   entry: `ingress: []` changes nothing, `ingress: [{}]` denies all, for an entry without peers and ports allows nothing.
   `enableDefaultDeny` overrides.
-- An entry of `ingressDeny` and `egressDeny` denies its peers its ports, whatever this or another policy allows.
-  A rule that neither denies by default nor allows anything is refused: its author believes in one of both.
+  A rule that does none of denying by default, allowing and denying is refused: its author believes in one of them.
+- An entry of `ingressDeny` and `egressDeny` denies its peers its ports, whatever this or another policy allows. The
+  node itself reaches its pods all the same: it starts, probes and stops them.
 - An entry allows its peers on its ports. No peers named: everyone, on the ports. No ports: every port, for the peers.
 - A list of peers that is there but empty (`fromEndpoints: []`) selects nobody: the entry allows nothing.
 - A selector in from/toEndpoints means the policy's namespace, unless it names one (k8s:io.kubernetes.pod.namespace) or
@@ -200,6 +201,10 @@ def _denied(spec: RuleSpec, namespace: str, path: str, problems: Problems) -> li
         *(_ingress(each, namespace, f"{path}.ingressDeny[{at}]", found) for at, each in enumerate(spec.ingress_deny)),
         *(_egress(each, namespace, f"{path}.egressDeny[{at}]", found) for at, each in enumerate(spec.egress_deny)),
     ]
+    for at, each in enumerate(spec.ingress_deny):
+        if "host" in (each.from_entities or ()):
+            where = f"{path}.ingressDeny[{at}].fromEntities"
+            found.warn(where, "does nothing for the host: the node itself may always reach its pods")
     for problem in found:
         problems.add(problem.path, problem.text.replace(INSTEAD, OTHERWISE))
     problems.warnings += found.warnings

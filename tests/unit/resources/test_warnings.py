@@ -125,6 +125,12 @@ def test_an_entity_that_nobody_is_of_is_warned_of() -> None:
     assert warnings(cilium("ingress: [{fromEntities: [none]}]")) == {}
 
 
+def test_a_denial_of_the_node_itself_is_warned_of() -> None:
+    found = warnings(cilium("ingressDeny: [{fromEntities: [world, host]}]"))
+    assert "may always reach its pods" in found["spec.ingressDeny[0].fromEntities"]
+    assert warnings(cilium("egressDeny: [{toEntities: [host]}]")) == {}
+
+
 def test_a_value_to_log_is_warned_of() -> None:
     assert "not yet told" in warnings(cilium("ingress: [{}], log: {value: why}"))["spec.log.value"]
 

@@ -313,9 +313,9 @@ def verdict(
         peer: the identity at the other end.
         protocol, port: IANA number; destination port, for ICMP the type + 1.
         called: the names that the pod which is called gives to this port.
-    Source: bpf/include/policy.h
+    Source: bpf/include/policy.h, and `judge` in flow.h: the node itself may always reach its pods.
     """
-    if not policy.enforced(direction):
+    if not policy.enforced(direction) or (peer == HOST and direction == INGRESS):
         return Verdict(allowed=True)
     found = [
         match
@@ -365,21 +365,15 @@ def _peers(rule: SelectorRule, selectors: Mapping[str, Selector], networks: Netw
 def _drop_what_is_too_much(
     sources: list[dict[PolicyKey, set[str]]], denied: list[dict[PolicyKey, set[str]]], enforced: list[bool], limit: int
 ) -> list[int]:
-    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied. Without an
-    entry all is denied, so none is needed for what rules deny, but for the node's own right, which those may take."""
+    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied: without an
+    entry all is denied."""
     emptied: list[int] = []
     sizes = {each: len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each]}
     for direction in sorted(sizes, key=lambda each: -sizes[each]):
         if sum(sizes.values()) + 1 > limit and sizes[direction]:  # 1: the node's own
-            sources[direction] = {}
-            denied[direction] = {key: by for key, by in denied[direction].items() if _is_about_the_host(key)}
-            sizes[direction] = len(denied[direction])
+            sources[direction], denied[direction], sizes[direction] = {}, {}, 0
             emptied.append(direction)
     return emptied
-
-
-def _is_about_the_host(key: PolicyKey) -> bool:
-    return key.direction == INGRESS and key.identity in (HOST, aggregate(HOST))
 
 
 def _is_covered(key: PolicyKey, by: Mapping[PolicyKey, set[str]]) -> bool:

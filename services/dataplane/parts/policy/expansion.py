@@ -53,10 +53,12 @@ class Policy(Part):
             k, v = PolicyMapKey.unpack(key), PolicyMapEntry.unpack(value)
             policy = self.expanded.get(k.policy)
             port_bits = max(0, k.l4_bits - PROTOCOL_BITS)
+            network = self.store.networks.cidr_of(k.identity)
             yield {
                 "policy": k.policy,
                 "direction": DIRECTIONS[k.direction],
                 "identity": k.identity,
+                **({"identity_name": network} if network else {}),
                 "protocol": name_of(k.protocol) if k.l4_bits >= PROTOCOL_BITS else "any",
                 "port": _ports(k.port - (port_bits == 16 and k.protocol in WITH_TYPES), port_bits),
                 "verdict": "deny" if v.flags & POLICY_DENIES else "allow",

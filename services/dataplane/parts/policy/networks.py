@@ -158,6 +158,10 @@ class Networks:
         """Of a network that is named; None: it is not."""
         return self._given[cidr] if cidr in self._uses else None
 
+    def cidr_of(self, number: int) -> str:
+        """The network that has the number, or had it last; "": none has."""
+        return self._taken.get(number, "")
+
     def meant_by(self, selector: str) -> frozenset[int]:
         """The numbers of all networks that the selector means."""
         found = self._meant.get(selector)

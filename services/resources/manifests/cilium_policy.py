@@ -42,6 +42,7 @@ from bus.messages import Message
 from bus.messages.resources import CIDRGroup, Peer, Policy, PortRange, Protocol, Requirement, Rule, ServicePeer
 from bus.subjects import CIDR_GROUP, POLICY
 from services.resources.manifests import words
+from services.resources.manifests.above_transport import check_dns, refuse_above_transport
 from services.resources.manifests.cilium_schema import (
     CIDRRule,
     CiliumCIDRGroup,
@@ -271,6 +272,8 @@ def _ingress(section: IngressSection, namespace: str, path: str, problems: Probl
 
 
 def _egress(section: EgressSection, namespace: str, path: str, problems: Problems) -> Rule | None:
+    for at, name in enumerate(section.to_fqdns or ()):
+        check_dns(name, f"{path}.toFQDNs[{at}]", problems)
     later = {
         "toFQDNs": section.to_fqdns,
         "toGroups": section.to_groups,
@@ -463,33 +466,13 @@ def _ports(rules: list[PortRule], path: str, problems: Problems) -> list[PortRan
     ports = []
     for index, rule in enumerate(rules):
         where = f"{path}[{index}]"
-        _refuse_above_transport(rule, where, problems)
+        refuse_above_transport(rule, where, problems, INSTEAD)
         if not rule.ports:
             problems.add(joined(where, "ports"), "is empty; list ports, or leave toPorts out for every port")
         if len(rule.ports) > MOST_PORTS:
             problems.add(joined(where, "ports"), f"has {len(rule.ports)} entries; at most {MOST_PORTS} are allowed")
         ports += [_port(each, f"{where}.ports[{at}]", problems) for at, each in enumerate(rule.ports)]
     return ports
-
-
-def _refuse_above_transport(rule: PortRule, path: str, problems: Problems) -> None:
-    """`rules: {}` asks for nothing and is taken."""
-    l7 = rule.rules
-    if l7 is not None:
-        for field, entries in (("http", l7.http), ("dns", l7.dns), ("kafka", l7.kafka), ("l7", l7.l7)):
-            if entries is not None:
-                problems.add(f"{path}.rules.{field}", f"L7 rules ({field}) are not supported yet; {INSTEAD}")
-        if l7.l7proto:
-            problems.add(f"{path}.rules.l7proto", f"L7 rules are not supported yet; {INSTEAD}")
-    later = {
-        "serverNames": rule.server_names,
-        "terminatingTLS": rule.terminating_tls,
-        "originatingTLS": rule.originating_tls,
-        "listener": rule.listener,
-    }
-    for field, value in later.items():
-        if value or isinstance(value, dict):
-            problems.add(joined(path, field), f"is not supported yet; {INSTEAD}")
 
 
 def _port(port: PortProtocol, path: str, problems: Problems) -> PortRange:

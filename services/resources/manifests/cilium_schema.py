@@ -43,12 +43,25 @@ class PortRule(CiliumSchema, frozen=True, kw_only=True):
     NULL_IS_REFUSED = names("ports rules serverNames terminatingTLS originatingTLS listener")
 
 
+class SecretName(CiliumSchema, frozen=True, kw_only=True):
+    name: str
+    namespace: str = ""
+
+
+class HeaderMatch(CiliumSchema, frozen=True, kw_only=True):
+    name: str
+    value: str = ""
+    mismatch: str = ""
+    secret: SecretName | None = None
+    NULL_IS_REFUSED = names("value mismatch secret")
+
+
 class HTTPRule(CiliumSchema, frozen=True, kw_only=True):
     path: str = ""
     method: str = ""
     host: str = ""
     headers: list[str] = []
-    header_matches: list[Any] = []
+    header_matches: list[HeaderMatch] = []
     NULL_IS_REFUSED = names("path method host headers headerMatches")
 
 

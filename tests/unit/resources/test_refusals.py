@@ -480,6 +480,41 @@ REFUSED = {
         f"{ENTRY}.toPorts[0].rules.http[0].metod",
         'did you mean "method"?',
     ),
+    "L7 rules of two protocols": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{}], l7: [{}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.l7",
+        "stands beside http",
+    ),
+    "a header without a name": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{headers: [': x']}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http[0].headers[0]",
+        "is not the name of a header",
+    ),
+    "a misspelt mismatch of a header": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{headerMatches: [{name: a, mismatch: LOGG}]}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http[0].headerMatches[0].mismatch",
+        'did you mean "LOG"?',
+    ),
+    "a misspelt field of a header": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{headerMatches: [{nam: a}]}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http[0].headerMatches[0].nam",
+        'did you mean "name"?',
+    ),
+    "a pattern as a DNS name": (
+        cilium("egress: [{toPorts: [{ports: [{port: '53'}], rules: {dns: [{matchName: '*.a'}]}}]}]"),
+        "spec.egress[0].toPorts[0].rules.dns[0].matchName",
+        "patterns go into matchPattern",
+    ),
+    "a DNS rule of nothing": (
+        cilium("egress: [{toFQDNs: [{}]}]"),
+        "spec.egress[0].toFQDNs[0]",
+        "one of matchName and matchPattern",
+    ),
+    "a server name that is none": (
+        entry("toPorts: [{ports: [{port: '443'}], serverNames: ['a b']}]"),
+        f"{ENTRY}.toPorts[0].serverNames[0]",
+        "is not a server name",
+    ),
     "TLS": (
         entry("toPorts: [{ports: [{port: '443'}], terminatingTLS: {}}]"),
         f"{ENTRY}.toPorts[0].terminatingTLS",

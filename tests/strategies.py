@@ -76,6 +76,7 @@ class World:
     policies: list[Policy]
     packets: list[Packet]
     groups: list[CIDRGroup]
+    outside: list[IPv4Address | IPv6Address]
 
     def namespace_of(self, pod: Pod) -> Namespace:
         return next(each for each in self.namespaces if each.name == pod.namespace)
@@ -101,7 +102,7 @@ class World:
 
     def questions(self) -> Iterator[tuple[Pod, End, Packet]]:
         """Every pod about every other end and every packet."""
-        ends: Iterable[End] = [*self.pods, *PEER_NUMBERS, *OUTSIDE]
+        ends: Iterable[End] = [*self.pods, *PEER_NUMBERS, *self.outside]
         for subject in self.pods:
             for peer in ends:
                 for packet in self.packets:
@@ -266,4 +267,5 @@ def worlds(draw: st.DrawFn, named: bool = True) -> World:
         policies=written,
         packets=draw(packets(written, living)),
         groups=draw(groups()),
+        outside=draw(st.lists(st.sampled_from(OUTSIDE), min_size=4, max_size=4, unique=True)),
     )

@@ -23,7 +23,7 @@ from services.dataplane.parts.policy.store import PolicyStore
 from services.dataplane.shapes.layouts import Prefix
 from services.policy.model import PolicyModel
 from tests.oracle import allowed_by_rules
-from tests.strategies import OUTSIDE, End, Packet, World, worlds
+from tests.strategies import End, Packet, World, worlds
 
 ASKED = 10_000  # pairs of rules and packet at least, over all examples
 asked = 0
@@ -112,7 +112,7 @@ def check_one_world(world: World) -> None:
         assert store.policy_of(number) == policy
         assert not policy.missing
     found = {pod.name: world.labels_of(pod) for pod in world.pods}
-    outside = {address: number_at(address, networks) for address in OUTSIDE}
+    outside = {address: number_at(address, networks) for address in world.outside}
 
     def number_of(end: Mapping[str, str] | int | IPv4Address | IPv6Address) -> int:
         if isinstance(end, Mapping):

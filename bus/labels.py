@@ -45,6 +45,10 @@ IDENTITY_MIN = 256
 IDENTITY_MAX = 2**24 - 1
 """Numbers of label sets, both included: a number fits the 24 bits that a tunnel header has for it."""
 
+NETWORK_MIN = 2**24
+NETWORK_MAX = 2**25 - 1
+"""Numbers of networks that policies name, both included. Each node gives its own; they never leave it."""
+
 _IGNORED_HEADS = (
     # What Cilium leaves out by default (its documentation, "Limiting Identity-Relevant Labels"; patterns there are
     # anchored at the start of the key only): labels that differ from pod to pod or tell nothing about its role.
@@ -125,6 +129,11 @@ def selector_id(selector: LabelSelector) -> str:
 def number_of(text: str) -> int:
     """The identity number that a label set (as `labels_text`) would like: evenly spread, the same always."""
     return IDENTITY_MIN + int.from_bytes(sha256(text.encode()).digest()[:8], "big") % (IDENTITY_MAX - IDENTITY_MIN + 1)
+
+
+def network_number_of(cidr: str) -> int:
+    """The number that a network would like, on every node."""
+    return NETWORK_MIN + int.from_bytes(sha256(cidr.encode()).digest()[:8], "big") % (NETWORK_MAX - NETWORK_MIN + 1)
 
 
 def numbers_from(first: int) -> Iterator[int]:

@@ -115,6 +115,7 @@ STATEFUL_SET = State("state.resources.statefulset", ("namespace", "name"), resou
 DAEMON_SET = State("state.resources.daemonset", ("namespace", "name"), resources.DaemonSet)
 POLICY = State("state.resources.policy", ("kind", "namespace", "name"), resources.Policy)
 LOAD_BALANCER_POOL = State("state.resources.loadbalancerpool", ("name",), resources.LoadBalancerPool)
+CIDR_GROUP = State("state.resources.cidrgroup", ("name",), resources.CIDRGroup)
 CLUSTER_ADDRESS = State("state.resources.clusteraddress", ("address",), resources.ClusterAddress)
 NODE_PORT = State("state.resources.nodeport", ("port",), resources.NodePort)
 APPLY = Request("req.resources.apply", (), resources.Apply, resources.Applied)

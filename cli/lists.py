@@ -168,7 +168,7 @@ def short_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 def identity_name(number: int, labels: dict[str, str]) -> str:
-    """What a person calls an identity: "world", or its pod labels."""
+    """What a person calls an identity: "world", or its pod labels, or its network."""
     if number in RESERVED or number in AGGREGATES:
         return RESERVED.get(number) or AGGREGATES[number]
-    return ",".join(f"{key}={value}" for key, value in short_labels(labels).items())
+    return ",".join(f"{key}={value}" if value else key for key, value in short_labels(labels).items())

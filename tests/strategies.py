@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from bus import labels
 from bus.messages.resources import (
+    CIDRGroup,
     ContainerPort,
     LabelSelector,
     Namespace,
@@ -30,6 +32,21 @@ PORT_NAMES = ("http", "dns")
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "ANY")
 NUMBERS = (1, 2, 53, 79, 80, 81, 443, 1023, 1024, 8079, 8080, 8081, 32768, 65534, 65535)
 """Ports at the edges of prefixes and of each other."""
+CIDRS = (
+    *("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32", "10.1.128.0/17", "203.0.113.0/24"),
+    *("::/0", "::/8", "2001:db8::/32", "2001:db8:1::/48", "2001:db8:1::5/128"),
+)
+OUTSIDE = tuple(
+    map(
+        ip_address,
+        (
+            *("10.1.2.3", "10.1.2.4", "10.1.200.1", "10.2.0.1", "203.0.113.9", "198.51.100.1"),
+            *("2001:db8:1::5", "2001:db8:1::6", "2001:db8:2::1", "2a00::1", "::5"),
+        ),
+    )
+)
+"""In some of them, at their edges, and in none but the widest."""
+GROUPS = ("office", "cloud")
 PEER_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9, 10, 1 << 24, (1 << 24) + 77)
 ENTITIES = (
     *("all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node"),
@@ -49,12 +66,17 @@ class Packet:
     port: int  # destination; for ICMP and ICMPv6 the type + 1
 
 
+End = Pod | int | IPv4Address | IPv6Address
+
+
 @dataclass(frozen=True)
 class World:
     namespaces: list[Namespace]
     pods: list[Pod]
     policies: list[Policy]
     packets: list[Packet]
+    groups: list[CIDRGroup]
+    outside: list[IPv4Address | IPv6Address]
 
     def namespace_of(self, pod: Pod) -> Namespace:
         return next(each for each in self.namespaces if each.name == pod.namespace)
@@ -62,16 +84,25 @@ class World:
     def labels_of(self, pod: Pod) -> dict[str, str]:
         return labels.canonical_labels(pod, self.namespace_of(pod))
 
-    def named_ports(self, pod: Pod | int) -> dict[tuple[str, str], set[int]]:
+    def kin_ports(self, pod: End) -> dict[tuple[str, str], set[int]]:
+        """Those of all pods that have its labels."""
+        ports: dict[tuple[str, str], set[int]] = {}
+        for each in self.pods if isinstance(pod, Pod) else []:
+            if isinstance(pod, Pod) and self.labels_of(each) == self.labels_of(pod):
+                for key, numbers in self.named_ports(each).items():
+                    ports.setdefault(key, set()).update(numbers)
+        return ports
+
+    def named_ports(self, pod: End) -> dict[tuple[str, str], set[int]]:
         """The pod's own: another of the same labels may call other ports so. Whatever is no pod has none."""
         ports: dict[tuple[str, str], set[int]] = {}
-        for port in [] if isinstance(pod, int) else pod.ports:
+        for port in pod.ports if isinstance(pod, Pod) else []:
             ports.setdefault((port.name, port.protocol), set()).add(port.port)
         return ports
 
-    def questions(self) -> Iterator[tuple[Pod, Pod | int, Packet]]:
+    def questions(self) -> Iterator[tuple[Pod, End, Packet]]:
         """Every pod about every other end and every packet."""
-        ends: Iterable[Pod | int] = [*self.pods, *PEER_NUMBERS]
+        ends: Iterable[End] = [*self.pods, *PEER_NUMBERS, *self.outside]
         for subject in self.pods:
             for peer in ends:
                 for packet in self.packets:
@@ -93,8 +124,36 @@ def selectors(most: int = 3) -> st.SearchStrategy[LabelSelector]:
     return st.builds(LabelSelector, requirements=st.lists(requirements(), max_size=most))
 
 
+def networks() -> st.SearchStrategy[Peer]:
+    without = st.lists(st.sampled_from(CIDRS), max_size=2, unique=True)
+    named = st.lists(st.sampled_from(VALUES), min_size=1, max_size=2, unique=True).map(sorted)
+    selector = st.builds(
+        LabelSelector,
+        requirements=st.lists(
+            st.builds(Requirement, key=st.just("tier"), operator=st.just("In"), values=named), max_size=1
+        ),
+    )
+    return st.one_of(
+        st.builds(Peer, cidr=st.sampled_from(CIDRS), except_cidrs=without),
+        st.builds(Peer, cidr=st.sampled_from(CIDRS), except_cidrs=without),
+        st.builds(Peer, cidr_group=st.sampled_from(GROUPS), except_cidrs=without),
+        st.builds(Peer, cidr_groups=selector),
+    )
+
+
+def groups() -> st.SearchStrategy[list[CIDRGroup]]:
+    group = st.builds(
+        CIDRGroup,
+        name=st.sampled_from(GROUPS),
+        labels=st.dictionaries(st.just("tier"), st.sampled_from(VALUES), max_size=1),
+        cidrs=st.lists(st.sampled_from(CIDRS), max_size=3, unique=True).map(sorted),
+    )
+    return st.lists(group, max_size=2, unique_by=lambda each: each.name)
+
+
 def peers() -> st.SearchStrategy[Peer]:
     return st.one_of(
+        networks(),
         st.builds(Peer, selector=selectors(1)),
         st.builds(Peer, entity=st.sampled_from(ENTITIES)),
     )
@@ -135,6 +194,7 @@ def policies(draw: st.DrawFn, name: str, named: bool = True) -> Policy:
         name=name,
         subject=draw(selectors(1)),
         rules=written,
+        denies=draw(st.lists(rules(named), max_size=1)) if draw(st.integers(0, 2)) == 0 else [],
         deny_ingress_by_default=not opted_out and draw(st.integers(0, 3)) > 0,
         deny_egress_by_default=not opted_out and draw(st.integers(0, 3)) > 0,
     )
@@ -167,7 +227,7 @@ def packets(draw: st.DrawFn, policies: list[Policy], pods: list[Pod]) -> list[Pa
     """A few at random, and as many just inside and just outside of what the rules name."""
     edges: set[Packet] = set()
     for policy in policies:
-        for rule in policy.rules:
+        for rule in (*policy.rules, *policy.denies):
             for port in rule.ports:
                 last = port.end_port or port.port
                 numbers = {port.port - 1, port.port, last, last + 1}
@@ -206,4 +266,6 @@ def worlds(draw: st.DrawFn, named: bool = True) -> World:
         pods=living,
         policies=written,
         packets=draw(packets(written, living)),
+        groups=draw(groups()),
+        outside=draw(st.lists(st.sampled_from(OUTSIDE), min_size=4, max_size=4, unique=True)),
     )

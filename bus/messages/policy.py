@@ -9,7 +9,7 @@ from bus.messages.resources import LabelSelector, PortRange, Protocol
 
 
 class SelectorRule(Part, frozen=True, kw_only=True):
-    """One allow rule. Peers are the union of `selectors` and `entities`; `any_peer`: everyone."""
+    """One rule that allows, or denies. Peers are the union of `selectors` and `entities`; `any_peer`: everyone."""
 
     direction: Literal["ingress", "egress"]
     selectors: list[str] = []  # ids of Selector
@@ -32,6 +32,7 @@ class PolicyRules(Message, frozen=True, kw_only=True):
     rules: list[SelectorRule] = []
     deny_ingress_by_default: bool = False
     deny_egress_by_default: bool = False
+    denies: list[SelectorRule] = []  # apart from `rules`: to a reader that does not know of them they allow nothing
 
 
 class NamedPort(Part, frozen=True, kw_only=True):
@@ -42,15 +43,25 @@ class NamedPort(Part, frozen=True, kw_only=True):
     port: int
 
 
+class PeerNetwork(Part, frozen=True, kw_only=True):
+    """Addresses that no pod and no node has."""
+
+    cidr: str  # in its one form: "10.0.0.0/8", "fd00::/8"
+    except_cidrs: list[str] = []  # in their one form; what they have in common with `cidr` is not meant
+
+
 class Selector(Message, frozen=True, kw_only=True):
     """The identities that a selector selects now. Subject: state.policy.selector.<id>
 
     With `having`: of those, the ones with a pod that has this container port. So a rule for a named port says the
     number, and refers to whoever gives it the name: its subjects (ingress) or its peers (egress). Another pod of the
     same identity may give it none: the rule says the name too, and the node opens it by the address that is called.
+
+    With `networks` it means those and no label set. Their identities are each node's own affair (docs/adr/0030).
     """
 
     id: str  # the first 16 hex digits of SHA-256 over the canonical form
     selector: LabelSelector
     members: list[int] = []  # identity numbers, ascending
     having: NamedPort | None = None
+    networks: list[PeerNetwork] = []

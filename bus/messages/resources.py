@@ -229,11 +229,24 @@ class EndpointSlice(Message, frozen=True, kw_only=True):
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
+class ServicePeer(Part, frozen=True, kw_only=True):
+    """Services, and by them whatever stands behind them."""
+
+    name: str = ""  # "" when `selector` is given
+    namespace: str = ""  # "": of any
+    selector: LabelSelector | None = None  # over the Services' plain label keys
+
+
 class Peer(Part, frozen=True, kw_only=True):
     """Who may be spoken to or heard. A selector is over canonical label keys (docs/glossary.md), namespace included."""
 
     selector: LabelSelector | None = None
-    entity: str = ""  # "world", "world-ipv6", "cluster", "host", "all"...; "" when `selector` is given
+    entity: str = ""  # "world", "world-ipv6", "cluster", "host", "all"...; "" when something else is given
+    cidr: str = ""  # "10.0.0.0/8", "fd00::/8": what is neither a pod nor a node there
+    cidr_group: str = ""  # the name of a CIDRGroup: the networks in it
+    cidr_groups: LabelSelector | None = None  # over plain label keys: the networks of all CIDRGroups that it selects
+    services: ServicePeer | None = None
+    except_cidrs: list[str] = []  # but for these, of the networks that one of the three says
 
 
 class PortRange(Part, frozen=True, kw_only=True):
@@ -255,15 +268,26 @@ class Rule(Part, frozen=True, kw_only=True):
 
 
 class Policy(Message, frozen=True, kw_only=True):
-    """A NetworkPolicy or CiliumNetworkPolicy, in one form. Subject: state.resources.policy.<kind>.<namespace>.<name>"""
+    """A policy of any kind, in one form. Subject: state.resources.policy.<kind>.<namespace>.<name>"""
 
-    kind: str  # "NetworkPolicy", "CiliumNetworkPolicy"
-    namespace: str
+    kind: str  # "NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"
+    namespace: str  # "": of the whole cluster
     name: str
     subject: LabelSelector  # over canonical label keys, namespace included
     rules: list[Rule] = []
     deny_ingress_by_default: bool = False
     deny_egress_by_default: bool = False
+    manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
+    denies: list[Rule] = []  # what they say is denied, whatever rules of this and other policies allow
+
+
+class CIDRGroup(Message, frozen=True, kw_only=True):
+    """Networks under one name, for the rules of policies. Subject: state.resources.cidrgroup.<name>"""
+
+    name: str
+    labels: dict[str, str] = {}
+    cidrs: list[str] = []  # in their one form, ascending
     manifest: dict[str, Any] = {}
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 

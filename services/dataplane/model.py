@@ -40,21 +40,21 @@ class NodeModel(Parts):
         """`not_masqueraded`: destinations, as CIDRs of either family, that see pods' own addresses."""
         facts = Facts()
         self.pods = facts.pods.keep()
-        self.network = Ipcache(node, own_addresses, routing)
         self.routes = Routes(node, routing)
         self.devices = Devices(None if routing.tunnel else self.routes.elsewhere)
         self.people = People(facts, node)
         self.policy = Policy(facts)
+        self.network = Ipcache(facts, node, own_addresses, routing)
         self.named = Naming(facts, self.policy.expanded)
         self.services = Services(node)
         self.endpoints = Endpoints(facts)
         super().__init__(
             Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations
-            self.network,  # who is at which address, and by way of which node
             self.routes,  # by which nodes' addresses the blocks of others are reached
             self.devices,  # by which of the node's devices packets leave, and what they bear there
             self.people,  # who the pods of this node are
             self.policy,  # who may speak to whom
+            self.network,  # who is at which address, and by way of which node
             self.named,  # what pods call their ports
             self.services,  # frontends and their backends
             self.endpoints,  # which pods are here, and under which policy

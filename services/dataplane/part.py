@@ -137,6 +137,8 @@ class Facts:
         """Labels of the identities that have pods here."""
         self.ports: Fact[str, Sequence[ContainerPort]] = Fact("ports")
         """Of the pods here that have an identity, by address."""
+        self.networks: Fact[str, int] = Fact("networks")
+        """Numbers of the networks that policies name, by CIDR."""
         self.enforced: Fact[int, tuple[bool, bool]] = Fact("enforced")
         """Of local identities: whether policy decides on ingress, and on egress. Not there: it is not known yet."""
 

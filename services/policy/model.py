@@ -1,7 +1,8 @@
 """Policies become rules that name selectors; selectors name their members. Pure: no I/O, no clock.
 
 A new identity is matched against the selectors once and changes only those that select it, so it is one small delta
-each and no rule is said again. Named ports are resolved here, to selectors of those who have them (`named.py`).
+each and no rule is said again. Named ports are resolved here, to selectors of those who have them (`named.py`), and
+groups of networks to selectors of these (`networks.py`), and Services to whoever is behind them (`services.py`).
 
 A policy that cannot be compiled, or whose rules the bus does not take, is said as nothing but the default deny that it
 asks for: it never becomes "no rule applies". It stays so, in `failed`, until the policy is changed.
@@ -21,9 +22,35 @@ from bus.control import Action, Say, Unsay
 from bus.messages import Message
 from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
-from bus.messages.resources import LabelSelector, Namespace, Pod, Policy, PortRange, Requirement, Rule
-from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR, State, check_subject
+from bus.messages.resources import (
+    CIDRGroup,
+    EndpointSlice,
+    LabelSelector,
+    Namespace,
+    Peer,
+    Pod,
+    Policy,
+    PortRange,
+    Requirement,
+    Rule,
+    Service,
+)
+from bus.subjects import (
+    CIDR_GROUP,
+    ENDPOINT_SLICE,
+    IDENTITY,
+    NAMESPACE,
+    POD,
+    POLICY,
+    RULES,
+    SELECTOR,
+    SERVICE,
+    State,
+    check_subject,
+)
 from services.policy.named import EVERYONE, NamedSelectors
+from services.policy.networks import NetworkSelectors, is_network, is_plain_network
+from services.policy.services import Services
 from services.policy.store import Identities, NamedPorts, Selectors
 
 ENTITIES = frozenset({*labels.RESERVED, "all", "cluster", "none"})
@@ -43,7 +70,7 @@ class _Compiled:
 
     policy: Policy
     subject: str
-    peers: list[list[str]]  # for each of `policy.rules`
+    peers: list[list[str]]  # for each of `policy.rules`, then for each of `policy.denies`
     failed: bool
 
 
@@ -55,13 +82,18 @@ class PolicyModel:
     """What `run_control` runs. `failed` says, by subject, why a policy does not compile; `failures` counts them."""
 
     owner: ClassVar[str] = "policy"
-    hears: ClassVar[tuple[State[Message], ...]] = (POLICY, IDENTITY, POD, NAMESPACE)
+    hears: ClassVar[tuple[State[Message], ...]] = (
+        *(POLICY, IDENTITY, POD, NAMESPACE),
+        *(CIDR_GROUP, SERVICE, ENDPOINT_SLICE),
+    )
     says: ClassVar[tuple[State[Message], ...]] = (RULES, SELECTOR)
 
     def __init__(self, report: Report = _quiet) -> None:
         self._report = report
         self._identities = Identities()
         self._selectors = Selectors(self._identities)
+        self._networks = NetworkSelectors()
+        self._services = Services()
         self._ports = NamedPorts()
         self._named = NamedSelectors(self._identities, self._selectors, self._ports)
         self._policies: dict[str, Policy] = {}
@@ -71,6 +103,7 @@ class PolicyModel:
         self._next_rules: dict[str, PolicyRules | None] = {}  # compiled, and waiting for the selectors; None: gone
         self._naming: dict[str, set[str]] = {}  # selector id -> policies with named ports that depend on its members
         self._naming_any: set[str] = set()  # policies with named ports that depend on every identity
+        self._naming_services: set[str] = set()  # policies that name Services
         self._dirty_policies: set[str] = set()
         self._dirty_rules: set[str] = set()
         self._dirty_selectors: set[str] = set()
@@ -100,6 +133,14 @@ class PolicyModel:
                 self._renamed(self._ports.put_pod(message))
             case Namespace():
                 self._renamed(self._ports.put_namespace(message))
+            case CIDRGroup():
+                self._dirty_selectors |= self._networks.put_group(message)
+            case Service():
+                self._services.put_service(message)
+                self._dirty_policies |= self._naming_services
+            case EndpointSlice():
+                self._services.put_slice(message)
+                self._dirty_policies |= self._naming_services
             case _:
                 raise ValueError(f"{subject} is not heard by policy")
 
@@ -117,6 +158,16 @@ class PolicyModel:
             self._renamed(self._ports.delete_pod((namespace, name)))
         elif NAMESPACE.has(subject):
             self._renamed(self._ports.delete_namespace(*NAMESPACE.parse(subject)))
+        elif CIDR_GROUP.has(subject):
+            self._dirty_selectors |= self._networks.delete_group(*CIDR_GROUP.parse(subject))
+        elif SERVICE.has(subject):
+            namespace, name = SERVICE.parse(subject)
+            self._services.delete_service((namespace, name))
+            self._dirty_policies |= self._naming_services
+        elif ENDPOINT_SLICE.has(subject):
+            namespace, name = ENDPOINT_SLICE.parse(subject)
+            self._services.delete_slice((namespace, name))
+            self._dirty_policies |= self._naming_services
         else:
             raise ValueError(f"{subject} is not heard by policy")
 
@@ -148,7 +199,7 @@ class PolicyModel:
             self._dirty_rules.add(subject)
             before = self._take(subject)
             for key in before:
-                self._selectors.release(key)
+                (self._networks if key in self._networks else self._selectors).release(key)
             self._released.update(before)
         self._dirty_policies.clear()
         self._compile_rules()
@@ -191,17 +242,24 @@ class PolicyModel:
 
     def _changed_selectors(self) -> Iterator[Say]:
         for key in sorted(self._dirty_selectors):
-            message = self._selectors.message(key) if key in self._selectors else self._named.message(key)
+            message = self._message(key)
             if message is not None and key in self._unsayable:
-                message = msgspec.structs.replace(message, members=[])
+                message = msgspec.structs.replace(message, members=[], networks=[])
             if message is not None and self._said_selectors.get(key) != message:
                 self._said_selectors[key] = message
                 yield Say(SELECTOR.of(key), message)
         self._dirty_selectors.clear()
 
+    def _message(self, key: str) -> Selector | None:
+        """What to say of a selector that is referred to; None: none is."""
+        for known in (self._selectors, self._networks):
+            if key in known:
+                return known.message(key)
+        return self._named.message(key)
+
     def _gone_selectors(self) -> Iterator[Unsay]:
         for key in sorted(self._released):
-            if key not in self._selectors and self._named.message(key) is None:
+            if self._message(key) is None:
                 self._unsayable.discard(key)
                 if key in self._said_selectors:
                     del self._said_selectors[key]
@@ -246,6 +304,7 @@ class PolicyModel:
                 if not naming:
                     del self._naming[key]
         self._naming_any.discard(subject)
+        self._naming_services.discard(subject)
         self.failed.pop(subject, None)
         policy = self._policies.get(subject)
         if policy is not None:
@@ -260,8 +319,16 @@ class PolicyModel:
             self._report(wrong, f"{policy.kind}/{policy.namespace}/{policy.name}")
             return _Compiled(policy, self._acquire(_governed(policy)), [], failed=True)
         compiled = _Compiled(policy, self._acquire(policy.subject), [], failed=False)
-        for rule in policy.rules:
-            keys = [self._acquire(peer.selector) for peer in rule.peers if peer.selector is not None]
+        for rule in (*policy.rules, *policy.denies):
+            peers = list(rule.peers)
+            for peer in rule.peers:
+                if peer.services is not None:
+                    self._naming_services.add(subject)
+                    peers += self._services.behind(peer.services)
+            keys = [self._acquire(peer.selector) for peer in peers if peer.selector is not None]
+            networks = [peer for peer in peers if is_network(peer)]
+            if networks:
+                keys.append(self._referred(self._networks.acquire(networks)))
             compiled.peers.append(keys)
             if any(port.name for port in rule.ports):
                 for key in [compiled.subject] if rule.direction == "ingress" else keys:
@@ -271,7 +338,9 @@ class PolicyModel:
         return compiled
 
     def _acquire(self, selector: LabelSelector) -> str:
-        key = self._selectors.acquire(selector)
+        return self._referred(self._selectors.acquire(selector))
+
+    def _referred(self, key: str) -> str:
         if self._said_selectors.get(key) is None or key in self._unsayable:  # which may fit by now
             self._unsayable.discard(key)
             self._dirty_selectors.add(key)
@@ -282,14 +351,19 @@ class PolicyModel:
         policy = compiled.policy
         deny_ingress, deny_egress = policy.deny_ingress_by_default, policy.deny_egress_by_default
         rules: list[SelectorRule] = []
+        denies: list[SelectorRule] = []
         if compiled.failed:
-            deny_ingress |= any(rule.direction == "ingress" for rule in policy.rules)
-            deny_egress |= any(rule.direction == "egress" for rule in policy.rules)
+            directions = {rule.direction for rule in (*policy.rules, *policy.denies)}
+            deny_ingress |= "ingress" in directions
+            deny_egress |= "egress" in directions
             if not deny_ingress and not deny_egress:
                 deny_ingress = deny_egress = True
         else:
-            for rule, keys in zip(policy.rules, compiled.peers, strict=True):
+            allowing = len(policy.rules)
+            for rule, keys in zip(policy.rules, compiled.peers[:allowing], strict=True):
                 rules += self._rule(rule, sorted(set(keys)), compiled.subject, named)
+            for rule, keys in zip(policy.denies, compiled.peers[allowing:], strict=True):
+                denies += self._rule(rule, sorted(set(keys)), compiled.subject, named)
         return PolicyRules(
             kind=policy.kind,
             namespace=policy.namespace,
@@ -298,6 +372,7 @@ class PolicyModel:
             rules=rules,
             deny_ingress_by_default=deny_ingress,
             deny_egress_by_default=deny_egress,
+            denies=denies,
         )
 
     def _rule(
@@ -314,7 +389,12 @@ class PolicyModel:
                 any_peer=rule.any_peer,
                 ports=numbered,
             )
-        bases = [subject] if rule.direction == "ingress" else [EVERYONE] if _reaches_every_pod(rule) else selectors
+        if rule.direction == "ingress":
+            bases = [subject]
+        elif _reaches_every_pod(rule):
+            bases = [EVERYONE]
+        else:
+            bases = [key for key in selectors if key not in self._networks]  # where nobody has a name for a port
         having = {each.id: each for base in bases for each in self._named.having(base, rule.ports)}
         named |= having
         for each in having.values():
@@ -342,9 +422,12 @@ def _reaches_every_pod(rule: Rule) -> bool:
 
 
 def _governed(policy: Policy) -> LabelSelector:
-    """Whom a policy that does not compile denies: those that it selects, or, where that is unclear, its namespace."""
+    """Whom a policy that does not compile denies: those that it selects, or, where that is unclear, its namespace, or,
+    where it has none, everyone."""
     if _selector_problem(policy.subject) is None:
         return policy.subject
+    if not policy.namespace:
+        return LabelSelector()
     return LabelSelector(requirements=[Requirement(key=labels.NAMESPACE, operator="In", values=[policy.namespace])])
 
 
@@ -353,15 +436,28 @@ def _problem(policy: Policy) -> str | None:
     wrong = _selector_problem(policy.subject)
     if wrong is not None:
         return wrong
-    for rule in policy.rules:
+    for rule in (*policy.rules, *policy.denies):
         for peer in rule.peers:
-            if peer.selector is None and peer.entity not in ENTITIES:
-                return "unknown entity"
-            if peer.selector is not None and (wrong := _selector_problem(peer.selector)) is not None:
+            if (wrong := _peer_problem(peer)) is not None:
                 return wrong
         for port in rule.ports:
             if (wrong := _port_problem(port)) is not None:
                 return wrong
+    return None
+
+
+def _peer_problem(peer: Peer) -> str | None:
+    by_name = (bool(peer.cidr), bool(peer.cidr_group))
+    said = (*by_name, *(each is not None for each in (peer.selector, peer.cidr_groups, peer.services)))
+    if sum(said) + bool(peer.entity) > 1:
+        return "a peer is two things"
+    if not any(said):
+        return None if peer.entity in ENTITIES else "unknown entity"
+    if not all(map(is_plain_network, [*([peer.cidr] if peer.cidr else []), *peer.except_cidrs])):
+        return "not a network"
+    for selector in (peer.selector, peer.cidr_groups, peer.services.selector if peer.services else None):
+        if selector is not None and (wrong := _selector_problem(selector)) is not None:
+            return wrong
     return None
 
 

@@ -61,7 +61,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str  # "CiliumNetworkPolicy"
     api_version: str  # "cilium.io/v2"
-    older_versions: tuple[str, ...] = ()  # of the API, that are read too: "cilium.io/v2alpha1"
+    older_versions: tuple[str, ...] = ()  # that are read too, alike: "cilium.io/v2alpha1"
     plural: str  # on the command line, beside the name itself
     short: tuple[str, ...] = ()
     state: State[Any]

@@ -8,13 +8,14 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from bus import labels
+from bus.messages.resources import Pod
 from services.dataplane.parts.policy.entries import EndpointPolicy, entries_for
 from services.dataplane.parts.policy.named_ports import Named, NamedPorts, names_in
 from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
 from tests.bpf.datapath import OTHER_NODE, TC_ACT_SHOT, Datapath
 from tests.oracle import allowed_by_rules
 from tests.strategies import Packet, World, worlds
-from tests.unit.dataplane.parts.policy.test_policy_twin import compile_world
+from tests.unit.dataplane.parts.policy.test_policy_twin import compile_world, number_at, numbered
 
 POD, PEER = "10.0.0.1", "10.0.0.2"
 ASKED = 3000
@@ -53,7 +54,8 @@ def install(
 
 def ask_world(datapath: Datapath, world: World) -> int:
     rules, selectors, numbers = compile_world(world)
-    expanded = {number: entries_for(number, rules, selectors) for number in numbers.values()}
+    networks = numbered(selectors)
+    expanded = {number: entries_for(number, rules, selectors, networks=networks) for number in numbers.values()}
     datapath.clear()
     for number, policy in expanded.items():
         datapath.policy(number, policy.entries.items())
@@ -63,14 +65,18 @@ def ask_world(datapath: Datapath, world: World) -> int:
         if packet_bytes is None:
             continue
         own = world.labels_of(subject)
-        other = peer if isinstance(peer, int) else world.labels_of(peer)
+        other = world.labels_of(peer) if isinstance(peer, Pod) else peer
+        if isinstance(other, dict):
+            number = numbers[labels.labels_text(other)]
+        else:
+            number = other if isinstance(other, int) else number_at(other, networks)
         own_number = numbers[labels.labels_text(own)]
         install(
             datapath,
             own_number,
             expanded[own_number],
-            other if isinstance(other, int) else numbers[labels.labels_text(other)],
-            {POD: names_in(subject.ports), PEER: frozenset() if isinstance(peer, int) else names_in(peer.ports)},
+            number,
+            {POD: names_in(subject.ports), PEER: names_in(peer.ports) if isinstance(peer, Pod) else frozenset()},
         )
         expected = allowed_by_rules(
             own,
@@ -79,8 +85,10 @@ def ask_world(datapath: Datapath, world: World) -> int:
             packet.direction,
             packet.protocol,
             packet.port,
+            groups=world.groups,
             subject_ports=world.named_ports(subject),
             peer_ports=world.named_ports(peer),
+            kin_ports=world.kin_ports(subject if packet.direction == "ingress" else peer),
         )
         program = "from_pod" if packet.direction == "egress" else "to_pod"
         result = datapath.run(program, packet_bytes).result

@@ -63,6 +63,9 @@ def _who(address: str, identity: int, model: NodeModel) -> tuple[str, int]:
 
 def _labels(identity: int, model: NodeModel) -> dict[str, str]:
     known = model.people.identities.get(identity)
+    network = model.policy.store.networks.cidr_of(identity)
+    if network:
+        return {f"cidr:{network}": "", "reserved:world": ""}
     return known.labels if known is not None else {}
 
 

@@ -5,30 +5,36 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Set
+from typing import Final
 
 from bus import subjects
 from bus.labels import RESERVED
 from bus.messages.identity import AddressIdentity
 from bus.messages.ipam import Block
 from bus.messages.resources import Node
-from services.dataplane.part import Hears, Maps, Part, Row, Shows
+from services.dataplane.part import Facts, Hears, Maps, Part, Row, Shows
+from services.dataplane.parts.policy.networks import prefixes_of
 from services.dataplane.parts.routing import Routing, check_block, check_node
 from services.dataplane.shapes.ip import block_of, plain, router_of
-from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, check_identity
+from services.dataplane.shapes.layouts import IpcacheEntry, IpcacheKey, Prefix, check_identity
 from services.dataplane.shapes.table import Table
 
 
 class Ipcache(Part):
     """See the module.
 
+    Networks of the outside that policies name have numbers of their own, and a longer one goes before one around it.
+    Whatever is a pod's, a node's or in a block of either's is that, whatever policies call the network around it.
+
     Args:
+        facts: of which it follows `networks`.
         node: this one.
         own_addresses: by which other nodes know it.
     """
 
     by_rules = True
 
-    def __init__(self, node: str, own_addresses: frozenset[str], routing: Routing) -> None:
+    def __init__(self, facts: Facts, node: str, own_addresses: frozenset[str], routing: Routing) -> None:
         super().__init__()
         self.hears = (
             Hears(subjects.NODE, self._put_node, self._delete_node, check_node),
@@ -36,7 +42,9 @@ class Ipcache(Part):
             Hears(subjects.BLOCK, self._put_block, self._delete_block, check_block),
         )
         self.shows = (Shows("ipcache", "Addresses and their identities.", self._rows),)
-        self.table = Table("ipcache")
+        # After `policy`: an address becomes another for which all rules are there already, and is it no more before
+        # they go.
+        self.table = Table("ipcache", after=("policy",))
         self.tables = (self.table,)
         self.routing = routing
         self.addresses: dict[str, AddressIdentity] = {}
@@ -49,6 +57,10 @@ class Ipcache(Part):
         self._nodes: dict[str, Node] = {}
         self._blocks: dict[str, Block] = {}
         self._network_keys: set[bytes] = set()
+        self._outside: dict[bytes, bytes] = {}  # rows of networks that policies name, unless something else has the key
+        self._rows_of: dict[str, list[bytes]] = {}  # keys of `_outside`, by CIDR
+        self._networks = facts.networks
+        self._renumbered: Final = facts.networks.follow()
         self._is_network_stale = True
 
     def answers_to(self, addresses: Mapping[str, str]) -> None:
@@ -76,6 +88,7 @@ class Ipcache(Part):
     def settle(self) -> None:
         if self._is_network_stale:
             self._is_network_stale = not self.tried("network", self._settle_network)
+        self.settle_each(self._renumbered, "network", self._settle_outside)
 
     def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
         for key, value in maps["ipcache"].items():
@@ -97,11 +110,15 @@ class Ipcache(Part):
             self._touch_node(name)
 
     def _put_block(self, block: Block) -> None:
+        if block.cidr not in self._blocks:
+            self._renumbered.update(self._networks)
         self._blocks[block.cidr] = block
         self._is_network_stale = True
 
     def _delete_block(self, cidr: str) -> None:
-        self._is_network_stale |= self._blocks.pop(cidr, None) is not None
+        if self._blocks.pop(cidr, None) is not None:
+            self._is_network_stale = True
+            self._renumbered.update(self._networks)
 
     def _take_address(self, entry: AddressIdentity) -> None:
         self._forget_address(entry.address)
@@ -114,7 +131,7 @@ class Ipcache(Part):
         if self._forget_address(address):
             key = IpcacheKey(address).pack()
             if key not in self._network_keys:  # else it is a node's or a router's as well, and stays
-                self.table.delete(key)
+                self._release(key)
             self._is_network_stale |= address in self._more_addresses
 
     def _touch_node(self, name: str) -> None:
@@ -183,7 +200,7 @@ class Ipcache(Part):
         for address in told:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():
-            self.table.delete(key)
+            self._release(key)
         for key, value in wanted.items():
             self.table.put(key, value)
         gone, self._network_keys = self._network_keys - wanted.keys(), set(wanted)
@@ -196,6 +213,40 @@ class Ipcache(Part):
             for cidr, block in self._blocks.items()
             if block.node == self._node and block_of(cidr).version in self.routing.families
         }
+
+    def _settle_outside(self, cidr: str) -> None:
+        """A network that policies name: one that is not in a block, where addresses are pods' or nobody's."""
+        number = self._networks.get(cidr)
+        keys = [] if number is None or self._is_in_block(cidr) else list(prefixes_of(cidr))
+        for key in self._rows_of.pop(cidr, []):
+            if key not in keys:
+                del self._outside[key]
+                if not self._is_somebodys(key):
+                    self.table.delete(key)
+        if keys and number is not None:
+            self._rows_of[cidr] = keys
+            self._outside |= dict.fromkeys(keys, IpcacheEntry(number).pack())
+            for key in keys:
+                if not self._is_somebodys(key):
+                    self.table.put(key, self._outside[key])
+
+    def _is_in_block(self, cidr: str) -> bool:
+        network = ipaddress.ip_network(cidr)
+        lengths = {int(each.rpartition("/")[2]) for each in self._blocks if (":" in each) == (network.version == 6)}
+        within = (str(network.supernet(new_prefix=bits)) for bits in lengths if bits <= network.prefixlen)
+        return any(each in self._blocks for each in within)
+
+    def _is_somebodys(self, key: bytes) -> bool:
+        """It is a node's, a block's or a pod's."""
+        return key in self._network_keys or (Prefix.unpack(key).address in self.addresses and _is_whole(key))
+
+    def _release(self, key: bytes) -> None:
+        """Nobody has it any more: it may be a network that policies name."""
+        value = self._outside.get(key)
+        if value is None:
+            self.table.delete(key)
+        else:
+            self.table.put(key, value)
 
     def _contested(self, told: Set[str]) -> dict[str, str]:
         """Which of the addresses that this node has, but for those `told`, the bus gives to another: why, in words."""
@@ -223,6 +274,10 @@ class Ipcache(Part):
             if whose and address not in told:
                 found[address] = f"{device} has {address}, which is {whose}: take it away there"
         return found
+
+
+def _is_whole(key: bytes) -> bool:
+    return Prefix.unpack(key).is_host
 
 
 def check_address(entry: AddressIdentity) -> None:

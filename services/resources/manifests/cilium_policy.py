@@ -1,15 +1,24 @@
-"""cilium.io/v2 CiliumNetworkPolicy -> `Policy`, one for each rule (`spec`, and every entry of `specs`).
+"""cilium.io/v2 CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy -> `Policy`, one for each rule (`spec`, and every
+entry of `specs`); CiliumCIDRGroup -> `CIDRGroup`.
 
 What it means, from Cilium's documentation ("Policy Enforcement Modes", "Layer 3/4 policies", "Kubernetes constructs in
 policy") and the behaviour of its rule checks (pkg/policy/api, pkg/k8s/apis/cilium.io/utils):
-- `endpointSelector` is within the policy's namespace; `{}` selects every pod there.
-- A direction is denied by default for the selected pods when its list has an entry: `ingress: []` changes nothing,
-  `ingress: [{}]` denies all, for an entry without peers and ports allows nothing. `enableDefaultDeny` overrides.
-  A rule that neither denies by default nor allows anything is refused: its author believes in one of both.
+- `endpointSelector` is within the policy's namespace; `{}` selects every pod there. Of a clusterwide policy it is in
+  all namespaces.
+- A direction is denied by default for the selected pods when its list, of what is allowed or of what is denied, has an
+  entry: `ingress: []` changes nothing, `ingress: [{}]` denies all, for an entry without peers and ports allows nothing.
+  `enableDefaultDeny` overrides.
+  A rule that does none of denying by default, allowing and denying is refused: its author believes in one of them.
+- An entry of `ingressDeny` and `egressDeny` denies its peers its ports, whatever this or another policy allows. The
+  node itself reaches its pods all the same: it starts, probes and stops them.
 - An entry allows its peers on its ports. No peers named: everyone, on the ports. No ports: every port, for the peers.
 - A list of peers that is there but empty (`fromEndpoints: []`) selects nobody: the entry allows nothing.
 - A selector in from/toEndpoints means the policy's namespace, unless it names one (k8s:io.kubernetes.pod.namespace) or
-  namespaces by their labels. `{}` is every pod of the policy's namespace.
+  namespaces by their labels. `{}` is every pod of the policy's namespace; of a clusterwide policy, every pod.
+- A label of the source "reserved" is what entities are called by: alone in a selector it is that entity.
+- A CIDR is what has an address there and is neither a pod nor a node. A CIDRGroup that is not there has no networks.
+- A Service is whoever is behind it: the pods that its selector selects, else the addresses in its EndpointSlices. One
+  that names no namespace is every Service of that name or those labels.
 - Different kinds of peers are not combined in one entry; ports and ICMP types neither.
 - Port "0" is every port of the protocol. Protocol ANY, the default, is TCP, UDP and SCTP.
 
@@ -30,11 +39,13 @@ from typing import Any, NamedTuple
 
 from bus.labels import NAMESPACE, selects
 from bus.messages import Message
-from bus.messages.resources import Peer, Policy, PortRange, Protocol, Requirement, Rule
-from bus.subjects import POLICY
+from bus.messages.resources import CIDRGroup, Peer, Policy, PortRange, Protocol, Requirement, Rule, ServicePeer
+from bus.subjects import CIDR_GROUP, POLICY
 from services.resources.manifests import words
+from services.resources.manifests.above_transport import check_dns, refuse_above_transport
 from services.resources.manifests.cilium_schema import (
     CIDRRule,
+    CiliumCIDRGroup,
     CiliumNetworkPolicy,
     EgressSection,
     ICMPField,
@@ -43,13 +54,17 @@ from services.resources.manifests.cilium_schema import (
     PortProtocol,
     PortRule,
     RuleSpec,
+    ServiceRule,
 )
 from services.resources.manifests.meta import Key, Resource
 from services.resources.manifests.selectors import (
+    RESERVED_LABEL,
     CiliumSelector,
+    exists,
     is_in,
     names_a_namespace,
     read_cilium_selector,
+    read_selector,
     selector_of,
 )
 from services.resources.manifests.strict import Problems, joined, nearest
@@ -67,10 +82,13 @@ ENTITIES = (
     "world-ipv4",
     "world-ipv6",
 )
-LATER_ENTITIES = ("cluster-mesh", "ingress", "none")
+NOBODY = {"none": "", "cluster-mesh": "there is no other cluster", "ingress": "there is no ingress proxy"}
+"""Entities that nothing is of, and why, where the user may think otherwise."""
 PROTOCOLS = (*words.PROTOCOLS, "ANY")
 LATER_PROTOCOLS = ("IGMP", "VRRP")
 INSTEAD = "write {} in place of the whole entry: that allows nothing, and an entry without this field allows more"
+OTHERWISE = "leave the policy out, or narrow what other rules allow: without this field the entry denies something else"
+MOST_LOGGED = 32  # characters of log.value
 MOST_PORTS = 40  # in one entry of toPorts or icmps
 
 ICMP_TYPES = {
@@ -143,40 +161,70 @@ def read_cilium_policy(
     return Resource(key, source, tuple(messages))
 
 
+def read_cidr_group(
+    manifest: CiliumCIDRGroup, raw: dict[str, Any], key: Key, source: str, problems: Problems
+) -> Resource:
+    cidrs = manifest.spec.external_cidrs
+    for at, text in enumerate(cidrs):
+        problems.add_if(f"spec.externalCIDRs[{at}]", words.cidr(text, bare_address=True))
+    group = CIDRGroup(
+        name=key.name, labels=manifest.metadata.labels, cidrs=sorted(set(map(words.plain_cidr, cidrs))), manifest=raw
+    )
+    return Resource(key, source, ((CIDR_GROUP.of(key.name), group),))
+
+
 def _policy(
     spec: RuleSpec, path: str, key: Key, raw: dict[str, Any], raw_spec: dict[str, Any], problems: Problems
 ) -> Policy:
     _refuse_unsupported(spec, path, problems)
     deny = spec.enable_default_deny
+    denies = _denied(spec, key.namespace, path, problems)
     rules = [_ingress(each, key.namespace, f"{path}.ingress[{at}]", problems) for at, each in enumerate(spec.ingress)]
     rules += [_egress(each, key.namespace, f"{path}.egress[{at}]", problems) for at, each in enumerate(spec.egress)]
     policy = Policy(
-        kind="CiliumNetworkPolicy",
+        kind=key.kind,
         namespace=key.namespace,
         name=key.name,
         subject=selector_of(_subject(spec, path, key.namespace, problems)),
         rules=[rule for rule in rules if rule is not None],
-        deny_ingress_by_default=bool(spec.ingress) if deny.ingress is None else deny.ingress,
-        deny_egress_by_default=bool(spec.egress) if deny.egress is None else deny.egress,
+        deny_ingress_by_default=bool(spec.ingress or spec.ingress_deny) if deny.ingress is None else deny.ingress,
+        deny_egress_by_default=bool(spec.egress or spec.egress_deny) if deny.egress is None else deny.egress,
         manifest=raw,
+        denies=denies,
     )
     _check_effect(policy, raw_spec, path, problems)
     return policy
+
+
+def _denied(spec: RuleSpec, namespace: str, path: str, problems: Problems) -> list[Rule]:
+    found = Problems()
+    rules = [
+        *(_ingress(each, namespace, f"{path}.ingressDeny[{at}]", found) for at, each in enumerate(spec.ingress_deny)),
+        *(_egress(each, namespace, f"{path}.egressDeny[{at}]", found) for at, each in enumerate(spec.egress_deny)),
+    ]
+    for at, each in enumerate(spec.ingress_deny):
+        if "host" in (each.from_entities or ()):
+            where = f"{path}.ingressDeny[{at}].fromEntities"
+            found.warn(where, "does nothing for the host: the node itself may always reach its pods")
+    for problem in found:
+        problems.add(problem.path, problem.text.replace(INSTEAD, OTHERWISE))
+    problems.warnings += found.warnings
+    return [rule for rule in rules if rule is not None]
 
 
 def _check_effect(policy: Policy, raw_spec: Mapping[str, Any], path: str, problems: Problems) -> None:
     """An empty list reads like "nothing is allowed" and means "nothing is changed"."""
     denies = {"ingress": policy.deny_ingress_by_default, "egress": policy.deny_egress_by_default}
     empty = [each for each in denies if each in raw_spec and not raw_spec[each] and not denies[each]]
-    if any(denies.values()) or policy.rules:
+    if any(denies.values()) or policy.rules or policy.denies:
         for direction in empty:
             text = f"is empty and changes nothing, {direction} stays as it is; [{{}}] denies all {direction}"
             problems.warn(joined(path, direction), text)
-    elif not any(raw_spec.get(section) for section in ("ingressDeny", "egressDeny")):  # those are refused by name
+    else:
         where = joined(path, empty[0]) if len(empty) == 1 else path
         problems.add(
             where,
-            "does nothing: it denies no direction by default and allows nothing; "
+            "does nothing: it denies no direction by default, allows nothing and denies nothing; "
             "ingress: [{}] denies all ingress, egress: [{}] all egress",
         )
 
@@ -184,9 +232,17 @@ def _check_effect(policy: Policy, raw_spec: Mapping[str, Any], path: str, proble
 def _subject(spec: RuleSpec, path: str, namespace: str, problems: Problems) -> list[Requirement]:
     if spec.endpoint_selector is None:
         if spec.node_selector is None:
-            problems.add(f"{path}.endpointSelector", "is required, and missing; {} selects every pod of the namespace")
+            where = "of the namespace" if namespace else "of the cluster"
+            problems.add(f"{path}.endpointSelector", f"is required, and missing; {{}} selects every pod {where}")
         return []
     requirements = read_cilium_selector(spec.endpoint_selector, f"{path}.endpointSelector", problems)
+    reserved = [each for each in requirements if each.key.startswith(RESERVED_LABEL)]
+    if any(each.operator in ("In", "Exists") for each in reserved):
+        problems.add(
+            f"{path}.endpointSelector", "selects a reserved label, which no pod has; no pod is protected by it"
+        )
+    if not namespace:
+        return [*requirements, exists(NAMESPACE)]
     by_name = [each for each in requirements if each.key == NAMESPACE]
     if not selects(selector_of(by_name), {NAMESPACE: namespace}):
         problems.add(
@@ -200,15 +256,11 @@ def _refuse_unsupported(spec: RuleSpec, path: str, problems: Problems) -> None:
     if spec.node_selector is not None:
         problems.add(f"{path}.nodeSelector", "policies on nodes are not supported yet, no rule protects a node")
         read_cilium_selector(spec.node_selector, f"{path}.nodeSelector", problems)
-    for field, section in (("ingressDeny", spec.ingress_deny), ("egressDeny", spec.egress_deny)):
-        if section:
-            problems.add(
-                f"{path}.{field}",
-                "deny rules are not supported yet; without them all that other rules allow stays open: "
-                "leave the policy out, or narrow those rules instead",
-            )
-    if spec.log is not None:
-        problems.add(f"{path}.log", "a log value on policies is not supported yet; remove the field")
+    value = spec.log.value
+    if len(value) > MOST_LOGGED or not value.isprintable():
+        problems.add(f"{path}.log.value", f"is not text of at most {MOST_LOGGED} printable characters")
+    elif value:
+        problems.warn(f"{path}.log.value", "is taken, and not yet told with flows")
 
 
 def _ingress(section: IngressSection, namespace: str, path: str, problems: Problems) -> Rule | None:
@@ -220,11 +272,12 @@ def _ingress(section: IngressSection, namespace: str, path: str, problems: Probl
 
 
 def _egress(section: EgressSection, namespace: str, path: str, problems: Problems) -> Rule | None:
+    for at, name in enumerate(section.to_fqdns or ()):
+        check_dns(name, f"{path}.toFQDNs[{at}]", problems)
     later = {
         "toFQDNs": section.to_fqdns,
         "toGroups": section.to_groups,
         "toNodes": section.to_nodes,
-        "toServices": section.to_services,
     }
     peers = _Peers(
         "to",
@@ -234,6 +287,7 @@ def _egress(section: EgressSection, namespace: str, path: str, problems: Problem
         section.to_cidr_set,
         later,
         section.to_requires,
+        section.to_services,
     )
     return _rule("egress", section, peers, namespace, path, problems)
 
@@ -248,6 +302,7 @@ class _Peers(NamedTuple):
     cidr_set: list[CIDRRule] | None
     later: Mapping[str, Sequence[Any] | None]
     requires: list[CiliumSelector] | None
+    services: list[ServiceRule] | None = None
 
     def named(self) -> dict[str, Sequence[Any]]:
         """Field -> entries, of the fields that are there."""
@@ -256,6 +311,7 @@ class _Peers(NamedTuple):
             self.prefix + "Entities": self.entities,
             self.prefix + "CIDR": self.cidr,
             self.prefix + "CIDRSet": self.cidr_set,
+            self.prefix + "Services": self.services,
         }
         return {field: entries for field, entries in fields.items() if entries is not None}
 
@@ -275,7 +331,15 @@ def _rule(
         _endpoint_peer(each, namespace, f"{path}.{peers.prefix}Endpoints[{at}]", problems)
         for at, each in enumerate(peers.endpoints or ())
     ]
-    selected += [Peer(entity=each) for each in peers.entities or ()]
+    selected += [
+        _entity_peer(each, f"{path}.{peers.prefix}Entities[{at}]", problems)
+        for at, each in enumerate(peers.entities or ())
+    ]
+    selected += _networks(peers, path, problems)
+    selected += [
+        _service_peer(each, f"{path}.{peers.prefix}Services[{at}]", problems)
+        for at, each in enumerate(peers.services or ())
+    ]
     ports = _ports(section.to_ports, f"{path}.toPorts", problems) + _icmp_types(
         section.icmps, f"{path}.icmps", problems
     )
@@ -293,18 +357,6 @@ def _check_peers(peers: _Peers, named: dict[str, Sequence[Any]], path: str, prob
     filled = [field for field, entries in named.items() if entries]
     if len(filled) > 1:
         problems.add(joined(path, filled[1]), f"stands beside {filled[0]}; make it an entry of its own")
-    for at, entity in enumerate(peers.entities or ()):
-        problems.add_if(f"{path}.{peers.prefix}Entities[{at}]", _entity(entity))
-    before = len(problems)
-    for at, text in enumerate(peers.cidr or ()):
-        problems.add_if(f"{path}.{peers.prefix}CIDR[{at}]", words.cidr(text, bare_address=True))
-    for at, rule in enumerate(peers.cidr_set or ()):
-        _check_cidr_rule(rule, f"{path}.{peers.prefix}CIDRSet[{at}]", problems)
-    if len(problems) == before and (peers.cidr or peers.cidr_set):
-        problems.add(
-            f"{path}.{peers.prefix}CIDR{'' if peers.cidr else 'Set'}",
-            f"CIDR peers are not supported yet; {INSTEAD}",
-        )
     for field, entries in peers.later.items():
         if entries is not None:
             problems.add(joined(path, field), f"is not supported yet; {INSTEAD}")
@@ -315,62 +367,112 @@ def _check_peers(peers: _Peers, named: dict[str, Sequence[Any]], path: str, prob
             problems.add(where, "is not supported yet; put the requirement into each selector")
 
 
-def _entity(entity: str) -> str | None:
-    if entity in ENTITIES:
-        return None
-    if entity in LATER_ENTITIES:
-        return f'the entity "{entity}" is not supported yet; {INSTEAD}'
-    return f'"{entity}" is not an entity; use one of {", ".join(ENTITIES)}{nearest(entity, ENTITIES)}'
+def _entity_peer(entity: str, path: str, problems: Problems) -> Peer:
+    if entity in NOBODY:
+        if NOBODY[entity]:
+            problems.warn(path, f'"{entity}" is nobody: {NOBODY[entity]}')
+        return Peer(entity="none")
+    if entity not in ENTITIES:
+        known = (*ENTITIES, *NOBODY)
+        problems.add(path, f'"{entity}" is not an entity; use one of {", ".join(known)}{nearest(entity, known)}')
+    return Peer(entity=entity)
 
 
-def _check_cidr_rule(rule: CIDRRule, path: str, problems: Problems) -> None:
-    if rule.cidr_group_ref or rule.cidr_group_selector is not None:
-        problems.add(path, f"CIDR groups are not supported yet; {INSTEAD}")
-        return
-    wrong = words.cidr(rule.cidr)
+def _service_peer(rule: ServiceRule, path: str, problems: Problems) -> Peer:
+    name, selector = rule.k8s_service, rule.k8s_service_selector
+    if (name is None) == (selector is None):
+        problems.add(path, "must have one of k8sService and k8sServiceSelector")
+        return Peer()
+    if name is not None:
+        where, namespace = joined(path, "k8sService"), name.namespace
+        problems.add_if(joined(where, "serviceName"), words.service_name(name.service_name))
+        found = ServicePeer(name=name.service_name, namespace=namespace)
+    else:
+        assert selector is not None
+        where, namespace = joined(path, "k8sServiceSelector"), selector.namespace
+        wanted = selector_of(read_selector(selector.selector, joined(where, "selector"), problems))
+        found = ServicePeer(namespace=namespace, selector=wanted)
+    if namespace:
+        problems.add_if(joined(where, "namespace"), words.dns_label(namespace))
+    else:
+        problems.warn(where, "names no namespace, and means Services of every one")
+    return Peer(services=found)
+
+
+def _networks(peers: _Peers, path: str, problems: Problems) -> list[Peer]:
+    found = []
+    for at, text in enumerate(peers.cidr or ()):
+        problems.add_if(f"{path}.{peers.prefix}CIDR[{at}]", words.cidr(text, bare_address=True))
+        found.append(Peer(cidr=words.plain_cidr(text)))
+    for at, rule in enumerate(peers.cidr_set or ()):
+        found.append(_cidr_peer(rule, f"{path}.{peers.prefix}CIDRSet[{at}]", problems))
+    return found
+
+
+def _cidr_peer(rule: CIDRRule, path: str, problems: Problems) -> Peer:
+    given = {
+        "cidr": bool(rule.cidr),
+        "cidrGroupRef": bool(rule.cidr_group_ref),
+        "cidrGroupSelector": rule.cidr_group_selector is not None,
+    }
+    named = [field for field, is_there in given.items() if is_there]
+    if len(named) != 1:
+        got = f"has {' and '.join(named)}" if named else "says no networks"
+        problems.add(path, f"{got}; give one of {', '.join(given)}")
+        return Peer()
+    wrong = words.cidr(rule.cidr) if rule.cidr else None
     problems.add_if(joined(path, "cidr"), wrong)
     for at, text in enumerate(rule.except_):
-        problems.add_if(f"{path}.except[{at}]", words.cidr(text) if wrong else words.excluded_cidr(text, rule.cidr))
+        check = words.cidr(text) if wrong or not rule.cidr else words.excluded_cidr(text, rule.cidr)
+        problems.add_if(f"{path}.except[{at}]", check)
+    groups = None
+    if rule.cidr_group_selector is not None:
+        where = joined(path, "cidrGroupSelector")
+        groups = selector_of(read_selector(rule.cidr_group_selector, where, problems))
+    if rule.cidr_group_ref:
+        problems.add_if(joined(path, "cidrGroupRef"), words.dns_subdomain(rule.cidr_group_ref))
+    return Peer(
+        cidr=words.plain_cidr(rule.cidr) if rule.cidr else "",
+        cidr_group=rule.cidr_group_ref,
+        cidr_groups=groups,
+        except_cidrs=sorted(map(words.plain_cidr, rule.except_)),
+    )
 
 
 def _endpoint_peer(selector: CiliumSelector, namespace: str, path: str, problems: Problems) -> Peer:
     requirements = read_cilium_selector(selector, path, problems)
+    entity = _reserved(requirements, path, problems)
+    if entity is not None:
+        return _entity_peer(entity, path, problems)
     if not names_a_namespace(requirements):
-        requirements.append(is_in(NAMESPACE, namespace))
+        requirements.append(is_in(NAMESPACE, namespace) if namespace else exists(NAMESPACE))
     return Peer(selector=selector_of(requirements))
+
+
+def _reserved(requirements: list[Requirement], path: str, problems: Problems) -> str | None:
+    """The entity that a selector is by a label of the source "reserved"; None: it selects pods. Those have none of such
+    labels, so that one which must not be there is no condition."""
+    wanted = [
+        each for each in requirements if each.key.startswith(RESERVED_LABEL) and each.operator in ("In", "Exists")
+    ]
+    if not wanted:
+        return None
+    if len(requirements) > 1 or any(value for each in wanted for value in each.values):
+        problems.add(path, f"selects a reserved label with something else; {INSTEAD}")
+    return wanted[0].key.removeprefix(RESERVED_LABEL)
 
 
 def _ports(rules: list[PortRule], path: str, problems: Problems) -> list[PortRange]:
     ports = []
     for index, rule in enumerate(rules):
         where = f"{path}[{index}]"
-        _refuse_above_transport(rule, where, problems)
+        refuse_above_transport(rule, where, problems, INSTEAD)
         if not rule.ports:
             problems.add(joined(where, "ports"), "is empty; list ports, or leave toPorts out for every port")
         if len(rule.ports) > MOST_PORTS:
             problems.add(joined(where, "ports"), f"has {len(rule.ports)} entries; at most {MOST_PORTS} are allowed")
         ports += [_port(each, f"{where}.ports[{at}]", problems) for at, each in enumerate(rule.ports)]
     return ports
-
-
-def _refuse_above_transport(rule: PortRule, path: str, problems: Problems) -> None:
-    """`rules: {}` asks for nothing and is taken."""
-    l7 = rule.rules
-    if l7 is not None:
-        for field, entries in (("http", l7.http), ("dns", l7.dns), ("kafka", l7.kafka), ("l7", l7.l7)):
-            if entries is not None:
-                problems.add(f"{path}.rules.{field}", f"L7 rules ({field}) are not supported yet; {INSTEAD}")
-        if l7.l7proto:
-            problems.add(f"{path}.rules.l7proto", f"L7 rules are not supported yet; {INSTEAD}")
-    later = {
-        "serverNames": rule.server_names,
-        "terminatingTLS": rule.terminating_tls,
-        "originatingTLS": rule.originating_tls,
-        "listener": rule.listener,
-    }
-    for field, value in later.items():
-        if value or isinstance(value, dict):
-            problems.add(joined(path, field), f"is not supported yet; {INSTEAD}")
 
 
 def _port(port: PortProtocol, path: str, problems: Problems) -> PortRange:

@@ -1,4 +1,5 @@
-"""cilium.io/v2 CiliumNetworkPolicy: the fields, all of them, also those that are refused as not supported yet.
+"""cilium.io/v2 CiliumNetworkPolicy and what goes with it: the fields, all of them, also those that are refused as not
+supported yet.
 
 Source: Cilium's documentation, "Network Policy", and its CRD of the kind.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.resources.manifests.meta import Manifest
-from services.resources.manifests.selectors import CiliumSelector
+from services.resources.manifests.selectors import CiliumSelector, Selector
 from services.resources.manifests.strict import Schema, names
 
 
@@ -20,7 +21,7 @@ class CiliumSchema(Schema, frozen=True, kw_only=True):
 class CIDRRule(CiliumSchema, frozen=True, kw_only=True):
     cidr: str = ""
     cidr_group_ref: str = ""
-    cidr_group_selector: Any = None
+    cidr_group_selector: Selector | None = None
     except_: list[str] = []
     NULL_IS_REFUSED = names("cidr cidrGroupRef cidrGroupSelector except")
 
@@ -42,12 +43,25 @@ class PortRule(CiliumSchema, frozen=True, kw_only=True):
     NULL_IS_REFUSED = names("ports rules serverNames terminatingTLS originatingTLS listener")
 
 
+class SecretName(CiliumSchema, frozen=True, kw_only=True):
+    name: str
+    namespace: str = ""
+
+
+class HeaderMatch(CiliumSchema, frozen=True, kw_only=True):
+    name: str
+    value: str = ""
+    mismatch: str = ""
+    secret: SecretName | None = None
+    NULL_IS_REFUSED = names("value mismatch secret")
+
+
 class HTTPRule(CiliumSchema, frozen=True, kw_only=True):
     path: str = ""
     method: str = ""
     host: str = ""
     headers: list[str] = []
-    header_matches: list[Any] = []
+    header_matches: list[HeaderMatch] = []
     NULL_IS_REFUSED = names("path method host headers headerMatches")
 
 
@@ -64,6 +78,24 @@ class L7Rules(CiliumSchema, frozen=True, kw_only=True):
     l7: list[Any] | None = None
     l7proto: str = ""
     NULL_IS_REFUSED = names("http dns kafka l7 l7proto")
+
+
+class ServiceName(CiliumSchema, frozen=True, kw_only=True):
+    service_name: str = ""
+    namespace: str = ""
+    NULL_IS_REFUSED = names("serviceName namespace")
+
+
+class ServiceSelector(CiliumSchema, frozen=True, kw_only=True):
+    selector: Selector
+    namespace: str = ""
+    NULL_IS_REFUSED = names("selector namespace")
+
+
+class ServiceRule(CiliumSchema, frozen=True, kw_only=True):
+    k8s_service: ServiceName | None = None
+    k8s_service_selector: ServiceSelector | None = None
+    NULL_IS_REFUSED = names("k8sService k8sServiceSelector")
 
 
 class ICMPField(CiliumSchema, frozen=True, kw_only=True):
@@ -100,7 +132,7 @@ class EgressSection(CiliumSchema, frozen=True, kw_only=True):
     to_requires: list[CiliumSelector] | None = None
     to_groups: list[Any] | None = None
     to_nodes: list[CiliumSelector] | None = None
-    to_services: list[Any] | None = None
+    to_services: list[ServiceRule] | None = None
     to_fqdns: list[DNSRule] | None = None
     to_ports: list[PortRule] = []
     icmps: list[ICMPRule] = []
@@ -116,6 +148,10 @@ class EnableDefaultDeny(CiliumSchema, frozen=True, kw_only=True):
     egress: bool | None = None
 
 
+class Log(CiliumSchema, frozen=True, kw_only=True):
+    value: str = ""
+
+
 class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
     endpoint_selector: CiliumSelector | None = None
     node_selector: CiliumSelector | None = None
@@ -124,7 +160,7 @@ class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
     ingress_deny: list[IngressSection] = []
     egress_deny: list[EgressSection] = []
     enable_default_deny: EnableDefaultDeny = EnableDefaultDeny()
-    log: Any = None
+    log: Log = Log()
     PASSED_OVER = names("labels description")
     NULL_IS_REFUSED = names("endpointSelector nodeSelector ingressDeny egressDeny")
 
@@ -132,3 +168,16 @@ class RuleSpec(CiliumSchema, frozen=True, kw_only=True):
 class CiliumNetworkPolicy(Manifest, frozen=True, kw_only=True):
     spec: RuleSpec | None = None
     specs: list[RuleSpec] = []
+
+
+class CiliumClusterwideNetworkPolicy(CiliumNetworkPolicy, frozen=True, kw_only=True):
+    """The same rules; no namespace is meant where none is said."""
+
+
+class CIDRGroupSpec(CiliumSchema, frozen=True, kw_only=True):
+    external_cidrs: list[str]
+    NULL_IS_REFUSED = names("externalCIDRs")
+
+
+class CiliumCIDRGroup(Manifest, frozen=True, kw_only=True):
+    spec: CIDRGroupSpec

@@ -6,6 +6,7 @@ What it means, from the Kubernetes documentation ("Network Policies" and the API
   default for the selected pods. Rules of a direction that is not listed do nothing.
 - A rule with `from` absent or empty is open to everyone, the outside too. `ports` absent or empty: every port.
 - A peer is pods (of the policy's namespace, or of `namespaceSelector`'s), or all pods of the selected namespaces.
+- `ipBlock` is what has an address there and is neither a pod nor a node; `except` is not.
 - A port without `port` is every port of its protocol; the default protocol is TCP.
 """
 
@@ -115,8 +116,7 @@ def _directions(spec: NetworkPolicySpec, problems: Problems) -> set[str]:
 
 def _peer(peer: NetworkPeer, own_namespace: Requirement, path: str, problems: Problems) -> Peer:
     if peer.ip_block is not None:
-        _check_ip_block(peer, path, problems)
-        return Peer()
+        return _ip_block(peer, path, problems)
     if peer.pod_selector is None and peer.namespace_selector is None:
         problems.add(path, "is empty; give podSelector, namespaceSelector or both ({} selects all)")
         return Peer()
@@ -132,24 +132,20 @@ def _peer(peer: NetworkPeer, own_namespace: Requirement, path: str, problems: Pr
     return Peer(selector=selector_of(requirements))
 
 
-def _check_ip_block(peer: NetworkPeer, path: str, problems: Problems) -> None:
+def _ip_block(peer: NetworkPeer, path: str, problems: Problems) -> Peer:
     where = joined(path, "ipBlock")
     assert peer.ip_block is not None
+    block = peer.ip_block
     if peer.pod_selector is not None or peer.namespace_selector is not None:
         problems.add(where, "stands beside a selector; make it a peer of its own")
-        return
-    before = len(problems)
-    wrong = words.cidr(peer.ip_block.cidr)
+        return Peer()
+    wrong = words.cidr(block.cidr)
     problems.add_if(joined(where, "cidr"), wrong)
-    for index, text in enumerate(peer.ip_block.except_):
-        at = f"{where}.except[{index}]"
-        problems.add_if(at, words.cidr(text) if wrong else words.excluded_cidr(text, peer.ip_block.cidr))
-    if len(problems) == before:
-        problems.add(
-            where,
-            "CIDR peers are not supported yet; leave out the whole rule, as one without peers is open to all, and keep "
-            "its direction in policyTypes",
+    for index, text in enumerate(block.except_):
+        problems.add_if(
+            f"{where}.except[{index}]", words.cidr(text) if wrong else words.excluded_cidr(text, block.cidr)
         )
+    return Peer(cidr=words.plain_cidr(block.cidr), except_cidrs=sorted(map(words.plain_cidr, block.except_)))
 
 
 def _port(port: NetworkPort, path: str, problems: Problems) -> PortRange:

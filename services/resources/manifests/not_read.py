@@ -14,7 +14,7 @@ from services.resources.manifests.strict import names
 LATER = names(
     # cilium.io, all versions
     "CiliumBGPAdvertisement CiliumBGPClusterConfig CiliumBGPNodeConfig CiliumBGPNodeConfigOverride CiliumBGPPeerConfig"
-    " CiliumBGPPeeringPolicy CiliumCIDRGroup CiliumClusterwideEnvoyConfig CiliumClusterwideNetworkPolicy"
+    " CiliumBGPPeeringPolicy CiliumClusterwideEnvoyConfig"
     " CiliumDatapathPlugin CiliumEgressGatewayPolicy CiliumEgressNATPolicy CiliumEndpoint CiliumEndpointSlice"
     " CiliumEnvoyConfig CiliumExternalWorkload CiliumGatewayClassConfig CiliumIdentity CiliumL2AnnouncementPolicy"
     " CiliumLocalRedirectPolicy CiliumNetworkDriverClusterConfig CiliumNetworkDriverNodeConfig"

@@ -16,6 +16,9 @@ from bus.messages.resources import LabelSelector, Requirement
 from services.resources.manifests import words
 from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
 
+RESERVED_LABEL = "reserved:"
+"""What keys begin with by which policies know entities; no pod has a label of one."""
+
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 
 
@@ -118,10 +121,8 @@ def _canonical(key: str, path: str, problems: Problems) -> str:
     if not colon:
         source, name = "k8s", key
     if source == "reserved":
-        problems.add(
-            path, f'selecting the reserved label "{name}" is not supported yet; use fromEntities or toEntities'
-        )
-    elif source not in ("k8s", "any"):
+        return RESERVED_LABEL + name
+    if source not in ("k8s", "any"):
         problems.add(path, f'labels of the source "{source}" are not supported yet; use "k8s:" or no source')
     else:
         problems.add_if(path, _label_key(name))

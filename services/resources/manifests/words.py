@@ -140,8 +140,9 @@ def cidr(text: str, bare_address: bool = False) -> str | None:
 
 
 def plain_cidr(text: str) -> str:
-    """The one form of a valid CIDR: "fd00:10::/64", no bits set beyond its length. Another text stays as it is."""
-    return text if cidr(text) is not None else str(ip_network(text, strict=False))
+    """The one form of a valid CIDR: "fd00:10::/64", no bits set beyond its length; of an address, that of it alone.
+    Another text stays as it is."""
+    return text if cidr(text, bare_address=True) is not None else str(ip_network(text, strict=False))
 
 
 def excluded_cidr(text: str, block: str) -> str | None:

@@ -14,7 +14,9 @@ from bus.messages import Message
 from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import (
+    CIDRGroup,
     ContainerPort,
+    EndpointSlice,
     LabelSelector,
     Namespace,
     Peer,
@@ -23,8 +25,9 @@ from bus.messages.resources import (
     PortRange,
     Requirement,
     Rule,
+    Service,
 )
-from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR
+from bus.subjects import CIDR_GROUP, ENDPOINT_SLICE, IDENTITY, NAMESPACE, POD, POLICY, RULES, SELECTOR, SERVICE
 from services.policy.model import NOT_TAKEN, PolicyModel
 
 DEFAULT = Namespace(name="default")
@@ -67,6 +70,12 @@ def subject_of(message: Message) -> str:
             return POD.of(message.namespace, message.name)
         case Namespace():
             return NAMESPACE.of(message.name)
+        case CIDRGroup():
+            return CIDR_GROUP.of(message.name)
+        case Service():
+            return SERVICE.of(message.namespace, message.name)
+        case EndpointSlice():
+            return ENDPOINT_SLICE.of(message.namespace, message.name)
     raise AssertionError(message)
 
 
@@ -111,7 +120,7 @@ class Running:
         for message in self.log.values():
             if isinstance(message, PolicyRules):
                 assert SELECTOR.of(message.subject) in self.log
-                for rule in message.rules:
+                for rule in (*message.rules, *message.denies):
                     assert all(SELECTOR.of(key) in self.log for key in rule.selectors)
                     assert not rule.subject or SELECTOR.of(rule.subject) in self.log
 
@@ -458,6 +467,11 @@ BROKEN = [
     Rule(direction="egress", any_peer=True, ports=[PortRange(protocol="TCP", port=90, end_port=80)]),
     Rule(direction="egress", any_peer=True, ports=[PortRange(protocol="TCP", name="http", port=80)]),
     Rule(direction="egress", peers=[Peer(selector=need("app"))]),
+    Rule(direction="egress", peers=[Peer(cidr="10.0.0.1/8")]),
+    Rule(direction="egress", peers=[Peer(cidr="10.0.0.0/8", except_cidrs=["x"])]),
+    Rule(direction="egress", peers=[Peer(cidr="10.0.0.0/8", entity="world")]),
+    Rule(direction="egress", peers=[Peer(cidr="10.0.0.0/8", cidr_group="a")]),
+    Rule(direction="egress", peers=[Peer(cidr_groups=need("app"))]),
 ]
 
 

@@ -54,6 +54,26 @@ spec: {{endpointSelector: {{}}, {rule}}}
 """
 
 
+def clusterwide(rule: str) -> str:
+    """A CiliumClusterwideNetworkPolicy around the body of `spec`."""
+    return f"""
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {{name: rule1}}
+spec: {{endpointSelector: {{}}, {rule}}}
+"""
+
+
+def cidr_group(cidrs: str, version: str = "v2") -> str:
+    """A CiliumCIDRGroup of these networks."""
+    return f"""
+apiVersion: cilium.io/{version}
+kind: CiliumCIDRGroup
+metadata: {{name: office, labels: {{tier: a}}}}
+spec: {{externalCIDRs: [{cidrs}]}}
+"""
+
+
 def network(rule: str) -> str:
     """A NetworkPolicy around the body of `spec`."""
     return f"""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.resources.manifests import cilium, network, pod, problems, refusals, service
+from tests.unit.resources.manifests import (
+    cidr_group,
+    cilium,
+    clusterwide,
+    network,
+    pod,
+    problems,
+    refusals,
+    service,
+)
 
 ENTRY = "spec.ingress[0]"
 PORT = f"{ENTRY}.toPorts[0].ports[0]"
@@ -61,11 +70,18 @@ REFUSED = {
     "a peering by BGP": ("{apiVersion: cilium.io/v2, kind: CiliumBGPPeerConfig}", "kind", "not supported yet"),
     "a node's BGP": ("{apiVersion: cilium.io/v2, kind: CiliumBGPNodeConfigOverride}", "kind", "not supported yet"),
     "BGP as it was": ("{apiVersion: cilium.io/v2alpha1, kind: CiliumBGPPeeringPolicy}", "kind", "not supported yet"),
-    "a clusterwide policy": (
-        "{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy}",
-        "kind",
+    "a clusterwide policy in a namespace": (
+        clusterwide("ingress: [{}]").replace("{name:", "{namespace: blue, name:"),
+        "metadata.namespace",
+        "",
+    ),
+    "a clusterwide policy on nodes": (
+        clusterwide("ingress: [{}]").replace("endpointSelector", "nodeSelector"),
+        "spec.nodeSelector",
         "not supported yet",
     ),
+    "a bad CIDR in a group": (cidr_group("10.0.0.0/8, 10.0.0.256/32"), "spec.externalCIDRs[1]", "is not a CIDR"),
+    "a group of no list": (cidr_group("").replace("externalCIDRs: []", ""), "spec.externalCIDRs", "missing"),
     "another API version": ("{apiVersion: v1, kind: Deployment}", "apiVersion", "Deployment is of apps/v1, not v1"),
     "no kind": ("{apiVersion: v1}", "kind", "missing"),
     "a kind that is a list": ("{apiVersion: v1, kind: [Pod]}", "kind", "must be text"),
@@ -419,10 +435,10 @@ REFUSED = {
         "spec.ingress[0].from[0].ipBlock.except[0]",
         "is not inside 10.0.0.0/8",
     ),
-    "a good CIDR": (
-        network("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]"),
+    "a CIDR beside a selector": (
+        network("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]"),
         "spec.ingress[0].from[0].ipBlock",
-        "not supported yet",
+        "stands beside a selector",
     ),
     "a range that ends before it starts": (
         network("ingress: [{ports: [{port: 80, endPort: 79}]}]"),
@@ -463,6 +479,41 @@ REFUSED = {
         entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{metod: GET}]}}]"),
         f"{ENTRY}.toPorts[0].rules.http[0].metod",
         'did you mean "method"?',
+    ),
+    "L7 rules of two protocols": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{}], l7: [{}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.l7",
+        "stands beside http",
+    ),
+    "a header without a name": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{headers: [': x']}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http[0].headers[0]",
+        "is not the name of a header",
+    ),
+    "a misspelt mismatch of a header": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{headerMatches: [{name: a, mismatch: LOGG}]}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http[0].headerMatches[0].mismatch",
+        'did you mean "LOG"?',
+    ),
+    "a misspelt field of a header": (
+        entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{headerMatches: [{nam: a}]}]}}]"),
+        f"{ENTRY}.toPorts[0].rules.http[0].headerMatches[0].nam",
+        'did you mean "name"?',
+    ),
+    "a pattern as a DNS name": (
+        cilium("egress: [{toPorts: [{ports: [{port: '53'}], rules: {dns: [{matchName: '*.a'}]}}]}]"),
+        "spec.egress[0].toPorts[0].rules.dns[0].matchName",
+        "patterns go into matchPattern",
+    ),
+    "a DNS rule of nothing": (
+        cilium("egress: [{toFQDNs: [{}]}]"),
+        "spec.egress[0].toFQDNs[0]",
+        "one of matchName and matchPattern",
+    ),
+    "a server name that is none": (
+        entry("toPorts: [{ports: [{port: '443'}], serverNames: ['a b']}]"),
+        f"{ENTRY}.toPorts[0].serverNames[0]",
+        "is not a server name",
     ),
     "TLS": (
         entry("toPorts: [{ports: [{port: '443'}], terminatingTLS: {}}]"),
@@ -523,10 +574,22 @@ REFUSED = {
         f"{ENTRY}.fromEndpoints[0].matchExpressions[0].values",
         "needs at least one",
     ),
-    "a reserved label": (
-        entry("fromEndpoints: [{matchLabels: {'reserved:host': ''}}]"),
-        f"{ENTRY}.fromEndpoints[0].matchLabels[reserved:host]",
-        "use fromEntities",
+    "an unknown reserved label": (
+        entry("fromEndpoints: [{matchLabels: {'reserved:hst': ''}}]"),
+        f"{ENTRY}.fromEndpoints[0]",
+        'did you mean "host"?',
+    ),
+    "a reserved label with another": (
+        entry("fromEndpoints: [{matchLabels: {'reserved:host': '', a: b}}]"),
+        f"{ENTRY}.fromEndpoints[0]",
+        "with something else",
+    ),
+    "a reserved label of a subject": (
+        cilium("ingress: [{}]").replace(
+            "endpointSelector: {}", "endpointSelector: {matchLabels: {'reserved:init': ''}}"
+        ),
+        "spec.endpointSelector",
+        "which no pod has",
     ),
     "a label of another source": (
         entry("fromEndpoints: [{matchLabels: {'container:a': b}}]"),
@@ -534,14 +597,33 @@ REFUSED = {
         "not supported yet",
     ),
     "an unknown entity": (entry("fromEntities: [wrld]"), f"{ENTRY}.fromEntities[0]", 'did you mean "world"?'),
-    "an entity of later": (entry("fromEntities: [ingress]"), f"{ENTRY}.fromEntities[0]", "not supported yet"),
     "two kinds of peers": (
         entry("fromEndpoints: [{}], fromEntities: [world]"),
         f"{ENTRY}.fromEntities",
         "stands beside fromEndpoints",
     ),
     "a bad CIDR in fromCIDR": (entry("fromCIDR: [10.0.0.256/8]"), f"{ENTRY}.fromCIDR[0]", "is not a CIDR"),
-    "a good CIDR in fromCIDR": (entry("fromCIDR: [10.0.0.0/8]"), f"{ENTRY}.fromCIDR", "not supported yet"),
+    "a set without networks": (entry("fromCIDRSet: [{}]"), f"{ENTRY}.fromCIDRSet[0]", "says no networks"),
+    "a set of two things": (
+        entry("fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: g}]"),
+        f"{ENTRY}.fromCIDRSet[0]",
+        "has cidr and cidrGroupRef",
+    ),
+    "a group's bad exception": (
+        entry("fromCIDRSet: [{cidrGroupRef: g, except: [x]}]"),
+        f"{ENTRY}.fromCIDRSet[0].except[0]",
+        "is not a CIDR",
+    ),
+    "a misspelt selector of groups": (
+        entry("fromCIDRSet: [{cidrGroupSelector: {matchLabel: {a: b}}}]"),
+        f"{ENTRY}.fromCIDRSet[0].cidrGroupSelector.matchLabel",
+        'did you mean "matchLabels"?',
+    ),
+    "a long value to log": (
+        cilium(f"ingress: [{{}}], log: {{value: {'x' * 33}}}"),
+        "spec.log.value",
+        "at most 32 printable",
+    ),
     "a bad CIDR in fromCIDRSet": (
         entry("fromCIDRSet: [{cidr: 10.0.0.0}]"),
         f"{ENTRY}.fromCIDRSet[0].cidr",
@@ -557,8 +639,31 @@ REFUSED = {
     "authentication": (entry("authentication: {mode: required}"), f"{ENTRY}.authentication", "not supported yet"),
     "toFQDNs": (cilium("egress: [{toFQDNs: [{matchName: a.b}]}]"), "spec.egress[0].toFQDNs", "not supported yet"),
     "an empty toFQDNs": (cilium("egress: [{toFQDNs: []}]"), "spec.egress[0].toFQDNs", "not supported yet"),
-    "toServices": (cilium("egress: [{toServices: [{}]}]"), "spec.egress[0].toServices", "not supported yet"),
-    "deny rules": (cilium("ingressDeny: [{fromEntities: [world]}]"), "spec.ingressDeny", "not supported yet"),
+    "a Service that is none": (
+        cilium("egress: [{toServices: [{}]}]"),
+        "spec.egress[0].toServices[0]",
+        "one of k8sService",
+    ),
+    "a Service with a bad name": (
+        cilium("egress: [{toServices: [{k8sService: {serviceName: A, namespace: b}}]}]"),
+        "spec.egress[0].toServices[0].k8sService.serviceName",
+        "is not a Service name",
+    ),
+    "Services by no selector": (
+        cilium("egress: [{toServices: [{k8sServiceSelector: {namespace: b}}]}]"),
+        "spec.egress[0].toServices[0].k8sServiceSelector.selector",
+        "missing",
+    ),
+    "L7 in a deny rule": (
+        cilium("ingressDeny: [{toPorts: [{ports: [{port: '80'}], rules: {http: [{}]}}]}]"),
+        "spec.ingressDeny[0].toPorts[0].rules.http",
+        "not supported yet",
+    ),
+    "a DNS name in a deny rule": (
+        cilium("egressDeny: [{toFQDNs: [{matchName: a.b}]}]"),
+        "spec.egressDeny[0].toFQDNs",
+        "not supported yet",
+    ),
     "a policy on nodes": (
         "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}, spec: {nodeSelector: {}}}",
         "spec.nodeSelector",
@@ -662,22 +767,19 @@ def test_a_manifest_nested_without_end_is_refused_and_overflows_nothing() -> Non
 
 
 ASKS_FOR_MORE_WHEN_REMOVED = {
-    "deny rules": (
-        cilium("ingress: [{fromEntities: [all]}], ingressDeny: [{fromEntities: [world]}]"),
+    "a condition of a deny rule": (
+        cilium("ingress: [{fromEntities: [all]}], ingressDeny: [{fromEndpoints: [{}], fromNodes: [{}]}]"),
         "leave the policy out",
     ),
     "authentication": (entry("fromEndpoints: [{}], authentication: {mode: required}"), "write {} in place"),
-    "a CIDR": (entry("fromCIDR: [10.0.0.0/8]"), "write {} in place"),
-    "a group of CIDRs": (entry("fromCIDRSet: [{cidrGroupRef: g}]"), "write {} in place"),
     "a DNS name": (cilium("egress: [{toFQDNs: [{matchName: a.b}]}]"), "write {} in place"),
-    "an entity of later": (entry("fromEntities: [ingress]"), "write {} in place"),
+    "a reserved label and another": (
+        entry("fromEndpoints: [{matchLabels: {'reserved:host': '', a: b}}]"),
+        "write {} in place",
+    ),
     "L7 rules": (entry("toPorts: [{ports: [{port: '80'}], rules: {http: [{method: GET}]}}]"), "write {} in place"),
     "server names": (entry("toPorts: [{ports: [{port: '443'}], serverNames: [a.b]}]"), "write {} in place"),
     "no ICMP types": (entry("fromEndpoints: [{}], icmps: [{fields: []}]"), "write {} in place"),
-    "a CIDR of a NetworkPolicy": (
-        network("ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]"),
-        "keep its direction in policyTypes",
-    ),
 }
 
 

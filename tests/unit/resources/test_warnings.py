@@ -118,6 +118,23 @@ def test_an_empty_direction_beside_a_full_one_is_warned_of() -> None:
     assert warnings(cilium("egress: [{}], ingress: [], enableDefaultDeny: {ingress: true}")) == {}
 
 
+def test_an_entity_that_nobody_is_of_is_warned_of() -> None:
+    for entity in ("ingress", "cluster-mesh"):
+        found = warnings(cilium(f"ingress: [{{fromEntities: [{entity}]}}]"))
+        assert "is nobody" in found["spec.ingress[0].fromEntities[0]"]
+    assert warnings(cilium("ingress: [{fromEntities: [none]}]")) == {}
+
+
+def test_a_denial_of_the_node_itself_is_warned_of() -> None:
+    found = warnings(cilium("ingressDeny: [{fromEntities: [world, host]}]"))
+    assert "may always reach its pods" in found["spec.ingressDeny[0].fromEntities"]
+    assert warnings(cilium("egressDeny: [{toEntities: [host]}]")) == {}
+
+
+def test_a_value_to_log_is_warned_of() -> None:
+    assert "not yet told" in warnings(cilium("ingress: [{}], log: {value: why}"))["spec.log.value"]
+
+
 def test_a_direction_that_policy_types_leave_out_is_warned_of() -> None:
     assert "does not list Ingress" in warnings(network("policyTypes: [Egress], ingress: [{}]"))["spec.ingress"]
     assert "does not list Egress" in warnings(network("egress: []"))["spec.egress"]
@@ -222,7 +239,8 @@ async def test_what_is_no_concern_of_a_network_is_passed_over_when_asked_and_cou
         "{kind: ConfigMap, metadata: {name: a}}",
         "{apiVersion: v1, metadata: {name: a}}",
         "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {sessionAffinity: ClientIP, ports: [{port: 80}]}}",
-        cilium("ingress: [{fromCIDR: [10.0.0.0/8]}]"),
+        cilium("egress: [{toFQDNs: [{matchName: a.b}]}]"),
+        "{apiVersion: cilium.io/v2, kind: CiliumCIDRGroup, metadata: {name: a}}",
     ],
 )
 async def test_nothing_about_traffic_is_ever_passed_over(document: str) -> None:

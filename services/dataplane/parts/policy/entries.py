@@ -4,8 +4,12 @@
 bpf/include/policy.h does with the entries. What was heard, and whom a change concerns, is in store.py.
 
 Nothing here opens anything by mistake: a rule that names a selector not heard, a port still called by name, or an
-entity nobody knows, allows nothing; a policy whose subject is not heard denies, by its defaults, everyone; a direction
-with more entries than its endpoint may have is denied as a whole. `EndpointPolicy.missing` and `.full` say so.
+entity nobody knows, allows nothing, and where the rule denies, is about everyone; a policy whose subject is not heard
+denies, by its defaults, everyone; a direction with more entries than its endpoint may have is denied as a whole.
+`EndpointPolicy.missing` and `.full` say so.
+
+What is denied is denied whatever is allowed. Between two peers the weight of entries sees to that; for one peer the
+longest key is found, so what a rule denies as a whole has no entry that allows a part of it.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Literal, NamedTuple
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED, selects
 from bus.messages.policy import PolicyRules, Selector, SelectorRule
 from bus.messages.resources import PortRange
+from services.dataplane.parts.policy.networks import Networks
 from services.dataplane.shapes.layouts import POLICY_DENIES, POLICY_NAMED
 from services.dataplane.shapes.limits import limit
 from services.dataplane.shapes.protocols import numbers_of
@@ -37,12 +42,18 @@ AGGREGATES = (AGGREGATE_CLUSTER, AGGREGATE_WORLD, AGGREGATE_REMOTE_NODE)
 
 ENTITIES: Mapping[str, tuple[int, ...]] = {
     "all": AGGREGATES,
+    "none": (),
     "world": (AGGREGATE_WORLD,),
     "cluster": (AGGREGATE_CLUSTER, AGGREGATE_REMOTE_NODE),
     "remote-node": (AGGREGATE_REMOTE_NODE,),
     **{name: (RESERVED[name],) for name in ("host", "init", "health", "unmanaged", "kube-apiserver")},
     **{name: (RESERVED[name],) for name in ("world-ipv4", "world-ipv6")},
 }
+
+VERSIONS = {"world-ipv4": 4, "world-ipv6": 6}
+"""Entities that are more than their number: networks of a family, whom policies call by numbers of their own."""
+
+NO_NETWORKS = Networks()
 
 ENTRIES_MAX = 16384
 """Entries of one identity, both directions together, unless PLEXUS_POLICY_MAP_MAX says otherwise."""
@@ -82,7 +93,7 @@ class PolicyEntry(NamedTuple):
         return POLICY_DENIES * self.deny | POLICY_NAMED * self.named
 
 
-ALLOW = precedence("allow")
+ALLOW, DENY = precedence("allow"), precedence("deny")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +180,18 @@ def named_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, str]]:
     )
 
 
+def denied_parts(ports: Sequence[PortRange]) -> frozenset[tuple[int, int, int]]:
+    """(protocol, port, l4_bits) of all that a rule's ports deny: as `l4_parts`, but that a named port is its number at
+    every pod of the peer, and one that makes no sense is every port."""
+    parts: set[tuple[int, int, int]] = set()
+    for each in ports:
+        own = l4_parts([each]) or {(protocol, port, FULL_BITS) for protocol, port, _ in named_parts([each])}
+        if not own:
+            return l4_parts([])
+        parts |= own
+    return frozenset(parts) or l4_parts([])
+
+
 def governs(
     policy: PolicyRules, identity: int, selectors: Mapping[str, Selector], labels: Mapping[str, str] | None = None
 ) -> bool:
@@ -190,6 +213,7 @@ def entries_for(
     selectors: Mapping[str, Selector],
     labels: Mapping[str, str] | None = None,
     *,
+    networks: Networks = NO_NETWORKS,
     limit: int = ENTRIES_MAX,
 ) -> EndpointPolicy:
     """Expand all that governs one local identity.
@@ -198,6 +222,7 @@ def entries_for(
         policies: any; those that do not govern `identity` are passed over.
         selectors: by id.
         labels: those of `identity`, see `governs`. Peers are members always: whom nobody has heard of may not call.
+        networks: what selectors of networks mean on this node.
         limit: entries at most; over it the larger direction is denied, and if need be the other as well.
     Returns: entries by key. Where two keys overlap, the longer one's cookie also names the policies of the shorter,
         so whichever the look-up finds names all that allow the packet by the same peer. A named port of a peer that
@@ -207,6 +232,7 @@ def entries_for(
     missing: set[str] = set()
     deciders: list[list[str]] = [[], []]
     sources: list[dict[PolicyKey, set[str]]] = [{}, {}]
+    denied: list[dict[PolicyKey, set[str]]] = [{}, {}]
     named: dict[PolicyKey, dict[str, set[str]]] = {}  # -> name of a port -> policies
     port_names: dict[PolicyKey, frozenset[str]] = {}
     for policy in mine:
@@ -224,19 +250,38 @@ def entries_for(
                 continue
             direction = DIRECTIONS.index(rule.direction)
             parts, by_name = l4_parts(rule.ports), named_parts(rule.ports)
-            for peer in _peers(rule, selectors):
+            for peer in _peers(rule, selectors, networks):
                 for protocol, port, bits in parts:
                     sources[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
                 for protocol, port, port_name in by_name:
                     key = PolicyKey(peer, direction, protocol, port, FULL_BITS)
                     named.setdefault(key, {}).setdefault(port_name, set()).add(name)
-    enforced = [bool(names) for names in deciders]
+        for rule in policy.denies:
+            unheard = [key for key in referred(rule) if key not in selectors]
+            missing.update(unheard)
+            if rule.subject in selectors and not _has(selectors[rule.subject].members, identity):
+                continue
+            direction = DIRECTIONS.index(rule.direction)
+            is_vague = bool(unheard) or not ENTITIES.keys() >= set(rule.entities)
+            for peer in AGGREGATES if is_vague else _peers(rule, selectors, networks):
+                for protocol, port, bits in denied_parts(rule.ports):
+                    denied[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
+    enforced = [bool(deciders[direction] or denied[direction]) for direction in (INGRESS, EGRESS)]
+    for direction in (INGRESS, EGRESS):
+        if enforced[direction] and not deciders[direction]:  # what no rule denies is open
+            sources[direction] |= {PolicyKey(group, direction, 0, 0, 0): set() for group in AGGREGATES}
+        for key in [key for key in sources[direction] if _is_covered(key, denied[direction])]:
+            del sources[direction][key]
+    for key in [key for key in named if _is_covered(key, denied[key.direction])]:
+        del named[key]
     for key, by in named.items():
         if not _is_covered(key, sources[key.direction]):
             sources[key.direction][key] = set().union(*by.values())
             port_names[key] = frozenset(by)
-    full = _drop_what_is_too_much(sources, enforced, limit)
-    entries, cookies, names_of = _entries([part for part, on in zip(sources, enforced, strict=True) if on], port_names)
+    full = _drop_what_is_too_much(sources, denied, enforced, limit)
+    entries, cookies, names_of = _entries(
+        [part for part, on in zip(sources, enforced, strict=True) if on], denied, port_names
+    )
     if enforced[INGRESS]:
         entries.setdefault(PolicyKey(HOST, INGRESS, 0, 0, 0), PolicyEntry(ALLOW, 0))
     return EndpointPolicy(
@@ -268,9 +313,9 @@ def verdict(
         peer: the identity at the other end.
         protocol, port: IANA number; destination port, for ICMP the type + 1.
         called: the names that the pod which is called gives to this port.
-    Source: bpf/include/policy.h
+    Source: bpf/include/policy.h, and `judge` in flow.h: the node itself may always reach its pods.
     """
-    if not policy.enforced(direction):
+    if not policy.enforced(direction) or (peer == HOST and direction == INGRESS):
         return Verdict(allowed=True)
     found = [
         match
@@ -303,24 +348,30 @@ def referred(rule: SelectorRule) -> list[str]:
     return [*rule.selectors, rule.subject] if rule.subject else rule.selectors
 
 
-def _peers(rule: SelectorRule, selectors: Mapping[str, Selector]) -> set[int]:
+def _peers(rule: SelectorRule, selectors: Mapping[str, Selector], networks: Networks) -> set[int]:
     """The map identities that a rule is about."""
     peers: set[int] = set(AGGREGATES) if rule.any_peer else set()
     for entity in rule.entities:
         peers.update(ENTITIES.get(entity, ()))
+        if entity in VERSIONS:
+            peers.update(networks.of_version(VERSIONS[entity]))
     for key in rule.selectors:
         if key in selectors:
+            peers.update(networks.meant_by(key))
             peers.update(number for number in selectors[key].members if IDENTITY_MIN <= number <= IDENTITY_MAX)
     return peers
 
 
-def _drop_what_is_too_much(sources: list[dict[PolicyKey, set[str]]], enforced: list[bool], limit: int) -> list[int]:
-    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied."""
+def _drop_what_is_too_much(
+    sources: list[dict[PolicyKey, set[str]]], denied: list[dict[PolicyKey, set[str]]], enforced: list[bool], limit: int
+) -> list[int]:
+    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied: without an
+    entry all is denied."""
     emptied: list[int] = []
-    counted = [direction for direction in (INGRESS, EGRESS) if enforced[direction]]
-    for direction in sorted(counted, key=lambda each: -len(sources[each])):
-        if sum(len(sources[each]) for each in counted) + 1 > limit and sources[direction]:  # 1: the node's own
-            sources[direction] = {}
+    sizes = {each: len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each]}
+    for direction in sorted(sizes, key=lambda each: -sizes[each]):
+        if sum(sizes.values()) + 1 > limit and sizes[direction]:  # 1: the node's own
+            sources[direction], denied[direction], sizes[direction] = {}, {}, 0
             emptied.append(direction)
     return emptied
 
@@ -332,15 +383,17 @@ def _is_covered(key: PolicyKey, by: Mapping[PolicyKey, set[str]]) -> bool:
 
 
 def _entries(
-    sources: Iterable[Mapping[PolicyKey, set[str]]], port_names: Mapping[PolicyKey, frozenset[str]]
+    sources: Iterable[Mapping[PolicyKey, set[str]]],
+    denied: Iterable[Mapping[PolicyKey, set[str]]],
+    port_names: Mapping[PolicyKey, frozenset[str]],
 ) -> tuple[dict[PolicyKey, PolicyEntry], dict[int, tuple[str, ...]], dict[int, frozenset[str]]]:
     """Entries with their cookies, each of which names the policies of its own key and of all keys that cover it, but
     for those that hold only where a port has a name; and what ports are called, by the cookies of those."""
     entries: dict[PolicyKey, PolicyEntry] = {}
     cookies: dict[int, tuple[str, ...]] = {}
     names_of: dict[int, frozenset[str]] = {}
-    known: dict[tuple[frozenset[str], frozenset[str]], int] = {}
-    for part in sources:
+    known: dict[tuple[frozenset[str], frozenset[str]], int] = {(frozenset(), frozenset()): 0}
+    for part, weight in (*((part, ALLOW) for part in sources), *((part, DENY) for part in denied)):
         lengths = sorted({key.l4_bits for key in part}, reverse=True)
         for key, own in part.items():
             names = set(own)
@@ -355,7 +408,8 @@ def _entries(
                 known[together] = _cookie(sorted(names), sorted(together[1]), cookies)
                 if together[1]:
                     names_of[known[together]] = together[1]
-            entries[key] = PolicyEntry(ALLOW, known[together], named=key in port_names)
+            named = weight == ALLOW and key in port_names
+            entries[key] = PolicyEntry(weight, known[together], deny=weight == DENY, named=named)
     return entries, cookies, names_of
 
 

@@ -7,8 +7,9 @@ from typing import Final
 
 from bus import subjects
 from bus.messages.policy import PolicyRules, Selector
-from services.dataplane.part import Fact, Facts, Hears, Maps, Part, Row, Shows
+from services.dataplane.part import Fact, Facts, Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.parts.policy.entries import PROTOCOL_BITS, EndpointPolicy, PolicyEntry, PolicyKey, diff
+from services.dataplane.parts.policy.networks import check_networks, networks_in
 from services.dataplane.parts.policy.store import PolicyStore
 from services.dataplane.shapes.layouts import DIRECTIONS, POLICY_DENIES, PolicyMapEntry, PolicyMapKey, check_identity
 from services.dataplane.shapes.protocols import WITH_TYPES, name_of
@@ -26,13 +27,14 @@ class Policy(Part):
             Hears(subjects.RULES, self._put_rules, self._delete_rules),
             Hears(subjects.SELECTOR, self._put_selector, self._delete_selector, check_members),
         )
-        self.table = Table("policy", after=("ipcache", "named_ports"))
+        self.table = Table("policy", after=("named_ports",), early=_denies)
         self.tables = (self.table,)
         self.shows = (Shows("policy", "Policy entries: who may reach whom, on which port.", self._rows),)
         self.store = PolicyStore()
         self.expanded: Fact[int, EndpointPolicy] = Fact[int, EndpointPolicy]("expanded").keep()
         """By local identity, what the table holds. For this room; others have `enforced`."""
         self._enforced = facts.enforced.keep()
+        self._networks = facts.networks.keep()
         self._local = facts.local
         self._come_or_gone: Final = facts.local.follow()
         self._stale: set[int] = set()
@@ -40,16 +42,23 @@ class Policy(Part):
     def settle(self) -> None:
         self.settle_each(self._come_or_gone, "labels of identity", self._admit)
         self.settle_each(self._stale, "identity", self._expand)
+        self.settle_each(self.store.networks.changed, "network", self._number)
+
+    def adopt(self, held: Held) -> None:
+        """Keep the numbers of networks that maps know."""
+        self.store.networks.remember(networks_in(held("ipcache")))
 
     def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
         for key, value in maps["policy"].items():
             k, v = PolicyMapKey.unpack(key), PolicyMapEntry.unpack(value)
             policy = self.expanded.get(k.policy)
             port_bits = max(0, k.l4_bits - PROTOCOL_BITS)
+            network = self.store.networks.cidr_of(k.identity)
             yield {
                 "policy": k.policy,
                 "direction": DIRECTIONS[k.direction],
                 "identity": k.identity,
+                **({"identity_name": network} if network else {}),
                 "protocol": name_of(k.protocol) if k.l4_bits >= PROTOCOL_BITS else "any",
                 "port": _ports(k.port - (port_bits == 16 and k.protocol in WITH_TYPES), port_bits),
                 "verdict": "deny" if v.flags & POLICY_DENIES else "allow",
@@ -78,6 +87,13 @@ class Policy(Part):
         else:
             self._stale |= self.store.add_identity(identity, labels)
 
+    def _number(self, cidr: str) -> None:
+        number = self.store.networks.number(cidr)
+        if number is None:
+            self._networks.delete(cidr)
+        else:
+            self._networks.put(cidr, number)
+
     def _expand(self, identity: int) -> None:
         before = self.expanded.get(identity)
         after = self.store.policy_of(identity) if identity in self.store.identities else None
@@ -94,6 +110,11 @@ class Policy(Part):
             self._enforced.put(identity, (after.ingress_enforced, after.egress_enforced))
 
 
+def _denies(entry: bytes) -> bool:
+    """Of what is allowed to a group nothing is open that the same write denies."""
+    return bool(PolicyMapEntry.unpack(entry).flags & POLICY_DENIES)
+
+
 def _ports(first: int, bits: int) -> str:
     """What a key is about whose port is `first`, as far as the first `bits` go."""
     if bits == 0:
@@ -105,6 +126,7 @@ def _ports(first: int, bits: int) -> str:
 def check_members(selector: Selector) -> None:
     for number in selector.members:
         check_identity(number)
+    check_networks(selector)
 
 
 def _map_key(identity: int, key: PolicyKey) -> bytes:

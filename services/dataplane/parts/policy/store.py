@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bus.labels import selects
-from bus.messages.policy import PolicyRules, Selector
-from services.dataplane.parts.policy.entries import ENTRIES_MAX, EndpointPolicy, denied, entries_for, governs, referred
+from bus.messages.policy import PeerNetwork, PolicyRules, Selector
+from services.dataplane.parts.policy.entries import (
+    ENTRIES_MAX,
+    VERSIONS,
+    EndpointPolicy,
+    denied,
+    entries_for,
+    governs,
+    referred,
+)
+from services.dataplane.parts.policy.networks import Networks
 
 PolicyName = tuple[str, str, str]  # kind, namespace, name
 
@@ -17,6 +26,7 @@ class PolicyStore:
 
     def __init__(self) -> None:
         self.entries_max = ENTRIES_MAX
+        self.networks = Networks()
         self._rules: dict[PolicyName, PolicyRules] = {}
         self._selectors: dict[str, Selector] = {}
         self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
@@ -60,9 +70,8 @@ class PolicyStore:
         touched = self.delete_rules(*name)  # from here on nothing fails: it is all of the old rules or all of the new
         self._rules[name] = rules
         self._by_subject[rules.subject].add(name)
-        for rule in rules.rules:
-            for key in referred(rule):
-                self._by_rule[key].add(name)
+        for key in _named_in(rules):
+            self._by_rule[key].add(name)
         for identity in governed:
             self._bind(name, identity)
         return touched | self._governed[name]
@@ -73,9 +82,8 @@ class PolicyStore:
         if rules is None:
             return set()
         _forget(self._by_subject, rules.subject, key)
-        for rule in rules.rules:
-            for selector in referred(rule):
-                _forget(self._by_rule, selector, key)
+        for named in _named_in(rules):
+            _forget(self._by_rule, named, key)
         touched = self._governed.pop(key, set())
         for identity in touched:
             self._governing[identity].discard(key)
@@ -87,11 +95,13 @@ class PolicyStore:
         if before == selector:
             return set()
         touched = self._reselect(selector.id) if before is None or before.selector != selector.selector else set()
-        return touched | self._named_by(selector.id)
+        return touched | self._named_by(selector.id) | self._mean(selector.id, selector.networks)
 
     def delete_selector(self, key: str) -> set[int]:
         """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
-        return set() if self._selectors.pop(key, None) is None else self._reselect(key) | self._named_by(key)
+        if self._selectors.pop(key, None) is None:
+            return set()
+        return self._reselect(key) | self._named_by(key) | self._mean(key, [])
 
     def policy_of(self, identity: int) -> EndpointPolicy:
         """All that holds for a local identity; for one that is not local, `denied`."""
@@ -99,7 +109,13 @@ class PolicyStore:
         if names is None:
             return denied(identity)
         rules = [self._rules[name] for name in names]
-        return entries_for(identity, rules, self._selectors, self._labels[identity], limit=self.entries_max)
+        labels = self._labels[identity]
+        return entries_for(identity, rules, self._selectors, labels, networks=self.networks, limit=self.entries_max)
+
+    def _mean(self, key: str, networks: Iterable[PeerNetwork]) -> set[int]:
+        """The selector means these networks. Others around them may mean more or fewer numbers by that."""
+        changed = self.networks.put(key, networks)
+        return set[int]().union(*(self._named_by(each) for each in (changed | VERSIONS.keys() if changed else ())))
 
     def _named_by(self, key: str) -> set[int]:
         """Whom the policies govern whose rules name this selector."""
@@ -126,6 +142,12 @@ class PolicyStore:
     def _unbind(self, name: PolicyName, identity: int) -> None:
         self._governed[name].discard(identity)
         self._governing[identity].discard(name)
+
+
+def _named_in(rules: PolicyRules) -> set[str]:
+    """Selectors that its rules are about, and entities that are more than their number."""
+    every = [*rules.rules, *rules.denies]
+    return {key for rule in every for key in (*referred(rule), *VERSIONS.keys() & set(rule.entities))}
 
 
 def _forget(index: dict[str, set[PolicyName]], key: str, name: PolicyName) -> None:

@@ -7,13 +7,14 @@ import dataclasses
 import pytest
 
 from bus import subjects
-from bus.labels import canonical_labels
+from bus.labels import canonical_labels, network_number_of
 from bus.messages import Message
 from bus.messages.dataplane import Dump
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
-from bus.messages.policy import PolicyRules, Selector, SelectorRule
+from bus.messages.policy import PeerNetwork, PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Pod, PortRange
+from cli.lists import identity_name
 from services.dataplane.dump import dump
 from services.dataplane.flows.names import flows
 from services.dataplane.model import NodeModel
@@ -195,3 +196,22 @@ def test_a_long_table_is_cut_and_says_so(maps: MemoryMaps, model: NodeModel) -> 
     rows = dump("n", Dump(table="policy", limit=1), maps, model)
     assert (len(rows.rows), rows.truncated) == (1, True)
     assert dump("n", Dump(table="policy", limit=-5), maps, model).rows == []
+
+
+def test_an_address_in_a_network_of_a_policy_is_called_by_the_network(model: NodeModel) -> None:
+    cidr = "198.51.100.0/24"
+    hear(model, Selector(id="office", selector=LabelSelector(), networks=[PeerNetwork(cidr=cidr)]))
+    rule = SelectorRule(direction="ingress", selectors=["office"])
+    hear(model, PolicyRules(kind="NetworkPolicy", namespace="default", name="office", subject="web", rules=[rule]))
+    model.settle()
+    number = network_number_of(cidr)
+    event = dataclasses.replace(BASE, source="198.51.100.7", source_identity=number)
+    (flow,) = flows([event], model, 0)
+    assert flow.source_labels == {f"cidr:{cidr}": "", "reserved:world": ""}
+    assert identity_name(number, flow.source_labels) == f"cidr:{cidr},reserved:world"
+    maps = MemoryMaps()
+    for table in model.tables:
+        for key, value in table.wanted.items():
+            maps[table.name].set(key, value)
+    rows = [row for row in model.policy.shows[0].rows(maps, 0) if row["identity"] == number]
+    assert [row["identity_name"] for row in rows] == [cidr]

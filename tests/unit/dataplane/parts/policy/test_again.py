@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.dataplane.model import NodeModel
 from services.dataplane.parts.policy.again import Judged
 from services.dataplane.parts.policy.entries import ALLOW, aggregate, precedence
 from services.dataplane.shapes.again import EVERYTHING, NOBODY, Again
@@ -33,7 +34,9 @@ PODS = ("10.0.0.1", "10.0.0.2")
 REMOTE, OUTSIDE = "10.0.1.5", "198.51.100.7"
 ADDRESSES = (*PODS, REMOTE, OUTSIDE, NODE)
 OUTSIDE_NETWORK = "198.51.100.0/24"
-NAMES = ("masq_exclude", "ipcache", "named_ports", "policy", "backends", "living", "services", "endpoints")
+NOT_FOLLOWED = {"devices"}
+NAMES = tuple(table.name for table in NodeModel("node").tables if table.name not in NOT_FOLLOWED)
+"""In the order in which they are written."""
 LOCAL = 1 << 24
 IDENTITIES = (256, 257, 300, LOCAL + 1, LOCAL + 2)
 PEERS = (*IDENTITIES, 1, 2, 9, 11, 13)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import HealthCheck, given, settings
 
 from bus import labels
 from bus.control import Say
+from bus.labels import RESERVED
 from bus.messages import Message
 from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Pod
-from bus.subjects import IDENTITY, NAMESPACE, POD, POLICY
+from bus.subjects import CIDR_GROUP, IDENTITY, NAMESPACE, POD, POLICY
 from services.dataplane.parts.policy.entries import EGRESS, INGRESS, entries_for, name_of, verdict
 from services.dataplane.parts.policy.named_ports import names_in
+from services.dataplane.parts.policy.networks import Networks, prefixes_of
 from services.dataplane.parts.policy.store import PolicyStore
+from services.dataplane.shapes.layouts import Prefix
 from services.policy.model import PolicyModel
 from tests.oracle import allowed_by_rules
-from tests.strategies import Packet, World, worlds
+from tests.strategies import End, Packet, World, worlds
 
 ASKED = 10_000  # pairs of rules and packet at least, over all examples
 asked = 0
@@ -41,6 +46,8 @@ def compile_world(
         number = numbers.setdefault(labels.labels_text(found), labels.number_of(labels.labels_text(found)))
         model.put(IDENTITY.of(str(number)), Identity(number=number, labels=found))
         model.put(POD.of(pod.namespace, pod.name), pod)
+    for group in world.groups:
+        model.put(CIDR_GROUP.of(group.name), group)
     for namespace in world.namespaces:
         model.put(NAMESPACE.of(namespace.name), namespace)
     for subject, policy in written.items():
@@ -51,9 +58,29 @@ def compile_world(
     return rules, {message.id: message for message in said.values() if isinstance(message, Selector)}, numbers
 
 
-def names_at(called: Pod | int, packet: Packet) -> frozenset[str]:
+def numbered(selectors: Mapping[str, Selector]) -> Networks:
+    """What selectors of networks mean on a node that has heard of these."""
+    networks = Networks()
+    for selector in selectors.values():
+        networks.put(selector.id, selector.networks)
+    return networks
+
+
+def number_at(address: IPv4Address | IPv6Address, networks: Networks) -> int:
+    """Who an address of the outside is, by the longest row of the ipcache, where nodes have both families."""
+    rows = {row: networks.number(cidr) for cidr in networks.changed for row in prefixes_of(cidr)}
+    whole = Prefix(str(address)).pack()
+    for bits in range(128, -1, -1):
+        number = int.from_bytes(whole[4:], "big") >> (128 - bits) << (128 - bits)
+        found = rows.get(Prefix.layout.pack(bits, number.to_bytes(16, "big")))
+        if found is not None:
+            return found
+    return RESERVED[f"world-ipv{address.version}"]
+
+
+def names_at(called: End, packet: Packet) -> frozenset[str]:
     """What the pod that is called calls the packet's port."""
-    ports = [] if isinstance(called, int) else called.ports
+    ports = called.ports if isinstance(called, Pod) else []
     return frozenset(name for name, *port in names_in(ports) if port == [packet.protocol, packet.port])
 
 
@@ -79,14 +106,22 @@ def check_one_world(world: World) -> None:
         store.put_rules(message)
     for selector in selectors.values():
         store.put_selector(selector)
-    expanded = {number: entries_for(number, rules, selectors) for number in numbers.values()}
+    networks = store.networks
+    expanded = {number: entries_for(number, rules, selectors, networks=networks) for number in numbers.values()}
     for number, policy in expanded.items():
         assert store.policy_of(number) == policy
         assert not policy.missing
     found = {pod.name: world.labels_of(pod) for pod in world.pods}
+    outside = {address: number_at(address, networks) for address in world.outside}
+
+    def number_of(end: Mapping[str, str] | int | IPv4Address | IPv6Address) -> int:
+        if isinstance(end, Mapping):
+            return numbers[labels.labels_text(end)]
+        return end if isinstance(end, int) else outside[end]
+
     for subject, peer, packet in world.questions():
         own = found[subject.name]
-        other = peer if isinstance(peer, int) else found[peer.name]
+        other = found[peer.name] if isinstance(peer, Pod) else peer
         expected = allowed_by_rules(
             own,
             other,
@@ -94,12 +129,14 @@ def check_one_world(world: World) -> None:
             packet.direction,
             packet.protocol,
             packet.port,
+            groups=world.groups,
             subject_ports=world.named_ports(subject),
             peer_ports=world.named_ports(peer),
+            kin_ports=world.kin_ports(subject if packet.direction == "ingress" else peer),
         )
         answer = verdict(
             expanded[numbers[labels.labels_text(own)]],
-            other if isinstance(other, int) else numbers[labels.labels_text(other)],
+            number_of(other),
             INGRESS if packet.direction == "ingress" else EGRESS,
             packet.protocol,
             packet.port,

@@ -175,7 +175,7 @@ class Outbox(Protocol):
 
     async def amend(self, subject: str, before: Message | None, after: Message | None) -> Message | None:
         """Put `after` in the place of `before` if that is the value of `subject`; None is no value. Returns the value
-        that it has then: `after`, or what it was in truth. Raises: as `claim`."""
+        that it has then: `after`, or what it was, as far as this process has heard. Raises: as `claim`."""
 
     @property
     def losses(self) -> int:

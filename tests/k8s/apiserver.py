@@ -198,7 +198,33 @@ class ApiServer:
                     if not self._is_allowed(request, version.rpartition("/")[0], words[0], words[1:]):
                         return status(403, f"{request.method} {request.path} is forbidden")
                     return await self._resource(request, words[0], namespace, words[1:])
-        return web.Response(status=404, text="404 page not found\n")
+        known = self._discovery().get(request.path.rstrip("/"))
+        return web.json_response(known) if known else web.Response(status=404, text="404 page not found\n")
+
+    def _discovery(self) -> dict[str, Object]:
+        """What clients ask first: which kinds there are."""
+        found: dict[str, Object] = {
+            "/version": {"major": "1", "minor": "36", "gitVersion": "v1.36.2"},
+            "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        }
+        groups = []
+        for root, (version, kinds) in ROOTS.items():
+            there = {plural: kind for plural, kind in kinds.items() if plural not in self.absent}
+            resources = [
+                {
+                    "name": plural,
+                    "singularName": kind.lower(),
+                    "namespaced": plural not in CLUSTER_WIDE,
+                    "kind": kind,
+                    "verbs": ["create", "delete", "get", "list", "patch", "watch"],
+                }
+                for plural, kind in there.items()
+            ]
+            found[root] = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+            if "/" in version and there:
+                one = {"groupVersion": version, "version": version.partition("/")[2]}
+                groups.append({"name": version.partition("/")[0], "versions": [one], "preferredVersion": one})
+        return {**found, "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}}
 
     def _is_allowed(self, request: web.Request, group: str, plural: str, rest: list[str]) -> bool:
         watched = "watch" if "watch" in request.query else "list"
@@ -215,7 +241,7 @@ class ApiServer:
                 if request.query.get("watch") in ("true", "1"):
                     return await self._watch(request, plural)
                 return self._list(request, plural, namespace)
-            case "GET", [name]:
+            case "GET", [name] | [name, "status"]:
                 found = self.now.objects[plural].get((namespace, name))
                 return web.json_response(found) if found else status(404, f'{plural} "{name}" not found')
             case "POST", []:

@@ -342,6 +342,17 @@ def failing(code: int, times: int, path: str = "", retry_after: int = 0) -> Faul
     return fault
 
 
+def hanging(path: str) -> Fault:
+    """Requests whose path contains `path` are taken, and never answered."""
+
+    async def fault(request: web.Request) -> web.StreamResponse | None:
+        if path in request.path_qs:
+            await asyncio.Event().wait()
+        return None
+
+    return fault
+
+
 @asynccontextmanager
 async def serving() -> AsyncIterator[ApiServer]:
     server = ApiServer()

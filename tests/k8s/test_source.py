@@ -4,6 +4,7 @@ there."""
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from aiohttp import web
 
 from bus.messages.resources import Apply, Document, EndpointSlice, Node, Pod, Policy, Service
 from bus.subjects import APPLY, ENDPOINT_SLICE, NODE, POD, POLICY, SERVICE
-from services.resources.kubernetes import following
-from tests.k8s.apiserver import failing
+from services.resources.kubernetes import api, following
+from tests.k8s.apiserver import failing, hanging
 from tests.k8s.conftest import Place, until
 
 NODE_ONE = """
@@ -482,3 +483,39 @@ async def test_a_list_that_is_cut_short_counts_for_nothing(place: Place) -> None
     assert len(place.names("pod")) == 10
     place.server.delete("Pod", "web-0")
     await until(lambda: len(place.names("pod")) == 9)
+
+
+@pytest.mark.parametrize("path", ["/pods?limit", "/pods?watch"])
+async def test_a_server_that_hangs_takes_nothing_away_and_is_noticed(
+    place: Place, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.server.put(pod("web-1"))
+    await place.started()
+    monkeypatch.setattr(api, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(api, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(following, "WATCH_SECONDS", 0.2)
+    place.server.faults = [hanging(path)]
+    place.server.put(pod("web-2", "10.244.1.6"))
+    place.server.put(NODE_ONE)
+    place.server.compact()
+    place.server.end_watches()
+    await until(lambda: "no answer in time" in place.checks["kubernetes pods"])
+    assert "default/web-1" in place.names("pod")
+    place.server.faults = []
+    place.server.delete("Pod", "web-2")
+    await until(lambda: place.names("pod") == {"default/web-1"} and not place.checks["kubernetes pods"])
+
+
+async def test_an_event_that_is_older_than_what_was_seen_takes_nothing_away(place: Place) -> None:
+    subject = POD.of("default", "web-1")
+    old = place.server.put(pod("web-1"))
+    await place.started()
+    await until(lambda: "pods" in place.server.watched())
+    written = place.hub.log("resources").entries[subject].sequence
+    old["metadata"]["resourceVersion"] = "1"
+    place.server.requests.clear()
+    place.server.say("pods", json.dumps({"type": "DELETED", "object": old}).encode() + b"\n")
+    await until(lambda: any("pods?limit" in each for each in place.server.requests), "listed anew")
+    place.server.put(pod("web-2", "10.244.1.6"))
+    await until(lambda: len(place.names("pod")) == 2)
+    assert place.hub.log("resources").entries[subject].sequence == written

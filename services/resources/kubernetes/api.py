@@ -112,14 +112,14 @@ class Api:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_SECONDS,
+        seconds: float | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": "application/json"}
         if method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
         try:
-            answer: aiohttp.ClientResponse = await self._client.call_api(
+            answer = await self._asked(
                 path,
                 method,
                 query_params=list((query or {}).items()),
@@ -127,7 +127,7 @@ class Api:
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,
-                _request_timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
+                _request_timeout=aiohttp.ClientTimeout(total=seconds or ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
             )
             async with answer:
                 if answer.status >= 300:
@@ -135,6 +135,15 @@ class Api:
                 yield answer
         except (TimeoutError, aiohttp.ClientError, OSError) as problem:
             raise Trouble(f"{path}: {str(problem) or 'no answer in time'}") from problem
+
+    async def _asked(self, path: str, method: str, **how: Any) -> aiohttp.ClientResponse:
+        try:
+            answer: aiohttp.ClientResponse = await self._client.call_api(path, method, **how)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            raise
+        except Exception as problem:  # the token cannot be renewed, a file of it is empty, and whatever else
+            raise Trouble(f"{path}: cannot be asked: {problem!r}") from problem
+        return answer
 
 
 @asynccontextmanager

@@ -519,3 +519,11 @@ async def test_an_event_that_is_older_than_what_was_seen_takes_nothing_away(plac
     place.server.put(pod("web-2", "10.244.1.6"))
     await until(lambda: len(place.names("pod")) == 2)
     assert place.hub.log("resources").entries[subject].sequence == written
+
+
+async def test_whoever_is_active_no_more_complains_of_no_server(place: Place) -> None:
+    await place.started()
+    await place.server.stop()
+    await until(place.wrong)
+    await place.stop()
+    assert place.wrong() == ""

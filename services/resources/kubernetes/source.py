@@ -33,8 +33,18 @@ class Writes(Protocol):
 
 async def mirror(writes: Writes, kubeconfig: str, check: Check, synced: Callable[[], None]) -> None:
     """Until cancelled. `synced` is called when the log holds all that there was. Raises: CannotStart."""
-    async with connected(kubeconfig) as api:
-        await mirror_from(api, writes, check, synced)
+    told: set[str] = set()
+
+    def checked(name: str, ok: bool, detail: str) -> None:
+        told.add(name)
+        check(name, ok, detail)
+
+    try:
+        async with connected(kubeconfig) as api:
+            await mirror_from(api, writes, checked, synced)
+    finally:
+        for name in told:
+            check(name, True, "")  # whoever stands by has no API server that could be away
 
 
 async def mirror_from(api: Api, writes: Writes, check: Check, synced: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ from services.resources.kubernetes.rights import rules
 from services.resources.settings import Settings
 from tests.k8s.apiserver import ApiServer, serving
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 
 async def until(holds: Callable[[], Any], what: str = "") -> None:

@@ -491,8 +491,9 @@ async def test_a_server_that_hangs_takes_nothing_away_and_is_noticed(
 ) -> None:
     place.server.put(pod("web-1"))
     await place.started()
-    monkeypatch.setattr(api, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(api, "CONNECT_SECONDS", 0.2)
+    await until(lambda: "pods" in place.server.watched(), "no watch of the old length is on its way")
+    monkeypatch.setattr(api, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(api, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(following, "WATCH_SECONDS", 0.2)
     place.server.faults = [hanging(path)]
     place.server.put(pod("web-2", "10.244.1.6"))

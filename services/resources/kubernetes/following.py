@@ -31,7 +31,7 @@ PAGE = 500  # objects in one answer, as kubectl asks
 WATCH_SECONDS = 120.0  # of one watch, give or take a quarter: a server that hangs silently is noticed after as long
 ABSENT_SECONDS = 5.0  # between two questions for a kind that is not installed
 OLDER_SECONDS = 60.0
-AT_A_TIME = 50  # objects that are read before others may run; 5 ms
+AT_A_TIME = 50  # objects that are read before others may run; 20 ms
 
 GONE, ABSENT = 410, 404
 

@@ -27,7 +27,7 @@ from services.resources.manifests import words
 from services.resources.manifests.annotations import check_annotations
 from services.resources.manifests.document import read_document, warned
 from services.resources.manifests.meta import Key, Resource, check_metadata
-from services.resources.manifests.strict import DEEPEST, Problem, Problems, depth_exceeds, pruned, read_known
+from services.resources.manifests.strict import DEEPEST, Problem, Problems, depth_exceeds, pruned, read_pruned
 
 SOURCE = "Kubernetes"
 
@@ -101,14 +101,14 @@ def _trimmed(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_lenient(kind: Kind, raw: dict[str, Any], key: Key) -> tuple[Resource | None, tuple[Problem, ...]]:
     problems, form = Problems(), kind.manifest()
-    manifest = read_known(form.schema, raw, problems)
+    kept = pruned(form.schema, raw)
+    manifest = read_pruned(form.schema, kept, problems)
     if manifest is None:
         return None, tuple(problems)
     check_metadata(manifest.metadata, problems)
     check_annotations(kind.name, manifest.metadata, "metadata", problems)
     resource = form.read(manifest, raw, key, SOURCE, problems)
     told = (*problems, *problems.warnings)
-    kept = pruned(form.schema, raw)
     messages = tuple((subject, _filled(kind, message, raw, resource, kept)) for subject, message in resource.messages)
     if any(isinstance(message, Node) and not message.addresses for _, message in messages):
         return None, ()  # a node is new, and its addresses will come

@@ -83,10 +83,10 @@ def read(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | N
         return None
 
 
-def read_known(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | None:
-    """The same of what an API server has checked, and may know more fields than we do: those are passed over."""
+def read_pruned(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | None:
+    """The same of what an API server has checked, and may know more fields than we do: what is `pruned`."""
     try:
-        return msgspec.convert(pruned(schema, manifest), schema)
+        return msgspec.convert(manifest, schema)
     except msgspec.ValidationError as error:
         problems.add("", str(error))
         return None

@@ -31,12 +31,26 @@ ROOTS = {
     ),
     "/apis/discovery.k8s.io/v1": ("discovery.k8s.io/v1", {"endpointslices": "EndpointSlice"}),
     "/apis/networking.k8s.io/v1": ("networking.k8s.io/v1", {"networkpolicies": "NetworkPolicy"}),
-    "/apis/cilium.io/v2": ("cilium.io/v2", {"ciliumnetworkpolicies": "CiliumNetworkPolicy"}),
+    "/apis/cilium.io/v2": (
+        "cilium.io/v2",
+        {
+            "ciliumnetworkpolicies": "CiliumNetworkPolicy",
+            "ciliumclusterwidenetworkpolicies": "CiliumClusterwideNetworkPolicy",
+            "ciliumcidrgroups": "CiliumCIDRGroup",
+            "ciliumloadbalancerippools": "CiliumLoadBalancerIPPool",
+        },
+    ),
 }  # fmt: skip
 KIND_OF = {plural: kind for _, kinds in ROOTS.values() for plural, kind in kinds.items()}
 PLURAL_OF = {kind: plural for plural, kind in KIND_OF.items()}
 API_VERSION_OF = {kind: version for version, kinds in ROOTS.values() for kind in kinds.values()}
-CLUSTER_WIDE = ("namespaces", "nodes")
+CLUSTER_WIDE = (
+    "namespaces",
+    "nodes",
+    "ciliumclusterwidenetworkpolicies",
+    "ciliumcidrgroups",
+    "ciliumloadbalancerippools",
+)
 
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 

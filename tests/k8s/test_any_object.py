@@ -16,12 +16,13 @@ from services.resources.kubernetes.mirror import WATCHED, plan_mirror
 from services.resources.kubernetes.reading import is_policy, read_object
 from services.resources.registry import BY_NAME
 from services.resources.store import Store
-from tests.k8s.test_source import CLOSED, NODE_ONE, SERVICE_WEB, SLICE_WEB, cilium, pod
+from tests.k8s.test_source import CLOSED, GROUP, NODE_ONE, POOL, SERVICE_WEB, SLICE_WEB, cilium, clusterwide, pod
 from tests.unit.resources.test_any_input import MANIFESTS, VALUES
 
 NAMES = {each.name for each in WATCHED}
 OBJECTS = [each for each in MANIFESTS if each.get("kind") in NAMES]
 OBJECTS += [yaml.safe_load(each) for each in (CLOSED, NODE_ONE, SERVICE_WEB, SLICE_WEB, cilium("ingress: [{}]"))]
+OBJECTS += [yaml.safe_load(each) for each in (POOL, GROUP, clusterwide("ingress: [{}]"))]
 OBJECTS.append(pod("web-1"))
 for each in OBJECTS:
     if BY_NAME[each["kind"]].is_namespaced:
@@ -74,8 +75,17 @@ def test_an_object_with_anything_anywhere_is_read_or_left(data: st.DataObject) -
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_policy_that_is_spoilt_anywhere_below_its_directions_denies_as_before(data: st.DataObject) -> None:
-    name, text = data.draw(st.sampled_from([("NetworkPolicy", DENIES_ALL), ("CiliumNetworkPolicy", DENIES_ALL_TOO)]))
-    whole = {"metadata": {"name": "p", "namespace": "default"}, **yaml.safe_load(text)}
+    name, text = data.draw(
+        st.sampled_from(
+            [
+                ("NetworkPolicy", DENIES_ALL),
+                ("CiliumNetworkPolicy", DENIES_ALL_TOO),
+                ("CiliumClusterwideNetworkPolicy", DENIES_ALL_TOO),
+            ]
+        )
+    )
+    place = {"namespace": "default"} if BY_NAME[name].is_namespaced else {}
+    whole = {"metadata": {"name": "p", **place}, **yaml.safe_load(text)}
     inside = [each for each in places(whole) if each[:2] in (("spec", "ingress"), ("spec", "egress")) and len(each) > 3]
     unknown = data.draw(st.booleans())
     path = data.draw(st.sampled_from(inside))

@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from bus.client import connect
 from bus.interface import Unanswered
 from bus.messages.dataplane import Health, HealthQuestion
@@ -68,7 +66,6 @@ async def test_a_kubeconfig_that_cannot_be_used_is_one_line(tmp_path: Path) -> N
     assert str(file) in last["why"] and "PLEXUS_KUBECONFIG" in last["why"]
 
 
-@pytest.mark.alone
 async def test_ten_thousand_pods(tmp_path: Path) -> None:
     """Prints what a start costs: `pytest -s`."""
     async with serving() as server, running(ServerSettings(tmp_path / "nats", port=free_port())) as bus:

@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bus.messages.resources import Apply, Document, EndpointSlice, Node, Pod, Policy, Service
-from bus.subjects import APPLY, ENDPOINT_SLICE, NODE, POD, POLICY, SERVICE
+from bus.messages.resources import (
+    Apply,
+    CIDRGroup,
+    Document,
+    EndpointSlice,
+    LoadBalancerPool,
+    Node,
+    Pod,
+    Policy,
+    Service,
+)
+from bus.subjects import APPLY, CIDR_GROUP, ENDPOINT_SLICE, LOAD_BALANCER_POOL, NODE, POD, POLICY, SERVICE
 from services.resources.kubernetes import api, following
 from tests.k8s.apiserver import failing, hanging
 from tests.k8s.conftest import Place, until
@@ -46,6 +56,20 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: closed}
 spec: {podSelector: {}, policyTypes: [Ingress]}
+"""
+
+POOL = """
+apiVersion: cilium.io/v2
+kind: CiliumLoadBalancerIPPool
+metadata: {name: outside, creationTimestamp: '2026-01-02T03:04:05Z'}
+spec: {blocks: [{cidr: 198.51.100.0/28}, {start: 198.51.100.9}, {start: 224.0.0.1}, {start: 198.51.100.32}]}
+"""
+
+GROUP = """
+apiVersion: cilium.io/v2
+kind: CiliumCIDRGroup
+metadata: {name: partners, labels: {tier: b}}
+spec: {externalCIDRs: [203.0.113.0/24, nonsense/7]}
 """
 
 
@@ -101,9 +125,10 @@ async def test_what_is_there_is_on_the_bus(place: Place) -> None:
     )
     assert (found.labels, found.service_account, found.owner) == ({"app": "web"}, "web", "")
     assert [(each.name, each.port) for each in found.ports] == [("http", 8080)]
-    assert "host ports are not supported yet" in found.warnings[0]
+    assert "hostPort: nobody is led" in found.warnings[0]
     assert (node.addresses, node.pod_cidrs) == (["192.0.2.1"], ["10.244.1.0/24"])
-    assert (service.type, service.cluster_addresses, service.selector) == ("ClusterIP", ["10.96.0.7"], {})
+    assert (service.type, service.cluster_addresses, service.selector) == ("NodePort", ["10.96.0.7"], {})
+    assert [each.node_port for each in service.ports] == [30080]
     assert [each.addresses for each in endpoints.endpoints] == [["10.244.1.5"]]
     assert place.names("policy") == {"NetworkPolicy/default/closed"}
     assert place.names("namespace") == {"default", "kube-system"}
@@ -391,14 +416,40 @@ spec: {{endpointSelector: {{matchLabels: {{app: web}}}}, {rule}}}
 """
 
 
+def clusterwide(rule: str, name: str = "rule1") -> str:
+    return cilium(rule, name).replace("kind: CiliumNetworkPolicy", "kind: CiliumClusterwideNetworkPolicy")
+
+
+async def test_of_a_pool_and_a_group_what_cannot_be_is_left_out(place: Place) -> None:
+    place.server.put(POOL)
+    place.server.put(GROUP)
+    await place.started()
+    pool, group = place.states[LOAD_BALANCER_POOL.of("outside")], place.states[CIDR_GROUP.of("partners")]
+    assert isinstance(pool, LoadBalancerPool) and isinstance(group, CIDRGroup)
+    assert [each.written for each in pool.ranges] == ["198.51.100.0/28", "198.51.100.32"]
+    assert pool.place == 1767323045, "the second in which it was made: the older of two that overlap gives"
+    assert (group.cidrs, group.labels) == (["203.0.113.0/24"], {"tier": "b"})
+    place.server.delete("CiliumLoadBalancerIPPool", "outside")
+    await until(lambda: not place.names("loadbalancerpool"))
+
+
+async def test_a_clusterwide_policy_that_cannot_be_kept_allows_nothing(place: Place) -> None:
+    place.server.put(clusterwide("ingress: [{fromEndpoints: [{}]}, {fromGroups: [{}]}]"))
+    place.server.put(clusterwide("ingressDeny: [{fromGroups: [{}]}], ingress: [{}]", "rule2"))
+    await place.started()
+    for name, rules in (("rule1", 1), ("rule2", 0)):
+        policy = place.states[POLICY.of("CiliumClusterwideNetworkPolicy", "", name)]
+        assert isinstance(policy, Policy)
+        assert (len(policy.rules), policy.deny_ingress_by_default, policy.namespace) == (rules, True, "")
+        assert "k8s:app" in {each.key for each in policy.subject.requirements} and policy.warnings
+
+
 async def test_an_entry_that_cannot_be_kept_allows_nothing(place: Place) -> None:
     allowed = "{from: [{podSelector: {matchLabels: {app: a}}}]}"
     place.server.put(
-        CLOSED.replace("policyTypes: [Ingress]", f"ingress: [{allowed}, {{from: [{{ipBlock: {{cidr: 10.0.0.0/8}}}}]}}]")
+        CLOSED.replace("policyTypes: [Ingress]", f"ingress: [{allowed}, {{from: [{{peerOfTomorrow: {{a: b}}}}]}}]")
     )
-    place.server.put(
-        cilium("ingress: [{fromEndpoints: [{}]}, {fromCIDR: [10.0.0.0/8]}], egress: [{toFQDNs: [{matchName: a.b}]}]")
-    )
+    place.server.put(cilium("ingress: [{fromEndpoints: [{}]}, {fromGroups: [{}]}], egress: [{toNodes: [{}]}]"))
     await place.started()
     network, other = (
         place.states[POLICY.of("NetworkPolicy", "default", "closed")],
@@ -407,8 +458,8 @@ async def test_an_entry_that_cannot_be_kept_allows_nothing(place: Place) -> None
     assert isinstance(network, Policy) and isinstance(other, Policy)
     assert (len(network.rules), network.deny_ingress_by_default, network.deny_egress_by_default) == (1, True, False)
     assert (len(other.rules), other.deny_ingress_by_default, other.deny_egress_by_default) == (1, True, True)
-    assert network.manifest["spec"]["ingress"][1]["from"][0]["ipBlock"]
-    assert "ipBlock" in network.warnings[0]
+    assert network.manifest["spec"]["ingress"][1]["from"][0]["peerOfTomorrow"]
+    assert "peerOfTomorrow" in network.warnings[0]
 
 
 async def test_a_policy_that_cannot_be_read_allows_nothing_of_what_it_selects(place: Place) -> None:
@@ -429,13 +480,13 @@ async def test_a_policy_that_cannot_be_read_allows_nothing_of_what_it_selects(pl
 
 async def test_a_policys_status_says_whether_it_is_kept_as_written(place: Place) -> None:
     place.server.put(cilium("ingress: [{}]"))
-    place.server.put(cilium("ingress: [{fromCIDR: [10.0.0.0/8]}]", "rule2"))
+    place.server.put(cilium("ingress: [{fromGroups: [{}]}]", "rule2"))
     await place.started()
     await until(lambda: all(each.get("status") for each in place.server.all("CiliumNetworkPolicy")))
     (good,) = place.server.get("CiliumNetworkPolicy", "rule1")["status"]["conditions"]
     (bad,) = place.server.get("CiliumNetworkPolicy", "rule2")["status"]["conditions"]
     assert (good["type"], good["status"]) == ("Valid", "True")
-    assert (bad["type"], bad["status"]) == ("Valid", "False") and "fromCIDR" in bad["message"]
+    assert (bad["type"], bad["status"]) == ("Valid", "False") and "fromGroups" in bad["message"]
     place.server.put(cilium("ingress: [{}]", "rule3"))
     await until(lambda: place.server.get("CiliumNetworkPolicy", "rule3").get("status"))
     patches = [each for each in place.server.requests if each.startswith("PATCH")]

@@ -5,7 +5,8 @@ it is taken as far as Plexus goes, and what is not done becomes a warning at the
 
 Not so policies. What of a policy cannot be kept as it is written is closed, never left out: an entry that cannot be
 read allows nothing, and its direction stays denied by default. Where more than entries cannot be read the policy allows
-nothing at all, of the pods that it selects, or, where even that cannot be read, of those of its namespace. What was
+nothing at all, of the pods that it selects, or, where even that cannot be read, of those of its namespace (of the
+cluster, where it is of no namespace). What was
 read of an earlier version is not kept: the same object means the same, whatever was there before.
 """
 
@@ -194,7 +195,7 @@ def _walled(kind: Kind, raw: Mapping[str, Any], key: Key) -> dict[str, Any] | No
     base = {
         "apiVersion": kind.api_version,
         "kind": kind.name,
-        "metadata": {"name": key.name, "namespace": key.namespace},
+        "metadata": {"name": key.name, **({"namespace": key.namespace} if key.namespace else {})},
     }
     spec = raw.get("spec")
     if kind.name == "NetworkPolicy":
@@ -229,7 +230,7 @@ def _cilium_wall(rule: object, base: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def _selecting(policy: dict[str, Any], selector: str) -> dict[str, Any]:
-    """The policy, of all pods of its namespace where its selector cannot be read."""
+    """The policy, of all pods that it could select where its selector cannot be read."""
     if policy["spec"][selector] is None or _strict(policy)[0] is None:
         policy["spec"][selector] = {}
     return policy

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-LAYERS := unit contract bus bpf lab
+LAYERS := unit contract bus k8s bpf lab
 C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
@@ -43,7 +43,7 @@ check-imports: setup
 check-c: setup
 	@$(if $(C_FILES),$(BIN)/clang-format --dry-run --Werror $(C_FILES))
 
-test: setup ## every layer of tests, in this order: unit, contract, bus, bpf, lab
+test: setup ## every layer of tests, in this order: unit, contract, bus, k8s, bpf, lab
 	@tools/layers.sh $(LAYERS)
 
 $(LAYERS:%=test-%): test-%: setup

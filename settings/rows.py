@@ -363,6 +363,21 @@ PLACES = (
         text="the same of IPv6; without it there is none",
     ),
     Row(
+        variable="PLEXUS_SOURCE",
+        read=Words("manifests", "kubernetes"),
+        default="manifests",
+        services=("resources",),
+        text="where resources come from: `manifests`, what `plexus apply` brings, or `kubernetes`, what an API server "
+        "has",
+    ),
+    Row(
+        variable="PLEXUS_KUBECONFIG",
+        read=File(),
+        services=("resources",),
+        text="by which file the API server is reached; without it, as the service account of the pod that `resources` "
+        "runs in",
+    ),
+    Row(
         variable="PLEXUS_STATE_DIR",
         read=File(),
         default="/var/lib/plexus",

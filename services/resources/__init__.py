@@ -3,7 +3,8 @@
 Owns    state.resources.*: Namespace, Node, Pod, Service, EndpointSlice, Deployment, StatefulSet, DaemonSet, Policy,
         ClusterAddress.
 Hears   nothing: people and controllers ask it. `req.resources.apply` brings manifests, `req.resources.bind` a
-        scheduler's choice, `req.resources.podstatus.<node>` what a kubelet sees.
+        scheduler's choice, `req.resources.podstatus.<node>` what a kubelet sees. Or, where PLEXUS_SOURCE says so, a
+        Kubernetes API server: then those who ask are sent there.
 Says    each resource as a message that needs no further checking, with the manifest as it was written.
 
 Two replicas may run. The one that holds the lease "resources" answers; the other waits. Nothing is kept but the log, so
@@ -19,5 +20,6 @@ Read in this order:
     model.py      (what is there, what is asked) -> steps: addresses of Services, what goes with what, what is fixed.
     order.py      which kind is said first, and which is taken away first.
     store.py      what is there, indexed.
+    kubernetes/   an API server as the source.
     handlers.py   requests -> model -> log, one at a time.
 """

@@ -19,7 +19,7 @@ def main() -> None:
 
 
 async def body(service: Service, settings: Settings) -> None:
-    await run(service.bus, settings, service)
+    await run(service.bus, settings, service, service.check)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from bus.interface import Bus, Conflict, Lease, Outbox, Unreadable
 from bus.messages.resources import Applied, Apply, Bind, ClusterAddress, NodePort, Notice, PodStatus, Refusal
 from bus.subjects import APPLY, BIND, CLUSTER_ADDRESS, NODE_PORT, POD_STATUS
 from bus.telemetry import logger
+from services.resources.kubernetes.source import mirror
 from services.resources.manifests.document import read_document, skipped
 from services.resources.manifests.meta import Resource
 from services.resources.model import (
@@ -37,6 +39,16 @@ LEASE = "resources"
 ATTEMPTS = 8  # plans for one request; a second writer exists only for a moment, at a takeover
 MOST_TOLD = 200  # refusals, and warnings, in one answer
 AT_ONCE = 64  # steps of one stage being written at the same time; a write takes about 2 ms
+
+
+ASK_KUBERNETES = "this cluster's resources come from Kubernetes; use kubectl"
+
+Check = Callable[[str, bool, str], None]
+"""(name, ok, detail): one thing that is well or is not, for health."""
+
+
+def unheard(_: str, __: bool, ___: str) -> None:
+    pass
 
 
 class Overtaken(Exception):
@@ -148,6 +160,11 @@ class Handlers:
     async def pod_status(self, status: PodStatus) -> Applied:
         async with self._turn():
             return await self._do(lambda: plan_status(self._store, status))
+
+    async def carry_out(self, make_plan: Callable[[], Plan]) -> Applied:
+        """What somebody else has decided, in the log."""
+        async with self._turn():
+            return await self._do(make_plan)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -262,32 +279,48 @@ def _somebodys(subject: str) -> ClusterAddress | NodePort:
     return ClusterAddress(address=CLUSTER_ADDRESS.parse(subject)[0], namespace="", service="")
 
 
-async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report, store: Store | None = None) -> Store:
+async def serve(
+    bus: Bus, lease: Lease, settings: Settings, report: Report, store: Store | None = None, check: Check = unheard
+) -> Store:
     """Answer while the lease is held. Returns when it is lost, with what was held then; a standby answers nothing."""
     outbox = await bus.own("resources", vouch=False)
+    is_synced = not settings.is_kubernetes
     try:
 
         def realised(revision: int) -> None:
-            report.report(ready=True, active=True, revision={"resources": revision})
+            report.report(ready=is_synced, active=True, revision={"resources": revision})
 
         handlers = Handlers(outbox, settings, realised=realised, store=store)
+
+        def synced() -> None:
+            nonlocal is_synced
+            is_synced = True
+            realised(handlers.revision)
+
         if store is None:
             await outbox.restore()
         await handlers.catch_up()
         await outbox.vouch()
         handlers.tell_digests()
         realised(handlers.revision)
+        asked: Answers = handlers
         async with asyncio.TaskGroup() as tasks:
-            answering = [
-                tasks.create_task(bus.answer(APPLY, handler=handlers.apply), name="answer apply"),
-                tasks.create_task(bus.answer(BIND, handler=handlers.bind), name="answer bind"),
+            work = [
                 tasks.create_task(handlers.mend(), name="mend the log"),
                 tasks.create_task(bus.keep_streams(), name="keep streams"),
-                tasks.create_task(bus.answer(POD_STATUS, handler=handlers.pod_status), name="answer podstatus"),
+            ]
+            if settings.is_kubernetes:
+                asked = Elsewhere()
+                following = mirror(handlers, settings.kubeconfig, check, synced)
+                work.append(tasks.create_task(following, name="follow Kubernetes"))
+            work += [
+                tasks.create_task(bus.answer(APPLY, handler=asked.apply), name="answer apply"),
+                tasks.create_task(bus.answer(BIND, handler=asked.bind), name="answer bind"),
+                tasks.create_task(bus.answer(POD_STATUS, handler=asked.pod_status), name="answer podstatus"),
             ]
             log.info("active", revision=handlers.revision)
             await lease.lost()
-            for task in answering:
+            for task in work:
                 task.cancel()
     finally:
         await outbox.close()
@@ -295,13 +328,34 @@ async def serve(bus: Bus, lease: Lease, settings: Settings, report: Report, stor
     return handlers.store
 
 
-async def run(bus: Bus, settings: Settings, report: Report) -> None:
+async def run(bus: Bus, settings: Settings, report: Report, check: Check = unheard) -> None:
     """Stand by, be active, and stand by again, until cancelled."""
     store: Store | None = None
     while True:
         report.report(ready=True, active=False, revision={})
         async with bus.lease(LEASE) as lease:
-            store = await serve(bus, lease, settings, report, store)
+            store = await serve(bus, lease, settings, report, store, check)
+
+
+class Answers(Protocol):
+    """Who is asked."""
+
+    async def apply(self, apply: Apply) -> Applied: ...
+    async def bind(self, bind: Bind) -> Applied: ...
+    async def pod_status(self, status: PodStatus) -> Applied: ...
+
+
+class Elsewhere:
+    """What is answered where Kubernetes is the source: it is asked there."""
+
+    async def apply(self, _: Apply) -> Applied:
+        return Applied(refusals=[Refusal(source="", problem=ASK_KUBERNETES)])
+
+    async def bind(self, _: Bind) -> Applied:
+        return Applied(refusals=[Refusal(source="", problem=ASK_KUBERNETES)])
+
+    async def pod_status(self, _: PodStatus) -> Applied:
+        return Applied(refusals=[Refusal(source="", problem=ASK_KUBERNETES)])
 
 
 @dataclass

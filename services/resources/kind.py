@@ -84,6 +84,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Of the table, after its name."""
     status: Callable[[Any, Known], dict[str, Any]] | None = None
     """(message, what is known) -> sections of the object that are filled in: `status`, `plexus`, `spec`, `metadata`."""
+    from_api: Callable[[Any, Object, Resource], Message] | None = None
+    """(message, object, resource) -> the message with what an API server knows and a manifest does not say. Who only
+    `makes` others is not watched there: Kubernetes' own controllers make them."""
+    has_conditions: bool = False
+    """Whether it is valid is written back into its status, at an API server."""
     draws_on: tuple[State[Any], ...] = ()
     asks_nodes: bool = False
 

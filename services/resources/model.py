@@ -144,7 +144,7 @@ def plan_apply(
     ]
     steps += [(-1, Claim(NODE_PORT.of(str(port)), holder)) for port, holder in draft.node_ports.claims.items()]
     for at, each in enumerate(resources):
-        change, actions = _difference(store, each.key, wanted[at])
+        change, actions = difference(store, each.key, wanted[at])
         outcomes.append(Outcome(kind=each.key.kind, namespace=each.key.namespace, name=each.key.name, change=change))
         steps += [(SAID[each.key.kind], action) for action in actions]
     steps += [(len(SAID), Unsay(CLUSTER_ADDRESS.of(address))) for address in draft.released]
@@ -162,7 +162,7 @@ def plan_delete(store: Store, resources: Iterable[Resource]) -> Plan:
             problem = "is always there; delete what is in it instead"
             refusals.append(refusal(source, key.kind, key.name, "metadata.name", problem))
             continue
-        subjects = _subjects(store, key)
+        subjects = subjects_of(store, key)
         change: Literal["deleted", "absent"] = "deleted" if subjects else "absent"
         outcomes.append(Outcome(kind=key.kind, namespace=key.namespace, name=key.name, change=change))
         for subject in subjects:
@@ -213,7 +213,7 @@ def plan_status(store: Store, status: PodStatus) -> Plan:
         addresses=reported if len(reported) > 1 else [],
         reason=status.reason,
     )
-    wrong = _too_large(told)
+    wrong = too_large(told)
     return _pod_plan(pod, told) if wrong is None else _refused("podstatus", pod, "reason", wrong)
 
 
@@ -291,14 +291,14 @@ def _wanted(draft: _Draft, resource: Resource) -> list[tuple[str, Message]]:
         refuse("metadata.namespace", f'there is no namespace "{key.namespace}"; apply a Namespace of this name first')
     wanted = [(subject, _filled(draft, resource, subject, message, refuse)) for subject, message in resource.messages]
     for _, message in wanted:
-        wrong = _too_large(message, TOLD_LATER_BYTES if isinstance(message, Pod) else 0)
+        wrong = too_large(message, TOLD_LATER_BYTES if isinstance(message, Pod) else 0)
         if wrong is not None:
             refuse("", wrong)
             break  # the other rules of a policy bear the same manifest
     return wanted
 
 
-def _too_large(message: Message, reserved: int = 0) -> str | None:
+def too_large(message: Message, reserved: int = 0) -> str | None:
     """Why the bus would not carry the message with `reserved` bytes more; found before the first step is taken."""
     limit = LIMIT_BYTES - reserved
     try:
@@ -482,10 +482,10 @@ def _holds(holder: ClusterAddress, service: Service) -> bool:
     return (holder.namespace, holder.service) == (service.namespace, service.name)
 
 
-def _difference(
+def difference(
     store: Store, key: Key, wanted: list[tuple[str, Message]]
 ) -> tuple[Literal["created", "changed", "unchanged"], list[Action]]:
-    there = _subjects(store, key)
+    there = subjects_of(store, key)
     actions: list[Action] = [Say(subject, message) for subject, message in wanted if store.get(subject) != message]
     actions += [Unsay(subject) for subject in there if subject not in dict(wanted)]
     if not there:
@@ -493,7 +493,7 @@ def _difference(
     return ("changed" if actions else "unchanged"), actions
 
 
-def _subjects(store: Store, key: Key) -> list[str]:
+def subjects_of(store: Store, key: Key) -> list[str]:
     """Where the resource is, as far as it is there."""
     kind = BY_NAME[key.kind]
     if kind.is_shared:
@@ -506,23 +506,23 @@ def _subjects(store: Store, key: Key) -> list[str]:
 def _with_owned(store: Store, subject: str) -> dict[str, int]:
     """The subject and what goes with it -> its place: owners before the owned, a namespace after its contents."""
     message = store.get(subject)
-    places = {subject: _place(subject)}
+    places = {subject: place(subject)}
     match message:
         case Namespace():
             for inner in store.in_namespace(message.name):
                 places |= _with_owned(store, inner)
         case Service():
             for address in store.addresses_of(message.namespace, message.name):
-                places[CLUSTER_ADDRESS.of(address)] = _place(CLUSTER_ADDRESS.of(address))
+                places[CLUSTER_ADDRESS.of(address)] = place(CLUSTER_ADDRESS.of(address))
             for port in store.node_ports_of(message.namespace, message.name):
-                places[NODE_PORT.of(str(port))] = _place(NODE_PORT.of(str(port)))
+                places[NODE_PORT.of(str(port))] = place(NODE_PORT.of(str(port)))
         case _ if (family := state_of(subject)) is not None and family.noun in MAKERS:
             for pod in store.pods_of("/".join((family.noun, *family.parse(subject)))):
-                places[pod] = _place(pod)
+                places[pod] = place(pod)
     return places
 
 
-def _place(subject: str) -> int:
+def place(subject: str) -> int:
     """Of a subject among those that go, the first first."""
     family = state_of(subject)
     return TAKEN[family.noun if family is not None else ""]

@@ -36,12 +36,19 @@ class Settings:
 
     service_networks: Mapping[Family, Network] = field(default_factory=lambda: _networks({}))
     node_ports: Ports = field(default_factory=lambda: _node_ports({}))
+    source: str = default("PLEXUS_SOURCE", "resources")
+    kubeconfig: str = ""  # a path; "": the service account of the pod that this runs in
+
+    @property
+    def is_kubernetes(self) -> bool:
+        return self.source == "kubernetes"
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Where ClusterIPs and node ports come from. Raises BadSettings."""
+    """Where resources, ClusterIPs and node ports come from. Raises BadSettings."""
     given = read(environment, "resources")
     networks = _networks(given)
     if not networks:
         raise BadSettings("PLEXUS_SERVICE_CIDR and PLEXUS_SERVICE_CIDR6 are both empty; Services need one of them")
-    return Settings(networks, _node_ports(given))
+    source = given.get("source", default("PLEXUS_SOURCE", "resources"))
+    return Settings(networks, _node_ports(given), source, str(given.get("kubeconfig", "")))

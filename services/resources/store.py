@@ -54,6 +54,9 @@ class Store:
     def items(self) -> Iterable[tuple[str, Message]]:
         return list(self._values.items())
 
+    def subjects(self) -> list[str]:
+        return list(self._values)
+
     def has_namespace(self, name: str) -> bool:
         return NAMESPACE.of(name) in self._values
 

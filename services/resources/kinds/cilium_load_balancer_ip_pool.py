@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from bus.messages.resources import LoadBalancerPool
 from bus.subjects import LOAD_BALANCER_POOL, POOL_USE
-from services.resources.kind import Form, Kind, Known
+from services.resources.kind import Form, Kind, Known, Object, at
+
+if TYPE_CHECKING:
+    from services.resources.manifests.meta import Resource
 
 
 def manifest() -> Form:
@@ -46,6 +52,15 @@ def status(pool: LoadBalancerPool, known: Known) -> dict[str, Any]:
     }
 
 
+def from_api(pool: LoadBalancerPool, found: Object, _: Resource) -> LoadBalancerPool:
+    """Its place among pools is when the API server made it, to the second; of two of one second the names decide."""
+    try:
+        made = datetime.fromisoformat(str(at("metadata.creationTimestamp")(found)))
+    except ValueError:
+        return pool
+    return replace(pool, place=max(0, int(made.timestamp())))
+
+
 KIND = Kind(
     name="CiliumLoadBalancerIPPool",
     api_version="cilium.io/v2",
@@ -63,5 +78,6 @@ KIND = Kind(
         "AVAILABLE": "plexus.available",
     },
     status=status,
+    from_api=from_api,
     draws_on=(POOL_USE,),
 )

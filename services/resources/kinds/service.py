@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bus.addresses import with_port
+from msgspec.structs import replace
+
+from bus.addresses import by_family, with_port
 from bus.messages.lb import LoadBalancedService
 from bus.messages.resources import Service
 from bus.subjects import ADDRESS_REQUEST, CLUSTER_ADDRESS, FRONTEND, NODE_PORT, SERVICE, SERVICE_ADDRESS
 from services.resources.kind import Form, Kind, Known, Object, at
+
+if TYPE_CHECKING:
+    from services.resources.manifests.meta import Resource
 
 SATISFIED = "cilium.io/IPAMRequestSatisfied"  # a condition's type
 
@@ -107,6 +112,16 @@ def backends_of(found: Object) -> list[str]:
     return list(dict.fromkeys(with_port(one["address"], one["port"]) for each in frontends for one in each["backends"]))
 
 
+def from_api(service: Service, _: Object, resource: Resource) -> Service:
+    """Its addresses are what the API server gave it. Its backends are what Kubernetes' own controller says in
+    EndpointSlices, of which that knows more than labels tell, so it selects nothing itself."""
+    from services.resources.manifests.words import address as wrong_address
+
+    asked = [each for each in resource.asked_addresses if wrong_address(each) is None]  # "None" is none
+    families = service.ip_families or list(by_family(asked))
+    return replace(service, cluster_addresses=list(by_family(asked).values()), ip_families=families, selector={})
+
+
 KIND = Kind(
     name="Service",
     api_version="v1",
@@ -123,5 +138,6 @@ KIND = Kind(
         "BACKENDS": backends_of,
     },
     status=status,
+    from_api=from_api,
     draws_on=(FRONTEND, SERVICE_ADDRESS, ADDRESS_REQUEST),
 )

@@ -164,12 +164,13 @@ def read_cilium_policy(
 def read_cidr_group(
     manifest: CiliumCIDRGroup, raw: dict[str, Any], key: Key, source: str, problems: Problems
 ) -> Resource:
-    cidrs = manifest.spec.external_cidrs
-    for at, text in enumerate(cidrs):
-        problems.add_if(f"spec.externalCIDRs[{at}]", words.cidr(text, bare_address=True))
-    group = CIDRGroup(
-        name=key.name, labels=manifest.metadata.labels, cidrs=sorted(set(map(words.plain_cidr, cidrs))), manifest=raw
-    )
+    cidrs = set()
+    for at, text in enumerate(manifest.spec.external_cidrs):
+        wrong = words.cidr(text, bare_address=True)
+        problems.add_if(f"spec.externalCIDRs[{at}]", wrong)
+        if wrong is None:
+            cidrs.add(words.plain_cidr(text))
+    group = CIDRGroup(name=key.name, labels=manifest.metadata.labels, cidrs=sorted(cidrs), manifest=raw)
     return Resource(key, source, ((CIDR_GROUP.of(key.name), group),))
 
 

@@ -33,7 +33,7 @@ def read_document(document: Document, to_delete: bool = False) -> Resource | lis
     problems = Problems()
     resource = _read(document, problems, to_delete)
     if resource is not None and not problems:
-        return _warned(resource, problems.warnings) if problems.warnings else resource
+        return warned(resource, problems.warnings) if problems.warnings else resource
     kind, name = _names(document)
     return [refusal(document.source, kind, name, problem.path, problem.text) for problem in problems]
 
@@ -58,7 +58,7 @@ def _names(document: Document) -> tuple[str, str]:
     return kind, name
 
 
-def _warned(resource: Resource, warnings: list[Problem]) -> Resource:
+def warned(resource: Resource, warnings: list[Problem]) -> Resource:
     """With what was taken and is not done, kept in the first of its messages too."""
     kept = warnings[:MOST_WARNINGS]
     if len(warnings) > MOST_WARNINGS:

@@ -6,7 +6,6 @@ Source: Cilium's documentation, "LoadBalancer IP Address Management", and its de
 from __future__ import annotations
 
 from ipaddress import ip_network
-from itertools import pairwise
 from typing import Any
 
 from bus.addresses import Address, family, parse
@@ -56,8 +55,7 @@ def read_pool(manifest: PoolManifest, raw: dict[str, Any], key: Key, source: str
         )
     without_ends = spec.allow_first_last_ips == "No"
     found = [_range(each, without_ends, f"spec.{field}[{at}]", problems) for at, each in enumerate(blocks)]
-    ranges = [each for each in found if each is not None]
-    _check_apart(ranges, f"spec.{field}", problems)
+    ranges = _apart([each for each in found if each is not None], f"spec.{field}", problems)
     selector = None
     if spec.service_selector is not None:
         selector = selector_of(read_selector(spec.service_selector, "spec.serviceSelector", problems))
@@ -103,18 +101,24 @@ def _of_cidr(text: str, without_ends: bool, path: str, problems: Problems) -> Ad
     return _checked(AddressRange(first=str(first), last=str(last), written=str(network)), path, problems)
 
 
-def _checked(found: AddressRange, path: str, problems: Problems) -> AddressRange:
-    """Whose ends traffic can be sent to."""
-    for text in dict.fromkeys((found.first, found.last)):
-        problems.add_if(path, words.endpoint_address(text))
-    return found
+def _checked(found: AddressRange, path: str, problems: Problems) -> AddressRange | None:
+    """None: no traffic can be sent to one of its ends, which was said."""
+    wrong = [why for text in dict.fromkeys((found.first, found.last)) if (why := words.endpoint_address(text))]
+    for why in wrong:
+        problems.add(path, why)
+    return None if wrong else found
 
 
-def _check_apart(ranges: list[AddressRange], path: str, problems: Problems) -> None:
-    ordered = sorted((_ends(each), each.written) for each in ranges)
-    for (one, written), (other, again) in pairwise(ordered):
-        if one[0] == other[0] and other[1] <= one[2]:
-            problems.add(path, f"{written} and {again} overlap; leave out what is there twice")
+def _apart(ranges: list[AddressRange], path: str, problems: Problems) -> list[AddressRange]:
+    """By address, without those that overlap one before them, which is said of each."""
+    kept: list[AddressRange] = []
+    for each in sorted(ranges, key=_ends):
+        (version, first, _), before = _ends(each), _ends(kept[-1]) if kept else (0, 0, 0)
+        if version == before[0] and first <= before[2]:
+            problems.add(path, f"{kept[-1].written} and {each.written} overlap; leave out what is there twice")
+        else:
+            kept.append(each)
+    return kept
 
 
 def _ends(each: AddressRange) -> tuple[int, int, int]:

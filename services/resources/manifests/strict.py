@@ -83,6 +83,21 @@ def read(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | N
         return None
 
 
+def read_pruned(schema: type[S], manifest: dict[str, Any], problems: Problems) -> S | None:
+    """The same of what an API server has checked, and may know more fields than we do: what is `pruned`."""
+    try:
+        return msgspec.convert(manifest, schema)
+    except msgspec.ValidationError as error:
+        problems.add("", str(error))
+        return None
+
+
+def pruned(schema: type[Schema], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Only the fields that the schema names."""
+    kept: dict[str, Any] = _pruned(manifest, _info(schema))
+    return kept
+
+
 def misfits(value: object, wanted: inspect.Type, path: str, null_is_refused: bool = False) -> Iterator[Problem]:
     """Every place under `path` where `value` is not of the type `wanted`.
 

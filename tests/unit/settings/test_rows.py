@@ -82,7 +82,9 @@ def test_what_a_node_goes_by_are_the_rows_that_it_reads() -> None:
 def test_what_ipam_and_resources_go_by_are_the_rows_that_they_read() -> None:
     ipam = {field for each in NAMES.values() for field in each} | {"ipam_mode"}  # there is one mode
     assert ipam == {row.field for row in ROWS if "ipam" in row.services}
-    assert {*SERVICE_RANGES.values(), NODE_PORTS} == {row.variable for row in ROWS if "resources" in row.services}
+    assert {*SERVICE_RANGES.values(), NODE_PORTS, "PLEXUS_SOURCE", "PLEXUS_KUBECONFIG"} == {
+        row.variable for row in ROWS if "resources" in row.services
+    }
 
 
 def test_a_new_row_is_all_that_a_lab_a_service_and_the_document_need(monkeypatch: pytest.MonkeyPatch) -> None:

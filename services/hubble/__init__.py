@@ -17,6 +17,11 @@ In this order:
 - `kept`     the last flows, and what was lost (pure)
 - `filters`  a client's filters -> a predicate (pure)
 - `merge`    several nodes' flows in one order of time (pure)
+- `asked`    a client's request, checked (pure)
+- `observed` what one node's observer knows
+- `peers`    which observers there are (pure)
 - `server`   the API of one node
+- `nodes`    the observers of all nodes, as a relay asks them
+- `gather`   one client's flows of all nodes
 - `relay`    the API of all nodes
 """

@@ -62,5 +62,5 @@ def flow(
     return Flow(number, time_ns, seen, source, destination, source_service, destination_service, policies, place)
 
 
-def names() -> Names:
-    return Names("node1")
+def names(node: str = "node1") -> Names:
+    return Names(node)

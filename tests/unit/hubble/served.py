@@ -32,7 +32,7 @@ class Clock:
 
 def observed(node: str = "node1", *, capacity: int = 7, token: int = 1) -> Observed:
     place = Place(node, version="1.2.3", token=token)
-    return Observed(names(), place, capacity=capacity, started=STARTED)
+    return Observed(names(node), place, capacity=capacity, started=STARTED)
 
 
 def see(observer: Observed, *times_ns: int, now: float = STARTED, **fields: Any) -> None:

@@ -26,6 +26,7 @@ from services.hubble.peers import Peer, changes
 
 BATCH = 256  # flows between two looks at losses
 LOSSES_SECONDS = 1.0  # between two words on losses to one client
+WAIT_SECONDS_MAX = 3600.0  # timers do not take any number that a client sends
 STREAMS_MAX = 128  # clients that follow or read at a time
 
 T = TypeVar("T", bound=Timed)
@@ -173,12 +174,15 @@ class ObserverServer:
                     return
                 if item.time_ns >= span.since_ns and matches(item):
                     yield response(item)
-            if position == kept.seen and not await self._observed.pulse.wait(self._left(span)):
-                return
+            if position == kept.seen:
+                await self._observed.pulse.wait(self._left(span))
+                if position == kept.seen and self._now() * 1e9 >= span.until_ns:
+                    return
 
     def _left(self, span: asked.Span[Any]) -> float | None:
-        """Seconds until nothing more is asked for; None: never."""
-        return None if span.until_ns == asked.EVER_NS else max(0.0, span.until_ns / 1e9 - self._now())
+        """Seconds until nothing more is asked for, or until it is looked again; None: never."""
+        left = span.until_ns / 1e9 - self._now()
+        return None if span.until_ns == asked.EVER_NS else min(max(0.0, left), WAIT_SECONDS_MAX)
 
     def _lost(self, source: pb.LostEventSource, count: int, at_ns: int) -> api.GetFlowsResponse:
         event = pb.LostEvent(source=source, num_events_lost=count, last=timestamp(at_ns))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpclib.client import Channel, UnaryStreamMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -105,6 +106,16 @@ async def test_following_ends_with_the_first_flow_after_the_end(path: Path) -> N
 async def test_following_ends_when_its_time_is_over(path: Path) -> None:
     async with observing(path, observed()) as client, following(client, until=timestamp(1)) as some:
         assert await some.ended()
+
+
+async def test_an_end_that_no_timer_takes_is_waited_for(path: Path) -> None:
+    """The year 9999, as far as a timestamp goes."""
+    observer = observed()
+    async with observing(path, observer) as client, following(client, until=Timestamp(seconds=253402300799)) as some:
+        see(observer, 3)
+        assert times([await some.next()]) == [3]
+        see(observer, 4)
+        assert times([await some.next()]) == [4]
 
 
 async def test_who_reads_too_slowly_is_told_how_many_were_missed(path: Path) -> None:

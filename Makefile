@@ -9,7 +9,7 @@ LAYERS := unit contract bus k8s bpf lab
 C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
-.PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock clean
+.PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock protos clean
 .PHONY: $(LAYERS:%=test-%) guest-setup test-guest instructions packets
 
 help: ## what there is to type
@@ -74,6 +74,9 @@ docs: setup ## write docs/events.md, docs/settings.md and the tables of docs/map
 	@mkdir -p build
 	@$(BIN)/python -m tools.events_doc > build/events.md && mv build/events.md docs/events.md
 	@$(BIN)/python -m tools.settings_doc
+
+protos: setup ## write the Python of services/hubble/api anew from its .proto files
+	@$(BIN)/python -m tools.protos
 
 lock: ## resolve pyproject.toml into requirements.lock anew
 	@tools/lock.sh $(LOCK_OPTIONS)

@@ -65,7 +65,7 @@ static __always_inline void set_device(struct address *hop, __u32 device)
 
 static __always_inline bool is_device(const struct address *hop)
 {
-	return !(hop->word[0] | hop->word[1] | hop->word[2]);
+	return !hop->word[2] && !(hop->word[0] | hop->word[1]); /* by the first alone for IPv4 */
 }
 
 static __always_inline void set_node(struct address *to, bool is_ip6)

@@ -24,7 +24,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, stru
 {
 	struct connection *c;
 	struct way came = {};
-	struct flow f = {};
+	struct flow f;
 	__u32 back;
 
 	if (p->icmp_kind == ICMP_IS_ERROR) {

@@ -87,11 +87,14 @@ static __always_inline void read_clock(struct packet *p)
 
 	p->time = bpf_ktime_get_coarse_ns();
 	p->now = p->time >> TICK_SHIFT;
-	p->epoch = state ? state->epoch : 0;
-	p->seed = state ? state->seed : 0;
-	p->all = state ? state->all : 0;
-	p->services = state ? state->services : 0;
-	p->ahead = state ? state->ahead : 0;
+	if (!state) { /* the verifier wants to hear it */
+		__builtin_memset(&p->state, 0, sizeof(p->state));
+		return;
+	}
+	state = __builtin_assume_aligned(state, 8); /* as the kernel keeps values: two fields by one load */
+	__builtin_memcpy(&p->state, state, offsetof(struct node_state, ahead));
+	if (TUNNEL_INDEX)
+		p->state.ahead = state->ahead;
 }
 
 #endif

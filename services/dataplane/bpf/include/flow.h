@@ -44,7 +44,7 @@ static __always_inline int keep_connection(struct connection_key *key, struct co
 /* For the same two ends always the same on this node, and nobody else can tell it. */
 static __always_inline __u32 hash_of_ends(struct packet *p)
 {
-	__u32 hash = p->seed;
+	__u32 hash = p->state.seed;
 
 	hash = (hash ^ p->source.word[3]) *
 	       0x9e3779b1; /* odd numbers without a pattern; the shifts spread the high bits */
@@ -181,17 +181,30 @@ static __always_inline bool is_before_epoch(__u32 one, __u32 other)
 	return (__s32)(one - other) < 0;
 }
 
+/* Was it judged under the epoch of this packet? None of the others is after that one (Maps._judge_again), so nothing more
+ * need be compared: what most packets find. */
+static __always_inline bool is_of_now(struct packet *p, struct connection *c)
+{
+	return c->epoch == p->state.epoch;
+}
+
 /* Is the connection allowed as things are, without being judged again? `one` and `other` are the pods of this node at its
  * ends, NULL for what is none. */
 static __always_inline bool is_judged(struct packet *p, struct connection *c, struct endpoint *one,
                                       struct endpoint *other)
 {
-	__u32 epoch = c->epoch;
+	__u64 epoch = c->epoch, before;
 
-	if (is_before_epoch(epoch, p->all) || (one && is_before_epoch(epoch, one->epoch)) ||
-	    (other && is_before_epoch(epoch, other->epoch)))
-		return false;
-	return !(TUNNEL_INDEX && c->flags & CT_AHEAD && is_before_epoch(epoch, p->ahead));
+	if (is_of_now(p, c))
+		return true;
+	before = epoch - p->state.all; /* the sign of its lower half: one jump for all of them */
+	if (one)
+		before |= epoch - one->epoch;
+	if (other)
+		before |= epoch - other->epoch;
+	if (TUNNEL_INDEX && c->flags & CT_AHEAD)
+		before |= epoch - p->state.ahead;
+	return !(before >> 31 & 1);
 }
 
 /* Identities of the two ends; 0: not needed so far. */
@@ -240,21 +253,15 @@ static __always_inline __be16 answered_port(struct packet *p)
 	return bpf_htons((p->is_ip6 ? ICMP6_ECHO : ICMP_ECHO) + 1);
 }
 
-/* Judge the packet if its connection is new, or if what it was last judged by may not hold any more; keep the connection.
- *
- * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
-static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
-                                  __u32 source_identity)
+/* Judge the packet, and keep its connection; see `admit`. */
+static __always_inline bool admit_anew(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
+                                       __u32 source_identity)
 {
 	struct connection fresh = {};
 	struct ends who = {};
 	__u32 known = from && to ? CT_BOTH_HERE : 0;
 	bool allowed;
 
-	if (f->connection && is_judged(p, f->connection, from, to)) {
-		touch(f, p);
-		return true;
-	}
 	if (f->from_origin) {
 		allowed = judge(p, &who, from, &p->source, source_identity, to, &p->destination, p->protocol,
 		                policy_port(p));
@@ -275,14 +282,14 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 	if (f->connection) {
 		f->connection->way[0] = f->connection->flags & CT_BY_STACK ? WAY_HOST : WAY_UNKNOWN;
 		f->connection->way[1] = WAY_UNKNOWN;
-		f->connection->epoch = p->epoch;
+		f->connection->epoch = p->state.epoch;
 		f->connection->flags = (f->connection->flags & ~(CT_BOTH_HERE | CT_AHEAD)) | known;
 		touch(f, p);
 		return true;
 	}
 	if (f->is_contested) /* one packet of a stranger's would end it */
 		return REFUSE(p, DROP_UNKNOWN_CT);
-	fresh.epoch = p->epoch;
+	fresh.epoch = p->state.epoch;
 	fresh.flags = known | (f->source_is_low ? CT_ORIGIN_LOW : 0);
 	/* Of a connection that was here before we were, the first packet that we see may be its last. */
 	fresh.flags |= ending(p, 1);
@@ -293,6 +300,18 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 	if (!f->connection) /* evicted by another CPU in this very moment */
 		return REFUSE(p, DROP_CT_INSERT);
 	p->judged_new = p->policy != 0;
+	return true;
+}
+
+/* Judge the packet if its connection is new, or if what it was last judged by may not hold any more; keep the connection.
+ *
+ * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
+static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
+                                  __u32 source_identity)
+{
+	if (!f->connection || !is_judged(p, f->connection, from, to))
+		return admit_anew(p, f, from, to, source_identity);
+	touch(f, p);
 	return true;
 }
 

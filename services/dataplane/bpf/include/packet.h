@@ -62,22 +62,19 @@ struct packet {
 	__u16 line;
 	__u16 bytes; /* of the IP packet, as its header says */
 	__u32 identification; /* of the fragmented datagram */
-	__u32 now; /* tick */
-	__u32 epoch; /* read before any policy, so that a change in between is noticed at the next packet */
-	__u32 all; /* of the same moment: see struct node_state */
-	__u32 services;
-	__u32 ahead;
-	__u32 seed; /* of this node, for choices that repeat here and that nobody else can tell */
-	__u64 time; /* coarse ns */
 	__u32 policy; /* that decided, and the entry's cookie */
 	__u32 cookie;
 	__u32 source_identity; /* 0: not needed so far */
 	__u32 destination_identity;
 	__u32 device; /* of the node, by index: the one that it came by, or leaves by once its way is known */
+	/* From here on nothing is cleared for each packet. The clock, and the node's state, as read before any policy, so that a
+	 * change in between is noticed at the next packet: `read_clock`. */
+	__u64 time; /* coarse ns */
+	struct node_state state;
+	__u32 now; /* tick */
 	__u32 tunnel_identity; /* from the tunnel, which the overlay program fills */
 	struct address tunnel_from; /* the node that sent it */
-	/* What a search for a masquerade port has in hand (nat.h): here for the verifier, as all of this. Not cleared for
-	 * each packet. */
+	/* What a search for a masquerade port has in hand (nat.h): here for the verifier, as all of this. */
 	struct nat_key mapping;
 	struct address leaves_as; /* the address that it gets */
 	struct connection_key holder;

@@ -11,7 +11,6 @@ static __always_inline struct translation *no_translation(struct packet *p)
 {
 	struct translation *t = &p->called;
 
-	__builtin_memset(&t->address, 0, sizeof(t->address));
 	t->port = 0;
 	t->is_new = false;
 	t->to_itself = false;
@@ -24,11 +23,11 @@ static __always_inline bool keeps(struct packet *p, struct choice *kept, struct 
 {
 	struct living_key key = { .service = service->number, .port = kept->port, .address = kept->address };
 
-	if (!is_before_epoch(kept->epoch, p->services) || (p->protocol == IPPROTO_TCP && !begins(p)))
+	if (!is_before_epoch(kept->epoch, p->state.services) || (p->protocol == IPPROTO_TCP && !begins(p)))
 		return true;
 	if (!living.lookup(&key))
 		return false;
-	kept->epoch = p->epoch;
+	kept->epoch = p->state.epoch;
 	return true;
 }
 
@@ -47,7 +46,7 @@ static __always_inline bool choose(struct packet *p, struct service *service, st
 		return REFUSE(p, DROP_NO_BACKEND);
 	choice->address = backend->address;
 	choice->port = backend->port;
-	choice->epoch = p->epoch;
+	choice->epoch = p->state.epoch;
 	return true;
 }
 
@@ -62,7 +61,7 @@ static __always_inline void choose_itself(struct packet *p, struct choice *choic
 {
 	choice->address = p->destination;
 	choice->port = p->destination_port;
-	choice->epoch = p->epoch;
+	choice->epoch = p->state.epoch;
 }
 
 static __always_inline bool is_backend_itself(struct packet *p, struct choice *kept)
@@ -178,14 +177,18 @@ static __always_inline bool translated(struct packet *p, struct connection *c, s
 {
 	if (t->is_new && choices.update(&t->key, &t->choice))
 		return REFUSE(p, DROP_CT_INSERT);
-	if (c->service_port != t->port || !is_same(&c->service_address, &t->address)) {
+	if (!t->port) {
+		if (c->flags & CT_TRANSLATED) {
+			__builtin_memset(&c->service_address, 0, sizeof(c->service_address));
+			c->service_port = 0;
+			c->flags &= ~CT_TRANSLATED;
+			c->substitute = 0;
+		}
+	} else if (c->service_port != t->port || !is_same(&c->service_address, &t->address)) {
 		c->service_address = t->address;
 		c->service_port = t->port;
-		if (t->port)
-			c->flags |= CT_TRANSLATED;
-		else
-			c->flags &= ~CT_TRANSLATED;
-		c->substitute = t->port ? t->choice.substitute : 0;
+		c->flags |= CT_TRANSLATED;
+		c->substitute = t->choice.substitute;
 	}
 	return true;
 }

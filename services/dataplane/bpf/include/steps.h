@@ -34,7 +34,7 @@ static __always_inline struct packet *take(__u8 direction)
 	struct packet *p = in_hand.lookup(&zero);
 
 	if (p) {
-		__builtin_memset(p, 0, offsetof(struct packet, mapping));
+		__builtin_memset(p, 0, offsetof(struct packet, time));
 		p->direction = direction;
 	}
 	return p;

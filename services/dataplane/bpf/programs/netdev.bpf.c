@@ -147,7 +147,7 @@ int from_netdev(struct __sk_buff *skb)
 static __always_inline int pod_leaves(struct __sk_buff *skb, struct packet *p)
 {
 	struct connection *c;
-	struct flow f = {};
+	struct flow f;
 	__be16 port;
 
 	if (!parse_transport(skb, p))

@@ -25,7 +25,9 @@
 /* It is known by whom the other end was heard, and not yet what leads there. */
 static __always_inline bool needs_device(struct way *way)
 {
-	return !LEGACY_ROUTING && (way->to == WAY_OUT || (way->to == WAY_POD && !TUNNEL_INDEX)) && is_none(&way->hop);
+	if (way->hop.word[3] || LEGACY_ROUTING) /* the former for most: an address, or a device */
+		return false;
+	return (way->to == WAY_OUT || (way->to == WAY_POD && !TUNNEL_INDEX)) && is_none(&way->hop);
 }
 
 /* The way of this packet's direction, found once a connection and again after a change. */
@@ -38,7 +40,7 @@ static __always_inline bool choose_way(struct __sk_buff *skb, struct packet *p, 
 	way->to = c->way[side];
 	way->hop = c->hop;
 	/* Or the pod that it led to is gone. */
-	if (way->to != WAY_UNKNOWN && !needs_device(way) && (way->to != WAY_LOCAL || to))
+	if (way->to > WAY_LOCAL ? !needs_device(way) : way->to == WAY_LOCAL && to)
 		return true;
 	if (to)
 		way->to = WAY_LOCAL;
@@ -61,8 +63,18 @@ static __always_inline bool is_unsettled(struct flow *f, struct packet *p)
 {
 	struct connection *c = f->connection;
 
-	return f->from_origin && is_before_epoch(c->epoch, p->services) &&
+	return f->from_origin && !is_of_now(p, c) && is_before_epoch(c->epoch, p->state.services) &&
 	       (p->protocol == IPPROTO_UDP || !(c->flags & CT_REPLIED));
+}
+
+/* Has the pod at the packet's destination to be looked up, if one of this node is there? */
+static __always_inline bool needs_receiver(struct packet *p, struct flow *f, struct endpoint *from)
+{
+	struct connection *c = f->connection;
+
+	if (!c || c->way[f->from_origin & 1] <= WAY_LOCAL)
+		return true;
+	return !is_of_now(p, c) && (c->flags & CT_BOTH_HERE || !is_judged(p, c, from, NULL));
 }
 
 static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
@@ -70,7 +82,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 	struct endpoint *from, *to = NULL;
 	struct connection *c;
 	struct translation *t = no_translation(p);
-	struct flow f = {};
+	struct flow f;
 	struct way way = {};
 	bool to_itself;
 
@@ -99,9 +111,8 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		return TC_ACT_SHOT;
 	to_itself = t->to_itself || answers_itself(p, &f);
 	if (f.connection && is_unsettled(&f, p)) /* it has been looked for a service: once, so that it is judged now */
-		p->all = p->services;
-	if (!to_itself && (!f.connection || f.connection->way[f.from_origin & 1] <= WAY_LOCAL ||
-	                   f.connection->flags & CT_BOTH_HERE || !is_judged(p, f.connection, from, NULL)))
+		p->state.all = p->state.services;
+	if (!to_itself && needs_receiver(p, &f, from))
 		to = endpoint_at(&p->destination);
 	if (!f.connection && is_unroutable(&p->destination)) /* before an entry is made for it */
 		return DROP(p, DROP_UNKNOWN_L3_TARGET);
@@ -126,11 +137,11 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		return into_pod(skb, p, from);
 	if (!choose_way(skb, p, &f, to, &way))
 		return TC_ACT_SHOT;
-	p->device = way.hop.word[3]; /* where it is none, nobody asks */
 	if (!LEGACY_ROUTING && (MASQUERADE4 || MASQUERADE6) && c->flags & CT_MASQUERADED && f.from_origin &&
 	    way.to == WAY_OUT) {
 		__be16 port = c->nat_port; /* once: another CPU may take it away */
 
+		p->device = way.hop.word[3];
 		if (!port)
 			return jump(skb, p, STEP_MASQUERADE_PORT);
 		if (!masquerade(skb, p, c, port))
@@ -181,7 +192,7 @@ static __always_inline int stack_complains(struct __sk_buff *skb, struct packet 
 static __always_inline int stack_sends(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 device = skb->ingress_ifindex; /* here: later the verifier takes the context for changed */
-	struct flow f = {};
+	struct flow f;
 	struct endpoint *to, *from;
 	struct connection *c;
 	bool is_answer;

@@ -255,15 +255,21 @@ static __always_inline __be16 answered_port(struct packet *p)
 	return bpf_htons((p->is_ip6 ? ICMP6_ECHO : ICMP_ECHO) + 1);
 }
 
-/* Judge the packet, and keep its connection; see `admit`. */
-static __always_inline bool admit_anew(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
-                                       __u32 source_identity)
+/* Judge the packet if its connection is new, or if what it was last judged by may not hold any more; keep the connection.
+ *
+ * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
+static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
+                                  __u32 source_identity)
 {
-	struct connection fresh = {};
+	struct connection fresh = {}; /* here: made where it is needed, the verifier would go through all that follows twice */
 	struct ends who = {};
 	__u32 known = from && to ? CT_BOTH_HERE : 0;
 	bool allowed;
 
+	if (f->connection && is_judged(p, f->connection, from, to)) {
+		touch(f, p);
+		return true;
+	}
 	if (f->from_origin) {
 		allowed = judge(p, &who, from, &p->source, source_identity, to, &p->destination, p->protocol,
 		                policy_port(p));
@@ -302,18 +308,6 @@ static __always_inline bool admit_anew(struct packet *p, struct flow *f, struct 
 	if (!f->connection) /* evicted by another CPU in this very moment */
 		return REFUSE(p, DROP_CT_INSERT);
 	p->judged_new = p->policy != 0;
-	return true;
-}
-
-/* Judge the packet if its connection is new, or if what it was last judged by may not hold any more; keep the connection.
- *
- * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
-static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
-                                  __u32 source_identity)
-{
-	if (!f->connection || !is_judged(p, f->connection, from, to))
-		return admit_anew(p, f, from, to, source_identity);
-	touch(f, p);
 	return true;
 }
 

@@ -261,7 +261,8 @@ static __always_inline __be16 answered_port(struct packet *p)
 static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
                                   __u32 source_identity)
 {
-	struct connection fresh = {}; /* here: made where it is needed, the verifier would go through all that follows twice */
+	struct connection
+		fresh = {}; /* here: made where it is needed, the verifier would go through all that follows twice */
 	struct ends who = {};
 	__u32 known = from && to ? CT_BOTH_HERE : 0;
 	bool allowed;

@@ -41,7 +41,7 @@ class NodeModel(Parts):
         facts = Facts()
         self.pods = facts.pods.keep()
         self.routes = Routes(node, routing)
-        self.devices = Devices(None if routing.tunnel else self.routes.elsewhere)
+        self.devices = Devices(None if routing.tunnel else self.routes.elsewhere, node)
         self.people = People(facts, node)
         self.policy = Policy(facts)
         self.network = Ipcache(facts, node, own_addresses, routing)

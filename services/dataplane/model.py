@@ -46,7 +46,7 @@ class NodeModel(Parts):
         self.policy = Policy(facts)
         self.network = Ipcache(facts, node, own_addresses, routing)
         self.named = Naming(facts, self.policy.expanded)
-        self.services = Services(node)
+        self.services = Services(node, own_addresses)
         self.endpoints = Endpoints(facts)
         super().__init__(
             Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from scapy.layers.sctp import SCTP
 from services.dataplane.parts.policy.entries import INGRESS
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_INGRESS,
+    SERVES_ITSELF,
     SERVES_OUTSIDE,
     NatEntry,
     NatKey,
@@ -19,6 +21,7 @@ from services.dataplane.shapes.layouts import (
 )
 from tests.bpf.datapath import (
     POD_MAC,
+    TC_ACT_OK,
     TC_ACT_REDIRECT,
     TC_ACT_SHOT,
     TC_ACT_UNSPEC,
@@ -26,13 +29,15 @@ from tests.bpf.datapath import (
     V6,
     Family,
     Routed,
+    error,
     frame,
     ip,
     sctp,
     tcp,
     udp,
 )
-from tests.bpf.reading import with_right_checksums
+from tests.bpf.fragmented import cut, datagram
+from tests.bpf.reading import read, with_right_checksums
 
 INVALID_SOURCE, POLICY_DENIED, NO_BACKEND, NO_MAPPING, NAT_PROTOCOL = 132, 133, 158, 167, 168
 NODE_PORT, EXTERNAL = ServiceEntry.NODE_PORT, ServiceEntry.EXTERNAL
@@ -289,6 +294,135 @@ def test_sctp_goes_where_no_port_changes(node: Routed, at: Family) -> None:
         assert ends(back, at, SCTP) == (BALANCER[at], 132, at.outside, client)
     expose(node, at, [at.pod], 132)
     assert node.dropped_for("from_netdev", sctp(at.outside, at.node, node.free_port(), 30_080)) == NAT_PROTOCOL
+
+
+def complaint(at: Family, source: str, about: Any) -> bytes:
+    """An ICMP error of `source` to who sent the packet `about`, about it."""
+    return error(source, about[at.ip].src, about[at.ip])
+
+
+def quoted(packet: Any, at: Family) -> tuple[str, int, str, int]:
+    """What an ICMP error quotes: its ends."""
+    raw = bytes(packet[at.ip].payload)[8:]
+    inner = at.ip(raw)
+    source, destination = struct.unpack_from("!HH", raw, 20 if at is V4 else 40)
+    return inner.src, source, inner.dst, destination
+
+
+def plain(made: bytes) -> Any:
+    return Ether(made)
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_an_error_about_an_answer_is_told_to_the_backend_of_what_it_has_sent(
+    node: Routed, at: Family, is_local: bool
+) -> None:
+    """Of a router outside, or of the client itself."""
+    expose(node, at, [at.pod if is_local else at.remote], 17)
+    for address, port in called(at):
+        client = node.free_port()
+        there = node.passes("from_netdev", udp(at.outside, address, client, port))
+        source, mapped, backend, _ = ends(there, at, UDP)
+        node.passes("from_pod" if is_local else "from_netdev", udp(backend, source, 8080, mapped))
+        answer = plain(udp(address, at.outside, port, client))
+        for router in (at.outside2, at.outside):
+            told = node.passes("from_netdev", complaint(at, router, answer))
+            assert (told[at.ip].src, told[at.ip].dst) == (router if is_local else at.node, backend)
+            assert quoted(told, at) == (backend, 8080, source, mapped)
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_an_error_about_a_call_is_told_to_the_client_of_what_it_has_called(
+    node: Routed, at: Family, is_local: bool
+) -> None:
+    """By the backend itself; by a router on the way to one elsewhere."""
+    expose(node, at, [at.pod if is_local else at.remote], 17)
+    for address, port in called(at):
+        client = node.free_port()
+        there = node.passes("from_netdev", udp(at.outside, address, client, port))
+        backend = there[at.ip].dst
+        told = node.passes("from_pod" if is_local else "from_netdev", complaint(at, backend, there))
+        assert (told[at.ip].src, told[at.ip].dst) == (address, at.outside)
+        assert quoted(told, at) == (at.outside, client, address, port)
+        if not is_local:
+            told = node.passes("from_netdev", complaint(at, at.outside2, there))
+            assert (told[at.ip].src, told[at.ip].dst) == (at.outside2, at.outside)
+            assert quoted(told, at) == (at.outside, client, address, port)
+
+
+def test_an_error_about_nothing_that_was_called_is_the_stacks(node: Routed, at: Family) -> None:
+    expose(node, at, [at.pod], 17)
+    answer = plain(udp(at.node, at.outside, 30_080, node.free_port()))
+    packet = complaint(at, at.outside, answer)
+    run = node.run("from_netdev", packet)
+    assert (run.result, run.packet) == (TC_ACT_UNSPEC, packet)
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_fragments_go_where_the_first_went_and_so_do_those_of_answers(node: Routed, at: Family, is_local: bool) -> None:
+    expose(node, at, [at.pod if is_local else at.remote], 17)
+    client = node.free_port()
+    backend = at.pod if is_local else at.remote
+    there = [node.passes("from_netdev", each) for each in cut(datagram(at.outside, at.node, client, 30_080), at)]
+    source = at.outside if is_local else at.node
+    assert {(each[at.ip].src, each[at.ip].dst) for each in there} == {(source, backend)}
+    (port,) = struct.unpack_from("!H", bytes(there[0]), read(bytes(there[0])).l4)
+    back = [
+        node.passes("from_pod" if is_local else "from_netdev", each)
+        for each in cut(datagram(backend, source, 8080, port), at)
+    ]
+    assert {(each[at.ip].src, each[at.ip].dst) for each in back} == {(at.node, at.outside)}
+
+
+@pytest.mark.parametrize("port", [80, 8080])
+def test_this_host_as_a_backend_gets_the_call_and_its_answer_is_what_was_called(
+    node: Routed, at: Family, port: int
+) -> None:
+    """A pod on the host's own network."""
+    node.maps.serve(SERVES_OUTSIDE | SERVES_ITSELF)
+    for address, called_port in called(at):
+        flags = NODE_PORT if called_port == 30_080 else EXTERNAL
+        at_service = AT_NODES[at] if flags == NODE_PORT else address
+        node.service(at_service, called_port, 6, [(at.node, port)], flags=flags, outside=1)
+        client = node.free_port()
+        for _ in range(2):
+            run = node.run("from_netdev", tcp(at.outside, address, client, called_port))
+            assert (run.result, ends(Ether(run.packet), at)) == (TC_ACT_OK, (at.outside, client, at.node, port))
+            run = node.run("to_netdev", tcp(at.node, at.outside, port, client, "SA"))
+            assert (run.result, ends(Ether(run.packet), at)) == (
+                TC_ACT_UNSPEC,
+                (address, called_port, at.outside, client),
+            )
+            node.maps.raise_epoch()
+        told = plain(
+            node.run("to_netdev", complaint(at, at.node, plain(tcp(at.outside, at.node, client, port)))).packet
+        )
+        assert (told[at.ip].src, quoted(told, at)) == (address, (at.outside, client, address, called_port))
+        own = tcp(at.node, at.outside, port, node.free_port(), "SA")
+        run = node.run("to_netdev", own)
+        assert (run.result, run.packet) == (TC_ACT_UNSPEC, own), "whom nobody has called"
+
+
+def test_another_host_as_a_backend_sees_this_node(node: Routed, at: Family) -> None:
+    node.service(BALANCER[at], 80, 6, [(at.other_node, 8080)], flags=EXTERNAL, outside=1)
+    client = node.free_port()
+    there = node.passes("from_netdev", tcp(at.outside, BALANCER[at], client, 80))
+    assert (there[at.ip].src, there[at.ip].dst, there[TCP].dport) == (at.node, at.other_node, 8080)
+    back = node.passes("from_netdev", tcp(at.other_node, at.node, 8080, there[TCP].sport, "SA"))
+    assert ends(back, at) == (BALANCER[at], 80, at.outside, client)
+
+
+def test_a_pod_that_calls_its_own_service_by_a_node_port_or_an_address_outside_is_answered_by_itself(
+    node: Routed, at: Family
+) -> None:
+    node.who(at.other_node, 6)
+    expose(node, at, [at.pod])
+    for address, port in (*called(at), (at.other_node, 30_080)):
+        client = node.free_port()
+        there = node.passes("from_pod", tcp(at.pod, address, client, port))
+        assert (there[at.ip].src, there[at.ip].dst, there[TCP].dport) == (address, at.pod, 8080)
+        back = node.passes("from_pod", tcp(at.pod, address, 8080, there[TCP].sport, "SA"))
+        assert ends(back, at) == (address, port, at.pod, client)
 
 
 def test_by_the_tunnel_goes_what_bears_a_router_that_others_know(tunnelled: Routed, at: Family) -> None:

@@ -20,6 +20,7 @@ from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.part import Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import (
+    SERVES_ITSELF,
     SERVES_OUTSIDE,
     BackendEntry,
     BackendKey,
@@ -63,9 +64,11 @@ class Services(Part):
 
     by_rules = True
 
-    def __init__(self, node: str = "") -> None:
+    def __init__(self, node: str = "", own_addresses: frozenset[str] = frozenset()) -> None:
+        """`own_addresses`: of this node, which pods on its own network have."""
         super().__init__()
         self._node = node
+        self._own_addresses = own_addresses
         self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)
         self.shows = (Shows("lb", "Service frontends and backends.", self._rows),)
         self.services = Table("services", after=("backends", "living"))
@@ -74,6 +77,7 @@ class Services(Part):
         self.tables = (self.services, self.backends, self.living)
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._exposed: dict[ServiceKey, _Exposed] = {}
+        self._on_host: set[ServiceKey] = set()  # frontends of which this host is a backend
         self._leads_to: dict[ServiceKey, set[ServiceKey]] = {}  # frontend -> external addresses
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
@@ -120,7 +124,9 @@ class Services(Part):
     @property
     def looked_for(self) -> int:
         """What programs are to look for, `SERVES_*`."""
-        return SERVES_OUTSIDE if self._exposed else 0
+        if not self._exposed:
+            return 0
+        return SERVES_OUTSIDE | (0 if self._on_host.isdisjoint(self._leads_to) else SERVES_ITSELF)
 
     def serves(self, key: bytes) -> bool:
         """Whether who is connected to this backend may stay so, from any thread. `key`: as of `living`."""
@@ -225,6 +231,9 @@ class Services(Part):
         self._draining -= drained - draining
         self.losses += len((had | drained) - living - draining)
         self.services.put(key.pack(), ServiceEntry(number, served).pack())
+        self._on_host.discard(key)
+        if not self._own_addresses.isdisjoint(each.address for each in backends):
+            self._on_host.add(key)
         self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
 
     def _number(self, key: ServiceKey) -> int:
@@ -239,6 +248,7 @@ class Services(Part):
         if known is None or known.owner != owner:
             return
         self._hide_those_of(key)
+        self._on_host.discard(key)
         del self._frontends[key]
         self.services.delete(key.pack())
         for slot in range(len(known.backends)):

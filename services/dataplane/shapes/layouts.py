@@ -588,6 +588,7 @@ class NodeState(NamedTuple):
 
 NODE_STATE = struct.Struct("=IIIIII8x")
 SERVES_OUTSIDE = 1  # Services may be called from outside
+SERVES_ITSELF = 2  # and this host itself is a backend of one of those
 
 
 @dataclass(frozen=True, slots=True)

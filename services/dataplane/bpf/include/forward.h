@@ -203,6 +203,14 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, stru
 	return TUNNEL_INDEX ? by_tunnel(skb, p, hop, identity) : to_neighbour(skb, p, hop);
 }
 
+/* The device whose address a connection bears that is relayed; 0: what enters the tunnel. */
+static __always_inline __u32 relays_by(struct connection *c)
+{
+	if (is_device(&c->hop))
+		return c->hop.word[3];
+	return TUNNEL_INDEX && c->way[1] == WAY_POD ? 0 : DEVICE_INDEX;
+}
+
 /* What came from outside for a backend elsewhere: past the stack, which takes nothing in that bears an address of its own. The
  * tunnel's other end learns that it is the world who calls. */
 static __always_inline int relay(struct __sk_buff *skb, struct packet *p, __u8 to, struct address *hop)

@@ -16,6 +16,7 @@
 #define ERROR_FOR_POD 3 /* another node, or somebody outside, tells a pod */
 #define ERROR_FOR_NODE 4 /* somebody outside tells the node, or a pod that is masqueraded */
 #define ERROR_ROUTED 5 /* the stack has routed a pod's out: with LEGACY_ROUTING */
+#define ERROR_OF_HOST 6 /* the node complains to somebody outside, maybe as a backend */
 
 #define FRAGMENT_NONE 0
 #define FRAGMENT_FIRST 1

@@ -274,6 +274,7 @@ struct sock_reverse {
  * elsewhere, raises the epoch by one, and says what is to be judged again by leaving the new one there: in the entries of
  * the endpoints concerned, or here. */
 #define SERVES_OUTSIDE 1u /* Services may be called from outside */
+#define SERVES_ITSELF 2u /* and this host itself is a backend of one of those */
 
 struct node_state {
 	__u32 epoch;

@@ -170,10 +170,30 @@ static __always_inline int for_no_service(struct __sk_buff *skb, struct packet *
 	return REJECT && !skb->ingress_ifindex ? jump(skb, p, STEP_REJECT) : TC_ACT_SHOT;
 }
 
+/* What the node itself sends: as the backend that somebody outside was led to, it answers in the name of what that has
+ * called. */
+static __always_inline int host_answers(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow f = {};
+
+	if (!parse_transport(skb, p)) /* what it sends is its own affair */
+		return TC_ACT_UNSPEC;
+	if (p->icmp_kind == ICMP_IS_ERROR)
+		return jump_with_error(skb, p, ERROR_OF_HOST);
+	find(&f, p);
+	if (!f.connection || f.from_origin || f.connection->way[1] != WAY_HOST)
+		return TC_ACT_UNSPEC;
+	p->vouched = 1;
+	remember(p);
+	touch(&f, p);
+	return from_service(skb, p, f.connection) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
 int to_netdev(struct __sk_buff *skb)
 {
 	struct address to;
 	struct packet *p;
+	bool is_backend;
 	int action;
 
 	if (!is_ip(skb) || skb->vlan_present)
@@ -185,15 +205,23 @@ int to_netdev(struct __sk_buff *skb)
 		read_clock(p);
 		return finish(skb, p, for_no_service(skb, p));
 	}
-	if (!LEGACY_ROUTING || !(MASQUERADE4 || MASQUERADE6))
+	is_backend = !skb->ingress_ifindex && serves(SERVES_ITSELF);
+	if (!is_backend && (!LEGACY_ROUTING || !(MASQUERADE4 || MASQUERADE6 || serves(SERVES_OUTSIDE))))
 		return TC_ACT_UNSPEC;
 	p = take(EGRESS);
 	if (!p)
 		return TC_ACT_SHOT;
-	if (!parse_network(skb, p) || is_node(&p->source) || !endpoint_at(&p->source))
+	if (!parse_network(skb, p))
 		return TC_ACT_UNSPEC;
-	read_clock(p);
-	p->device = skb->ifindex;
-	action = pod_leaves(skb, p);
+	if (is_backend) {
+		read_clock(p);
+		action = host_answers(skb, p);
+	} else {
+		if (is_node(&p->source) || !endpoint_at(&p->source))
+			return TC_ACT_UNSPEC;
+		read_clock(p);
+		p->device = skb->ifindex;
+		action = pod_leaves(skb, p);
+	}
 	return action == TC_ACT_UNSPEC ? action : finish(skb, p, action); /* from_pod has counted what passes */
 }

@@ -71,6 +71,10 @@ static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p
 		forget(p);
 		return TC_ACT_OK;
 	}
+	if (p->icmp_kind == ICMP_IS_ERROR) {
+		p->is_known = 1;
+		return jump_with_error(skb, p, ERROR_FOR_NODE);
+	}
 	if (!unmasquerade(skb, p, true))
 		return TC_ACT_SHOT;
 	if (p->for_client)

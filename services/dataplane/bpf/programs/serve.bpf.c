@@ -53,6 +53,11 @@ static __always_inline bool find_backend(struct __sk_buff *skb, struct packet *p
 
 	if (!find_way(skb, p, &way))
 		return false;
+	if (way.to == WAY_HOST &&
+	    identity_of(&p->destination, NULL) == IDENTITY_HOST) { /* to_netdev sees its answers */
+		c->way[1] = WAY_HOST;
+		return true;
+	}
 	/* By another device than those that lead out, or with LEGACY_ROUTING: what is relayed goes past the stack. */
 	if (way.to == WAY_HOST || (!TUNNEL_INDEX && is_none(&way.hop))) {
 		device = device_of_route(skb, p);
@@ -68,19 +73,17 @@ static __always_inline bool find_backend(struct __sk_buff *skb, struct packet *p
 	return true;
 }
 
-/* To a backend elsewhere, as this node. */
+/* To a backend elsewhere, as this node; or to this host itself. */
 static __always_inline int to_elsewhere(struct __sk_buff *skb, struct packet *p, struct connection *c)
 {
 	__be16 port;
 
-	if ((c->way[1] == WAY_UNKNOWN || !(c->flags & CT_RELAYED)) && !find_backend(skb, p, c))
+	if ((c->way[1] == WAY_UNKNOWN || c->way[1] == WAY_LOCAL) && !find_backend(skb, p, c))
 		return TC_ACT_SHOT;
 	c->way[0] = WAY_OUT;
-	p->device = DEVICE_INDEX;
-	if (is_device(&c->hop))
-		p->device = c->hop.word[3];
-	else if (TUNNEL_INDEX && c->way[1] == WAY_POD)
-		p->device = 0; /* devices: what enters the tunnel */
+	if (c->way[1] == WAY_HOST)
+		return TC_ACT_OK;
+	p->device = relays_by(c);
 	port = c->nat_port; /* once: another CPU may take it away */
 	if (!port)
 		return jump(skb, p, STEP_MASQUERADE_PORT);

@@ -15,7 +15,14 @@ from bus.messages.resources import Protocol
 from bus.subjects import FRONTEND
 from services.dataplane.part import Parts, in_order
 from services.dataplane.parts.services import Services
-from services.dataplane.shapes.layouts import SERVES_OUTSIDE, BackendEntry, BackendKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.layouts import (
+    SERVES_ITSELF,
+    SERVES_OUTSIDE,
+    BackendEntry,
+    BackendKey,
+    ServiceEntry,
+    ServiceKey,
+)
 
 KERNEL = ("services", "backends")
 
@@ -312,6 +319,20 @@ def test_who_calls_from_outside_may_go_to_as_many_as_the_policy_says_and_those_c
     assert tables.looked_for == SERVES_OUTSIDE
     tables.put(service("web", HERE_AND_THERE))
     assert tables.looked_for == 0, "nobody else pays for it"
+
+
+def test_programs_look_for_answers_of_this_host_while_it_is_a_backend_of_what_is_called_from_outside() -> None:
+    tables = Services("here", frozenset({"10.0.0.2"}))
+    tables.put(service("within", HERE_AND_THERE))
+    tables.put(service("web", HERE_AND_THERE[:1], "10.96.0.2", external=[OUTER]))
+    assert tables.looked_for == SERVES_OUTSIDE
+    tables.put(service("web", HERE_AND_THERE, "10.96.0.2", external=[OUTER]))
+    assert tables.looked_for == SERVES_OUTSIDE | SERVES_ITSELF
+    tables.put(service("web", HERE_AND_THERE[:1], "10.96.0.2", external=[OUTER]))
+    assert tables.looked_for == SERVES_OUTSIDE
+    tables.put(service("web", HERE_AND_THERE, "10.96.0.2", external=[OUTER]))
+    tables.delete("default", "web")
+    assert tables.looked_for == 0
 
 
 def test_a_service_that_may_leave_the_node_has_all_backends_in_the_order_told() -> None:

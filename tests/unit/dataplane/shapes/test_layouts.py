@@ -115,6 +115,7 @@ CONSTANTS = {
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},
     "SERVES_OUTSIDE": layouts.SERVES_OUTSIDE,
+    "SERVES_ITSELF": layouts.SERVES_ITSELF,
     "NAT_RELAYED": NatEntry.RELAYED,
     "SERVICE_NODE_PORT": ServiceEntry.NODE_PORT,
     "SERVICE_EXTERNAL": ServiceEntry.EXTERNAL,

@@ -118,3 +118,23 @@ def test_addresses_of_a_pool_are_reached_from_outside_by_whichever_node_gets_the
             assert eventually(lambda: bool(answers(space.lab.exec_lan, address, 80)))
             assert {name for name, _ in answers(space.lab.exec_lan, address, 80, 24)} == {"on-node1", "on-node2"}
     space.delete(pool(space))
+
+
+def test_a_backend_on_its_hosts_own_network_answers_in_the_name_of_what_was_called(space: Space) -> None:
+    """By its own node, and by another one."""
+    pod = space.pod("web", "node1", port=18_080).replace("spec:\n", "spec:\n  hostNetwork: true\n", 1)
+    manifest = service(space, "web", "type: NodePort").replace("port: 80", "port: 80, targetPort: 18080")
+    space.apply(pod, manifest)
+    port = node_port(space, "web")
+    for node in NODES:
+        found = answers(space.lab.exec_outside, space.node_address(node), port, 6)
+        assert len(found) == 6
+        assert {seen for _, seen in found} == {space.outside if node == "node1" else space.node_address(node)}
+
+
+def test_a_pod_that_calls_itself_by_its_services_other_addresses_is_answered(space: Space) -> None:
+    external = EXTERNAL[space.family]
+    space.apply(space.pod("web"), service(space, "web", f"type: NodePort\n  externalIPs: ['{external}']"))
+    port = node_port(space, "web")
+    for address, called in ((space.node_address("node1"), port), (space.node_address("node3"), port), (external, 80)):
+        assert "Hostname: web" in space.get("web", address, port=called)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
 from tests.lab.space import Space, curl, host
 from tests.lab.test_exposures import EXTERNAL, node_port, service
 from tests.lab.test_load_balancers import ADDRESSES, balancer, pool
-from tests.labs import Done, eventually
+from tests.labs import eventually
 
-Asks = Callable[..., Done]  # a command, as the host runs it
+Asks = Callable[..., Any]  # a command, as the host runs it
 NODES = ("node1", "node2", "node3")
 
 

@@ -41,12 +41,12 @@ class NodeModel(Parts):
         facts = Facts()
         self.pods = facts.pods.keep()
         self.routes = Routes(node, routing)
-        self.devices = Devices(None if routing.tunnel else self.routes.elsewhere)
+        self.devices = Devices(None if routing.tunnel else self.routes.elsewhere, node)
         self.people = People(facts, node)
         self.policy = Policy(facts)
         self.network = Ipcache(facts, node, own_addresses, routing)
         self.named = Naming(facts, self.policy.expanded)
-        self.services = Services(node)
+        self.services = Services(node, own_addresses)
         self.endpoints = Endpoints(facts)
         super().__init__(
             Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations

@@ -250,6 +250,7 @@ class Node:
             self.changes.tell(self.model.problems)
             if self.is_whole:
                 await self.maps.write(self.model.tables, self.model.judged.again)
+                self.maps.serve(self.model.services.looked_for)
             else:
                 await self.maps.write((self.model.endpoints.table,))
             if self.is_synced:

@@ -56,6 +56,9 @@ FILES = (
     "substitute.h",
     "masquerade_port.bpf.c",
     "icmp_error.bpf.c",
+    "sender.h",
+    "serve.bpf.c",
+    "answer.bpf.c",
 )
 
 _MAPPED = bytes(10) + b"\xff\xff"

@@ -195,6 +195,7 @@ class Datapath:
     def clear(self) -> None:
         """Empty every map but counters; connections are judged anew, and packets are the node's own."""
         self.came_from(0)
+        self.maps.serve(0)
         for name, declared in limits.declared_maps().items():
             if declared.type in HASHES:
                 self.maps[name].remove_many([key for key, _ in self.maps[name].items()])
@@ -236,7 +237,18 @@ class Datapath:
         """One entry of a policy; its cookie is 77."""
         self.policy(policy, [(PolicyKey(identity, direction, protocol, port, bits), PolicyEntry(ALLOW, 77))])
 
-    def service(self, address: str, port: int, protocol: int, backends: list[tuple[str, int]], number: int = 1) -> None:
+    def service(
+        self,
+        address: str,
+        port: int,
+        protocol: int,
+        backends: list[tuple[str, int]],
+        number: int = 1,
+        *,
+        flags: int = 0,
+        outside: int = 0,
+    ) -> None:
+        """`outside`: how many of `backends` serve who calls from there."""
         for slot, (backend, backend_port) in enumerate(backends):
             entry = layouts.BackendEntry(backend, backend_port)
             self.maps["backends"].set(layouts.BackendKey(number, slot).pack(), entry.pack())
@@ -244,7 +256,7 @@ class Datapath:
         old = [key for key, _ in self.maps["living"].items() if key[:4] == number.to_bytes(4, "little")]
         self.maps["living"].remove_many([key for key in old if key not in living])
         self.maps["living"].set_many((key, b"\x01") for key in living)
-        value = layouts.ServiceEntry(number, len(backends)).pack()
+        value = layouts.ServiceEntry(number, len(backends), flags, outside).pack()
         self.maps["services"].set(layouts.ServiceKey(address, port, protocol).pack(), value)
 
     def connections(self) -> dict[layouts.ConnectionKey, layouts.Connection]:

@@ -18,16 +18,23 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import UDP
+from scapy.layers.inet import TCP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import TCX_INGRESS
 from services.dataplane.parts.policy.entries import INGRESS
 from services.dataplane.shapes.again import Again
-from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, IpcacheEntry, IpcacheKey
+from services.dataplane.shapes.layouts import (
+    FLAG_ENFORCE_EGRESS,
+    FLAG_ENFORCE_INGRESS,
+    SERVES_OUTSIDE,
+    IpcacheEntry,
+    IpcacheKey,
+    ServiceEntry,
+)
 from tests.bpf.conftest import loaded
-from tests.bpf.datapath import OTHER_NODE, OTHER_NODE6, V4, V6, Family, Routed, error, ip, tcp, udp
+from tests.bpf.datapath import DEVICE_INDEX, OTHER_NODE, OTHER_NODE6, V4, V6, Family, Routed, error, ip, tcp, udp
 from tests.bpf.fragmented import cut, datagram
 
 INVALID_SOURCE, POLICY_DENIED, INVALID, UNSUPPORTED_L3, UNROUTABLE, VLAN, TTL = 132, 133, 134, 139, 151, 182, 196
@@ -268,3 +275,35 @@ def test_without_a_policy_of_its_own_a_pod_is_open_to_all_that_are_believed(tunn
     tunnel.endpoint(at.pod, 256, flags=FLAG_ENFORCE_EGRESS)
     tunnel.maps.raise_epoch()
     assert tunnel.arrives(tcp(at.remote, at.pod, 1000, 80), 999, tunnel.nodes[0]) == 0
+
+
+ROUTER, OTHER_ROUTER = {V4: "10.0.0.254", V6: "fd00:10::fe"}, {V4: "10.0.1.254", V6: "fd00:11::fe"}
+
+
+def test_what_another_node_sends_as_itself_may_be_the_worlds_and_no_pods(tunnel: Overlay, at: Family) -> None:
+    """By a Service, from outside."""
+    tunnel.who(OTHER_ROUTER[at], 6, tunnel.nodes[0])
+    tunnel.allow(9, at.world, INGRESS)
+    tunnel.maps.raise_epoch()
+    other = next(each for each in (V4, V6) if each is not at)
+    for identity, reason in ((at.world, 0), (300, POLICY_DENIED), (1, POLICY_DENIED), (other.world, POLICY_DENIED)):
+        packet = tcp(OTHER_ROUTER[at], at.pod, 1000 + identity, 80)
+        assert tunnel.arrives(packet, identity, tunnel.nodes[0]) == reason
+    assert tunnel.arrives(tcp(at.remote, at.pod, 1000, 80), at.world, tunnel.nodes[0]) == 0  # the map says 300
+
+
+def test_the_answer_of_a_backend_elsewhere_goes_back_to_who_called_from_outside(tunnel: Overlay, at: Family) -> None:
+    tunnel.device(0, ROUTER[V4], ROUTER[V6], has_pods=False)
+    tunnel.who(ROUTER[at], 1)
+    tunnel.who(at.other_node, 6)
+    tunnel.maps.serve(SERVES_OUTSIDE)
+    tunnel.service(at.outside2, 80, 6, [(at.remote, 8080)], flags=ServiceEntry.EXTERNAL, outside=1)
+    client = tunnel.free_port()
+    there = tunnel.passes("from_netdev", tcp(at.outside, at.outside2, client, 80))
+    assert (there[at.ip].src, there[at.ip].dst) == (ROUTER[at], at.remote)
+    answer = tcp(at.remote, ROUTER[at], 8080, there[TCP].sport, "SA")
+    assert tunnel.arrives(answer, 300, tunnel.nodes[1]) == INVALID_SOURCE
+    assert not any(each.back for each in tunnel.connections().values())
+    assert tunnel.arrives(answer, 300, tunnel.nodes[0]) == 0
+    [connection] = tunnel.connections().values()
+    assert connection.back == DEVICE_INDEX

@@ -124,7 +124,7 @@ def cut_to(length: int) -> Callable[[Datapath, Family], bytes]:
 
 PROVOCATIONS = [
     Provocation(132, "from_pod", "pod.bpf.c", lambda on, at: tcp(at.stranger, at.remote, 1, 80), EGRESS),
-    Provocation(132, "from_netdev", "netdev.bpf.c", lambda on, at: tcp(at.pod, at.pod, 1, 80), INGRESS),
+    Provocation(132, "from_netdev", "sender.h", lambda on, at: tcp(at.pod, at.pod, 1, 80), INGRESS),
     Provocation(133, "from_pod", "policy.h", closed, EGRESS),
     Provocation(133, "from_netdev", "policy.h", not_let_in, INGRESS),
     Provocation(134, "from_pod", "parse.h", cut_to(19), EGRESS),

@@ -14,6 +14,7 @@ from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.steps import Steps, paths
 from services.dataplane.shapes import limits
+from services.dataplane.shapes.layouts import SERVES_OUTSIDE, ServiceEntry
 from tests.bpf.conftest import loaded
 from tests.bpf.datapath import (
     NO_BACKEND,
@@ -92,6 +93,17 @@ def routed_by_the_stack(node: Routed, at: Family) -> Packet:
     return "to_pod", error(at.outside2, at.pod, ip(at.pod, at.remote) / UDP(sport=port, dport=53))
 
 
+def from_outside(node: Routed, at: Family) -> Packet:
+    node.maps.serve(SERVES_OUTSIDE)
+    node.service(at.outside2, 80, 6, [(at.remote, 8080)], flags=ServiceEntry.EXTERNAL, outside=1)
+    return "from_netdev", tcp(at.outside, at.outside2, node.free_port(), 80)
+
+
+def back_to_outside(node: Routed, at: Family) -> Packet:
+    sent = node.passes(*from_outside(node, at))
+    return "from_netdev", tcp(at.remote, at.node, 8080, sent[TCP].sport, "SA")
+
+
 NEED = [
     ("reject", to_no_service, NO_BACKEND),
     ("masquerade_port", to_outside, 0),
@@ -99,6 +111,8 @@ NEED = [
     ("icmp_error", for_a_pod, 0),
     ("icmp_error", for_a_masqueraded_pod, 0),
     ("icmp_error", routed_by_the_stack, 0),
+    ("serve", from_outside, 0),
+    ("answer", back_to_outside, 0),
 ]
 
 

@@ -17,6 +17,8 @@ from lab import names
 from lab.plan import FAMILIES
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl, host
+from tests.lab.test_exposures import node_port, service
+from tests.lab.test_outside import answers
 from tests.labs import Lab, eventually
 
 OWN = {4: "198.18.9.1", 6: "fd00:99::1"}  # node1's on eth1
@@ -91,7 +93,8 @@ def connect(lab: Lab) -> None:
 
 def devices(lab: Lab) -> dict[str, list[str]]:
     """What leaves by each of node1's bears."""
-    return {row["device"]: sorted(row["masqueraded_as"]) for row in lab.dump("node1", "devices")}
+    rows = lab.dump("node1", "devices")
+    return {row["device"]: sorted(row["masqueraded_as"]) for row in rows if row["device"] != "tunnel"}
 
 
 def seen_by_far(space: Space, pod: str) -> str:
@@ -106,6 +109,20 @@ def test_what_leaves_by_each_uplink_bears_its_address_and_is_answered(space: Spa
     assert [line for line in wire.lines() if f"{space.node_address('node1')} > {space.outside}: " in line]
     checks = space.lab.checks("node1")
     assert checks["devices"].ok and "eth1 (198.18.9.1, fd00:99::1)" in checks["devices"].detail
+
+
+def test_who_calls_a_service_by_another_uplink_is_led_to_every_backend_and_answered_by_it(space: Space) -> None:
+    pods = [space.pod(f"on-{node}", node, label="web") for node in ("node1", "node2")]
+    space.apply(*pods, service(space, "web", "type: NodePort"))
+    far = names.namespace(space.lab.name, "far")
+
+    def asks(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(inside(far, *command), capture_output=True, text=True, check=False)
+
+    found = answers(asks, OWN[space.family], node_port(space, "web"), 24)
+    assert len(found) == 24 and {name for name, _ in found} == {"on-node1", "on-node2"}
+    assert {seen for name, seen in found if name == "on-node1"} == {FAR[space.family]}
+    assert not {OWN[space.family], FAR[space.family]} & {seen for name, seen in found if name == "on-node2"}
 
 
 def test_an_uplink_that_goes_and_comes_back_disturbs_no_other(space: Space) -> None:

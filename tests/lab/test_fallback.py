@@ -15,6 +15,7 @@ from services.dataplane.fallback.handover import CHECK, SWITCH
 from tests.lab.conftest import fresh_space
 from tests.lab.space import Space, curl
 from tests.lab.test_exposures import names, node_port, service
+from tests.lab.test_outside import answers
 from tests.lab.test_policy import DENY, opened, web_only
 from tests.lab.test_reach import SPOOF
 from tests.lab.test_services import callers, ends, nobodys
@@ -119,6 +120,17 @@ def test_by_rules_too_pods_and_the_node_reach_a_service_at_every_nodes_port(spac
             assert names(space, "client", space.node_address(node), port, times=2) == {"Hostname: server"}
             own = space.lab.exec_node("node1", *curl(space.node_address(node), port=port)).stdout
             assert own.startswith("Hostname: server\n")
+
+
+def test_by_rules_too_who_calls_from_outside_reaches_a_service(space: Space) -> None:
+    pods = [space.pod(f"on-{node}", node, label="web") for node in ("node1", "node2")]
+    local = service(space, "local", "type: NodePort\n  externalTrafficPolicy: Local")
+    space.apply(*pods, service(space, "web", "type: NodePort"), local)
+    asked = space.lab.exec_outside, space.node_address("node1")
+    with fallback(space.lab, "node1"):
+        found = answers(*asked, node_port(space, "web"), 24)
+        assert len(found) == 24 and {name for name, _ in found} == {"on-node1", "on-node2"}
+        assert set(answers(*asked, node_port(space, "local"), 6)) == {("on-node1", space.outside)}
 
 
 def test_policy_holds_by_rules_and_a_new_one_ends_a_stream(space: Space) -> None:

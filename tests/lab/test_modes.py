@@ -10,6 +10,8 @@ import pytest
 from lab.plan import FAMILIES, Family
 from tests.lab.conftest import EXPECTED_DROPS, fresh_space
 from tests.lab.space import Space, curl
+from tests.lab.test_exposures import node_port, service
+from tests.lab.test_outside import answers
 from tests.lab.test_policy import DENY
 from tests.labs import Lab
 
@@ -44,6 +46,8 @@ def test_a_tour_of_all_that_pods_and_nodes_reach(tour: Space) -> None:
         tour.pod("near"),
         tour.pod("far", "node2"),
         tour.service("svc", "far"),
+        *(tour.pod(f"on-{node}", node, label="web") for node in ("node1", "node2")),
+        service(tour, "web", "type: NodePort"),
         tour.pod("closed", "node2"),
         DENY.format(namespace=tour.name, app="closed", direction="Ingress"),
     )
@@ -54,6 +58,10 @@ def test_a_tour_of_all_that_pods_and_nodes_reach(tour: Space) -> None:
     ):
         assert f"Hostname: {name}" in tour.get("a", target)
         assert f"Hostname: {name}" in tour.lab.exec_node("node1", *curl(target)).stdout
+    for node in ("node1", "node2"):
+        found = answers(tour.lab.exec_outside, tour.node_address(node), node_port(tour, "web"), 24)
+        assert len(found) == 24 and {name for name, _ in found} == {"on-node1", "on-node2"}
+        assert {name for name, seen in found if seen == tour.outside} == {f"on-{node}"}
     assert not tour.get("a", tour.address("closed"), seconds=1)
     with tour.lab.capture("outside", "icmp or icmp6") as wire:
         assert tour.exec("a", "ping", "-c", "1", "-W", "2", tour.outside).returncode == 0

@@ -154,6 +154,9 @@ class RuleMaps(Maps):
             return 0  # counted and told by `apply`
         return sum(len(upserts) + len(gone) for _, upserts, gone in owed.values())
 
+    def serve(self, what: int) -> None:
+        """Rules look for all that they are made of."""
+
     def stop_writes(self) -> None:
         """Whoever writes waits, until `resume_writes`: what is dumped from here on is all that there is."""
         self._writable.clear()

@@ -241,6 +241,8 @@ class _Node:
         for version in (4, 6):
             known: dict[bool, list[str]] = {True: [], False: []}  # by whether it is a node port, which has no address
             empty: dict[bool, list[str]] = {True: [], False: []}
+            outside: dict[bool, list[str]] = {True: [], False: []}  # the same for who calls from there
+            silent: dict[bool, list[str]] = {True: [], False: []}
             for key, entry in self.frontends:
                 if _version(key.address) != version:
                     continue
@@ -252,15 +254,23 @@ class _Node:
                 if not backends:
                     empty[at_nodes].append(frontend)
                     continue
-                name = f"service_{entry.number}_{len(backends)}"
-                known[at_nodes].append(f"{frontend} : goto {name}")
-                ends = ", ".join(f"{slot} : {each.address} . {each.port}" for slot, each in enumerate(backends))
-                choice = f"numgen random mod {len(backends)} map {{ {ends} }}"
-                chains[name] = _chain(name, "", [f"meta l4proto {key.protocol} dnat {_ip(version)} to {choice}"])
+                near = backends[: entry.outside] if entry.is_exposure else []
+                if entry.is_exposure and not near:
+                    silent[at_nodes].append(frontend)
+                for some, listed in ((backends, known), (near, outside)):
+                    if not some:
+                        continue
+                    name = f"service_{entry.number}_{len(some)}"
+                    listed[at_nodes].append(f"{frontend} : goto {name}")
+                    ends = ", ".join(f"{slot} : {each.address} . {each.port}" for slot, each in enumerate(some))
+                    choice = f"numgen random mod {len(some)} map {{ {ends} }}"
+                    chains[name] = _chain(name, "", [f"meta l4proto {key.protocol} dnat {_ip(version)} to {choice}"])
             for name, kind, at_nodes in (("", f"{_kind(version)} . ", False), ("_ports", "", True)):
                 kind += "inet_proto . inet_service"
                 found.append(_set(f"services{name}{version}", f"{kind} : verdict", known[at_nodes], form="map"))
+                found.append(_set(f"outside{name}{version}", f"{kind} : verdict", outside[at_nodes], form="map"))
                 found.append(_set(f"empty{name}{version}", kind, empty[at_nodes]))
+                found.append(_set(f"silent{name}{version}", kind, silent[at_nodes]))
         return [*chains.values(), *found]
 
     def _no_backend(self, what: Iterable[str], drop: Mapping[str, str]) -> list[str]:
@@ -291,7 +301,14 @@ class _Node:
         ports = [f"{each} vmap @services_ports{v}" for v, each in at_nodes]
         for_empty = self._no_backend(empty, drop)  # or the host's stack would answer, or send it to the world
         for_empty_ports = self._no_backend(empty_ports, drop)
-        raw = [*let_guarded, *for_empty, *(f"iifname {pod} {each}" for each in for_empty_ports)]
+        outward = _outward(place)
+        at_here = [(v, f"{_ip(v)} daddr @here{v} meta l4proto . th dport") for v in (4, 6)]
+        silent = [f"{_ip(v)} daddr . meta l4proto . th dport @silent{v}" for v in (4, 6)]
+        silent += [f"{each} @silent_ports{v}" for v, each in at_here]
+        from_outside = [f"{each} {drop['no_backend']}" for each in silent]
+        from_outside += self._no_backend([f"{each} @empty_ports{v}" for v, each in at_here], drop)
+        raw = [*let_guarded, *(f"{outward} {each}" for each in from_outside if outward)]
+        raw += [*for_empty, *(f"iifname {pod} {each}" for each in for_empty_ports)]
         raw += [f"iifname {pod} goto from_pod", 'iifname "lo" return']
         raw += [
             f"{_ip(v)} saddr @{mine}{v} {drop['invalid_source']}" for mine in ("pods", "blocks", "here") for v in (4, 6)
@@ -320,16 +337,20 @@ class _Node:
         forward += [*answered, f"iifname {pod} goto judge", f"oifname {pod} goto judge"]
         leaving = [f"{each} {drop['no_backend']}" for each in unused]  # nothing can be answered from here
         leaving += [*(f"{_ip(v)} saddr . {_ip(v)} daddr @itself{v} masquerade" for v in (4, 6))]
-        if place.tunnel:  # whoever answers the host finds it by this address alone
+        if outward:  # what a backend elsewhere answers has to come back here
             leaving += [
-                f'oifname "{place.tunnel}" fib saddr type local {_ip(_version(each))} saddr != {each} '
-                f"snat {_ip(_version(each))} to {each}"
-                for each in place.routers
+                f'{outward} oifname "{place.tunnel}" ct status dnat {_snat(each)}'
+                for each in (place.routers if place.tunnel else ())
             ]
+            leaving += [f"{outward} ct status dnat {_ip(v)} daddr != @pods{v} masquerade" for v in (4, 6)]
+        if place.tunnel:  # whoever answers the host finds it by this address alone
+            leaving += [f'oifname "{place.tunnel}" fib saddr type local {_snat(each)}' for each in place.routers]
         elsewhere = "".join(f' oifname != "{each}"' for each in [place.pod_links + "*", *filter(None, [place.tunnel])])
         leaving += [f"{_ip(v)} saddr @pods{v} {_ip(v)} daddr != @kept{v}{elsewhere} masquerade"
                     for v in sorted(place.masquerade)]  # fmt: skip
         to_backend = [f"{_ip(v)} daddr . meta l4proto . th dport vmap @services{v}" for v in (4, 6)]
+        called = [f"{_ip(v)} daddr . meta l4proto . th dport vmap @outside{v}" for v in (4, 6)]
+        called += [f"{each} vmap @outside_ports{v}" for v, each in at_here]
         return [
             ("for_somebody", "", for_somebody),
             ("from_neighbour", "", from_neighbour),
@@ -339,7 +360,8 @@ class _Node:
             ("from_host", "type filter hook output priority raw; policy accept;", [*for_empty, *for_empty_ports]),
             ("unused", "type filter hook output priority filter; policy accept;", answered),
             ("to_service", "type nat hook prerouting priority dstnat; policy accept;",
-             [*to_backend, *(f"iifname {pod} {each}" for each in ports)]),
+             [*(f"{outward} {each}" for each in called if outward), *to_backend,
+              *(f"iifname {pod} {each}" for each in ports)]),
             ("host_to_service", "type nat hook output priority -100; policy accept;", [*to_backend, *ports]),
             ("forward_pods", "type filter hook forward priority filter; policy accept;", forward),
             ("to_host", "type filter hook input priority filter; policy accept;",
@@ -348,19 +370,28 @@ class _Node:
         ]  # fmt: skip
 
 
+def _outward(place: Place) -> str:
+    """What comes by a device that leads out; "" where there is none."""
+    devices = ", ".join(f'"{each}"' for each in place.devices)
+    return f"iifname {{ {devices} }}" if devices else ""
+
+
+def _snat(address: str) -> str:
+    return f"{_ip(_version(address))} saddr != {address} snat {_ip(_version(address))} to {address}"
+
+
 def _tunnel_rules(place: Place, version: int, drop: Mapping[str, str]) -> list[str]:
     """Pods of other nodes come through the tunnel, from where a node is, and for somebody who is here. A node without
     devices for a while has no rules for them: an empty set would be a mistake in all of it."""
     ip, v = _ip(version), version
-    devices = ", ".join(f'"{each}"' for each in place.devices)
-    outward, tunnel = f"iifname {{ {devices} }}", f'iifname "{place.tunnel}"'
+    outward, tunnel = _outward(place), f'iifname "{place.tunnel}"'
     from_outside = [
         f"{outward} {ip} saddr @others{v} {drop['invalid_source']}",
         f"{outward} {ip} daddr @others{v} {drop['no_encapsulation']}",
         f"{outward} udp dport {place.tunnel_port} {ip} saddr != @nodes{v} {drop['invalid_source']}",
     ]
     return [
-        *(from_outside if devices else ()),
+        *(from_outside if outward else ()),
         f"{tunnel} {ip} saddr != @others{v} {drop['invalid_source']}",
         f"{tunnel} {ip} daddr != @pods{v} {ip} daddr != @told{v} {drop['unroutable']}",
     ]

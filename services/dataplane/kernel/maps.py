@@ -134,6 +134,11 @@ class Maps:
             told[table.name] = f"{why} ({len(missing)} missing)"
         self.no_room = told
 
+    def serve(self, what: int) -> None:
+        """Programs look for this from here on, `SERVES_*`, and for nothing else that few nodes have."""
+        if what != self._state.serves:
+            self._set_state(self._state._replace(serves=what))
+
     def raise_epoch(self) -> None:
         """Every connection is judged again, under what is written now."""
         self._judge_again(EVERYTHING, None)

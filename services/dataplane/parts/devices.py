@@ -1,7 +1,8 @@
 """The node's devices that lead out, as programs have them: the map `devices`. Pure.
 
 An entry for an address comes after `ipcache` knows that the node has it: what leaves bears it, and answers to it are
-the node's to take in.
+the node's to take in. With a tunnel, what the node itself sends into it bears the router's address of one of its
+blocks, by which others know where the answer goes; the entry of that is at the index of no device.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from services.dataplane.part import Fact, Held, Maps, Part, Row, Shows
+from bus import subjects
+from bus.messages.ipam import Block
+from services.dataplane.part import Fact, Hears, Held, Maps, Part, Row, Shows
+from services.dataplane.parts.routing import check_block
 from services.dataplane.shapes.devices import DeviceInfo, Route, address_of, devices_toward
+from services.dataplane.shapes.ip import block_of, router_of
 from services.dataplane.shapes.layouts import DeviceEntry, DeviceKey
 from services.dataplane.shapes.table import Table
+
+IN_TUNNEL = 0
+"""The index of what enters the tunnel."""
 
 
 class Devices(Part):
@@ -21,12 +29,16 @@ class Devices(Part):
     Args:
         elsewhere: blocks of other nodes, each with the address that is sent to where that is a neighbour's; None: there
             is a tunnel, and no pod comes by any of the devices.
+        node: this one.
     """
 
     by_rules = True
 
-    def __init__(self, elsewhere: Fact[str, str] | None = None) -> None:
+    def __init__(self, elsewhere: Fact[str, str] | None = None, node: str = "") -> None:
         super().__init__()
+        self.hears = (Hears(subjects.BLOCK, self._put_block, self._delete_block, check_block),)
+        self._node = node
+        self._routers: dict[str, str] = {}  # of this node's blocks
         self.table = Table("devices", after=("ipcache",))
         self.tables = (self.table,)
         self.shows = (Shows("devices", "Devices that lead to other nodes and to the outside.", self._rows),)
@@ -50,7 +62,7 @@ class Devices(Part):
         self._before = {DeviceKey.unpack(key).index: DeviceEntry.unpack(value) for key, value in entries.items()}
 
     def _rows(self, maps: Maps, now: int) -> Iterator[Row]:
-        names = {each.index: each.name for each in self._devices}
+        names = {each.index: each.name for each in self._devices} | {IN_TUNNEL: "tunnel"}
         for key, value in maps["devices"].items():
             index, v = DeviceKey.unpack(key).index, DeviceEntry.unpack(value)
             yield {
@@ -63,6 +75,15 @@ class Devices(Part):
     def are(self, devices: Iterable[DeviceInfo], routes: Iterable[Route] = ()) -> None:
         """These lead out, and these are the node's routes."""
         self._devices, self._routes, self._is_stale = tuple(devices), tuple(routes), True
+
+    def _put_block(self, block: Block) -> None:
+        self._delete_block(block.cidr)
+        if block.node == self._node and self._elsewhere is None:
+            self._routers[block.cidr] = router_of(block_of(block.cidr))
+            self._is_stale = True
+
+    def _delete_block(self, cidr: str) -> None:
+        self._is_stale |= self._routers.pop(cidr, None) is not None
 
     def settle(self) -> None:
         if self._is_stale or self._changed:
@@ -80,9 +101,20 @@ class Devices(Part):
         toward = {neighbour or block for block, neighbour in self._elsewhere.items()}
         return devices_toward(toward, self._routes) & here
 
+    def _in_tunnel(self) -> DeviceEntry:
+        """The routers' addresses; those of before for as long as they are, and while none is known."""
+        before = self._before.get(IN_TUNNEL, DeviceEntry())
+        found = {}
+        for version, had in ((4, before.address), (6, before.address6)):
+            routers = sorted(each for each in self._routers.values() if (":" in each) == (version == 6))
+            found[version] = had if had in routers or not self._routers else next(iter(routers), "")
+        return DeviceEntry(found[4], found[6])
+
     def _settle(self) -> None:
         with_pods = self._with_pods()
         wanted = {}
+        if self._elsewhere is None and (tunnel := self._in_tunnel()) != DeviceEntry():
+            wanted[IN_TUNNEL] = tunnel
         for each in self._devices:
             before = self._before.get(each.index, DeviceEntry())
             addresses = address_of(each, 4, before.address), address_of(each, 6, before.address6)

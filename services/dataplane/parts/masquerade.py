@@ -39,9 +39,12 @@ class Masquerade(Part):
 def _rows(maps: Maps, now: int) -> Iterator[Row]:
     for key, value in maps["nat"].items():
         k, v = NatKey.unpack(key), NatEntry.unpack(value)
+        whose = with_port(v.pod, v.pod_port)
+        is_relayed = bool(v.flags & NatEntry.RELAYED)
         yield {
             "protocol": name_of(k.protocol),
-            "pod": with_port(v.pod, v.pod_port),
+            "pod": "" if is_relayed else whose,
+            "client": whose if is_relayed else "",
             "node_address": with_port(k.node, k.node_port),
             "remote": with_port(k.remote, k.remote_port),
         }

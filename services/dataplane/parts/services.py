@@ -11,7 +11,7 @@ node may serve, theirs are the first slots, and the entry of who must stay here 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bus import subjects
@@ -19,7 +19,15 @@ from bus.addresses import family, parse, with_port
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.part import Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import plain
-from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.layouts import (
+    SERVES_ITSELF,
+    SERVES_OUTSIDE,
+    BackendEntry,
+    BackendKey,
+    LivingKey,
+    ServiceEntry,
+    ServiceKey,
+)
 from services.dataplane.shapes.protocols import NUMBERS, WITH_PORTS, name_of
 from services.dataplane.shapes.table import Table
 
@@ -56,9 +64,11 @@ class Services(Part):
 
     by_rules = True
 
-    def __init__(self, node: str = "") -> None:
+    def __init__(self, node: str = "", own_addresses: frozenset[str] = frozenset()) -> None:
+        """`own_addresses`: of this node, which pods on its own network have."""
         super().__init__()
         self._node = node
+        self._own_addresses = own_addresses
         self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)
         self.shows = (Shows("lb", "Service frontends and backends.", self._rows),)
         self.services = Table("services", after=("backends", "living"))
@@ -67,6 +77,7 @@ class Services(Part):
         self.tables = (self.services, self.backends, self.living)
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._exposed: dict[ServiceKey, _Exposed] = {}
+        self._on_host: set[ServiceKey] = set()  # frontends of which this host is a backend
         self._leads_to: dict[ServiceKey, set[ServiceKey]] = {}  # frontend -> external addresses
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
@@ -110,6 +121,13 @@ class Services(Part):
         known = self._frontends.get(key) or self._exposed.get(key)
         return "/".join(known.owner) if known else ""
 
+    @property
+    def looked_for(self) -> int:
+        """What programs are to look for, `SERVES_*`."""
+        if not self._exposed:
+            return 0
+        return SERVES_OUTSIDE | (0 if self._on_host.isdisjoint(self._leads_to) else SERVES_ITSELF)
+
     def serves(self, key: bytes) -> bool:
         """Whether who is connected to this backend may stay so, from any thread. `key`: as of `living`."""
         return key in self.living.wanted or key in self._draining
@@ -143,34 +161,33 @@ class Services(Part):
         for key, frontend in wanted.items():
             self._hide(key, None)  # whoever said so: a Service's own address is no other's external one
             backends = frontend.backends if not stays else sorted(frontend.backends, key=self._is_elsewhere)
-            self._fill(key, frontend, backends, self._served(service, backends), name)
+            self._fill(key, frontend, backends, self._served(service.internal_traffic_policy, backends), name)
         for key, front in exposed.items():
-            self._expose(key, front, name)
+            self._expose(key, front, service)
         self._of_service[name] = {*wanted, *exposed}
 
     def _is_elsewhere(self, backend: Backend) -> bool:
         return not backend.node or backend.node != self._node
 
-    def _served(self, service: LoadBalancedService, backends: list[Backend]) -> int:
-        """How many of them serve who calls from within."""
-        if service.internal_traffic_policy != "Local":
-            return len(backends)
-        return sum(not self._is_elsewhere(each) for each in backends)
+    def _served(self, policy: str, backends: Sequence[Backend]) -> int:
+        """How many of them serve under a policy: those of this node come first."""
+        return len(backends) if policy != "Local" else sum(not self._is_elsewhere(each) for each in backends)
 
     def delete(self, namespace: str, name: str) -> None:
         for key in self._of_service.pop((namespace, name), set()):
             self._remove(key, (namespace, name))
             self._hide(key, (namespace, name))
 
-    def _expose(self, key: ServiceKey, front: ServiceKey, owner: ServiceName) -> None:
+    def _expose(self, key: ServiceKey, front: ServiceKey, service: LoadBalancedService) -> None:
         """Who calls an external address from within may go to every backend, whatever the policies."""
         known = self._frontends[front]
         if key in self._frontends:
             return
         flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
-        self.services.put(key.pack(), ServiceEntry(known.number, len(known.backends), flags).pack())
+        outside = self._served(service.external_traffic_policy, known.backends)
+        self.services.put(key.pack(), ServiceEntry(known.number, len(known.backends), flags, outside).pack())
         self._forget(key)
-        self._exposed[key] = _Exposed(front, owner)
+        self._exposed[key] = _Exposed(front, (service.namespace, service.name))
         self._leads_to.setdefault(front, set()).add(key)
 
     def _hide(self, key: ServiceKey, owner: ServiceName | None) -> None:
@@ -214,6 +231,9 @@ class Services(Part):
         self._draining -= drained - draining
         self.losses += len((had | drained) - living - draining)
         self.services.put(key.pack(), ServiceEntry(number, served).pack())
+        self._on_host.discard(key)
+        if not self._own_addresses.isdisjoint(each.address for each in backends):
+            self._on_host.add(key)
         self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
 
     def _number(self, key: ServiceKey) -> int:
@@ -228,6 +248,7 @@ class Services(Part):
         if known is None or known.owner != owner:
             return
         self._hide_those_of(key)
+        self._on_host.discard(key)
         del self._frontends[key]
         self.services.delete(key.pack())
         for slot in range(len(known.backends)):

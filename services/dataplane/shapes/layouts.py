@@ -31,6 +31,7 @@ CT_FLAGS = {
     0x80: "by-stack",
     0x100: "both-here",
     0x200: "ahead",
+    0x2000: "relayed",
 }
 WAYS = ("unknown", "local", "host", "pod", "out")
 TICK_NS = 1 << 30  # the unit of `Connection.expires`
@@ -334,8 +335,9 @@ class Connection:
     service_port: int
     nat_port: int
     substitute: int = 0  # number of the port that stands for the origin's own; see substitutes.py
+    back: int = 0  # of one that is relayed: the device that leads to who began
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=IIIBBBxHH4x16s16s40x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIIBBBxHH4x16s16sI36x")
 
     def pack(self) -> bytes:
         return self.layout.pack(
@@ -349,11 +351,12 @@ class Connection:
             socket.htons(self.service_port),
             pack_address(self.hop),
             pack_address(self.service),
+            self.back,
         )
 
     @classmethod
     def unpack(cls, raw: bytes) -> Connection:
-        expires, epoch, flags, reply_way, origin_way, substitute, nat, port, hop, service = cls.layout.unpack(raw)
+        expires, epoch, flags, reply_way, origin_way, substitute, nat, port, hop, service, back = cls.layout.unpack(raw)
         return cls(
             expires,
             epoch,
@@ -365,6 +368,7 @@ class Connection:
             socket.ntohs(port),
             socket.ntohs(nat),
             substitute,
+            back,
         )
 
 
@@ -399,16 +403,18 @@ class NatKey:
 class NatEntry:
     pod: str
     pod_port: int
+    flags: int = 0
 
-    layout: ClassVar[struct.Struct] = struct.Struct("=16sH2x")
+    RELAYED: ClassVar[int] = 1  # NAT_RELAYED: a client outside, and no pod
+    layout: ClassVar[struct.Struct] = struct.Struct("=16sHH")
 
     def pack(self) -> bytes:
-        return self.layout.pack(pack_address(self.pod), socket.htons(self.pod_port))
+        return self.layout.pack(pack_address(self.pod), socket.htons(self.pod_port), self.flags)
 
     @classmethod
     def unpack(cls, raw: bytes) -> NatEntry:
-        pod, port = cls.layout.unpack(raw)
-        return cls(unpack_address(pod), socket.ntohs(port))
+        pod, port, flags = cls.layout.unpack(raw)
+        return cls(unpack_address(pod), socket.ntohs(port), flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,10 +443,11 @@ class ServiceEntry:
     number: int
     backends: int
     flags: int = 0
+    outside: int = 0  # how many of `backends`, the first ones, serve who calls from outside
 
     NODE_PORT: ClassVar[int] = 0x40  # SERVICE_NODE_PORT
     EXTERNAL: ClassVar[int] = 0x100  # SERVICE_EXTERNAL
-    layout: ClassVar[struct.Struct] = struct.Struct("=III20x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=III4xI12x")
 
     @property
     def is_exposure(self) -> bool:
@@ -448,7 +455,7 @@ class ServiceEntry:
         return bool(self.flags & (self.NODE_PORT | self.EXTERNAL))
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.number, self.backends, self.flags)
+        return self.layout.pack(self.number, self.backends, self.flags, self.outside)
 
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceEntry:
@@ -562,13 +569,14 @@ class BackendEntry:
 
 
 class NodeState(NamedTuple):
-    """The one entry of `node_state`. The last three: as of which epoch what is judged again."""
+    """The one entry of `node_state`. `all`, `services`, `ahead`: as of which epoch what is judged again."""
 
     epoch: int = 0
     seed: int = 0
     all: int = 0
     services: int = 0
     ahead: int = 0
+    serves: int = 0  # SERVES_*
 
     @classmethod
     def unpack(cls, raw: bytes) -> NodeState:
@@ -578,7 +586,9 @@ class NodeState(NamedTuple):
         return NODE_STATE.pack(*self)
 
 
-NODE_STATE = struct.Struct("=IIIII12x")
+NODE_STATE = struct.Struct("=IIIIII8x")
+SERVES_OUTSIDE = 1  # Services may be called from outside
+SERVES_ITSELF = 2  # and this host itself is a backend of one of those
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,6 @@ DISTRIBUTIONS = {
 POLICIES = ("Cluster", "Local")
 SOURCE_RANGES_POLICY = "service.cilium.io/src-ranges-policy"
 
-TYPE_NOT_FROM_OUTSIDE = (
-    "its addresses and node ports are served within the cluster; what comes from outside is not served yet"
-)
-NOT_FROM_OUTSIDE = "are served within the cluster; what comes to them from outside is not served yet"
-
 
 class ClientIPConfig(Schema, frozen=True, kw_only=True):
     timeout_seconds: int | None = None
@@ -55,8 +50,8 @@ def read_exposure(
             problems.add(f"spec.{field}", f'"{value}" is not a choice; use {" or ".join(allowed)}{hint}')
         elif value and not needed:
             problems.add(f"spec.{field}", f"is of what comes from outside, and a {spec.type} is not reached from there")
-    if has_frontends:
-        _warn(spec, is_exposed, problems)
+    if has_frontends and spec.traffic_distribution:
+        problems.warn("spec.trafficDistribution", "zones are not looked at; traffic goes to all backends alike")
     for index, text in enumerate(spec.load_balancer_source_ranges):
         problems.add_if(f"spec.loadBalancerSourceRanges[{index}]", words.cidr(text.strip()))
     ranges = sorted({words.plain_cidr(text.strip()) for text in spec.load_balancer_source_ranges})
@@ -74,15 +69,6 @@ def read_exposure(
         "publishes_not_ready": spec.publish_not_ready_addresses,
         "distribution": DISTRIBUTIONS.get(spec.traffic_distribution, ""),
     }
-
-
-def _warn(spec: ServiceSpec, is_exposed: bool, problems: Problems) -> None:
-    if is_exposed:
-        problems.warn("spec.type", TYPE_NOT_FROM_OUTSIDE)
-    if spec.external_ips:
-        problems.warn("spec.externalIPs", NOT_FROM_OUTSIDE)
-    if spec.traffic_distribution:
-        problems.warn("spec.trafficDistribution", "zones are not looked at; traffic goes to all backends alike")
 
 
 def _external_addresses(spec: ServiceSpec, problems: Problems) -> list[str]:

@@ -80,6 +80,15 @@ static __always_inline int finish(struct __sk_buff *skb, struct packet *p, int a
 	return action;
 }
 
+/* Is there what only some nodes have, and others need not look for? SERVES_*. */
+static __always_inline bool serves(__u32 what)
+{
+	__u32 zero = 0;
+	struct node_state *state = node_state.lookup(&zero);
+
+	return state && state->serves & what;
+}
+
 static __always_inline void read_clock(struct packet *p)
 {
 	__u32 zero = 0;

@@ -178,15 +178,15 @@ static __always_inline int by_tunnel(struct __sk_buff *skb, struct packet *p, st
 	return bpf_redirect(TUNNEL_INDEX, 0);
 }
 
-/* The same with native routing. */
-static __always_inline int to_neighbour(struct __sk_buff *skb, struct packet *p, struct address *hop)
+/* Past the node's stack: to a neighbour on its own device, or by a device as its routes say. */
+static __always_inline int past_stack(struct __sk_buff *skb, struct packet *p, struct address *hop)
 {
 	struct bpf_redir_neigh neighbour = {};
 
-	if (LEGACY_ROUTING || is_device(hop))
-		return out(skb, p, hop->word[3]);
 	if (!age(skb, p))
 		return TC_ACT_SHOT;
+	if (is_device(hop))
+		return redirect_to_neighbour(hop->word[3], NULL, 0, 0);
 	if (is_ip4(hop)) {
 		neighbour.nh_family = AF_INET;
 		neighbour.ipv4_nh = hop->word[3];
@@ -197,10 +197,31 @@ static __always_inline int to_neighbour(struct __sk_buff *skb, struct packet *p,
 	return redirect_to_neighbour(DEVICE_INDEX, &neighbour, sizeof(neighbour), 0);
 }
 
+/* With native routing. */
+static __always_inline int to_neighbour(struct __sk_buff *skb, struct packet *p, struct address *hop)
+{
+	return LEGACY_ROUTING ? out(skb, p, hop->word[3]) : past_stack(skb, p, hop);
+}
+
 /* To a pod of the node at `hop`; a device: its routes know. */
 static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, struct address *hop, __u32 identity)
 {
 	return TUNNEL_INDEX ? by_tunnel(skb, p, hop, identity) : to_neighbour(skb, p, hop);
+}
+
+/* The device whose address a connection bears that is relayed; 0: what enters the tunnel. */
+static __always_inline __u32 relays_by(struct connection *c)
+{
+	if (is_device(&c->hop))
+		return c->hop.word[3];
+	return TUNNEL_INDEX && c->way[1] == WAY_POD ? 0 : DEVICE_INDEX;
+}
+
+/* What came from outside for a backend elsewhere: past the stack, which takes nothing in that bears an address of its own. The
+ * tunnel's other end learns that it is the world who calls. */
+static __always_inline int relay(struct __sk_buff *skb, struct packet *p, __u8 to, struct address *hop)
+{
+	return TUNNEL_INDEX && to == WAY_POD ? by_tunnel(skb, p, hop, world(&p->source)) : past_stack(skb, p, hop);
 }
 
 /* The way that was found. `identity` is the sender's; `to` the pod that it goes to, if it is one of this node. */

@@ -52,10 +52,11 @@ static __always_inline bool is_of(struct nat_entry *entry, struct nat_entry *min
 }
 
 /* Rewrite the source of a packet that leaves, with the port that its connection holds. One that holds none yet, or has lost
- * it, is given one by STEP_MASQUERADE_PORT. */
-static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, struct connection *c, __be16 port)
+ * it, is given one by STEP_MASQUERADE_PORT. `flags`: NAT_*. */
+static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *p, struct connection *c, __be16 port,
+                                       __u16 flags)
 {
-	struct nat_entry mine = { .pod_address = p->source, .pod_port = p->source_port };
+	struct nat_entry mine = { .pod_address = p->source, .pod_port = p->source_port, .flags = flags };
 	struct nat_key *key = &p->mapping;
 	struct nat_entry *entry;
 
@@ -88,8 +89,9 @@ static __always_inline struct nat_entry *mapping_of(struct nat_key *key, const s
 	return nat.lookup(key);
 }
 
-/* A packet to the node: if it answers a masqueraded one, send it on to the pod. */
-static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p)
+/* A packet to the node: if it answers a masqueraded one, it is for the pod; or for the client, if that was led from outside
+ * to a backend elsewhere. `relayed_only`: nothing else is looked for. */
+static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p, bool relayed_only)
 {
 	struct nat_entry *entry;
 	struct nat_key key;
@@ -99,12 +101,17 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	entry = mapping_of(&key, &p->source, p->source_port, &p->destination, p->destination_port, p->protocol);
 	if (!entry || is_abandoned(&key, entry, p)) /* the node's own, or a stranger's whom its stack answers */
 		return true;
+	if (relayed_only && !(entry->flags & NAT_RELAYED))
+		return true;
 	/* A SYN in the midst would begin a connection, from outside, and what the pod answers would then not be masqueraded.
 	 * Costs TCP's simultaneous open. */
 	if (begins(p))
 		return REFUSE(p, DROP_NO_NAT_MAPPING);
 	remember(p);
-	p->for_pod = 1;
+	if (entry->flags & NAT_RELAYED)
+		p->for_client = 1;
+	else
+		p->for_pod = 1;
 	return rewrite_destination(skb, p, &entry->pod_address, entry->pod_port);
 }
 

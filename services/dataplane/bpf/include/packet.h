@@ -16,6 +16,7 @@
 #define ERROR_FOR_POD 3 /* another node, or somebody outside, tells a pod */
 #define ERROR_FOR_NODE 4 /* somebody outside tells the node, or a pod that is masqueraded */
 #define ERROR_ROUTED 5 /* the stack has routed a pod's out: with LEGACY_ROUTING */
+#define ERROR_OF_HOST 6 /* the node complains to somebody outside, maybe as a backend */
 
 #define FRAGMENT_NONE 0
 #define FRAGMENT_FIRST 1
@@ -54,6 +55,7 @@ struct packet {
 	__u8 vouched; /* its sender is who it says: a pod of this node, the node itself, what a node sends by the tunnel */
 	__u8 begins_anew; /* it begins a connection where an entry of its ends is alive: `find` gives none */
 	__u8 for_pod; /* it answers what was masqueraded: its destination is the pod's address now */
+	__u8 for_client; /* the same of a client outside, whom a Service has led to a backend elsewhere */
 	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
 	__u8 error; /* ERROR_* */
 	__u8 by_stack; /* the node's stack takes it on from here to the pod, by to_pod */
@@ -83,6 +85,7 @@ struct packet {
 	__u32 nat_ports;
 	__u32 nat_taken; /* ports that others were found to hold */
 	struct translation called; /* the same for services; begun anew where it is asked for */
+	struct service frontend; /* that is called from outside, as its step is to see it */
 };
 
 /* Refuse the packet: the reason, and where it was decided, go into the counter and the event. */

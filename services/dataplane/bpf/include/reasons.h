@@ -52,6 +52,9 @@ enum source_file {
 	FILE_SUBSTITUTE = 16, /* substitute.h */
 	FILE_MASQUERADE_PORT = 17, /* masquerade_port.bpf.c */
 	FILE_ICMP_ERROR = 18, /* icmp_error.bpf.c */
+	FILE_SENDER = 19,     /* sender.h */
+	FILE_SERVE = 20,      /* serve.bpf.c */
+	FILE_ANSWER = 21,     /* answer.bpf.c */
 };
 
 #endif

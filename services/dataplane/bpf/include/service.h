@@ -113,24 +113,13 @@ static __always_inline bool take_another(struct packet *p, struct flow *f, struc
 	return true;
 }
 
-/* If the packet goes to a service, send it to the backend that its client has, or to one chosen now.
- *
- * `f` was found for the packet as it is; afterwards it is found for the packet as rewritten. */
-static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, struct flow *f, struct translation *t)
+/* Send it to the backend of the service that its client has, or to one chosen now; `service` NULL: to whom it calls, by
+ * another port. Afterwards `f` is found for the packet as rewritten. */
+static __always_inline bool lead(struct __sk_buff *skb, struct packet *p, struct flow *f, struct translation *t,
+                                 struct service *service)
 {
-	struct connection *place = p->begins_anew ? connection_at(&f->key) : f->connection;
-	struct service_key at = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
-	struct service *service;
 	struct choice *kept;
 
-	if (is_icmp(p->protocol))
-		return true;
-	service = service_at(&at);
-	if (!service) {
-		if (!place || !is_in_the_way(place, f))
-			return true;
-		hold_place(place, p);
-	}
 	t->address = p->destination;
 	t->port = p->destination_port;
 	t->key.client = p->source;
@@ -163,6 +152,24 @@ static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, str
 	if (is_taken(p, f, t) && !take_another(p, f, t))
 		return false;
 	return p->source_port == t->key.client_port || write_port(skb, p, true, t->key.client_port, p->source_port);
+}
+
+/* If the packet goes to a service, lead it to a backend. `f` was found for the packet as it is. */
+static __always_inline bool balance(struct __sk_buff *skb, struct packet *p, struct flow *f, struct translation *t)
+{
+	struct connection *place = p->begins_anew ? connection_at(&f->key) : f->connection;
+	struct service_key at = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
+	struct service *service;
+
+	if (is_icmp(p->protocol))
+		return true;
+	service = service_at(&at);
+	if (!service) {
+		if (!place || !is_in_the_way(place, f))
+			return true;
+		hold_place(place, p);
+	}
+	return lead(skb, p, f, t, service);
 }
 
 /* The pod answers what it sent to itself, by way of a service: that is who seemed to call. */

@@ -111,6 +111,7 @@ struct connection_key {
 #define CT_BY_STACK 0x80u /* the stack has the origin's packets, so the replies too */
 #define CT_BOTH_HERE 0x100u /* both ends are pods of this node, so either's policy may end it */
 #define CT_AHEAD 0x200u /* judged by an identity that a tunnel told and this node's map did not have */
+#define CT_RELAYED 0x2000u /* from outside by a Service to a backend elsewhere, as this node: back by it, too */
 
 /* Where packets of one direction go next, which is also where those of the other direction come from. */
 #define WAY_UNKNOWN 0
@@ -133,7 +134,10 @@ struct connection {
 	__u16 reserved_nat_source; /* which of the node's addresses nat_port is a port of */
 	struct address hop; /* of the direction that is WAY_POD or WAY_OUT; or a device: address.h, set_device */
 	struct address service_address;
-	__u32 reserved_cookies[2]; /* by direction, of the policy entries that allow it */
+	union {
+		__u32 reserved_cookies[2]; /* by direction, of the policy entries that allow it */
+		__u32 back; /* CT_RELAYED, which no policy here judges: the device that leads to who began, or 0 */
+	};
 	__u64 reserved_packets[2]; /* of the replies, of the origin */
 	__u64 reserved_bytes[2];
 };
@@ -148,13 +152,15 @@ struct nat_key {
 	__u8 pad[3];
 };
 
+#define NAT_RELAYED 1u /* belongs to a client outside, whom a Service has led to a backend elsewhere */
+
 struct nat_entry {
 	struct address pod_address;
 	__be16 pod_port;
-	__u16 reserved_flags; /* whose else than a pod's it is */
+	__u16 flags; /* NAT_* */
 };
 
-/* devices: those of the node that lead to other nodes and to the outside, by index. */
+/* devices: those of the node that lead to other nodes and to the outside, by index; at 0 what enters the tunnel. */
 struct device {
 	struct address address; /* IPv4, of what is masqueraded and leaves by it; none: the node's own */
 	struct address address6;
@@ -190,15 +196,17 @@ struct service_key {
 	__u8 reserved_scope; /* 0: whoever calls */
 };
 
+#define SERVICE_LOCAL 0x08u /* only the backends of this node serve here, which `backends` counts */
 #define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
 #define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
+#define SERVICE_FROM_OUTSIDE (SERVICE_NODE_PORT | SERVICE_EXTERNAL) /* who calls it may be outside of the cluster */
 
 struct service {
 	__u32 number;
 	__u32 backends; /* how many; backends are numbered from 0. There may be more that do not serve at this address */
 	__u32 flags; /* SERVICE_* */
 	__u32 reserved_affinity; /* ticks for which a client comes to the same backend */
-	__u32 reserved_local; /* how many backends live here: the first ones */
+	__u32 outside; /* how many of `backends`, the first ones, serve who calls from outside */
 	__u32 reserved_terminating; /* how many slots after the last backend serve when there is no backend */
 	__be16 reserved_proxy_port; /* of layer 7 */
 	__u16 reserved[3];
@@ -265,13 +273,17 @@ struct sock_reverse {
 /* node_state: the one thing that changes while programs run. A write of the maps that takes something away, or leads it
  * elsewhere, raises the epoch by one, and says what is to be judged again by leaving the new one there: in the entries of
  * the endpoints concerned, or here. */
+#define SERVES_OUTSIDE 1u /* Services may be called from outside */
+#define SERVES_ITSELF 2u /* and this host itself is a backend of one of those */
+
 struct node_state {
 	__u32 epoch;
 	__u32 seed; /* made with the map */
 	__u32 all; /* every connection */
 	__u32 services; /* what was sent to a service, or might have been, and is not settled */
 	__u32 ahead; /* connections that are CT_AHEAD */
-	__u32 reserved[3];
+	__u32 serves; /* SERVES_*: what few nodes have, and nobody looks for where it is not */
+	__u32 reserved[2];
 };
 
 /* counters: by reason * 2 + direction, for each CPU. Reason 0 is "forwarded", those below 130 are no drops. */

@@ -57,7 +57,7 @@ static __always_inline bool about_backend(struct __sk_buff *skb, struct packet *
 static __always_inline bool masquerade_error(struct __sk_buff *skb, struct packet *p, struct quoted *q,
                                              struct connection *c)
 {
-	if (!(c->flags & CT_MASQUERADED) || !c->nat_port)
+	if (!(c->flags & (CT_MASQUERADED | CT_RELAYED)) || !c->nat_port)
 		return true;
 	find_leaves_as(p);
 	return rewrite_quoted(skb, p, q, false, &p->leaves_as, c->nat_port) &&
@@ -106,6 +106,24 @@ static __always_inline int pod_complains(struct __sk_buff *skb, struct packet *p
 	return send(skb, p, &way, p->source_identity, to);
 }
 
+/* About a connection that is relayed: to who called from outside, or to the backend elsewhere, as this node. */
+static __always_inline int relay_error(struct __sk_buff *skb, struct packet *p, struct quoted *q, struct connection *c,
+                                       bool to_origin)
+{
+	struct address back;
+
+	if (!to_origin) {
+		p->device = relays_by(c);
+		return masquerade_error(skb, p, q, c) ? relay(skb, p, c->way[1], &c->hop) : TC_ACT_SHOT;
+	}
+	if (!c->back)
+		c->back = device_of_route(skb, p);
+	if (!c->back)
+		return DROP(p, DROP_FIB);
+	set_device(&back, c->back);
+	return past_stack(skb, p, &back);
+}
+
 static __always_inline int hand_over(struct __sk_buff *skb, struct packet *p)
 {
 	struct endpoint *to;
@@ -116,12 +134,12 @@ static __always_inline int hand_over(struct __sk_buff *skb, struct packet *p)
 	return to ? into_pod(skb, p, to) : DROP(p, DROP_UNROUTABLE);
 }
 
-/* Is this the last program that sees it on its way to a pod? The backend becomes the service there. */
-static __always_inline bool is_last(struct packet *p)
+/* Is this the last program that sees it on its way to who began? The backend becomes the service there. */
+static __always_inline bool is_last(struct packet *p, struct connection *c)
 {
 	if (p->error == ERROR_OF_POD)
 		return !LEGACY_ROUTING;
-	return p->error == ERROR_OF_STACK || (p->error != ERROR_ROUTED && !p->by_stack);
+	return !p->by_stack || c->flags & CT_RELAYED;
 }
 
 static __always_inline int pass(struct __sk_buff *skb, struct packet *p)
@@ -129,15 +147,25 @@ static __always_inline int pass(struct __sk_buff *skb, struct packet *p)
 	struct nat_entry pod;
 	struct connection *c;
 	struct quoted q = {};
+	__be16 called_port;
 	bool to_origin;
 
-	if (!parse_quoted(skb, p, &q)) /* of what it gets itself, the node's own stack is the judge */
-		return p->error == ERROR_FOR_NODE ? TC_ACT_UNSPEC : TC_ACT_SHOT;
-	if (p->error == ERROR_FOR_NODE) {
-		if (!is_for_masqueraded(p, &q, &pod))
-			return TC_ACT_UNSPEC;
+	if (!parse_quoted(skb, p, &q)) /* of what it gets or says itself, the node's own stack is the judge */
+		return p->error == ERROR_FOR_NODE || p->error == ERROR_OF_HOST ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	if (p->error == ERROR_FOR_NODE && is_for_masqueraded(p, &q, &pod)) {
 		if (!unmasquerade_error(skb, p, &q, &pod))
 			return TC_ACT_SHOT;
+	} else if (p->error == ERROR_FOR_NODE) { /* the node's own, or about what a Service has answered */
+		called_port = q.source_port;
+		p->leaves_as = q.source;
+		if (!serves(SERVES_OUTSIDE))
+			return TC_ACT_UNSPEC;
+		if (!about_backend(skb, p, &q))
+			return TC_ACT_SHOT;
+		if (q.source_port == called_port && is_same(&q.source, &p->leaves_as))
+			return TC_ACT_UNSPEC;
+		if (!p->is_known)
+			return DROP(p, DROP_INVALID_SOURCE);
 	}
 	if (p->error == ERROR_OF_POD) {
 		if (!is_same(&q.destination, &p->source))
@@ -146,8 +174,16 @@ static __always_inline int pass(struct __sk_buff *skb, struct packet *p)
 			return TC_ACT_SHOT;
 	}
 	c = admit_error(p, &q, &to_origin);
-	if (!c || (is_last(p) && to_origin && !error_from_service(skb, p, &q, c)))
+	if (p->error == ERROR_OF_HOST && (!c || !to_origin)) /* of no connection to a Service */
+		return TC_ACT_UNSPEC;
+	if (!c || (to_origin && is_last(p, c) && !error_from_service(skb, p, &q, c)))
 		return TC_ACT_SHOT;
+	if (p->error == ERROR_OF_HOST)
+		return TC_ACT_UNSPEC;
+	if (p->error == ERROR_FOR_NODE && c->flags & CT_RELAYED)
+		return relay_error(skb, p, &q, c, to_origin);
+	if (p->error == ERROR_FOR_NODE && !to_origin && c->way[1] == WAY_HOST)
+		return TC_ACT_OK;
 	if (p->error == ERROR_OF_POD)
 		return pod_complains(skb, p, &q, c, to_origin);
 	if (p->error == ERROR_OF_STACK)

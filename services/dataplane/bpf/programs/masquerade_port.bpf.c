@@ -138,6 +138,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *p)
 		return DROP(p, DROP_NAT_PROTOCOL);
 	if (!c) /* evicted by another CPU in this very moment */
 		return DROP(p, DROP_CT_INSERT);
+	if (c->flags & CT_RELAYED)
+		mine.flags = NAT_RELAYED;
 	find_leaves_as(p);
 	taken = take_port(skb, p, c, &mine);
 	count_taken(p);
@@ -145,6 +147,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *p)
 		return TC_ACT_SHOT;
 	if (!rewrite_source(skb, p, &p->leaves_as, p->mapping.node_port))
 		return TC_ACT_SHOT;
+	if (c->flags & CT_RELAYED)
+		return relay(skb, p, c->way[1], &c->hop);
 	return LEGACY_ROUTING ? TC_ACT_UNSPEC : out(skb, p, p->device); /* the stack has routed it already: to_netdev */
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The node's devices that lead to other nodes and to the outside. from_netdev (tc ingress): packets for pods of this node, and replies to masqueraded
- * connections. to_netdev (tc egress): nothing leaves for an address of the Services' range; with LEGACY_ROUTING it
- * masquerades what the stack has routed. */
+/* The node's devices that lead to other nodes and to the outside. from_netdev (tc ingress): packets for pods of this node,
+ * replies to masqueraded connections, and calls of Services from outside. to_netdev (tc egress): nothing leaves for an
+ * address of the Services' range; with LEGACY_ROUTING it masquerades what the stack has routed, and lets replies to the
+ * outside bear the Service. */
 #include "plexus.h"
 #include "devices.h"
 #include "parse.h"
@@ -12,8 +13,10 @@
 #include "flow.h"
 #include "substitute.h"
 #include "rewrite.h"
+#include "frontend.h"
 #include "nat.h"
 #include "forward.h"
+#include "sender.h"
 #define BY_STACK LEGACY_ROUTING
 #include "deliver.h"
 
@@ -23,40 +26,15 @@
 #define VLAN_ID 0xfff
 #define TO_A_POD 1000 /* no verdict: it is translated, and goes the way of what bears a pod's address */
 
-/* Nobody out there is this node or has an address of its blocks; with a tunnel, pods come through it, not here; and
- * without, by a device that leads to some: who is on another uplink's network is none of them. */
-static __always_inline bool identify(struct packet *p, struct way *came)
+/* For the node itself, or to be routed on by it: if it answers a masqueraded connection, it goes on to the pod, which is its
+ * destination then; if it calls a Service, which are looked for where `is_serving`, to a backend. */
+static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p, bool is_own, bool is_serving)
 {
-	struct ipcache_entry *sender = who_is(&p->source);
-	bool is_pod = sender && !is_none(&sender->node);
-
-	p->source_identity = sender ? sender->identity : world(&p->source);
-	if (p->source_identity == IDENTITY_HOST || endpoint_at(&p->source))
-		return REFUSE(p, DROP_INVALID_SOURCE);
-	if (is_pod && (TUNNEL_INDEX || is_node(&sender->node) || !has_pods(p->device)))
-		return REFUSE(p, DROP_INVALID_SOURCE);
-	came->to = is_pod ? WAY_POD : WAY_OUT;
-	if (is_pod && !(sender->flags & IPCACHE_ROUTED))
-		came->hop = sender->node;
-	else if (is_pod && LEGACY_ROUTING) /* the stack sends: nobody else asks for the device */
-		set_device(&came->hop, p->device);
-	return true;
-}
-
-static __always_inline bool is_way_back(struct packet *p, __u8 way, struct address *hop)
-{
-	if (way != WAY_POD || TUNNEL_INDEX)
-		return way == WAY_OUT;
-	return p->device == (is_device(hop) ? hop->word[3] : DEVICE_INDEX);
-}
-
-/* For the node itself: if it answers a masqueraded connection, it goes on to the pod, which is its destination then. */
-static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p)
-{
+	struct service_key called = {};
 	struct way came = {};
 
 	/* What does not parse is the node's own affair: its stack takes it, or not. */
-	if (!(MASQUERADE4 || MASQUERADE6))
+	if (!(MASQUERADE4 || MASQUERADE6 || is_serving))
 		return TC_ACT_UNSPEC;
 	if (!parse_transport(skb, p)) {
 		forget(p);
@@ -67,10 +45,19 @@ static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p
 		p->is_known = identify(p, &came);
 		return jump_with_error(skb, p, ERROR_FOR_NODE);
 	}
-	if (!unmasquerade(skb, p))
+	if (is_own && !unmasquerade(skb, p, false))
 		return TC_ACT_SHOT;
+	if (p->for_client)
+		return jump(skb, p, STEP_ANSWER);
 	if (p->for_pod)
 		return TO_A_POD;
+	if (is_serving && !is_icmp(p->protocol)) {
+		called.address = p->destination;
+		called.port = p->destination_port;
+		called.protocol = p->protocol;
+		if (is_exposed(&called, is_own, &p->frontend))
+			return jump(skb, p, STEP_SERVE);
+	}
 	forget(p);
 	return TC_ACT_UNSPEC;
 }
@@ -82,9 +69,9 @@ static __always_inline bool is_for_tunnel(struct ipcache_entry *to)
 }
 
 /* One of its other addresses, which what leaves by another device may bear. Its answers come by any device. */
-static __always_inline bool is_also_node(struct ipcache_entry *to)
+static __always_inline bool is_also_node(struct ipcache_entry *to, bool is_serving)
 {
-	return (MASQUERADE4 || MASQUERADE6) && to && to->identity == IDENTITY_HOST;
+	return (MASQUERADE4 || MASQUERADE6 || is_serving) && to && to->identity == IDENTITY_HOST;
 }
 
 int from_netdev(struct __sk_buff *skb)
@@ -92,7 +79,7 @@ int from_netdev(struct __sk_buff *skb)
 	struct ipcache_entry *entry = NULL;
 	struct packet *p;
 	struct endpoint *to;
-	bool is_own;
+	bool is_own, is_serving;
 	int action;
 
 	/* A tag is of another network on this wire, and another device's affair. */
@@ -117,13 +104,14 @@ int from_netdev(struct __sk_buff *skb)
 	}
 	is_own = is_node(&p->destination);
 	to = is_own ? NULL : endpoint_at(&p->destination);
-	if (!is_own && !to && (TUNNEL_INDEX || MASQUERADE4 || MASQUERADE6)) {
+	is_serving = !to && serves(SERVES_OUTSIDE);
+	if (!is_own && !to && (TUNNEL_INDEX || MASQUERADE4 || MASQUERADE6 || is_serving)) {
 		entry = who_is(&p->destination);
-		is_own = is_also_node(entry);
+		is_own = is_also_node(entry, is_serving);
 	}
-	if (is_own) {
+	if (is_own || (is_serving && !is_for_tunnel(entry))) {
 		read_clock(p);
-		action = node_receives(skb, p);
+		action = node_receives(skb, p, is_own, is_serving);
 		if (action == TC_ACT_UNSPEC)
 			return action;
 		if (action != TO_A_POD)
@@ -159,12 +147,14 @@ static __always_inline int pod_leaves(struct __sk_buff *skb, struct packet *p)
 	c = f.connection;
 	if (!c) /* evicted since from_pod has seen it: nobody knows whether the pod's address may be seen */
 		return DROP(p, DROP_UNKNOWN_CT);
-	if (!is_masqueraded(c, f.from_origin))
+	if (!f.from_origin) /* of a pod, to who called a Service from outside */
+		return from_service(skb, p, c) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	if (!is_masqueraded(c, true))
 		return TC_ACT_UNSPEC;
 	port = c->nat_port; /* once: another CPU may take it away */
 	if (!port)
 		return jump(skb, p, STEP_MASQUERADE_PORT);
-	return masquerade(skb, p, c, port) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	return masquerade(skb, p, c, port, 0) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* No hook of a socket has led it to a backend, and nobody out there has the address: a datagram to a port that the Service
@@ -180,10 +170,30 @@ static __always_inline int for_no_service(struct __sk_buff *skb, struct packet *
 	return REJECT && !skb->ingress_ifindex ? jump(skb, p, STEP_REJECT) : TC_ACT_SHOT;
 }
 
+/* What the node itself sends: as the backend that somebody outside was led to, it answers in the name of what that has
+ * called. */
+static __always_inline int host_answers(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow f = {};
+
+	if (!parse_transport(skb, p)) /* what it sends is its own affair */
+		return TC_ACT_UNSPEC;
+	if (p->icmp_kind == ICMP_IS_ERROR)
+		return jump_with_error(skb, p, ERROR_OF_HOST);
+	find(&f, p);
+	if (!f.connection || f.from_origin || f.connection->way[1] != WAY_HOST)
+		return TC_ACT_UNSPEC;
+	p->vouched = 1;
+	remember(p);
+	touch(&f, p);
+	return from_service(skb, p, f.connection) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
 int to_netdev(struct __sk_buff *skb)
 {
 	struct address to;
 	struct packet *p;
+	bool is_backend;
 	int action;
 
 	if (!is_ip(skb) || skb->vlan_present)
@@ -195,15 +205,23 @@ int to_netdev(struct __sk_buff *skb)
 		read_clock(p);
 		return finish(skb, p, for_no_service(skb, p));
 	}
-	if (!LEGACY_ROUTING || !(MASQUERADE4 || MASQUERADE6))
+	is_backend = !skb->ingress_ifindex && serves(SERVES_ITSELF);
+	if (!is_backend && (!LEGACY_ROUTING || !(MASQUERADE4 || MASQUERADE6 || serves(SERVES_OUTSIDE))))
 		return TC_ACT_UNSPEC;
 	p = take(EGRESS);
 	if (!p)
 		return TC_ACT_SHOT;
-	if (!parse_network(skb, p) || is_node(&p->source) || !endpoint_at(&p->source))
+	if (!parse_network(skb, p))
 		return TC_ACT_UNSPEC;
-	read_clock(p);
-	p->device = skb->ifindex;
-	action = pod_leaves(skb, p);
+	if (is_backend) {
+		read_clock(p);
+		action = host_answers(skb, p);
+	} else {
+		if (is_node(&p->source) || !endpoint_at(&p->source))
+			return TC_ACT_UNSPEC;
+		read_clock(p);
+		p->device = skb->ifindex;
+		action = pod_leaves(skb, p);
+	}
 	return action == TC_ACT_UNSPEC ? action : finish(skb, p, action); /* from_pod has counted what passes */
 }

@@ -10,6 +10,7 @@
 #include "flow.h"
 #include "substitute.h"
 #include "rewrite.h"
+#include "nat.h"
 #include "forward.h"
 /* What a pod sends into the tunnel goes past the stack: netfilter that saw only the answer would call it invalid. */
 #define BY_STACK 0
@@ -19,7 +20,8 @@
 #define THIS_FILE FILE_OVERLAY
 
 /* Only the node that an address lives on may speak for it: a stranger's tunnel packet is not believed.
- * A node's own traffic bears no pod's identity; a pod's may be newer in the tunnel key than in the map. */
+ * A node's own traffic bears no pod's identity, but may be the world's, which a Service has led there; a pod's may be newer
+ * in the tunnel key than in the map. */
 static __always_inline bool identify(struct packet *p, struct way *came)
 {
 	struct ipcache_entry *sender = who_is(&p->source);
@@ -27,10 +29,14 @@ static __always_inline bool identify(struct packet *p, struct way *came)
 	if (!sender || is_none(&sender->node) || !is_same(&sender->node, &p->tunnel_from))
 		return REFUSE(p, DROP_INVALID_SOURCE);
 	p->source_identity = p->tunnel_identity;
-	if (sender->identity == IDENTITY_REMOTE_NODE || p->tunnel_identity < IDENTITY_CLUSTER_MIN ||
-	    p->tunnel_identity >= IDENTITY_LOCAL_MIN)
+	if (sender->identity == IDENTITY_REMOTE_NODE && p->tunnel_identity == world(&p->source)) {
+		/* it says less of itself than is known */
+	} else if (sender->identity == IDENTITY_REMOTE_NODE || p->tunnel_identity < IDENTITY_CLUSTER_MIN ||
+	           p->tunnel_identity >= IDENTITY_LOCAL_MIN) {
 		p->source_identity = sender->identity;
-	p->is_ahead = p->source_identity != sender->identity;
+	} else {
+		p->is_ahead = p->source_identity != sender->identity;
+	}
 	came->to = WAY_POD;
 	came->hop = sender->node;
 	return true;
@@ -55,6 +61,28 @@ static __always_inline bool read_tunnel_key(struct __sk_buff *skb, struct packet
 	return true;
 }
 
+/* For the node itself: what answers who called a Service here goes back to them. Of all else no port decides, so the stack
+ * gets fragments as they come, and puts them together. */
+static __always_inline int node_receives(struct __sk_buff *skb, struct packet *p)
+{
+	if (!serves(SERVES_OUTSIDE))
+		return TC_ACT_OK;
+	if (!parse_transport(skb, p)) {
+		forget(p);
+		return TC_ACT_OK;
+	}
+	if (p->icmp_kind == ICMP_IS_ERROR) {
+		p->is_known = 1;
+		return jump_with_error(skb, p, ERROR_FOR_NODE);
+	}
+	if (!unmasquerade(skb, p, true))
+		return TC_ACT_SHOT;
+	if (p->for_client)
+		return jump(skb, p, STEP_ANSWER);
+	forget(p);
+	return TC_ACT_OK;
+}
+
 static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet *p)
 {
 	struct way came = {};
@@ -73,11 +101,10 @@ static __always_inline int tunnel_delivers(struct __sk_buff *skb, struct packet 
 	p->vouched = 1; /* once `identify`, or the way back, has let it through */
 	if (to)
 		return parse_transport(skb, p) ? deliver(skb, p, to) : TC_ACT_SHOT;
-	/* For the node itself: no port decides, so its stack gets fragments as they come, and puts them together. */
 	entry = who_is(&p->destination);
 	if (!entry || entry->identity != IDENTITY_HOST || entry->flags & IPCACHE_UNADVERTISED)
 		return DROP(p, DROP_UNROUTABLE);
-	return identify(p, &came) ? TC_ACT_OK : TC_ACT_SHOT;
+	return identify(p, &came) ? node_receives(skb, p) : TC_ACT_SHOT;
 }
 
 int from_overlay(struct __sk_buff *skb)

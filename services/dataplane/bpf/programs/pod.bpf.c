@@ -144,7 +144,7 @@ static __always_inline int pod_sends(struct __sk_buff *skb, struct packet *p)
 		p->device = way.hop.word[3];
 		if (!port)
 			return jump(skb, p, STEP_MASQUERADE_PORT);
-		if (!masquerade(skb, p, c, port))
+		if (!masquerade(skb, p, c, port, 0))
 			return TC_ACT_SHOT;
 	}
 	return send(skb, p, &way, from->identity, to);

@@ -80,7 +80,7 @@ static __always_inline bool write_headers(struct __sk_buff *skb, struct packet *
 	__builtin_memcpy(back.h_dest, eth.h_source, ETH_ALEN);
 	__builtin_memcpy(back.h_source, eth.h_dest, ETH_ALEN);
 	back.h_proto = eth.h_proto;
-	if (bpf_skb_store_bytes(skb, 0, &back, sizeof(back), BPF_F_INVALIDATE_HASH))
+	if (bpf_skb_store_bytes(skb, 0, &back, sizeof(back), BPF_F_INVALIDATE_HASH | BPF_F_RECOMPUTE_CSUM))
 		return false;
 	if (IPV6_ENABLED && (!IPV4_ENABLED || p->is_ip6)) {
 		struct ip6 ip = {
@@ -92,7 +92,7 @@ static __always_inline bool write_headers(struct __sk_buff *skb, struct packet *
 
 		__builtin_memcpy(ip.source, p->destination.word, 16);
 		__builtin_memcpy(ip.destination, p->source.word, 16);
-		return !bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0);
+		return !bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 	} else {
 		struct iphdr ip = {
 			.version = 4,
@@ -106,7 +106,7 @@ static __always_inline bool write_headers(struct __sk_buff *skb, struct packet *
 		};
 
 		ip.check = fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
-		return !bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), 0);
+		return !bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 	}
 }
 
@@ -138,7 +138,7 @@ static __always_inline bool reset(struct __sk_buff *skb, struct packet *p)
 	                                pseudo_header(&p->source, &p->destination, sizeof(said), IPPROTO_TCP)));
 	return !bpf_skb_change_tail(skb, ETH_HLEN + ip_bytes(p) + sizeof(said), 0) &&
 	       write_headers(skb, p, IPPROTO_TCP, sizeof(said)) &&
-	       !bpf_skb_store_bytes(skb, ETH_HLEN + ip_bytes(p), &said, sizeof(said), 0);
+	       !bpf_skb_store_bytes(skb, ETH_HLEN + ip_bytes(p), &said, sizeof(said), BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Add up `bytes` of the packet, a chunk at most. */
@@ -191,17 +191,19 @@ static __always_inline bool complain(struct __sk_buff *skb, struct packet *p)
 	return !bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) &&
 	       !bpf_skb_adjust_room(skb, ip_bytes(p) + sizeof(icmp), BPF_ADJ_ROOM_MAC, 0) &&
 	       write_headers(skb, p, protocol, sizeof(icmp) + quoted) &&
-	       !bpf_skb_store_bytes(skb, ETH_HLEN + ip_bytes(p), &icmp, sizeof(icmp), 0);
+	       !bpf_skb_store_bytes(skb, ETH_HLEN + ip_bytes(p), &icmp, sizeof(icmp), BPF_F_RECOMPUTE_CSUM);
 }
 
-/* Back to who sent it: into the pod, or to the node's stack as if it came from outside, which is where it went. */
+/* Back to who sent it: into the pod; to the node's stack as if it came from outside, which is where it went; or out again. */
 static __always_inline int answer(struct __sk_buff *skb, struct packet *p)
 {
 	if (!may_be_answered(skb, p))
 		return TC_ACT_SHOT;
 	if (p->protocol == IPPROTO_TCP ? !reset(skb, p) : !is_within_rate(skb, p) || !complain(skb, p))
 		return TC_ACT_SHOT;
-	return leads_out(skb->ifindex) ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : bpf_redirect_peer(skb->ifindex, 0);
+	if (!leads_out(skb->ifindex))
+		return bpf_redirect_peer(skb->ifindex, 0);
+	return bpf_redirect(skb->ifindex, p->direction == EGRESS ? BPF_F_INGRESS : 0);
 }
 
 int reject(struct __sk_buff *skb)

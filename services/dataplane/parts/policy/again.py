@@ -40,7 +40,10 @@ WHOLE_BITS = 8 * ADDRESS_BYTES
 FOLLOWED = {"policy", "named_ports", "ipcache", "endpoints", "services", "backends", "living"}
 """Tables of which it is known what a change does; any other's concerns everybody."""
 MANY = 1024  # changes in a write, at which it is cheaper to judge everything again than to find out
-COUNT = slice(4, 8)  # of backends, in a Service's entry
+COUNTS = (
+    slice(4, 8),
+    slice(16, 20),
+)  # of backends, in a Service's entry: of all that serve there, and of those from outside
 
 
 Who = tuple[tuple[int, ...], Place]
@@ -243,7 +246,7 @@ class Judged:
         backend is gone."""
         services, living = self._tables["services"].wanted, self._tables["living"].wanted
         return any(
-            key not in services or before is None or _but_count(services[key]) != _but_count(before)
+            key not in services or before is None or _but_counts(services[key]) != _but_counts(before)
             for key, before in changes.get("services", {}).items()
         ) or any(key not in living for key in changes.get("living", ()))
 
@@ -266,8 +269,9 @@ def _cut(key: bytes, bits: int) -> bytes:
     return bits.to_bytes(4, "little") + number.to_bytes(ADDRESS_BYTES, "big")
 
 
-def _but_count(service: bytes) -> bytes:
-    return service[: COUNT.start] + service[COUNT.stop :]
+def _but_counts(service: bytes) -> bytes:
+    everyone, outside = COUNTS
+    return service[: everyone.start] + service[everyone.stop : outside.start] + service[outside.stop :]
 
 
 _NUMBERS = struct.Struct("=4xII4x")

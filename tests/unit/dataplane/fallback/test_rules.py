@@ -226,9 +226,33 @@ def test_a_node_port_is_led_to_its_backends_at_the_addresses_of_nodes_for_pods_a
     asked = [f"ip daddr @{whose}4 meta l4proto . th dport vmap @services_ports4" for whose in ("here", "remote")]
     assert [each for each in chain(script, "host_to_service") if "ip daddr @" in each] == asked
     by_pods = [each for each in chain(script, "to_service") if "ip daddr @" in each]
-    assert [each.partition("ip daddr")[0].startswith("iifname") for each in by_pods] == [True, True]
+    assert [each.partition(" ip daddr")[0] for each in by_pods] == ['iifname { "eth0" }', *['iifname "lxc*"'] * 2]
     nobody = [each for each in chain(script, "from_host") if "@empty_ports4" in each]
     assert [each.split()[2] for each in nobody[:: len(nobody) // 2]] == ["@here4", "@remote4"]
+
+
+def test_who_calls_from_outside_is_led_to_as_many_backends_as_serve_there_and_what_leaves_again_comes_back() -> None:
+    one = tables()
+    near, none, node_port = ServiceKey("192.0.2.9", 80, 6), ServiceKey("192.0.2.9", 81, 6), ServiceKey("::", 30_080, 6)
+    exposed = {
+        near.pack(): ServiceEntry(1, 2, ServiceEntry.EXTERNAL, outside=1).pack(),
+        none.pack(): ServiceEntry(1, 2, ServiceEntry.EXTERNAL, outside=0).pack(),
+        node_port.pack(): ServiceEntry(1, 2, ServiceEntry.NODE_PORT, outside=0).pack(),
+    }
+    several = {
+        **one,
+        "backends": {**one["backends"], BackendKey(1, 1).pack(): BackendEntry("10.0.2.3", 8080).pack()},
+        "services": {**one["services"], **exposed},
+    }
+    script = render(several, PLACE, {}, "mark")
+    assert elements(script, "outside4") == "192.0.2.9 . 6 . 80 : goto service_1_1"
+    assert "192.0.2.9 . 6 . 80 : goto service_1_2" in elements(script, "services4"), "within they are all"
+    assert (elements(script, "silent4"), elements(script, "silent_ports6")) == ("192.0.2.9 . 6 . 81", "6 . 30080")
+    out = 'iifname { "eth0" }'
+    assert f"{out} ip daddr . meta l4proto . th dport @silent4 counter name no_backend drop" in chain(script, "raw")
+    assert chain(script, "to_service")[1] == f"{out} ip daddr . meta l4proto . th dport vmap @outside4"
+    assert f"{out} ct status dnat ip daddr != @pods4 masquerade" in chain(script, "leaving")
+    assert "ct status dnat" not in render(several, replace(PLACE, devices=()), {}, "mark")
 
 
 @pytest.mark.parametrize("reject", [True, False])

@@ -141,10 +141,11 @@ def test_what_was_counted_in_words_over_all_cpus(maps: MemoryMaps, model: NodeMo
 
 def test_a_translation_in_words(maps: MemoryMaps, model: NodeModel) -> None:
     key = layouts.NatKey("198.51.100.1", "192.0.2.1", 443, 40000, 6)
+    ends = {"protocol": "TCP", "node_address": "192.0.2.1:40000", "remote": "198.51.100.1:443"}
     maps["nat"].set(key.pack(), layouts.NatEntry(HERE, 1234).pack())
-    assert dump("n", Dump(table="nat"), maps, model).rows == [
-        {"protocol": "TCP", "pod": f"{HERE}:1234", "node_address": "192.0.2.1:40000", "remote": "198.51.100.1:443"}
-    ]
+    assert dump("n", Dump(table="nat"), maps, model).rows == [{**ends, "pod": f"{HERE}:1234", "client": ""}]
+    maps["nat"].set(key.pack(), layouts.NatEntry("203.0.113.9", 1234, layouts.NatEntry.RELAYED).pack())
+    assert dump("n", Dump(table="nat"), maps, model).rows == [{**ends, "pod": "", "client": "203.0.113.9:1234"}]
 
 
 def test_the_policy_map_in_words(maps: MemoryMaps, model: NodeModel) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bus.messages.ipam import Block
 from services.dataplane.part import Fact
-from services.dataplane.parts.devices import Devices
+from services.dataplane.parts.devices import IN_TUNNEL, Devices
 from services.dataplane.shapes.devices import DeviceInfo, Route
 from services.dataplane.shapes.layouts import DeviceEntry, DeviceKey
 
@@ -78,3 +79,28 @@ def test_an_address_of_before_stays_over_a_restart() -> None:
     part.adopt(lambda name: before.table.wanted)
     part.are((replace(ETH1, address="198.51.100.9", addresses=("198.51.100.9", "198.51.100.1")),))
     assert held(part) == {3: DeviceEntry("198.51.100.1")}
+
+
+def test_what_the_node_sends_into_the_tunnel_bears_a_router_of_its_own_blocks_that_stays() -> None:
+    blocks = [("10.0.3.0/24", "here"), ("10.0.1.0/24", "there"), ("fd00:10::/120", "here")]
+
+    def part(*told: tuple[str, str], before: Devices | None = None) -> Devices:
+        made = Devices(None, "here")
+        if before is not None:
+            made.adopt(lambda name: before.table.wanted)
+        made.are((ETH1,))
+        for cidr, node in told:
+            made.hears[0].put(Block(cidr=cidr, node=node))
+        return made
+
+    first = part(*blocks)
+    assert held(first)[IN_TUNNEL] == DeviceEntry("10.0.3.1", "fd00:10::1")
+    assert held(part(before=first))[IN_TUNNEL] == DeviceEntry("10.0.3.1", "fd00:10::1"), "until blocks are heard"
+    second = part(("10.0.2.0/24", "here"), *blocks, before=first)
+    assert held(second)[IN_TUNNEL].address == "10.0.3.1", "connections bear it"
+    second.hears[0].delete("10.0.3.0/24")
+    assert held(second)[IN_TUNNEL].address == "10.0.2.1"
+    native = Devices(Fact[str, str]("elsewhere").keep(), "here")
+    native.hears[0].put(Block(cidr="10.0.3.0/24", node="here"))
+    native.are((ETH1,))
+    assert held(native).keys() == {3}

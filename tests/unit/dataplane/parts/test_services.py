@@ -15,7 +15,14 @@ from bus.messages.resources import Protocol
 from bus.subjects import FRONTEND
 from services.dataplane.part import Parts, in_order
 from services.dataplane.parts.services import Services
-from services.dataplane.shapes.layouts import BackendEntry, BackendKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.layouts import (
+    SERVES_ITSELF,
+    SERVES_OUTSIDE,
+    BackendEntry,
+    BackendKey,
+    ServiceEntry,
+    ServiceKey,
+)
 
 KERNEL = ("services", "backends")
 
@@ -293,6 +300,39 @@ def test_a_service_that_stays_on_the_node_within_the_cluster_has_the_backends_of
     kernel.write(tables)
     assert kernel.backends() == {("10.96.0.1", 80): []}, "nobody else's, where the node has none"
     assert len(kernel.maps["backends"]) == 1, "who has it already keeps it"
+
+
+@pytest.mark.parametrize(("policy", "serve"), [("Local", 2), ("Cluster", 4), ("", 4)])
+def test_who_calls_from_outside_may_go_to_as_many_as_the_policy_says_and_those_come_first(
+    policy: Any, serve: int
+) -> None:
+    tables, kernel = Services("here"), Kernel()
+    assert tables.looked_for == 0
+    tables.put(service("web", HERE_AND_THERE, external=[OUTER], external_traffic_policy=policy))
+    kernel.write(tables)
+    key = ServiceKey(OUTER, 80, 6)
+    entry = ServiceEntry.unpack(kernel.maps["services"][key.pack()])
+    assert (entry.backends, entry.outside) == (4, serve)
+    if policy == "Local":
+        assert [at for at, _ in kernel.backends()[OUTER, 80]][:2] == ["10.0.0.2", "10.0.0.4"]
+    assert ServiceEntry.unpack(kernel.maps["services"][ServiceKey("10.96.0.1", 80, 6).pack()]).outside == 0
+    assert tables.looked_for == SERVES_OUTSIDE
+    tables.put(service("web", HERE_AND_THERE))
+    assert tables.looked_for == 0, "nobody else pays for it"
+
+
+def test_programs_look_for_answers_of_this_host_while_it_is_a_backend_of_what_is_called_from_outside() -> None:
+    tables = Services("here", frozenset({"10.0.0.2"}))
+    tables.put(service("within", HERE_AND_THERE))
+    tables.put(service("web", HERE_AND_THERE[:1], "10.96.0.2", external=[OUTER]))
+    assert tables.looked_for == SERVES_OUTSIDE
+    tables.put(service("web", HERE_AND_THERE, "10.96.0.2", external=[OUTER]))
+    assert tables.looked_for == SERVES_OUTSIDE | SERVES_ITSELF
+    tables.put(service("web", HERE_AND_THERE[:1], "10.96.0.2", external=[OUTER]))
+    assert tables.looked_for == SERVES_OUTSIDE
+    tables.put(service("web", HERE_AND_THERE, "10.96.0.2", external=[OUTER]))
+    tables.delete("default", "web")
+    assert tables.looked_for == 0
 
 
 def test_a_service_that_may_leave_the_node_has_all_backends_in_the_order_told() -> None:

@@ -320,7 +320,7 @@ def test_services_concern_what_is_not_settled_and_more_backends_nobody() -> None
     services.put(key, ServiceEntry(1, 1).pack())
     living.put(LivingKey(1, REMOTE, 80).pack(), b"\x01")
     assert node.written() == Again(services=True)
-    services.put(key, ServiceEntry(1, 2).pack())
+    services.put(key, ServiceEntry(1, 2, outside=1).pack())
     living.put(LivingKey(1, REMOTE, 81).pack(), b"\x01")
     assert node.written() == NOBODY
     living.delete(LivingKey(1, REMOTE, 80).pack())

@@ -13,6 +13,14 @@ CONTAINERS = "containers"
 """The namespace of an endpoint whose runtime named no Kubernetes pod; its name is the container's id."""
 
 
+class ClosedDirection(Part, frozen=True, kw_only=True):
+    """All of it is denied, whatever the policies say: they ask for more than there is room for."""
+
+    direction: Literal["ingress", "egress", "other"]
+    why: str
+    policies: list[str]  # "CiliumNetworkPolicy/default/rule1": those that say something of it
+
+
 class Endpoint(Message, frozen=True, kw_only=True):
     """A pod's place in the network. Subject: state.dataplane.endpoint.<node>.<namespace>.<pod>"""
 
@@ -27,6 +35,7 @@ class Endpoint(Message, frozen=True, kw_only=True):
     identity: int  # 0 while it is not known: the pod is denied
     state: Literal["waiting-for-identity", "waiting-for-policy", "ready", "other"]
     addresses: PodAddresses = []  # empty: `address` is all
+    closed: list[ClosedDirection] = []
 
 
 class AppliedRevision(Message, frozen=True, kw_only=True):

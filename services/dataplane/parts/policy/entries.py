@@ -6,7 +6,7 @@ bpf/include/policy.h does with the entries. What was heard, and whom a change co
 Nothing here opens anything by mistake: a rule that names a selector not heard, a port still called by name, or an
 entity nobody knows, allows nothing, and where the rule denies, is about everyone; a policy whose subject is not heard
 denies, by its defaults, everyone; a direction with more entries than its endpoint may have is denied as a whole.
-`EndpointPolicy.missing` and `.full` say so.
+so is one whose entries find no room in the map. `EndpointPolicy.missing`, `.full` and `.left_out` say so.
 
 What is denied is denied whatever is allowed. Between two peers the weight of entries sees to that; for one peer the
 longest key is found, so what a rule denies as a whole has no entry that allows a part of it.
@@ -15,7 +15,7 @@ longest key is found, so what a rule denies as a whole has no entry that allows 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -30,7 +30,8 @@ from services.dataplane.shapes.protocols import numbers_of
 
 INGRESS = 0
 EGRESS = 1
-DIRECTIONS: tuple[Literal["ingress"], Literal["egress"]] = ("ingress", "egress")
+Direction = Literal["ingress", "egress"]
+DIRECTIONS: tuple[Direction, Direction] = ("ingress", "egress")
 
 HOST = RESERVED["host"]
 WORLD = frozenset(RESERVED[name] for name in ("world", "world-ipv4", "world-ipv6"))
@@ -108,7 +109,9 @@ class EndpointPolicy:
     port_names: Mapping[int, frozenset[str]] = field(default_factory=dict)  # of entries that are named, by cookie
     ingress_deciders: tuple[str, ...] = ()  # the policies that make ingress default to deny
     egress_deciders: tuple[str, ...] = ()
-    full: tuple[str, ...] = ()  # directions denied because their entries are too many
+    full: tuple[Direction, ...] = ()  # directions denied because their entries are too many
+    left_out: int = 0  # entries that they would have
+    closed_policies: Mapping[Direction, tuple[str, ...]] = field(default_factory=dict)  # that say something of them
     missing: frozenset[str] = frozenset()  # selectors that rules name and nobody said
 
     def enforced(self, direction: int) -> bool:
@@ -215,6 +218,7 @@ def entries_for(
     *,
     networks: Networks = NO_NETWORKS,
     limit: int = ENTRIES_MAX,
+    closed: Collection[int] = (),
 ) -> EndpointPolicy:
     """Expand all that governs one local identity.
 
@@ -224,6 +228,7 @@ def entries_for(
         labels: those of `identity`, see `governs`. Peers are members always: whom nobody has heard of may not call.
         networks: what selectors of networks mean on this node.
         limit: entries at most; over it the larger direction is denied, and if need be the other as well.
+        closed: directions that are denied as a whole because the map has no room for their entries.
     Returns: entries by key. Where two keys overlap, the longer one's cookie also names the policies of the shorter,
         so whichever the look-up finds names all that allow the packet by the same peer. A named port of a peer that
         may have the number anyhow has no entry: where it does not hold, nothing shorter would be asked.
@@ -259,10 +264,12 @@ def entries_for(
         for rule in policy.denies:
             unheard = [key for key in referred(rule) if key not in selectors]
             missing.update(unheard)
-            if rule.subject in selectors and not _has(selectors[rule.subject].members, identity):
+            is_partial = any(selectors[key].partial for key in referred(rule) if key in selectors)
+            is_ours = is_partial or rule.subject not in selectors or _has(selectors[rule.subject].members, identity)
+            if not is_ours:
                 continue
             direction = DIRECTIONS.index(rule.direction)
-            is_vague = bool(unheard) or not ENTITIES.keys() >= set(rule.entities)
+            is_vague = bool(unheard) or is_partial or not ENTITIES.keys() >= set(rule.entities)
             for peer in AGGREGATES if is_vague else _peers(rule, selectors, networks):
                 for protocol, port, bits in denied_parts(rule.ports):
                     denied[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
@@ -278,11 +285,13 @@ def entries_for(
         if not _is_covered(key, sources[key.direction]):
             sources[key.direction][key] = set().union(*by.values())
             port_names[key] = frozenset(by)
-    full = _drop_what_is_too_much(sources, denied, enforced, limit)
+    left_out = sum(len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each])
+    full = _drop_what_is_too_much(sources, denied, enforced, limit, closed)
+    left_out -= sum(len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each])
     entries, cookies, names_of = _entries(
         [part for part, on in zip(sources, enforced, strict=True) if on], denied, port_names
     )
-    if enforced[INGRESS]:
+    if enforced[INGRESS] and INGRESS not in closed:  # it is let in without, too (flow.h)
         entries.setdefault(PolicyKey(HOST, INGRESS, 0, 0, 0), PolicyEntry(ALLOW, 0))
     return EndpointPolicy(
         identity=identity,
@@ -294,6 +303,11 @@ def entries_for(
         ingress_deciders=tuple(deciders[INGRESS]),
         egress_deciders=tuple(deciders[EGRESS]),
         full=tuple(DIRECTIONS[direction] for direction in sorted(full)),
+        left_out=left_out,
+        closed_policies={
+            DIRECTIONS[direction]: tuple(name_of(each) for each in mine if _speaks_of(each, direction))
+            for direction in full
+        },
         missing=frozenset(missing),
     )
 
@@ -363,17 +377,28 @@ def _peers(rule: SelectorRule, selectors: Mapping[str, Selector], networks: Netw
 
 
 def _drop_what_is_too_much(
-    sources: list[dict[PolicyKey, set[str]]], denied: list[dict[PolicyKey, set[str]]], enforced: list[bool], limit: int
+    sources: list[dict[PolicyKey, set[str]]],
+    denied: list[dict[PolicyKey, set[str]]],
+    enforced: list[bool],
+    limit: int,
+    closed: Collection[int],
 ) -> list[int]:
-    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied: without an
-    entry all is denied."""
-    emptied: list[int] = []
+    """Empty the directions that are closed, then the larger one, then the other, until the rest is within `limit`.
+    Returns those emptied: without an entry all is denied."""
+    emptied = [each for each in (INGRESS, EGRESS) if enforced[each] and each in closed]
+    for each in emptied:
+        sources[each], denied[each] = {}, {}
     sizes = {each: len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each]}
     for direction in sorted(sizes, key=lambda each: -sizes[each]):
         if sum(sizes.values()) + 1 > limit and sizes[direction]:  # 1: the node's own
             sources[direction], denied[direction], sizes[direction] = {}, {}, 0
             emptied.append(direction)
     return emptied
+
+
+def _speaks_of(policy: PolicyRules, direction: int) -> bool:
+    by_default = (policy.deny_ingress_by_default, policy.deny_egress_by_default)[direction]
+    return by_default or any(rule.direction == DIRECTIONS[direction] for rule in (*policy.rules, *policy.denies))
 
 
 def _is_covered(key: PolicyKey, by: Mapping[PolicyKey, set[str]]) -> bool:

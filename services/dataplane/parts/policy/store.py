@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from bus.labels import selects
 from bus.messages.policy import PeerNetwork, PolicyRules, Selector
@@ -103,14 +103,22 @@ class PolicyStore:
             return set()
         return self._reselect(key) | self._named_by(key) | self._mean(key, [])
 
-    def policy_of(self, identity: int) -> EndpointPolicy:
-        """All that holds for a local identity; for one that is not local, `denied`."""
+    def policy_of(self, identity: int, closed: Collection[int] = ()) -> EndpointPolicy:
+        """All that holds for a local identity; for one that is not local, `denied`. `closed`: as for `entries_for`."""
         names = self._governing.get(identity)
         if names is None:
             return denied(identity)
         rules = [self._rules[name] for name in names]
         labels = self._labels[identity]
-        return entries_for(identity, rules, self._selectors, labels, networks=self.networks, limit=self.entries_max)
+        return entries_for(
+            identity,
+            rules,
+            self._selectors,
+            labels,
+            networks=self.networks,
+            limit=self.entries_max,
+            closed=closed,
+        )
 
     def _mean(self, key: str, networks: Iterable[PeerNetwork]) -> set[int]:
         """The selector means these networks. Others around them may mean more or fewer numbers by that."""

@@ -22,7 +22,6 @@ from services.dataplane.parts.policy.networks import Networks, networks_in, pref
 from services.dataplane.shapes.layouts import (
     IpcacheEntry,
     IpcacheKey,
-    PolicyMapEntry,
     PolicyMapKey,
     Prefix,
     pack_address,
@@ -228,15 +227,6 @@ def test_a_network_that_a_rule_names_has_a_row_and_an_entry_and_a_longer_one_goe
 def test_rows_of_networks_are_written_after_the_entries_for_them_and_go_before_them() -> None:
     order = [table.name for table in node().tables]
     assert order.index("policy") < order.index("ipcache")
-
-
-def test_what_is_denied_is_written_before_what_is_allowed() -> None:
-    many = [outside(f"a{each}", f"198.51.{each}.0/24") for each in range(40)]
-    policy = from_(*(each.id for each in many[20:]))
-    policy.denies.append(SelectorRule(direction="ingress", selectors=[each.id for each in many[:20]]))
-    upserts, _ = node(policy, selectors=many)[Policy].table.take()
-    weights = [PolicyMapEntry.unpack(value).precedence for value in upserts.values()]
-    assert len(weights) == 41 and weights == sorted(weights, reverse=True)
 
 
 def test_an_address_of_a_pod_or_a_node_is_that_whatever_networks_are_named() -> None:

@@ -52,7 +52,7 @@ class Flow(Part, frozen=True, kw_only=True):
 
     at: float  # seconds since the epoch
     type: Literal["drop", "policy-verdict", "other"]
-    verdict: Literal["forwarded", "dropped", "other"]
+    verdict: Literal["forwarded", "dropped", "audited", "other"]  # audited: it passed, and would not else
     reason: str = ""  # public name: "Policy denied"
     reason_code: int = 0
     direction: Literal["ingress", "egress", "", "other"] = ""

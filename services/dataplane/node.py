@@ -86,6 +86,9 @@ class Node:
         routing = Routing(settings.families, underlay, settings.auto_direct_node_routes, networks)
         self.model = NodeModel(settings.node, own, routing, settings.not_masqueraded)
         self.model.policy.store.entries_max = settings.policy_map_max
+        self.model.policy.store.mode = settings.policy_mode
+        if settings.policy_mode.audit or settings.policy_mode.enforcement == "never":
+            log.warning("policies are not enforced on this node", mode=str(settings.policy_mode))
         self.endpoints = Endpoints()
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)

@@ -329,3 +329,9 @@ def test_a_clusterwide_policy_has_the_same_fields(name: str) -> None:
         assert isinstance(message(clusterwide(row.body)), Policy)
     else:
         assert row.words in problems(clusterwide(row.body)).get(row.path, "")
+
+
+def test_a_policy_that_is_to_be_tried_only_is_refused_and_not_enforced() -> None:
+    staged = cilium(ingress("")).replace("metadata: {", "metadata: {annotations: {plexus.io/stage: 'true'}, ")
+    assert "it would be enforced" in problems(staged)["metadata.annotations[plexus.io/stage]"]
+    assert not problems(staged.replace("'true'", "'false'"))

@@ -56,6 +56,21 @@ VERSIONS = {"world-ipv4": 4, "world-ipv6": 6}
 
 NO_NETWORKS = Networks()
 
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How policies are enforced on this node.
+
+    With `audit` nothing is denied: what would be has an entry that allows it, and whose cookie says so. So programs do
+    nothing that they do not do anyway, and each connection is judged again when the mode ends.
+    """
+
+    enforcement: str = "default"  # where policies select; "always": everywhere; "never": nowhere
+    audit: bool = False
+
+
+DEFAULT_MODE = Mode()
+
 ENTRIES_MAX = 16384
 """Entries of one identity, both directions together, unless PLEXUS_POLICY_MAP_MAX says otherwise."""
 
@@ -95,6 +110,7 @@ class PolicyEntry(NamedTuple):
 
 
 ALLOW, DENY = precedence("allow"), precedence("deny")
+REST = precedence("allow", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +129,7 @@ class EndpointPolicy:
     left_out: int = 0  # entries that they would have
     closed_policies: Mapping[Direction, tuple[str, ...]] = field(default_factory=dict)  # that say something of them
     missing: frozenset[str] = frozenset()  # selectors that rules name and nobody said
+    audited: Mapping[int, str] = field(default_factory=dict)  # by cookie, of what is let pass: why it would be denied
 
     def enforced(self, direction: int) -> bool:
         return self.egress_enforced if direction == EGRESS else self.ingress_enforced
@@ -220,6 +237,7 @@ def entries_for(
     limit: int = ENTRIES_MAX,
     closed: Collection[int] = (),
     only: Set[int] | None = None,
+    mode: Mode = DEFAULT_MODE,
 ) -> EndpointPolicy:
     """Expand all that governs one local identity.
 
@@ -275,9 +293,11 @@ def entries_for(
             for peer in AGGREGATES if is_vague else _peers(rule, selectors, networks, only):
                 for protocol, port, bits in denied_parts(rule.ports):
                     denied[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
-    enforced = [bool(deciders[direction] or denied[direction]) for direction in (INGRESS, EGRESS)]
+    is_selected = [bool(deciders[direction] or denied[direction]) for direction in (INGRESS, EGRESS)]
+    enforced = [mode.enforcement != "never" and (each or mode.enforcement == "always") for each in is_selected]
     for direction in (INGRESS, EGRESS):
-        if enforced[direction] and not deciders[direction]:  # what no rule denies is open
+        is_by_default = deciders[direction] or mode.enforcement == "always"
+        if enforced[direction] and not is_by_default:  # what no rule denies is open
             sources[direction] |= {PolicyKey(group, direction, 0, 0, 0): set() for group in AGGREGATES}
         for key in [key for key in sources[direction] if _is_covered(key, denied[direction])]:
             del sources[direction][key]
@@ -291,8 +311,11 @@ def entries_for(
     full = _drop_what_is_too_much(sources, denied, enforced, limit, closed)
     left_out -= sum(len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each])
     entries, cookies, names_of = _entries(
-        [part for part, on in zip(sources, enforced, strict=True) if on], denied, port_names
+        [part for part, on in zip(sources, enforced, strict=True) if on],
+        [part for part, on in zip(denied, enforced, strict=True) if on],
+        port_names,
     )
+    audited = _audit(entries, cookies, enforced, deciders, closed) if mode.audit else {}
     if enforced[INGRESS] and INGRESS not in closed:  # it is let in without, too (flow.h)
         entries.setdefault(PolicyKey(HOST, INGRESS, 0, 0, 0), PolicyEntry(ALLOW, 0))
     return EndpointPolicy(
@@ -311,6 +334,7 @@ def entries_for(
             for direction in full
         },
         missing=frozenset(missing),
+        audited=audited,
     )
 
 
@@ -413,6 +437,7 @@ def amended(before: EndpointPolicy, part: EndpointPolicy, only: Set[int], limit:
         entries=entries,
         cookies={number: names for number, names in cookies.items() if number in used},
         port_names={number: names for number, names in port_names.items() if number in used},
+        audited={number: why for number, why in {**before.audited, **part.audited}.items() if number in used},
     )
 
 
@@ -476,6 +501,38 @@ def _entries(
             named = weight == ALLOW and key in port_names
             entries[key] = PolicyEntry(weight, known[together], deny=weight == DENY, named=named)
     return entries, cookies, names_of
+
+
+def _audit(
+    entries: dict[PolicyKey, PolicyEntry],
+    cookies: dict[int, tuple[str, ...]],
+    enforced: Sequence[bool],
+    deciders: Sequence[Sequence[str]],
+    closed: Collection[int],
+) -> dict[int, str]:
+    """Let pass what would be denied: by its own entry, with the weight that it has; and everything else by one for each
+    group, of less weight than any other. Returns the cookies of those, and why."""
+    audited: dict[int, str] = {}
+    known: dict[tuple[str, tuple[str, ...]], int] = {}
+
+    def cookie(why: str, names: tuple[str, ...]) -> int:
+        if (why, names) not in known:
+            known[why, names] = _cookie(names, [f"audit {why}"], cookies)
+            audited[known[why, names]] = why
+        return known[why, names]
+
+    for key, entry in entries.items():
+        if entry.deny:
+            entries[key] = PolicyEntry(DENY, cookie(POLICY_DENIED_BY_RULE, cookies.get(entry.cookie, ())))
+    for direction in (INGRESS, EGRESS):
+        if enforced[direction] and direction not in closed:
+            rest = PolicyEntry(REST, cookie(POLICY_DENIED, tuple(deciders[direction])))
+            for group in AGGREGATES:
+                entries.setdefault(PolicyKey(group, direction, 0, 0, 0), rest)
+    used = {entry.cookie for entry in entries.values()}
+    for number in cookies.keys() - used:
+        del cookies[number]
+    return audited
 
 
 def _covering(identity: int) -> tuple[int, ...]:

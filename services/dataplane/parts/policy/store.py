@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from bus.labels import selects
 from bus.messages.policy import PeerNetwork, PolicyRules, Selector
 from services.dataplane.parts.policy.entries import (
+    DEFAULT_MODE,
     ENTRIES_MAX,
     VERSIONS,
     EndpointPolicy,
@@ -28,6 +29,7 @@ class PolicyStore:
 
     def __init__(self) -> None:
         self.entries_max = ENTRIES_MAX
+        self.mode = DEFAULT_MODE
         self.networks = Networks()
         self._rules: dict[PolicyName, PolicyRules] = {}
         self._selectors: dict[str, Selector] = {}
@@ -144,6 +146,7 @@ class PolicyStore:
             limit=self.entries_max,
             closed=closed,
             only=only,
+            mode=self.mode,
         )
 
     def _anew(self, identities: set[int]) -> set[int]:

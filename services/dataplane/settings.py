@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bus.service import BadSettings
-from services.dataplane.parts.policy.entries import Mode
 from services.dataplane.shapes import sizes
+from services.dataplane.shapes.mode import Mode
 from settings.ports import Ports, node_ports_of
 from settings.read import default, read
 from settings.rows import SWITCHES

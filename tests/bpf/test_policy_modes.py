@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.dataplane.parts.policy.entries import Mode
+from services.dataplane.shapes.mode import Mode
 from tests.bpf.datapath import Datapath, tcp
 from tests.unit.dataplane.keep.test_full_policy import CIDRS, Node, outside, policy
 

@@ -26,6 +26,7 @@ from bus.messages.resources import PortRange
 from services.dataplane.parts.policy.networks import Networks
 from services.dataplane.shapes.layouts import POLICY_DENIES, POLICY_NAMED
 from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes.mode import DEFAULT_MODE, Mode
 from services.dataplane.shapes.protocols import numbers_of
 
 INGRESS = 0
@@ -55,21 +56,6 @@ VERSIONS = {"world-ipv4": 4, "world-ipv6": 6}
 """Entities that are more than their number: networks of a family, whom policies call by numbers of their own."""
 
 NO_NETWORKS = Networks()
-
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """How policies are enforced on this node.
-
-    With `audit` nothing is denied: what would be has an entry that allows it, and whose cookie says so. So programs do
-    nothing that they do not do anyway, and each connection is judged again when the mode ends.
-    """
-
-    enforcement: str = "default"  # where policies select; "always": everywhere; "never": nowhere
-    audit: bool = False
-
-
-DEFAULT_MODE = Mode()
 
 ENTRIES_MAX = 16384
 """Entries of one identity, both directions together, unless PLEXUS_POLICY_MAP_MAX says otherwise."""

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from bus.labels import selects
 from bus.messages.policy import PeerNetwork, PolicyRules, Selector
 from services.dataplane.parts.policy.entries import (
-    DEFAULT_MODE,
     ENTRIES_MAX,
     VERSIONS,
     EndpointPolicy,
@@ -19,6 +18,7 @@ from services.dataplane.parts.policy.entries import (
     referred,
 )
 from services.dataplane.parts.policy.networks import Networks
+from services.dataplane.shapes.mode import DEFAULT_MODE
 
 MOST_MOVED = 1000  # peers, at which it is cheaper to expand anew
 PolicyName = tuple[str, str, str]  # kind, namespace, name

@@ -19,9 +19,9 @@ from services.dataplane.dump import dump
 from services.dataplane.flows.names import flows
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
-from services.dataplane.parts.policy.entries import Mode
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
+from services.dataplane.shapes.mode import Mode
 from tests.unit.dataplane.fake_kernel import MemoryMaps
 
 WEB, DB = 1000, 2000

@@ -9,10 +9,10 @@ from services.dataplane.parts.policy.entries import (
     POLICY_DENIED,
     POLICY_DENIED_BY_RULE,
     EndpointPolicy,
-    Mode,
     entries_for,
     verdict,
 )
+from services.dataplane.shapes.mode import Mode
 from tests.unit.dataplane.parts.policy.test_denies import DB, EVERY, OPS, WEB, WORLD, policy, rule
 
 TCP = 6

@@ -16,11 +16,12 @@ from bus.messages.identity import Identity
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import Pod
 from bus.subjects import CIDR_GROUP, IDENTITY, NAMESPACE, POD, POLICY
-from services.dataplane.parts.policy.entries import EGRESS, INGRESS, Mode, entries_for, name_of, verdict
+from services.dataplane.parts.policy.entries import EGRESS, INGRESS, entries_for, name_of, verdict
 from services.dataplane.parts.policy.named_ports import names_in
 from services.dataplane.parts.policy.networks import Networks, prefixes_of
 from services.dataplane.parts.policy.store import PolicyStore
 from services.dataplane.shapes.layouts import Prefix
+from services.dataplane.shapes.mode import Mode
 from services.policy.model import PolicyModel
 from tests.oracle import allowed_by_rules
 from tests.strategies import End, Packet, World, worlds

@@ -95,6 +95,46 @@ class DumpRows(Message, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class Why(Message, frozen=True, kw_only=True):
+    """What becomes of the first packet of such a connection here? Subject: req.dataplane.why.<node>"""
+
+    source: str  # "10.0.1.2", "fd00::2"
+    destination: str
+    protocol: int
+    port: int  # of the destination; of ICMP the type + 1
+
+
+class Judgement(Part, frozen=True, kw_only=True):
+    """What the maps of a node say of one direction of a pod's policy."""
+
+    direction: Literal["ingress", "egress", "other"]
+    pod: str  # "namespace/name"
+    enforced: bool
+    allowed: bool
+    reason: str = ""  # why not, or, where the node only looks, why it would not be
+    audited: bool = False
+    policies: list[str] = []  # that decided
+    nearest: str = ""  # the rule that comes nearest to letting it through
+
+
+class Way(Part, frozen=True, kw_only=True):
+    """One backend of a Service, or the destination itself."""
+
+    destination: str
+    port: int
+    source_identity: int
+    destination_identity: int
+    judged: list[Judgement] = []  # by pods of this node
+    route: str = ""  # in words
+
+
+class WhyAnswer(Message, frozen=True, kw_only=True):
+    node: str
+    service: str = ""  # "default/web": the destination is its frontend
+    ways: list[Way] = []  # none: it has no backends
+    problem: str = ""
+
+
 class HealthQuestion(Message, frozen=True, kw_only=True):
     """How are you? Subject: req.<owner>.health.<instance>"""
 

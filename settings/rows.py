@@ -248,6 +248,27 @@ ROUTING = (
     ),
 )
 
+POLICY = (
+    Row(
+        key="policyEnforcementMode",
+        variable="PLEXUS_POLICY_ENFORCEMENT_MODE",
+        read=Words("default", "always", "never"),
+        default="default",
+        services=NODE,
+        text="`default`: a pod is closed in a direction of which a policy that selects it says something; `always`: "
+        "every pod is closed but for what policies allow; `never`: no policy is enforced",
+    ),
+    Row(
+        key="policyAuditMode",
+        variable="PLEXUS_POLICY_AUDIT_MODE",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="nothing is denied; what would be is told with the verdict `audited`, and why. A pod whose labels are not "
+        "known yet is closed all the same",
+    ),
+)
+
 BUS = (
     Row(
         key="bus.tls.enabled",
@@ -483,6 +504,7 @@ EVERYWHERE = (
 
 SECTIONS: Mapping[str, tuple[Row, ...]] = {
     "Addresses and routing": ROUTING,
+    "Policy": POLICY,
     "The bus": BUS,
     "Masquerade": MASQUERADE,
     "Sizes and times": SIZES,
@@ -513,7 +535,5 @@ LATER = (
     "loadBalancer.algorithm",
     "loadBalancer.mode",
     "nodePort.enabled",
-    "policyEnforcementMode",
-    "policyAuditMode",
 )
 """Keys of the chart whose features come later; a value there is refused with a word of its own."""

@@ -65,3 +65,4 @@ class Selector(Message, frozen=True, kw_only=True):
     members: list[int] = []  # identity numbers, ascending
     having: NamedPort | None = None
     networks: list[PeerNetwork] = []
+    partial: bool = False  # there are more of them than can be said: who denies by it denies everyone

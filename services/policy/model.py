@@ -5,7 +5,8 @@ each and no rule is said again. Named ports are resolved here, to selectors of t
 groups of networks to selectors of these (`networks.py`), and Services to whoever is behind them (`services.py`).
 
 A policy that cannot be compiled, or whose rules the bus does not take, is said as nothing but the default deny that it
-asks for: it never becomes "no rule applies". It stays so, in `failed`, until the policy is changed.
+asks for; where it has rules that deny, it denies everyone, whatever others allow. So it never becomes "no rule
+applies". It stays so, in `failed`, until the policy is changed.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ class PolicyModel:
         for key in sorted(self._dirty_selectors):
             message = self._message(key)
             if message is not None and key in self._unsayable:
-                message = msgspec.structs.replace(message, members=[], networks=[])
+                message = msgspec.structs.replace(message, members=[], networks=[], partial=True)
             if message is not None and self._said_selectors.get(key) != message:
                 self._said_selectors[key] = message
                 yield Say(SELECTOR.of(key), message)
@@ -358,6 +359,8 @@ class PolicyModel:
             deny_egress |= "egress" in directions
             if not deny_ingress and not deny_egress:
                 deny_ingress = deny_egress = True
+            denied = sorted({rule.direction for rule in policy.denies})
+            denies = [SelectorRule(direction=direction, any_peer=True) for direction in denied]
         else:
             allowing = len(policy.rules)
             for rule, keys in zip(policy.rules, compiled.peers[:allowing], strict=True):

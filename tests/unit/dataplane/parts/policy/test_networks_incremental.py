@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from bus.labels import network_number_of
 from bus.messages.policy import PeerNetwork, PolicyRules, Selector, SelectorRule
-from bus.messages.resources import LabelSelector, Requirement
-from services.dataplane.parts.policy.entries import EndpointPolicy
+from bus.messages.resources import LabelSelector, PortRange, Requirement
+from services.dataplane.parts.policy import store as policy_store
+from services.dataplane.parts.policy.entries import EndpointPolicy, entries_for
 from services.dataplane.parts.policy.store import PolicyStore
 from tests.strategies import CIDRS
 
@@ -29,13 +35,23 @@ networks = st.builds(
     except_cidrs=st.lists(st.sampled_from(CIDRS), max_size=2, unique=True).map(sorted),
 )
 selectors = st.builds(
-    Selector, id=st.sampled_from(KEYS), selector=st.just(LabelSelector()), networks=st.lists(networks, max_size=3)
+    Selector,
+    id=st.sampled_from(KEYS),
+    selector=st.just(LabelSelector()),
+    networks=st.lists(networks, max_size=3),
+    members=st.lists(st.sampled_from([1000, 2000, 3000, 3001, 3002]), max_size=3, unique=True).map(sorted),
+    partial=st.sampled_from([False, False, False, True]),
+)
+ports = st.builds(
+    PortRange, protocol=st.just("TCP"), port=st.sampled_from([0, 80, 81]), name=st.sampled_from(["", "a"])
 )
 rule = st.builds(
     SelectorRule,
     direction=st.sampled_from(["ingress", "egress"]),
     selectors=st.lists(st.sampled_from(KEYS), max_size=2, unique=True),
     entities=st.lists(st.sampled_from(["world-ipv4", "world-ipv6", "world", "cluster"]), max_size=1),
+    ports=st.lists(ports, max_size=1),
+    subject=st.sampled_from(["", "", *KEYS]),
 )
 policies = st.builds(
     PolicyRules,
@@ -48,7 +64,7 @@ policies = st.builds(
     deny_ingress_by_default=st.booleans(),
     deny_egress_by_default=st.booleans(),
 )
-changes = st.lists(st.one_of(selectors, policies, st.sampled_from(KEYS), st.sampled_from(NAMES)), max_size=12)
+changes = st.lists(st.one_of(selectors, policies, st.sampled_from(KEYS), st.sampled_from(NAMES)), max_size=14)
 """What is put, or the key of what goes."""
 
 
@@ -99,3 +115,42 @@ def test_every_change_tells_whom_it_concerns_and_only_the_end_counts(
     assert {cidr for cidr in CIDRS if store.networks.number(cidr)} == {
         cidr for cidr in CIDRS if anew.networks.number(cidr)
     }
+
+
+def test_one_change_among_many_asks_for_those_alone_who_are_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = begun()
+    many = [f"one-{number}" for number in range(500)]
+
+    def outside(key: str, second: int) -> Selector:
+        cidr = f"10.{second}.{many.index(key) % 250}.0/24"
+        return Selector(id=key, selector=LabelSelector(), networks=[PeerNetwork(cidr=cidr)])
+
+    for key in many:
+        store.put_selector(outside(key, many.index(key) // 250))
+    everything = [SelectorRule(direction="ingress", selectors=many, ports=[PortRange(protocol="TCP", port=80)])]
+    policy = PolicyRules(
+        kind="NetworkPolicy",
+        namespace="default",
+        name="p",
+        subject=SUBJECTS[0].id,
+        rules=everything,
+        deny_ingress_by_default=True,
+    )
+    store.put_rules(policy)
+    before = all_of(store)[1000]
+    asked: list[object] = []
+
+    def ask(*arguments: Any, **named: Any) -> EndpointPolicy:
+        asked.append(named["only"])
+        return entries_for(*arguments, **named)
+
+    monkeypatch.setattr(policy_store, "entries_for", ask)
+    gone, came = store.networks.number("10.0.7.0/24"), network_number_of("10.9.7.0/24")
+    assert store.put_selector(outside(many[7], 9)) == {1000}
+    after = store.policy_of(1000)
+    assert asked == [{gone, came}]
+    peers = [{key.identity for key in each.entries} for each in (before, after)]
+    assert peers[0] ^ peers[1] == {gone, came}
+    store.put_rules(replace(policy, name="q"))
+    store.policy_of(1000)
+    assert asked[1:] == [None], "another policy may be about everything"

@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "PreferSameZone": "PreferSameZone",
 }
 POLICIES = ("Cluster", "Local")
+NOBODY = "255.255.255.255/32"  # no packet comes from there
 SOURCE_RANGES_POLICY = "service.cilium.io/src-ranges-policy"
 
 TYPE_NOT_FROM_OUTSIDE = (
@@ -57,23 +58,35 @@ def read_exposure(
             problems.add(f"spec.{field}", f"is of what comes from outside, and a {spec.type} is not reached from there")
     if has_frontends:
         _warn(spec, is_exposed, problems)
-    for index, text in enumerate(spec.load_balancer_source_ranges):
-        problems.add_if(f"spec.loadBalancerSourceRanges[{index}]", words.cidr(text.strip()))
-    ranges = sorted({words.plain_cidr(text.strip()) for text in spec.load_balancer_source_ranges})
     return {
-        "external_traffic_policy": spec.external_traffic_policy or "Cluster",
-        "internal_traffic_policy": spec.internal_traffic_policy or "Cluster",
+        "external_traffic_policy": _policy(spec.external_traffic_policy),
+        "internal_traffic_policy": _policy(spec.internal_traffic_policy),
         "external_addresses": _external_addresses(spec, problems),
         "health_check_port": _health_check_port(spec, problems),
         "allocates_node_ports": spec.allocate_load_balancer_node_ports,
         "affinity_seconds": _affinity_seconds(spec, problems),
-        "source_ranges": ranges,
+        "source_ranges": _source_ranges(spec, problems),
         "denies_sources": any(
             key.lower() == SOURCE_RANGES_POLICY and value == "deny" for key, value in annotations.items()
         ),
         "publishes_not_ready": spec.publish_not_ready_addresses,
         "distribution": DISTRIBUTIONS.get(spec.traffic_distribution, ""),
     }
+
+
+def _policy(text: str) -> str:
+    return text if text in POLICIES else "Cluster"
+
+
+def _source_ranges(spec: ServiceSpec, problems: Problems) -> list[str]:
+    """Those that can be read; where none can, one that nobody is in: none at all would let everybody in."""
+    asked, found = spec.load_balancer_source_ranges, set()
+    for index, text in enumerate(asked):
+        wrong = words.cidr(text.strip())
+        problems.add_if(f"spec.loadBalancerSourceRanges[{index}]", wrong)
+        if wrong is None:
+            found.add(words.plain_cidr(text.strip()))
+    return sorted(found) if found or not asked else [NOBODY]
 
 
 def _warn(spec: ServiceSpec, is_exposed: bool, problems: Problems) -> None:
@@ -88,8 +101,10 @@ def _warn(spec: ServiceSpec, is_exposed: bool, problems: Problems) -> None:
 def _external_addresses(spec: ServiceSpec, problems: Problems) -> list[str]:
     found = []
     for index, text in enumerate(spec.external_ips):
-        problems.add_if(f"spec.externalIPs[{index}]", words.endpoint_address(text))
-        found.append(plain(text))
+        wrong = words.endpoint_address(text)
+        problems.add_if(f"spec.externalIPs[{index}]", wrong)
+        if wrong is None:
+            found.append(plain(text))
     return sorted(set(found))
 
 
@@ -119,4 +134,5 @@ def _affinity_seconds(spec: ServiceSpec, problems: Problems) -> int:
     if not 1 <= seconds <= AFFINITY_SECONDS_MAX:
         where = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
         problems.add(where, f"{seconds} is not within 1 and {AFFINITY_SECONDS_MAX} seconds")
+        return AFFINITY_SECONDS
     return seconds

@@ -435,6 +435,12 @@ EVERYWHERE = (
         text="of that account",
     ),
     Row(
+        variable="PLEXUS_BUS_PASSWORD_FILE",
+        read=Text(),
+        services=(EVERY,),
+        text="where that password stands, if not in PLEXUS_BUS_PASSWORD",
+    ),
+    Row(
         variable="PLEXUS_BUS_TLS_CA",
         read=Text(),
         services=(EVERY,),

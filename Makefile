@@ -70,10 +70,11 @@ instructions: setup ## how large each program is and what the verifier goes thro
 packets: setup ## what packets cost beside a program that never changes, anew into bench/packets.json
 	@$(BIN)/python -m bench --only packets --record
 
-docs: setup ## write docs/events.md, docs/settings.md and the tables of docs/map-sizes.md anew from their sources
+docs: setup ## write docs/events.md, docs/settings.md, tables of docs/map-sizes.md and of deploy/k8s anew from their sources
 	@mkdir -p build
 	@$(BIN)/python -m tools.events_doc > build/events.md && mv build/events.md docs/events.md
 	@$(BIN)/python -m tools.settings_doc
+	@$(BIN)/python -m tools.chart
 
 protos: setup ## write the Python of services/hubble/api anew from its .proto files
 	@$(BIN)/python -m tools.protos

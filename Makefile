@@ -9,7 +9,7 @@ LAYERS := unit contract bus k8s bpf lab
 C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
-.PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock protos clean
+.PHONY: help setup programs demo docs image fmt check check-python check-types check-imports check-c test bench lock protos clean
 .PHONY: $(LAYERS:%=test-%) guest-setup test-guest instructions packets
 
 help: ## what there is to type
@@ -78,6 +78,11 @@ docs: setup ## write docs/events.md, docs/settings.md, tables of docs/map-sizes.
 
 protos: setup ## write the Python of services/hubble/api anew from its .proto files
 	@$(BIN)/python -m tools.protos
+
+image: setup ## build the image of everything by docker (BASE=... in the place of debian:12-slim)
+	@$(BIN)/python -m tools.image
+	@docker build --tag plexus:$$($(BIN)/python -c 'from importlib.metadata import version; print(version("plexus"))') \
+	    $(if $(BASE),--build-arg BASE=$(BASE)) build/image
 
 lock: ## resolve pyproject.toml into requirements.lock anew
 	@tools/lock.sh $(LOCK_OPTIONS)

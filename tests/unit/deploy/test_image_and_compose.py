@@ -50,6 +50,19 @@ def test_every_service_has_its_container_and_its_account(services: dict[str, Any
     assert services["setup"]["command"][1:] == list(NODES)
 
 
+def test_the_operator_schedules_and_finds_its_account(services: dict[str, Any]) -> None:
+    told = services[OPERATOR]["environment"]
+    assert (told["PLEXUS_BUS_USER"], told["PLEXUS_BUS_PASSWORD_FILE"]) == (
+        OPERATOR,
+        f"/etc/plexus/accounts/{OPERATOR}/password",
+    )
+    for name in (OPERATOR, "setup"):
+        program = services[name]["command"][0].removeprefix("/opt/compose/")
+        assert (DEPLOY / "compose" / program).is_file()
+    for node in NODES:
+        assert (DEPLOY / "compose" / services[node]["entrypoint"][1].removeprefix("/opt/compose/")).is_file()
+
+
 def test_no_container_is_told_what_nobody_reads(services: dict[str, Any]) -> None:
     for each in services.values():
         assert each.get("environment", {}).keys() <= VARIABLES.keys() | SERVER

@@ -180,6 +180,8 @@ def test_what_nobody_said_is_not_told_and_defaults_are_the_tables(plexus: helm.C
     node = environment(objects, "dataplane")
     assert node["PLEXUS_NATIVE_ROUTING_CIDR"] == "10.244.0.0/16"
     assert "PLEXUS_MASQ_EXCLUDE" not in node
+    given = rendered(plexus, {"ipam": {"mode": "kubernetes"}})
+    assert "PLEXUS_NATIVE_ROUTING_CIDR" not in environment(given, "dataplane"), "no pool has the pods' addresses"
     assert environment(objects, "ipam")["PLEXUS_CLUSTER_POOL_CIDRS6"] == "", "there are none of a family that is off"
 
 
@@ -204,7 +206,8 @@ def test_what_is_not_there_may_be_switched_off(plexus: helm.Chart) -> None:
         ({"MTU": 70_000}, "MTU"),
         ({"tunnelProtocol": "gre"}, "tunnelProtocol"),
         ({"operator": {"replicas": 0}}, "replicas"),
-        ({"ipam": {"mode": "multi-pool"}}, "ipam.mode: use cluster-pool"),
+        ({"ipam": {"mode": "multi-pool"}}, "ipam.mode: use cluster-pool or kubernetes"),
+        ({"ipam": {"mode": "kubernetes"}, "routingMode": "native"}, "ipv4NativeRoutingCIDR: say where pods are"),
         ({"kubeProxyReplacement": False}, "kubeProxyReplacement: is true only"),
         ({"ipv4": {"enabled": False}}, "a cluster has one of them at least"),
         ({"bus": {"node": ""}}, "bus.node: name the node"),

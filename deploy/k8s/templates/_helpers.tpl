@@ -148,7 +148,10 @@ plexus/values: {{ .root.Values | toJson | sha256sum }}
 {{- $on := dig (printf "ipv%s" $family) "enabled" false $.Values.AsMap }}
 {{- $native := dig (printf "ipv%sNativeRoutingCIDR" $family) "" $.Values.AsMap | default "" }}
 {{- $pools := include "plexus.pools" (dict "root" $ "family" $family) | splitList "," }}
-{{- if $on }}
+{{- if and $on (eq $.Values.ipam.mode "kubernetes") (eq $.Values.routingMode "native") (not $native) }}
+{{- fail (printf "ipv%sNativeRoutingCIDR: say where pods are (the controller manager's --cluster-cidr), as routingMode is native and Nodes bring their blocks" $family) }}
+{{- end }}
+{{- if and $on (or $native (ne $.Values.ipam.mode "kubernetes")) }}
 - name: PLEXUS_NATIVE_ROUTING_CIDR{{ $suffix }}
   value: {{ $native | default (first $pools) | quote }}
 {{- end }}

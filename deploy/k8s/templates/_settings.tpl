@@ -330,8 +330,8 @@
 {{- if has ((dig "bpf" "datapathMode" "" .Values.AsMap) | toString) (list "netkit" "netkit-l2") }}
 {{- fail "bpf.datapathMode: use veth; the others are not supported yet" }}
 {{- end }}
-{{- if has ((dig "ipam" "mode" "" .Values.AsMap) | toString) (list "kubernetes" "multi-pool") }}
-{{- fail "ipam.mode: use cluster-pool; the others are not supported yet" }}
+{{- if has ((dig "ipam" "mode" "" .Values.AsMap) | toString) (list "multi-pool") }}
+{{- fail "ipam.mode: use cluster-pool or kubernetes; the others are not supported yet" }}
 {{- end }}
 {{- if not (has ((dig "kubeProxyReplacement" "" .Values.AsMap) | toString) (list "" "<nil>" "true")) }}
 {{- fail "kubeProxyReplacement: is true only, so far: leaving Services to kube-proxy is not supported yet" }}

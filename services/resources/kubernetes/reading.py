@@ -194,7 +194,7 @@ def _walled(kind: Kind, raw: Mapping[str, Any], key: Key) -> dict[str, Any] | No
     base = {
         "apiVersion": kind.api_version,
         "kind": kind.name,
-        "metadata": {"name": key.name, **({"namespace": key.namespace} if key.namespace else {})},
+        "metadata": {"name": key.name, "namespace": key.namespace},
     }
     spec = raw.get("spec")
     if kind.name == "NetworkPolicy":

@@ -151,10 +151,23 @@ ROUTING = (
     Row(
         key="ipam.mode",
         variable="PLEXUS_IPAM_MODE",
-        read=Words("cluster-pool", later=("kubernetes", "multi-pool")),
+        read=Words("cluster-pool", "kubernetes", later=("multi-pool",)),
         default="cluster-pool",
         services=("ipam",),
-        text="nothing else yet",
+        text="`cluster-pool`: nodes get blocks of the pools below; `kubernetes`: those that their Nodes have in "
+        "spec.podCIDRs, which the controller manager gives out",
+    ),
+    Row(
+        key="k8s.requireIPv4PodCIDR",
+        read=Truth(),
+        inert=True,
+        text="taken, and changes nothing: with `ipam.mode=kubernetes` a node without podCIDRs starts no pod anyway",
+    ),
+    Row(
+        key="k8s.requireIPv6PodCIDR",
+        read=Truth(),
+        inert=True,
+        text="the same of IPv6",
     ),
     Row(
         key="ipam.operator.clusterPoolIPv4PodCIDRList",
@@ -454,6 +467,12 @@ EVERYWHERE = (
         read=Text(),
         services=(EVERY,),
         text="of that account",
+    ),
+    Row(
+        variable="PLEXUS_BUS_PASSWORD_FILE",
+        read=Text(),
+        services=(EVERY,),
+        text="where that password stands, if not in PLEXUS_BUS_PASSWORD",
     ),
     Row(
         variable="PLEXUS_BUS_TLS_CA",

@@ -135,6 +135,16 @@
 - name: PLEXUS_TERMINATE_ALL_PROTOCOLS
   value: {{ $v | toString | quote }}
 {{- end }}
+{{- $v := (dig "policyEnforcementMode" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_POLICY_ENFORCEMENT_MODE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "policyAuditMode" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_POLICY_AUDIT_MODE
+  value: {{ $v | toString | quote }}
+{{- end }}
 {{- $v := (dig "enableIPv4Masquerade" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_MASQUERADE
@@ -320,12 +330,6 @@
 {{- end }}
 {{- if not (has ((dig "nodePort" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "nodePort.enabled: is not supported yet; remove it" }}
-{{- end }}
-{{- if not (has ((dig "policyAuditMode" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
-{{- fail "policyAuditMode: is not supported yet; remove it" }}
-{{- end }}
-{{- if not (has ((dig "policyEnforcementMode" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
-{{- fail "policyEnforcementMode: is not supported yet; remove it" }}
 {{- end }}
 {{- if has ((dig "bpf" "datapathMode" "" .Values.AsMap) | toString) (list "netkit" "netkit-l2") }}
 {{- fail "bpf.datapathMode: use veth; the others are not supported yet" }}

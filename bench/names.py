@@ -57,9 +57,9 @@ def resolve(server: socket.socket) -> None:
 def proxy(listening: socket.socket, resolver: tuple[str, int]) -> None:
     import uvloop
 
+    from bus.patterns import Patterns
     from services.dns.judge import Judge
     from services.dns.names import Names
-    from services.dns.patterns import Patterns
     from services.dns.proxy import UDP
 
     async def admit(name: str, new: frozenset[str]) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from bus.patterns import Patterns
 from services.dns.names import Names
-from services.dns.patterns import Patterns
 from services.dns.wire import HEADER, NXDOMAIN, REFUSED, SERVFAIL, Question, addresses, question_of, refusal
 
 MOST_REMEMBERED = 20_000  # questions

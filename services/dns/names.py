@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
 
-from services.dns.patterns import Patterns
+from bus.patterns import Patterns
 from services.dns.wire import Found
 
 

@@ -38,7 +38,7 @@ _OPT_OF_OURS = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"  # root, OPT, 1232 bytes, nothing
 class Question(NamedTuple):
     """`section`: the question as it stands in the message, which an answer repeats."""
 
-    name: str | None  # see patterns.py
+    name: str | None  # see bus/patterns.py
     type: int
     section: bytes
     has_edns: bool

@@ -1,48 +1,13 @@
-"""Patterns, and what is known of names."""
+"""What is known of names."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.patterns import Patterns
 from services.dns.names import Names
-from services.dns.patterns import Patterns
 from services.dns.wire import Found
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "is_matched"),
-    [
-        ("*", "a.b.c", True),
-        ("*", "", True),
-        ("*", None, True),
-        ("*.example.com", "a.example.com", True),
-        ("*.example.com", "a.b.example.com", False),
-        ("*.example.com", "example.com", False),
-        ("**.example.com", "a.b.example.com", True),
-        ("**.example.com", "example.com", False),
-        ("*.Example.com.", "a.example.com", True),
-        ("a*.example.com", "abc.example.com", True),
-        ("a*.example.com", "xabc.example.com", False),
-        ("a.*.com", "a.b.com", True),
-        ("a.*.com", "a.b.c.com", False),
-        ("example.com", "example.com", True),
-        ("example.com", "exampleXcom", False),
-        ("*.example.com", None, False),
-    ],
-)
-def test_patterns(pattern: str, name: str | None, is_matched: bool) -> None:
-    assert Patterns(patterns=[pattern]).has(name) is is_matched
-    assert Patterns(patterns=["other.org", pattern]).has(name) is is_matched
-
-
-def test_names_are_whole_and_whatever_their_case() -> None:
-    patterns = Patterns(names=["A.Example.com."])
-    assert patterns.has("a.example.com")
-    assert not patterns.has("b.a.example.com")
-    assert not patterns.has(None)
-    assert not Patterns().has("a")
 
 
 def known(minimum_ttl: float = 0.0, most: int = 10) -> Names:

@@ -15,10 +15,10 @@ import dns.message
 import dns.rcode
 import pytest
 
+from bus.patterns import Patterns
 from services.dns import proxy
 from services.dns.judge import Judge, Rcode
 from services.dns.names import Names
-from services.dns.patterns import Patterns
 from tests.unit.dns.resolver import Resolver, resolving
 
 SECONDS = 20.0

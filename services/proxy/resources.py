@@ -26,7 +26,11 @@ TLS_CLUSTER = "tls"
 MARKS = {"ingress": 0xA00, "egress": 0xB00}
 """On what Envoy's own connections send: so the programs know which policy was asked already."""
 
-FIRST_OWN_PORT, LAST_OWN_PORT = 10240, 32767  # of Envoy's calls, which bear a pod's address and must not meet its own
+FIRST_OWN_PORT, LAST_OWN_PORT = 14336, 29999
+"""Of Envoy's calls, which bear a pod's address and must not meet the pod's own. It holds only as far as it is within
+the node's net.ipv4.ip_local_port_range, which therefore has to begin at 10240."""
+
+LOOPBACK, LOOPBACK6 = "127.0.0.1", "::1"
 IPPROTO_IP, IP_LOCAL_PORT_RANGE = 0, 51  # linux/in.h
 CONNECT_SECONDS = 130.0  # longer than a pod's own connect() takes: it is refused when the other end is, not by us
 TLS_HELLO_SECONDS = 15.0
@@ -57,13 +61,13 @@ def item(message: Message) -> Item:
     return Item(sha256(body).hexdigest()[:16], body)
 
 
-def resources(slots: Iterable[Slot]) -> Resources:
-    """All that Envoy is to have for these, which have no problems (slots.problem)."""
+def resources(slots: Iterable[Slot], *, has_ipv6: bool = True) -> Resources:
+    """All that Envoy is to have for these, which have no problems (slots.problem). `has_ipv6`: the node's kernel."""
     found: Resources = {kind: {} for kind in ORDER}
     for cluster in clusters():
         found[CLUSTERS][cluster.name] = item(cluster)
     for slot in slots:
-        found[LISTENERS][slot.name] = item(listener(slot))
+        found[LISTENERS][slot.name] = item(listener(slot, has_ipv6))
         if slot.http is not None:
             found[ROUTES][slot.name] = item(route_configuration(slot.name, slot.http))
     return found
@@ -74,10 +78,10 @@ def closed_routes(name: str) -> Item:
     return item(route_configuration(name, ()))
 
 
-def listener(slot: Slot) -> envoy.Listener:
+def listener(slot: Slot, has_ipv6: bool) -> envoy.Listener:
     made = envoy.Listener(
         name=slot.name,
-        address=_address("127.0.0.1", slot.port),
+        address=_address(LOOPBACK, slot.port),
         transparent=BoolValue(value=True),
         enable_reuse_port=BoolValue(value=False),  # one socket, which the kernel's map of sockets holds
         traffic_direction=envoy.Listener.INBOUND if slot.direction == "ingress" else envoy.Listener.OUTBOUND,
@@ -86,6 +90,8 @@ def listener(slot: Slot) -> envoy.Listener:
             _listener_filter("original_src", envoy.OriginalSrc(mark=MARKS[slot.direction])),
         ],
     )
+    if has_ipv6:  # a socket of its own: one for both would call IPv4 onward by IPv6
+        made.additional_addresses.add(address=_address(LOOPBACK6, slot.port))
     chain = made.filter_chains.add(name=slot.name)
     if slot.http is not None:
         chain.filters.append(_filter("http", _http(slot.name)))

@@ -235,7 +235,7 @@ class StringMatcher(_message.Message):
     def __init__(self, exact: _Optional[str] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ...) -> None: ...
 
 class Listener(_message.Message):
-    __slots__ = ("name", "address", "filter_chains", "listener_filters", "transparent", "listener_filters_timeout", "traffic_direction", "enable_reuse_port")
+    __slots__ = ("name", "address", "filter_chains", "listener_filters", "transparent", "listener_filters_timeout", "traffic_direction", "enable_reuse_port", "additional_addresses")
     class TrafficDirection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[Listener.TrafficDirection]
@@ -252,6 +252,7 @@ class Listener(_message.Message):
     LISTENER_FILTERS_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_DIRECTION_FIELD_NUMBER: _ClassVar[int]
     ENABLE_REUSE_PORT_FIELD_NUMBER: _ClassVar[int]
+    ADDITIONAL_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: Address
     filter_chains: _containers.RepeatedCompositeFieldContainer[FilterChain]
@@ -260,7 +261,14 @@ class Listener(_message.Message):
     listener_filters_timeout: _duration_pb2.Duration
     traffic_direction: Listener.TrafficDirection
     enable_reuse_port: _wrappers_pb2.BoolValue
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[_Union[Address, _Mapping]] = ..., filter_chains: _Optional[_Iterable[_Union[FilterChain, _Mapping]]] = ..., listener_filters: _Optional[_Iterable[_Union[ListenerFilter, _Mapping]]] = ..., transparent: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., listener_filters_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traffic_direction: _Optional[_Union[Listener.TrafficDirection, str]] = ..., enable_reuse_port: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+    additional_addresses: _containers.RepeatedCompositeFieldContainer[AdditionalAddress]
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[_Union[Address, _Mapping]] = ..., filter_chains: _Optional[_Iterable[_Union[FilterChain, _Mapping]]] = ..., listener_filters: _Optional[_Iterable[_Union[ListenerFilter, _Mapping]]] = ..., transparent: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., listener_filters_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., traffic_direction: _Optional[_Union[Listener.TrafficDirection, str]] = ..., enable_reuse_port: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., additional_addresses: _Optional[_Iterable[_Union[AdditionalAddress, _Mapping]]] = ...) -> None: ...
+
+class AdditionalAddress(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: Address
+    def __init__(self, address: _Optional[_Union[Address, _Mapping]] = ...) -> None: ...
 
 class FilterChain(_message.Message):
     __slots__ = ("filters", "name")

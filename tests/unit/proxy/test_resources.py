@@ -27,6 +27,14 @@ def test_changed_rules_change_the_routes_and_not_the_listener() -> None:
     assert before[ROUTES] != after[ROUTES]
 
 
+def test_a_listener_has_a_socket_for_each_family_that_the_node_has() -> None:
+    for has_ipv6, sockets in ((True, ["127.0.0.1", "::1"]), (False, ["127.0.0.1"])):
+        made = envoy.Listener.FromString(resources([SLOT], has_ipv6=has_ipv6)[LISTENERS][SLOT.name].body)
+        addresses = [made.address, *(each.address for each in made.additional_addresses)]
+        assert [each.socket_address.address for each in addresses] == sockets
+        assert {each.socket_address.port_value for each in addresses} == {SLOT.port}
+
+
 def test_the_last_routes_deny_whatever_comes() -> None:
     for slot in (SLOT, Slot(port=10001, direction="egress", http=())):
         made = envoy.RouteConfiguration.FromString(resources([slot])[ROUTES][slot.name].body)

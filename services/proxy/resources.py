@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -63,14 +64,24 @@ def item(message: Message) -> Item:
 
 def resources(slots: Iterable[Slot], *, has_ipv6: bool = True) -> Resources:
     """All that Envoy is to have for these, which have no problems (slots.problem). `has_ipv6`: the node's kernel."""
-    found: Resources = {kind: {} for kind in ORDER}
-    for cluster in clusters():
-        found[CLUSTERS][cluster.name] = item(cluster)
+    found: Resources = {CLUSTERS: dict(_clusters()), LISTENERS: {}, ROUTES: {}}
     for slot in slots:
-        found[LISTENERS][slot.name] = item(listener(slot, has_ipv6))
-        if slot.http is not None:
-            found[ROUTES][slot.name] = item(route_configuration(slot.name, slot.http))
+        found[LISTENERS][slot.name], routes = _of(slot, has_ipv6)
+        if routes is not None:
+            found[ROUTES][slot.name] = routes
     return found
+
+
+@lru_cache(maxsize=1)
+def _clusters() -> dict[str, Item]:
+    return {each.name: item(each) for each in clusters()}
+
+
+@lru_cache(maxsize=4096)  # slots that did not change cost nothing again
+def _of(slot: Slot, has_ipv6: bool) -> tuple[Item, Item | None]:
+    """Its listener, and its routes."""
+    routes = None if slot.http is None else item(route_configuration(slot.name, slot.http))
+    return item(listener(slot, has_ipv6)), routes
 
 
 def closed_routes(name: str) -> Item:

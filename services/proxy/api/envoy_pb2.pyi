@@ -227,12 +227,14 @@ class RegexMatcher(_message.Message):
     def __init__(self, regex: _Optional[str] = ...) -> None: ...
 
 class StringMatcher(_message.Message):
-    __slots__ = ("exact", "safe_regex")
+    __slots__ = ("exact", "prefix", "safe_regex")
     EXACT_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
     SAFE_REGEX_FIELD_NUMBER: _ClassVar[int]
     exact: str
+    prefix: str
     safe_regex: RegexMatcher
-    def __init__(self, exact: _Optional[str] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ...) -> None: ...
+    def __init__(self, exact: _Optional[str] = ..., prefix: _Optional[str] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ...) -> None: ...
 
 class Listener(_message.Message):
     __slots__ = ("name", "address", "filter_chains", "listener_filters", "transparent", "listener_filters_timeout", "traffic_direction", "enable_reuse_port", "additional_addresses")

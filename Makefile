@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-LAYERS := unit contract bus k8s bpf lab
+LAYERS := unit contract bus proxy k8s bpf lab
 C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
@@ -43,7 +43,7 @@ check-imports: setup
 check-c: setup
 	@$(if $(C_FILES),$(BIN)/clang-format --dry-run --Werror $(C_FILES))
 
-test: setup ## every layer of tests, in this order: unit, contract, bus, k8s, bpf, lab
+test: setup ## every layer of tests, in this order: unit, contract, bus, proxy, k8s, bpf, lab
 	@tools/layers.sh $(LAYERS)
 
 $(LAYERS:%=test-%): test-%: setup
@@ -76,7 +76,7 @@ docs: setup ## write docs/events.md, docs/settings.md, tables of docs/map-sizes.
 	@$(BIN)/python -m tools.settings_doc
 	@$(BIN)/python -m tools.chart
 
-protos: setup ## write the Python of services/hubble/api anew from its .proto files
+protos: setup ## write the Python of .proto files anew
 	@$(BIN)/python -m tools.protos
 
 image: setup ## build the image of everything by docker (BASE=... in the place of debian:12-slim)

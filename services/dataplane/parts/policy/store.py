@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 
 from bus.labels import selects
-from bus.messages.policy import PeerNetwork, PolicyRules, Selector
+from bus.messages.policy import PolicyRules, Selector
 from services.dataplane.parts.policy.entries import (
     ENTRIES_MAX,
     VERSIONS,
@@ -17,6 +17,7 @@ from services.dataplane.parts.policy.entries import (
     governs,
     referred,
 )
+from services.dataplane.parts.policy.learned import Learned
 from services.dataplane.parts.policy.networks import Networks
 from services.dataplane.shapes.mode import DEFAULT_MODE
 
@@ -31,6 +32,7 @@ class PolicyStore:
         self.entries_max = ENTRIES_MAX
         self.mode = DEFAULT_MODE
         self.networks = Networks()
+        self._learned = Learned()
         self._rules: dict[PolicyName, PolicyRules] = {}
         self._selectors: dict[str, Selector] = {}
         self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
@@ -108,13 +110,19 @@ class PolicyStore:
             touched = self._anew(self._reselect(selector.id) | named)
         else:
             touched = self._move(named, set(before.members) ^ set(selector.members))
-        return touched | self._mean(selector.id, selector.networks)
+        self._learned.put_selector(selector.id, selector.names)
+        return touched | self._mean(selector.id)
 
     def delete_selector(self, key: str) -> set[int]:
         """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
         if self._selectors.pop(key, None) is None:
             return set()
-        return self._anew(self._reselect(key) | self._named_by(key)) | self._mean(key, [])
+        self._learned.put_selector(key, [])
+        return self._anew(self._reselect(key) | self._named_by(key)) | self._mean(key)
+
+    def put_name(self, name: str, addresses: Iterable[str]) -> set[int]:
+        """A DNS name has these addresses here; without any it is forgotten. Raises: ValueError: one is no address."""
+        return set[int]().union(*map(self._mean, self._learned.put_name(name, addresses)))
 
     def policy_of(self, identity: int, closed: Collection[int] = ()) -> EndpointPolicy:
         """All that holds for a local identity; for one that is not local, `denied`. `closed`: as for `entries_for`.
@@ -162,9 +170,11 @@ class PolicyStore:
                 self._moved[identity] = None if identity in peers else moved | peers
         return identities
 
-    def _mean(self, key: str, networks: Iterable[PeerNetwork]) -> set[int]:
-        """The selector means these networks. Others around them may mean more or fewer numbers by that."""
-        changed = self.networks.put(key, networks)
+    def _mean(self, key: str) -> set[int]:
+        """What networks the selector means, for itself and by names. Others around them may mean more or fewer numbers
+        by that."""
+        said = self._selectors[key].networks if key in self._selectors else []
+        changed = self.networks.put(key, [*said, *self._learned.networks(key)])
         touched: set[int] = set()
         for each, before in changed.items():
             named = self._named_by(each)

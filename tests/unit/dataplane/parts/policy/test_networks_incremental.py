@@ -1,8 +1,8 @@
-"""After any changes of networks, selectors and rules a node holds what it would, had it heard only the end."""
+"""After any changes of networks, names, selectors and rules a node holds what it would, had it heard only the end."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bus.labels import network_number_of
-from bus.messages.policy import PeerNetwork, PolicyRules, Selector, SelectorRule
+from bus.messages.policy import PeerName, PeerNetwork, PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, PortRange, Requirement
 from services.dataplane.parts.policy import store as policy_store
 from services.dataplane.parts.policy.entries import EndpointPolicy, entries_for
@@ -34,11 +34,26 @@ networks = st.builds(
     cidr=st.sampled_from(CIDRS),
     except_cidrs=st.lists(st.sampled_from(CIDRS), max_size=2, unique=True).map(sorted),
 )
+DNS_NAMES = ("a.example.com", "b.example.com", "c.example.org")
+ADDRESSES = ("10.1.2.3", "192.0.2.1", "2001:db8::1")
+names = st.one_of(
+    st.builds(PeerName, name=st.sampled_from(DNS_NAMES)),
+    st.builds(PeerName, pattern=st.sampled_from(["*.example.com", "**.org", "*"])),
+)
+
+
+class Learnt(NamedTuple):
+    name: str
+    addresses: frozenset[str]
+
+
+learnt = st.builds(Learnt, st.sampled_from(DNS_NAMES), st.frozensets(st.sampled_from(ADDRESSES)))
 selectors = st.builds(
     Selector,
     id=st.sampled_from(KEYS),
     selector=st.just(LabelSelector()),
     networks=st.lists(networks, max_size=3),
+    names=st.lists(names, max_size=2),
     members=st.lists(st.sampled_from([1000, 2000, 3000, 3001, 3002]), max_size=3, unique=True).map(sorted),
     partial=st.sampled_from([False, False, False, True]),
 )
@@ -64,7 +79,7 @@ policies = st.builds(
     deny_ingress_by_default=st.booleans(),
     deny_egress_by_default=st.booleans(),
 )
-changes = st.lists(st.one_of(selectors, policies, st.sampled_from(KEYS), st.sampled_from(NAMES)), max_size=14)
+changes = st.lists(st.one_of(selectors, policies, learnt, st.sampled_from(KEYS), st.sampled_from(NAMES)), max_size=14)
 """What is put, or the key of what goes."""
 
 
@@ -77,8 +92,10 @@ def begun() -> PolicyStore:
     return store
 
 
-def take(store: PolicyStore, change: Selector | PolicyRules | str) -> set[int]:
+def take(store: PolicyStore, change: Selector | PolicyRules | Learnt | str) -> set[int]:
     match change:
+        case Learnt(name, addresses):
+            return store.put_name(name, addresses)
         case Selector():
             return store.put_selector(change)
         case PolicyRules():
@@ -96,10 +113,10 @@ def all_of(store: PolicyStore) -> dict[int, EndpointPolicy]:
 @settings(max_examples=200, deadline=None)
 @given(changes)
 def test_every_change_tells_whom_it_concerns_and_only_the_end_counts(
-    made: list[Selector | PolicyRules | str],
+    made: list[Selector | PolicyRules | Learnt | str],
 ) -> None:
     store, now = begun(), all_of(begun())
-    last: dict[str, Selector | PolicyRules] = {}
+    last: dict[str, Selector | PolicyRules | Learnt] = {}
     for change in made:
         touched = take(store, change)
         before, now = now, all_of(store)
@@ -112,9 +129,8 @@ def test_every_change_tells_whom_it_concerns_and_only_the_end_counts(
     for each in last.values():
         take(anew, each)
     assert now == all_of(anew)
-    assert {cidr for cidr in CIDRS if store.networks.number(cidr)} == {
-        cidr for cidr in CIDRS if anew.networks.number(cidr)
-    }
+    known = [*CIDRS, *(f"{each}/{128 if ':' in each else 32}" for each in ADDRESSES)]
+    assert [bool(store.networks.number(cidr)) for cidr in known] == [bool(anew.networks.number(cidr)) for cidr in known]
 
 
 def test_one_change_among_many_asks_for_those_alone_who_are_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ class Selector(Message, frozen=True, kw_only=True):
     same identity may give it none: the rule says the name too, and the node opens it by the address that is called.
 
     With `networks` it means those and no label set. Their identities are each node's own affair (docs/adr/0033). With
-    `names` it means the addresses that these have, as networks of one address each (docs/adr/0036).
+    `names` it means the addresses that these have, as networks of one address each (docs/adr/0038).
     """
 
     id: str  # the first 16 hex digits of SHA-256 over the canonical form

@@ -1,6 +1,6 @@
 """The DNS proxy of a node: which names may be asked for, and which addresses answers give them.
 
-Not wired yet: nothing is redirected to it, and rules on names are refused (docs/adr/0036-layer-7.md).
+Not wired yet: nothing is redirected to it, and rules on names are refused (docs/adr/0038-layer-7.md).
 
 A process of its own: what becomes of the rest of the node, or of Envoy, does not interrupt names. While it is away
 questions that rules of names are for get no answer, and resolvers ask again.

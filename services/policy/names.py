@@ -1,7 +1,7 @@
 """DNS names that rules have as peers become selectors. Pure.
 
 A rule refers to all of its names by one selector, the same for all nodes. Which addresses a name stands for is each
-node's own affair, by the answers that its pods got (docs/adr/0036-layer-7.md).
+node's own affair, by the answers that its pods got (docs/adr/0038-layer-7.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A slot: what is allowed behind one port of the proxy. Pure.
 
-Who may use a slot is decided before, in the kernel: a slot knows no identities (docs/adr/0036-layer-7.md).
+Who may use a slot is decided before, in the kernel: a slot knows no identities (docs/adr/0038-layer-7.md).
 """
 
 from __future__ import annotations

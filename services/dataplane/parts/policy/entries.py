@@ -393,7 +393,7 @@ def _peers(
             peers.update(networks.meant_by(key))
             peers.update(number for number in selector.members if IDENTITY_MIN <= number <= IDENTITY_MAX)
         else:
-            if selector.networks:
+            if selector.networks or selector.names:
                 peers |= only & networks.meant_by(key)
             if selector.members:
                 peers.update(each for each in only if each >= IDENTITY_MIN and _has(selector.members, each))

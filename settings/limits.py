@@ -102,6 +102,13 @@ SIZES = (
     size("POLICY_MAX", "extraConfig.plexus-policy-max", "policy of the node; without it 64 times `bpf.policyMapMax`"),
     size("NAMED_PORTS_MAX", "extraConfig.plexus-named-ports-max", "addresses and ports that policies name", 65_536),
     size("MASQ_EXCLUDE_MAX", "extraConfig.plexus-masq-exclude-max", "never masqueraded", 16_384, published="16k"),
+    size(
+        "AFFINITY_MAX",
+        "extraConfig.bpf-lb-affinity-map-max",
+        "clients that a Service wants to come back to the same backend",
+        default=65_536,
+        published="64k",
+    ),
     size("CHOICES_MAX", "extraConfig.plexus-choices-max", "backends chosen packet by packet", 65_536),
     size("SOCK_CHOICES_MAX", "extraConfig.plexus-sock-choices-max", "backends of unconnected UDP sockets", 65_536),
     kept("CT_TCP_SECONDS", "extraConfig.bpf-ct-timeout-regular-tcp", "8000s", "TCP, answered"),

@@ -50,7 +50,10 @@ class Maps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shows:
-    """What `plexus bpf NAME list` shows. `rows` gets the maps and the tick that it is now (`Connection.expires`)."""
+    """What `plexus bpf NAME list` shows, or of "lb/affinity" `plexus bpf lb list --affinity`.
+
+    `rows` gets the maps and the tick that it is now (`Connection.expires`).
+    """
 
     name: str
     text: str  # what it is, for the help

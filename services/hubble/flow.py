@@ -56,6 +56,7 @@ FILES = (
     "substitute.h",
     "masquerade_port.bpf.c",
     "icmp_error.bpf.c",
+    "come_back.bpf.c",
 )
 
 _MAPPED = bytes(10) + b"\xff\xff"

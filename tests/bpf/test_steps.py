@@ -92,6 +92,11 @@ def routed_by_the_stack(node: Routed, at: Family) -> Packet:
     return "to_pod", error(at.outside2, at.pod, ip(at.pod, at.remote) / UDP(sport=port, dport=53))
 
 
+def to_who_wants_it_back(node: Routed, at: Family) -> Packet:
+    node.service(at.service, 80, 6, [(at.remote, 8080)], affinity=10)
+    return "from_pod", tcp(at.pod, at.service, node.free_port(), 80)
+
+
 NEED = [
     ("reject", to_no_service, NO_BACKEND),
     ("masquerade_port", to_outside, 0),
@@ -99,6 +104,8 @@ NEED = [
     ("icmp_error", for_a_pod, 0),
     ("icmp_error", for_a_masqueraded_pod, 0),
     ("icmp_error", routed_by_the_stack, 0),
+    ("come_back", to_who_wants_it_back, 0),
+    ("from_pod", to_who_wants_it_back, 0),
 ]
 
 

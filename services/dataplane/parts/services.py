@@ -12,19 +12,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bus import subjects
 from bus.addresses import family, parse, with_port
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.part import Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import plain
-from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.layouts import (
+    TICK_NS,
+    AffinityEntry,
+    AffinityKey,
+    BackendEntry,
+    BackendKey,
+    LivingKey,
+    ServiceEntry,
+    ServiceKey,
+)
 from services.dataplane.shapes.protocols import NUMBERS, WITH_PORTS, name_of
 from services.dataplane.shapes.table import Table
 
 AT_NODES = {"IPv4": "0.0.0.0", "IPv6": "::"}
 """Where `services` has node ports (bpf/include/frontend.h)."""
+
+KINDS = {ServiceEntry.NODE_PORT: "NodePort", ServiceEntry.EXTERNAL: "external"}  # of entries, by their flag
 
 LIVES = b"\x01"
 NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
@@ -38,6 +49,7 @@ class _Frontend:
     backends: tuple[Backend, ...]  # by slot
     draining: tuple[Backend, ...]
     owner: ServiceName
+    affinity: int = 0  # ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,12 @@ class Services(Part):
         super().__init__()
         self._node = node
         self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)
-        self.shows = (Shows("lb", "Service frontends and backends.", self._rows),)
+        self.shows = (
+            Shows("lb", "Service frontends and backends.", self._rows),
+            Shows("lb/frontends", "The addresses and ports that lead to Services.", self._frontend_rows),
+            Shows("lb/backends", "Each Service's backends, in the order of their slots.", self._backend_rows),
+            Shows("lb/affinity", "Clients that a Service wants to come back, and where to.", self._affinity_rows),
+        )
         self.services = Table("services", after=("backends", "living"))
         self.backends = Table("backends")
         self.living = Table("living")
@@ -104,6 +121,49 @@ class Services(Part):
                 "backends": [with_port(each.address, each.port) for each in backends],
             }
 
+    def _frontend_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        for key, value in maps["services"].items():
+            k, v = ServiceKey.unpack(key), ServiceEntry.unpack(value)
+            yield {
+                "frontend": with_port(k.address, k.port),
+                "protocol": name_of(k.protocol),
+                "service": self.name_of(k.address, k.port, k.protocol),
+                "number": v.number,
+                "kind": KINDS.get(v.flags & (ServiceEntry.NODE_PORT | ServiceEntry.EXTERNAL), "ClusterIP"),
+                "backends": v.backends,
+                "local": bool(v.flags & ServiceEntry.LOCAL),
+                "affinity_seconds": v.affinity * TICK_NS // 10**9,
+            }
+
+    def _backend_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        owners = self._owners()
+        slots = ((BackendKey.unpack(key), BackendEntry.unpack(value)) for key, value in maps["backends"].items())
+        for k, v in sorted(slots, key=lambda each: (each[0].service, each[0].slot)):
+            yield {
+                "service": owners.get(k.service, ""),
+                "number": k.service,
+                "slot": k.slot,
+                "backend": with_port(v.address, v.port),
+            }
+
+    def _affinity_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        """Also those whose time is up: they go when room is needed."""
+        owners = self._owners()
+        for key, value in maps["affinity"].items():
+            k, v = AffinityKey.unpack(key), AffinityEntry.unpack(value)
+            yield {
+                "service": owners.get(k.service, ""),
+                "number": k.service,
+                "client": k.client if isinstance(k.client, str) else f"namespace {k.client}",
+                "backend": with_port(v.address, v.port),
+                "local": k.is_local,
+                "seconds_ago": max(0, now - v.used) * TICK_NS // 10**9,
+            }
+
+    def _owners(self) -> dict[int, str]:
+        """Services' names by the numbers of their frontends."""
+        return {each.number: "/".join(each.owner) for each in list(self._frontends.values())}
+
     def name_of(self, address: str, port: int, protocol: int) -> str:
         """ "default/web", "" when no service has this address."""
         key = ServiceKey(address, port, protocol)
@@ -143,7 +203,7 @@ class Services(Part):
         for key, frontend in wanted.items():
             self._hide(key, None)  # whoever said so: a Service's own address is no other's external one
             backends = frontend.backends if not stays else sorted(frontend.backends, key=self._is_elsewhere)
-            self._fill(key, frontend, backends, self._served(service, backends), name)
+            self._fill(key, frontend, backends, self._entry(service, backends), name)
         for key, front in exposed.items():
             self._expose(key, front, name)
         self._of_service[name] = {*wanted, *exposed}
@@ -151,11 +211,13 @@ class Services(Part):
     def _is_elsewhere(self, backend: Backend) -> bool:
         return not backend.node or backend.node != self._node
 
-    def _served(self, service: LoadBalancedService, backends: list[Backend]) -> int:
-        """How many of them serve who calls from within."""
+    def _entry(self, service: LoadBalancedService, backends: list[Backend]) -> ServiceEntry:
+        """For who calls from within. Its number is yet to come."""
+        affinity = -(-service.affinity_seconds * 10**9 // TICK_NS)  # for as long at least
         if service.internal_traffic_policy != "Local":
-            return len(backends)
-        return sum(not self._is_elsewhere(each) for each in backends)
+            return ServiceEntry(0, len(backends), affinity=affinity)
+        served = sum(not self._is_elsewhere(each) for each in backends)
+        return ServiceEntry(0, served, ServiceEntry.LOCAL, affinity)
 
     def delete(self, namespace: str, name: str) -> None:
         for key in self._of_service.pop((namespace, name), set()):
@@ -168,7 +230,8 @@ class Services(Part):
         if key in self._frontends:
             return
         flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
-        self.services.put(key.pack(), ServiceEntry(known.number, len(known.backends), flags).pack())
+        entry = ServiceEntry(known.number, len(known.backends), flags, known.affinity)
+        self.services.put(key.pack(), entry.pack())
         self._forget(key)
         self._exposed[key] = _Exposed(front, owner)
         self._leads_to.setdefault(front, set()).add(key)
@@ -193,7 +256,7 @@ class Services(Part):
             self._hide(key, None)
 
     def _fill(
-        self, key: ServiceKey, frontend: Frontend, backends: list[Backend], served: int, owner: ServiceName
+        self, key: ServiceKey, frontend: Frontend, backends: list[Backend], entry: ServiceEntry, owner: ServiceName
     ) -> None:
         before = self._frontends.get(key)
         number = before.number if before else self._number(key)
@@ -213,8 +276,8 @@ class Services(Part):
             self.living.delete(gone)
         self._draining -= drained - draining
         self.losses += len((had | drained) - living - draining)
-        self.services.put(key.pack(), ServiceEntry(number, served).pack())
-        self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
+        self.services.put(key.pack(), replace(entry, number=number).pack())
+        self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner, entry.affinity)
 
     def _number(self, key: ServiceKey) -> int:
         kept = self._kept.pop(key, None)

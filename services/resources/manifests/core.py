@@ -298,8 +298,6 @@ def _check_not_yet(spec: ServiceSpec, problems: Problems) -> None:
     if spec.load_balancer_source_ranges:
         text = "a limit on sources is not supported yet; leave the Service out, for without it it serves everyone"
         problems.add("spec.loadBalancerSourceRanges", text)
-    if spec.session_affinity == "ClientIP":
-        problems.add("spec.sessionAffinity", "ClientIP is not supported yet; use None")
 
 
 def _asked_addresses(spec: ServiceSpec, problems: Problems) -> tuple[str, ...]:

@@ -335,7 +335,11 @@ REFUSED = {
         "metadata.labels[Example.org/a]",
         "is not a label key",
     ),
-    "session affinity": (service("ports: [{port: 80}], sessionAffinity: ClientIP"), "spec.sessionAffinity", "use None"),
+    "a misspelt session affinity": (
+        service("ports: [{port: 80}], sessionAffinity: clientIP"),
+        "spec.sessionAffinity",
+        'did you mean "ClientIP"?',
+    ),
     "a bad cluster address": (service("ports: [{port: 80}], clusterIP: 10.96.0"), "spec.clusterIP", "not an IP"),
     "a cluster address with a zone": (
         service("ports: [{port: 80}], clusterIP: 'fe80::1%eth0'"),

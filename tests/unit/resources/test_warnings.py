@@ -238,7 +238,7 @@ async def test_what_is_no_concern_of_a_network_is_passed_over_when_asked_and_cou
         "{apiVersion: v1, kind: Servce, metadata: {name: a}}",
         "{kind: ConfigMap, metadata: {name: a}}",
         "{apiVersion: v1, metadata: {name: a}}",
-        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {sessionAffinity: ClientIP, ports: [{port: 80}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {loadBalancerSourceRanges: [fd00::/8]}}",
         cilium("egress: [{toFQDNs: [{matchName: a.b}]}]"),
         "{apiVersion: cilium.io/v2, kind: CiliumCIDRGroup, metadata: {name: a}}",
     ],

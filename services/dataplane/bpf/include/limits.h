@@ -23,6 +23,7 @@
 #define SOCK_REVERSE_MAX 262144
 #define CHOICES_MAX 65536 /* connections to services that the socket hooks did not see; the oldest is evicted */
 #define SOCK_CHOICES_MAX 65536 /* pairs of an unconnected UDP socket and a service; the oldest is evicted */
+#define AFFINITY_MAX 65536 /* pairs of a client and a service that wants it to come back; the oldest is evicted */
 #define FRAGMENTS_MAX 8192 /* datagrams in fragments at a time */
 #define ENDPOINTS_MAX 65536
 #define IPCACHE_MAX 512000

@@ -52,6 +52,7 @@ enum source_file {
 	FILE_SUBSTITUTE = 16, /* substitute.h */
 	FILE_MASQUERADE_PORT = 17, /* masquerade_port.bpf.c */
 	FILE_ICMP_ERROR = 18, /* icmp_error.bpf.c */
+	FILE_COME_BACK = 19, /* come_back.bpf.c */
 };
 
 #endif

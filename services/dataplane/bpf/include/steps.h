@@ -16,6 +16,8 @@ enum step {
 	STEP_REJECT = 0, /* answer a packet that no Service takes; it has its reason to be dropped already */
 	STEP_MASQUERADE_PORT = 1, /* give the packet's connection a port to leave by, and send it on */
 	STEP_ICMP_ERROR = 2, /* judge an ICMP error by the packet that it quotes, translate both, and send it on */
+	STEP_COME_BACK = 5, /* choose a backend for a client whom its Service wants back at the same, and begin anew */
+	STEP_FROM_POD = 6, /* that */
 };
 
 #define STEPS_MAX 16 /* room in the array; 8 bytes each */

@@ -190,6 +190,7 @@ struct service_key {
 	__u8 reserved_scope; /* 0: whoever calls */
 };
 
+#define SERVICE_LOCAL 0x08u /* only the backends of this node serve here, which `backends` counts */
 #define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
 #define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
 
@@ -197,7 +198,7 @@ struct service {
 	__u32 number;
 	__u32 backends; /* how many; backends are numbered from 0. There may be more that do not serve at this address */
 	__u32 flags; /* SERVICE_* */
-	__u32 reserved_affinity; /* ticks for which a client comes to the same backend */
+	__u32 affinity; /* ticks for which a client comes to the same backend; 0: it need not */
 	__u32 reserved_local; /* how many backends live here: the first ones */
 	__u32 reserved_terminating; /* how many slots after the last backend serve when there is no backend */
 	__be16 reserved_proxy_port; /* of layer 7 */
@@ -244,6 +245,23 @@ struct living_key {
 	__be16 port;
 	__u16 pad;
 	struct address address;
+};
+
+/* affinity: where a client was sent last, for Services that want it to come back there. A client is an address; at the
+ * socket, where that is not known yet, a network namespace. */
+struct affinity_key {
+	__u32 service;
+	__u8 is_namespace; /* `client` is a namespace's cookie */
+	__u8 is_local; /* by an address where only backends of this node serve */
+	__u16 pad;
+	struct address client;
+};
+
+struct affinity {
+	struct address address; /* of the backend */
+	__be16 port;
+	__u16 pad;
+	__u32 used; /* tick of the last time */
 };
 
 /* sock_reverse: what a socket believes to be talking to. sock_choices: which backend the datagrams of a socket that is not

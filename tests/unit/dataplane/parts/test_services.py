@@ -295,6 +295,20 @@ def test_a_service_that_stays_on_the_node_within_the_cluster_has_the_backends_of
     assert len(kernel.maps["backends"]) == 1, "who has it already keeps it"
 
 
+def test_who_is_to_come_back_is_told_of_every_address_in_ticks_that_last_as_long_at_least() -> None:
+    tables = Services("here")
+    policies = {"internal_traffic_policy": "Local", "affinity_seconds": 60}
+    tables.put(service("web", HERE_AND_THERE, external=[OUTER], **policies))
+    entries = {
+        ServiceKey.unpack(key).address: ServiceEntry.unpack(value) for key, value in tables.services.wanted.items()
+    }
+    ticks = 56  # of 1.07 s
+    assert entries == {
+        "10.96.0.1": ServiceEntry(1, 2, ServiceEntry.LOCAL, ticks),
+        OUTER: ServiceEntry(1, 4, ServiceEntry.EXTERNAL, ticks),
+    }
+
+
 def test_a_service_that_may_leave_the_node_has_all_backends_in_the_order_told() -> None:
     tables, kernel = Services("here"), Kernel()
     tables.put(service("web", HERE_AND_THERE))

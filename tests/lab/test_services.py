@@ -344,3 +344,34 @@ def test_per_packet_one_source_port_speaks_to_two_services_and_their_backend_at_
         finally:
             answering.kill()
             answering.wait()
+
+
+def test_a_client_comes_back_to_its_backend_by_socket_and_per_packet_and_over_a_restart(space: Space) -> None:
+    names = ("b1", "b2", "b3")
+    pods = [space.pod(name, node, label="web") for name, node in zip(names, ("node1", "node2", "node3"), strict=True)]
+    lasting = space.service("lasting", "web").replace("spec:", "spec:\n  sessionAffinity: ClientIP")
+    space.apply(space.pod("client"), *pods, lasting)
+    address, past = space.cluster_address("lasting"), execute.pod(space.lab.record, f"{space.name}/client")
+    ways: dict[str, Callable[[str], str]] = {
+        "by socket": lambda address: space.get("client", address),
+        "per packet": lambda address: past_hooks(past, *curl(address)),
+    }
+
+    def answers(way: str) -> set[str]:
+        return {ways[way](address).partition("\n")[0].removeprefix("Hostname: ") for _ in range(12)}
+
+    chosen = {way: answers(way) for way in ways}
+    for way, found in chosen.items():
+        assert len(found) == 1 and found <= set(names), way
+    rows = json.loads(space.lab.plexus("bpf", "lb", "list", "--affinity", "--node", "node1", "-o", "json").stdout)
+    known = {each["client"] for each in rows if each["service"] == f"{space.name}/lasting"}
+    assert {space.address("client")} < known, "and the cookie of its namespace"
+    space.lab.kill(node="node1")
+    space.lab.revive(node="node1")
+    space.lab.wait()
+    assert {way: answers(way) for way in ways} == chosen
+    (gone,) = chosen["by socket"]
+    space.delete(pods[names.index(gone)])
+    for way in ways:
+        found = answers(way)
+        assert len(found) == 1 and found <= set(names) - {gone}, way

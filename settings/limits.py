@@ -101,6 +101,13 @@ SIZES = (
     size("IPCACHE_MAX", "extraConfig.plexus-ipcache-max", "addresses of the cluster", 512_000, published="512k"),
     size("POLICY_MAX", "extraConfig.plexus-policy-max", "policy of the node; without it 64 times `bpf.policyMapMax`"),
     size("NAMED_PORTS_MAX", "extraConfig.plexus-named-ports-max", "addresses and ports that policies name", 65_536),
+    size(
+        "SOURCE_RANGES_MAX",
+        "extraConfig.bpf-lb-source-range-map-max",
+        "networks that a Service lets in from outside, or does not",
+        default=65_536,
+        published="64k",
+    ),
     size("MASQ_EXCLUDE_MAX", "extraConfig.plexus-masq-exclude-max", "never masqueraded", 16_384, published="16k"),
     size(
         "AFFINITY_MAX",

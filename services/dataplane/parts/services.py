@@ -15,17 +15,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from bus import subjects
-from bus.addresses import family, parse, with_port
+from bus.addresses import family, parse, parse_network, with_port
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.part import Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import (
+    RANGE_ALLOWED,
+    RANGE_DENIED,
     TICK_NS,
     AffinityEntry,
     AffinityKey,
     BackendEntry,
     BackendKey,
     LivingKey,
+    Prefix,
+    RangeKey,
     ServiceEntry,
     ServiceKey,
 )
@@ -50,6 +54,7 @@ class _Frontend:
     draining: tuple[Backend, ...]
     owner: ServiceName
     affinity: int = 0  # ticks
+    ranges: frozenset[bytes] = frozenset()  # keys of `source_ranges`
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +81,14 @@ class Services(Part):
             Shows("lb", "Service frontends and backends.", self._rows),
             Shows("lb/frontends", "The addresses and ports that lead to Services.", self._frontend_rows),
             Shows("lb/backends", "Each Service's backends, in the order of their slots.", self._backend_rows),
+            Shows("lb/source-ranges", "Networks that may call a Service from outside, or may not.", self._range_rows),
             Shows("lb/affinity", "Clients that a Service wants to come back, and where to.", self._affinity_rows),
         )
-        self.services = Table("services", after=("backends", "living"))
+        self.services = Table("services", after=("backends", "living", "source_ranges"))
         self.backends = Table("backends")
         self.living = Table("living")
-        self.tables = (self.services, self.backends, self.living)
+        self.ranges = Table("source_ranges")
+        self.tables = (self.services, self.backends, self.living, self.ranges)
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._exposed: dict[ServiceKey, _Exposed] = {}
         self._leads_to: dict[ServiceKey, set[ServiceKey]] = {}  # frontend -> external addresses
@@ -146,6 +153,17 @@ class Services(Part):
                 "backend": with_port(v.address, v.port),
             }
 
+    def _range_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        owners = self._owners()
+        for key, value in maps["source_ranges"].items():
+            k = RangeKey.unpack(key)
+            yield {
+                "service": owners.get(k.service, ""),
+                "number": k.service,
+                "prefix": str(k.network),
+                "verdict": "denied" if value == RANGE_DENIED else "allowed",
+            }
+
     def _affinity_rows(self, maps: Maps, now: int) -> Iterator[Row]:
         """Also those whose time is up: they go when room is needed."""
         owners = self._owners()
@@ -178,6 +196,9 @@ class Services(Part):
         for exposure in service.exposures:
             if exposure.address:
                 _check(exposure.address, exposure.port)
+        for cidr in service.source_ranges:
+            if parse_network(cidr) is None:
+                raise ValueError(f"{cidr} is not a network")
         for each in service.frontends:
             _check(each.address, each.port)
             for backend in (*each.backends, *each.draining):
@@ -204,8 +225,9 @@ class Services(Part):
             self._hide(key, None)  # whoever said so: a Service's own address is no other's external one
             backends = frontend.backends if not stays else sorted(frontend.backends, key=self._is_elsewhere)
             self._fill(key, frontend, backends, self._entry(service, backends), name)
+            self._limit(key, service)
         for key, front in exposed.items():
-            self._expose(key, front, name)
+            self._expose(key, front, service)
         self._of_service[name] = {*wanted, *exposed}
 
     def _is_elsewhere(self, backend: Backend) -> bool:
@@ -224,16 +246,34 @@ class Services(Part):
             self._remove(key, (namespace, name))
             self._hide(key, (namespace, name))
 
-    def _expose(self, key: ServiceKey, front: ServiceKey, owner: ServiceName) -> None:
+    def _limit(self, key: ServiceKey, service: LoadBalancedService) -> None:
+        """To whom of those outside it is open at its balancers' addresses. A family of which the Service names nobody
+        is closed, or open where those are named who may not."""
+        known = self._frontends[key]
+        value = RANGE_DENIED if service.denies_sources else RANGE_ALLOWED
+        ranges = {
+            RangeKey(known.number, Prefix.of(cidr)).pack()
+            for cidr in (service.source_ranges if _balancers(service) else ())
+            if (":" in cidr) == (":" in key.address)
+        }
+        for each in ranges:
+            self.ranges.put(each, value)
+        for each in known.ranges - ranges:
+            self.ranges.delete(each)
+        self._frontends[key] = replace(known, ranges=frozenset(ranges))
+
+    def _expose(self, key: ServiceKey, front: ServiceKey, service: LoadBalancedService) -> None:
         """Who calls an external address from within may go to every backend, whatever the policies."""
         known = self._frontends[front]
         if key in self._frontends:
             return
         flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
+        if service.source_ranges and key.address in _balancers(service):
+            flags |= ServiceEntry.RANGES | ServiceEntry.RANGES_DENY * service.denies_sources
         entry = ServiceEntry(known.number, len(known.backends), flags, known.affinity)
         self.services.put(key.pack(), entry.pack())
         self._forget(key)
-        self._exposed[key] = _Exposed(front, owner)
+        self._exposed[key] = _Exposed(front, (service.namespace, service.name))
         self._leads_to.setdefault(front, set()).add(key)
 
     def _hide(self, key: ServiceKey, owner: ServiceName | None) -> None:
@@ -277,7 +317,10 @@ class Services(Part):
         self._draining -= drained - draining
         self.losses += len((had | drained) - living - draining)
         self.services.put(key.pack(), replace(entry, number=number).pack())
-        self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner, entry.affinity)
+        ranges = before.ranges if before else frozenset()
+        self._frontends[key] = _Frontend(
+            number, tuple(backends), tuple(frontend.draining), owner, entry.affinity, ranges
+        )
 
     def _number(self, key: ServiceKey) -> int:
         kept = self._kept.pop(key, None)
@@ -295,6 +338,8 @@ class Services(Part):
         self.services.delete(key.pack())
         for slot in range(len(known.backends)):
             self.backends.delete(BackendKey(known.number, slot).pack())
+        for each in known.ranges:
+            self.ranges.delete(each)
         had, drained = _living(known.number, known.backends), _living(known.number, known.draining)
         for each in had:
             self.living.delete(each)
@@ -316,6 +361,10 @@ def _exposed(service: LoadBalancedService, frontends: dict[ServiceKey, Frontend]
             address = plain(each.address) if each.address else AT_NODES[each.family]
             found[ServiceKey(address, each.port, NUMBERS[each.protocol])] = front
     return found
+
+
+def _balancers(service: LoadBalancedService) -> set[str]:
+    return {plain(each.address) for each in service.exposures if each.kind == "LoadBalancer" and each.address}
 
 
 def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:

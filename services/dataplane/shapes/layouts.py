@@ -439,6 +439,8 @@ class ServiceEntry:
     flags: int = 0
     affinity: int = 0  # ticks for which a client comes to the same backend
 
+    RANGES: ClassVar[int] = 0x02  # SERVICE_RANGES
+    RANGES_DENY: ClassVar[int] = 0x04  # SERVICE_RANGES_DENY
     LOCAL: ClassVar[int] = 0x08  # SERVICE_LOCAL
     NODE_PORT: ClassVar[int] = 0x40  # SERVICE_NODE_PORT
     EXTERNAL: ClassVar[int] = 0x100  # SERVICE_EXTERNAL
@@ -556,6 +558,32 @@ class AffinityEntry:
     def unpack(cls, raw: bytes) -> AffinityEntry:
         address, port, used = cls.layout.unpack(raw)
         return cls(unpack_address(address), int.from_bytes(port, "big"), used)
+
+
+RANGE_ALLOWED, RANGE_DENIED = b"\x01", b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class RangeKey:
+    """Key of `source_ranges`: a network that may call a service from outside, or may not."""
+
+    service: int
+    network: Prefix
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=II16s")
+    static_bits: ClassVar[int] = 32  # the service
+
+    def __str__(self) -> str:
+        return f"{self.network} of service {self.service}"
+
+    def pack(self) -> bytes:
+        bits, address = Prefix.layout.unpack(self.network.pack())
+        return self.layout.pack(self.static_bits + bits, self.service, address)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> RangeKey:
+        bits, service, address = cls.layout.unpack(raw)
+        return cls(service, Prefix.unpack(Prefix.layout.pack(bits - cls.static_bits, address)))
 
 
 class SockReverseKey:
@@ -684,6 +712,7 @@ MAPS: dict[str, MapShape] = {
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size, ServiceKey),
     "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size, BackendKey),
     "living": MapShape(LivingKey.layout.size, 1, LivingKey),
+    "source_ranges": MapShape(RangeKey.layout.size, 1, RangeKey),
     "affinity": MapShape(AffinityKey.layout.size, AffinityEntry.layout.size),
     "sock_choices": MapShape(SockReverseKey.layout.size, Choice.layout.size),
     "sock_reverse": MapShape(SockReverseKey.layout.size, SockReverse.layout.size),

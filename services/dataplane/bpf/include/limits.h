@@ -31,6 +31,7 @@
 #define NAMED_PORTS_MAX 65536 /* addresses that have a port which a policy of this node names */
 #define SERVICES_MAX 65536
 #define BACKENDS_MAX 262144
+#define SOURCE_RANGES_MAX 65536 /* networks that a Service lets in from outside, or does not */
 #define MASQ_EXCLUDE_MAX 16384
 #define DEVICES_MAX 256 /* of the node's own, that lead to other nodes and to the outside */
 #define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 11000 events */

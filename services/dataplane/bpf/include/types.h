@@ -190,6 +190,8 @@ struct service_key {
 	__u8 reserved_scope; /* 0: whoever calls */
 };
 
+#define SERVICE_RANGES 0x02u /* source_ranges says who may call here from outside */
+#define SERVICE_RANGES_DENY 0x04u /* or who may not */
 #define SERVICE_LOCAL 0x08u /* only the backends of this node serve here, which `backends` counts */
 #define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
 #define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
@@ -263,6 +265,17 @@ struct affinity {
 	__u16 pad;
 	__u32 used; /* tick of the last time */
 };
+
+/* source_ranges: networks that may call a Service from outside, or may not. Longest prefix over all fields after
+ * prefix_bits. */
+struct range_key {
+	__u32 prefix_bits; /* 32 more than an address's */
+	__u32 service;
+	struct address address;
+};
+
+#define RANGE_ALLOWED 1
+#define RANGE_DENIED 2
 
 /* sock_reverse: what a socket believes to be talking to. sock_choices: which backend the datagrams of a socket that is not
  * connected go to; its key holds the service instead, its value is a choice. */

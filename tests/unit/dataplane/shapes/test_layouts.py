@@ -73,6 +73,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
     "choice": (Choice.layout, "address port substitute epoch"),
     "endpoint_key": (layouts.EndpointKey.layout, "address"),
+    "range_key": (layouts.RangeKey.layout, "prefix_bits service address"),
     "affinity_key": (layouts.AffinityKey.layout, "service is_namespace is_local client"),
     "affinity": (layouts.AffinityEntry.layout, "address port used"),
     "living_key": (LivingKey.layout, "service port address"),

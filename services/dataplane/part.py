@@ -134,6 +134,8 @@ class Facts:
     def __init__(self) -> None:
         self.pods: Fact[str, LocalPod] = Fact("pods")
         """Those of this node, by each of their addresses; told by pods/."""
+        self.own: Fact[str, None] = Fact("own")
+        """Addresses that this node answers to, and that no other has."""
         self.identity: Fact[str, int] = Fact("identity")
         """Of the pods here whose labels have a number, by address."""
         self.local: Fact[int, Mapping[str, str]] = Fact("local")

@@ -39,7 +39,11 @@ from services.dataplane.shapes.table import Table
 AT_NODES = {"IPv4": "0.0.0.0", "IPv6": "::"}
 """Where `services` has node ports (bpf/include/frontend.h)."""
 
-KINDS = {ServiceEntry.NODE_PORT: "NodePort", ServiceEntry.EXTERNAL: "external"}  # of entries, by their flag
+KINDS = {  # of entries, by their flag
+    ServiceEntry.NODE_PORT: "NodePort",
+    ServiceEntry.HOST_PORT: "HostPort",
+    ServiceEntry.EXTERNAL: "external",
+}
 
 LIVES = b"\x01"
 NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
@@ -55,6 +59,7 @@ class _Frontend:
     owner: ServiceName
     affinity: int = 0  # ticks
     ranges: frozenset[bytes] = frozenset()  # keys of `source_ranges`
+    is_lent: bool = False  # a port of a node, as long as no Service is called there
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class Services(Part):
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
         self._next = 1
+        self.freed: set[ServiceKey] = set()
+        """Where no Service is called any more, for who lends ports."""
         self.losses = 0
         """Rises with each backend that a frontend has no more, draining or not."""
         self._draining: set[bytes] = set()  # keys as those of `living`
@@ -136,7 +143,7 @@ class Services(Part):
                 "protocol": name_of(k.protocol),
                 "service": self.name_of(k.address, k.port, k.protocol),
                 "number": v.number,
-                "kind": KINDS.get(v.flags & (ServiceEntry.NODE_PORT | ServiceEntry.EXTERNAL), "ClusterIP"),
+                "kind": KINDS.get(v.flags & sum(KINDS), "ClusterIP"),
                 "backends": v.backends,
                 "local": bool(v.flags & ServiceEntry.LOCAL),
                 "affinity_seconds": v.affinity * TICK_NS // 10**9,
@@ -195,14 +202,14 @@ class Services(Part):
     def check(self, service: LoadBalancedService) -> None:
         for exposure in service.exposures:
             if exposure.address:
-                _check(exposure.address, exposure.port)
+                check_place(exposure.address, exposure.port)
         for cidr in service.source_ranges:
             if parse_network(cidr) is None:
                 raise ValueError(f"{cidr} is not a network")
         for each in service.frontends:
-            _check(each.address, each.port)
+            check_place(each.address, each.port)
             for backend in (*each.backends, *each.draining):
-                _check(backend.address, backend.port)
+                check_place(backend.address, backend.port)
                 if (":" in backend.address) != (":" in each.address):
                     raise ValueError(
                         f"{backend.address} and {each.address} are of two families: nobody translates that"
@@ -241,6 +248,19 @@ class Services(Part):
         served = sum(not self._is_elsewhere(each) for each in backends)
         return ServiceEntry(0, served, ServiceEntry.LOCAL, affinity)
 
+    def lend(self, key: ServiceKey, backend: Backend, owner: ServiceName) -> None:
+        """A port of a node leads to one backend, unless a Service is called there: then `freed` tells when no more."""
+        known = self._frontends.get(key)
+        if key in self._exposed or (known is not None and not known.is_lent):
+            return
+        frontend = Frontend(address=key.address, port=key.port, protocol="TCP", backends=[backend])
+        self._fill(key, frontend, [backend], ServiceEntry(0, 1, ServiceEntry.HOST_PORT), owner)
+
+    def take_back(self, key: ServiceKey) -> None:
+        known = self._frontends.get(key)
+        if known is not None and known.is_lent:
+            self._remove(key, known.owner)
+
     def delete(self, namespace: str, name: str) -> None:
         for key in self._of_service.pop((namespace, name), set()):
             self._remove(key, (namespace, name))
@@ -265,8 +285,10 @@ class Services(Part):
     def _expose(self, key: ServiceKey, front: ServiceKey, service: LoadBalancedService) -> None:
         """Who calls an external address from within may go to every backend, whatever the policies."""
         known = self._frontends[front]
-        if key in self._frontends:
+        there = self._frontends.get(key)
+        if there is not None and not there.is_lent:
             return
+        self.take_back(key)
         flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
         if service.source_ranges and key.address in _balancers(service):
             flags |= ServiceEntry.RANGES | ServiceEntry.RANGES_DENY * service.denies_sources
@@ -282,6 +304,7 @@ class Services(Part):
         if known is not None and owner in (None, known.owner):
             self._forget(key)
             self.services.delete(key.pack())
+            self.freed.add(key)
 
     def _forget(self, key: ServiceKey) -> None:
         known = self._exposed.pop(key, None)
@@ -319,7 +342,13 @@ class Services(Part):
         self.services.put(key.pack(), replace(entry, number=number).pack())
         ranges = before.ranges if before else frozenset()
         self._frontends[key] = _Frontend(
-            number, tuple(backends), tuple(frontend.draining), owner, entry.affinity, ranges
+            number,
+            tuple(backends),
+            tuple(frontend.draining),
+            owner,
+            entry.affinity,
+            ranges,
+            is_lent=bool(entry.flags & ServiceEntry.HOST_PORT),
         )
 
     def _number(self, key: ServiceKey) -> int:
@@ -336,6 +365,8 @@ class Services(Part):
         self._hide_those_of(key)
         del self._frontends[key]
         self.services.delete(key.pack())
+        if not known.is_lent:
+            self.freed.add(key)
         for slot in range(len(known.backends)):
             self.backends.delete(BackendKey(known.number, slot).pack())
         for each in known.ranges:
@@ -371,7 +402,8 @@ def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:
     return {LivingKey(number, each.address, each.port).pack() for each in backends}
 
 
-def _check(address: str, port: int) -> None:
+def check_place(address: str, port: int) -> None:
+    """Raises: ValueError: it is no address, or no port."""
     plain(address)
     if not 0 < port < 65536:
         raise ValueError(f"{port} is not a port")

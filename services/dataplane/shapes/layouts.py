@@ -443,6 +443,7 @@ class ServiceEntry:
     RANGES_DENY: ClassVar[int] = 0x04  # SERVICE_RANGES_DENY
     LOCAL: ClassVar[int] = 0x08  # SERVICE_LOCAL
     NODE_PORT: ClassVar[int] = 0x40  # SERVICE_NODE_PORT
+    HOST_PORT: ClassVar[int] = 0x80  # SERVICE_HOST_PORT
     EXTERNAL: ClassVar[int] = 0x100  # SERVICE_EXTERNAL
     layout: ClassVar[struct.Struct] = struct.Struct("=IIII16x")
 

@@ -160,7 +160,7 @@ def test_what_is_not_served_yet_is_told_of_a_service_that_is_taken() -> None:
     assert "what comes from outside is not served yet" in found["spec.type"]
     assert "from outside is not served yet" in found["spec.externalIPs"]
     host = warnings(pod(containers="[{name: c, image: i, ports: [{containerPort: 80, hostPort: 80}]}]"))
-    assert "to the pod yet" in host["spec.containers[0].ports[0].hostPort"]
+    assert "not served yet" in host["spec.containers[0].ports[0].hostPort"]
 
 
 def test_many_warnings_are_few_and_say_how_many() -> None:

@@ -194,6 +194,7 @@ struct service_key {
 #define SERVICE_RANGES_DENY 0x04u /* or who may not */
 #define SERVICE_LOCAL 0x08u /* only the backends of this node serve here, which `backends` counts */
 #define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
+#define SERVICE_HOST_PORT 0x80u /* at an address of one node: leads to one pod of it */
 #define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
 
 struct service {

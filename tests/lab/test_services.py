@@ -375,3 +375,29 @@ def test_a_client_comes_back_to_its_backend_by_socket_and_per_packet_and_over_a_
     for way in ways:
         found = answers(way)
         assert len(found) == 1 and found <= set(names) - {gone}, way
+
+
+def test_a_host_port_leads_to_its_pod_at_its_nodes_address_for_pods_and_nodes_and_past_the_hooks(space: Space) -> None:
+    """And to nobody when the pod is gone; an address that is not its node's a pod does not get."""
+    wanted = "- containerPort: 80\n      hostPort: 8088"
+    web = space.pod("web", "node2").replace("- containerPort: 80", wanted)
+    strangers = space.outside
+    thief = space.pod("thief", "node2").replace("- containerPort: 80", f'{wanted}\n      hostIP: "{strangers}"')
+    space.apply(space.pod("client"), space.pod("near", "node2"), web, thief)
+    at = space.node_address("node2")
+    client = execute.pod(space.lab.record, f"{space.name}/client")
+    asked = curl(at, port=8088)
+    callers: dict[str, Callable[[], str]] = {
+        "a pod of another node": lambda: space.get("client", at, port=8088),
+        "a pod of this node": lambda: space.get("near", at, port=8088),
+        "the pod itself": lambda: space.get("web", at, port=8088),
+        "past the hooks": lambda: past_hooks(client, *asked),
+        "another node": lambda: space.lab.exec_node("node1", *asked).stdout,
+        "its node": lambda: space.lab.exec_node("node2", *asked).stdout,
+    }
+    for who, ask in callers.items():
+        assert "Hostname: web" in ask(), who
+    assert "Hostname" not in space.get("client", strangers, port=8088)
+    space.delete(web)
+    for who in ("a pod of another node", "another node", "its node"):
+        assert "Hostname" not in callers[who](), who

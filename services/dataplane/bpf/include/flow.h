@@ -14,11 +14,15 @@ static __always_inline bool key_of(struct connection_key *key, const struct addr
                                    const struct address *destination, __be16 destination_port, __u8 protocol)
 {
 	__u64 swap = is_before(destination, destination_port, source, source_port);
+	__u64 ports = source_port | (__u64)destination_port << 16;
+	__u64 turned = destination_port | (__u64)source_port << 16;
+	__u32 both = ports ^ ((ports ^ turned) & swap), last = protocol;
 
-	key->protocol = protocol;
-	key->pad[0] = 0;
-	key->pad[1] = 0;
-	key->pad[2] = 0;
+	/* Both ports, and the protocol with the padding, by one store each: hashing reads words of four bytes, and waits for
+	 * stores of less to reach the cache. */
+	_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the low port is the lower half");
+	__builtin_memcpy(&key->low_port, &both, sizeof(both));
+	__builtin_memcpy(&key->protocol, &last, sizeof(last));
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
 		__u32 differ = (source->word[i] ^ destination->word[i]) & swap;
@@ -26,8 +30,6 @@ static __always_inline bool key_of(struct connection_key *key, const struct addr
 		key->low_address.word[i] = source->word[i] ^ differ;
 		key->high_address.word[i] = destination->word[i] ^ differ;
 	}
-	key->low_port = source_port ^ ((source_port ^ destination_port) & swap);
-	key->high_port = destination_port ^ ((source_port ^ destination_port) & swap);
 	return !swap;
 }
 
@@ -253,15 +255,22 @@ static __always_inline __be16 answered_port(struct packet *p)
 	return bpf_htons((p->is_ip6 ? ICMP6_ECHO : ICMP_ECHO) + 1);
 }
 
-/* Judge the packet, and keep its connection; see `admit`. */
-static __always_inline bool admit_anew(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
-                                       __u32 source_identity)
+/* Judge the packet if its connection is new, or if what it was last judged by may not hold any more; keep the connection.
+ *
+ * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
+static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
+                                  __u32 source_identity)
 {
-	struct connection fresh = {};
+	struct connection
+		fresh = {}; /* here: made where it is needed, the verifier would go through all that follows twice */
 	struct ends who = {};
 	__u32 known = from && to ? CT_BOTH_HERE : 0;
 	bool allowed;
 
+	if (f->connection && is_judged(p, f->connection, from, to)) {
+		touch(f, p);
+		return true;
+	}
 	if (f->from_origin) {
 		allowed = judge(p, &who, from, &p->source, source_identity, to, &p->destination, p->protocol,
 		                policy_port(p));
@@ -300,18 +309,6 @@ static __always_inline bool admit_anew(struct packet *p, struct flow *f, struct 
 	if (!f->connection) /* evicted by another CPU in this very moment */
 		return REFUSE(p, DROP_CT_INSERT);
 	p->judged_new = p->policy != 0;
-	return true;
-}
-
-/* Judge the packet if its connection is new, or if what it was last judged by may not hold any more; keep the connection.
- *
- * `from` and `to` are the pods of this node at either end, NULL for others; `source_identity` 0: look it up. */
-static __always_inline bool admit(struct packet *p, struct flow *f, struct endpoint *from, struct endpoint *to,
-                                  __u32 source_identity)
-{
-	if (!f->connection || !is_judged(p, f->connection, from, to))
-		return admit_anew(p, f, from, to, source_identity);
-	touch(f, p);
 	return true;
 }
 

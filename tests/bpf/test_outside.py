@@ -252,6 +252,19 @@ def test_an_answer_is_believed_from_the_backend_alone(node: Routed, at: Family) 
     assert node.dropped_for("from_netdev", tcp(at.remote, at.node, 8080, port)) == NO_MAPPING  # begins, the wrong way
 
 
+def test_a_pods_host_port_is_served_at_this_nodes_address_and_passes_at_anothers(node: Routed, at: Family) -> None:
+    for address, number in ((at.node, 1), (at.other_node, 2)):
+        node.service(address, 8088, 6, [(at.pod, 8080)], number, flags=ServiceEntry.HOST_PORT, outside=1)
+    client = node.free_port()
+    there = node.passes("from_netdev", tcp(at.outside, at.node, client, 8088))
+    assert ends(there, at) == (at.outside, client, at.pod, 8080)
+    back = node.passes("from_pod", tcp(at.pod, at.outside, 8080, client, "SA"))
+    assert ends(back, at) == (at.node, 8088, at.outside, client)
+    packet = tcp(at.outside, at.other_node, client, 8088)
+    run = node.run("from_netdev", packet)
+    assert (run.result, run.packet) == (TC_ACT_UNSPEC, packet)
+
+
 @pytest.mark.parametrize("denies", [False, True])
 def test_a_range_of_sources_says_who_may_call_at_each_packet(node: Routed, at: Family, denies: bool) -> None:
     flags = EXTERNAL | ServiceEntry.RANGES | ServiceEntry.RANGES_DENY * denies

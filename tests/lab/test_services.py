@@ -394,10 +394,11 @@ def test_a_host_port_leads_to_its_pod_at_its_nodes_address_for_pods_and_nodes_an
         "past the hooks": lambda: past_hooks(client, *asked),
         "another node": lambda: space.lab.exec_node("node1", *asked).stdout,
         "its node": lambda: space.lab.exec_node("node2", *asked).stdout,
+        "a host outside": lambda: space.lab.exec_outside(*asked).stdout,
     }
     for who, ask in callers.items():
         assert "Hostname: web" in ask(), who
     assert "Hostname" not in space.get("client", strangers, port=8088)
     space.delete(web)
-    for who in ("a pod of another node", "another node", "its node"):
+    for who in ("a pod of another node", "another node", "its node", "a host outside"):
         assert "Hostname" not in callers[who](), who

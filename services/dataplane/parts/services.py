@@ -100,6 +100,7 @@ class Services(Part):
         self.tables = (self.services, self.backends, self.living, self.ranges)
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._exposed: dict[ServiceKey, _Exposed] = {}
+        self._lent: set[ServiceKey] = set()  # host ports
         self._on_host: set[ServiceKey] = set()  # frontends of which this host is a backend
         self._leads_to: dict[ServiceKey, set[ServiceKey]] = {}  # frontend -> external addresses
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
@@ -203,7 +204,7 @@ class Services(Part):
     @property
     def looked_for(self) -> int:
         """What programs are to look for, `SERVES_*`."""
-        if not self._exposed:
+        if not self._exposed and not self._lent:
             return 0
         return SERVES_OUTSIDE | (0 if self._on_host.isdisjoint(self._leads_to) else SERVES_ITSELF)
 
@@ -269,7 +270,8 @@ class Services(Part):
         if key in self._exposed or (known is not None and not known.is_lent):
             return
         frontend = Frontend(address=key.address, port=key.port, protocol="TCP", backends=[backend])
-        self._fill(key, frontend, [backend], ServiceEntry(0, 1, ServiceEntry.HOST_PORT), owner)
+        self._fill(key, frontend, [backend], ServiceEntry(0, 1, ServiceEntry.HOST_PORT, outside=1), owner)
+        self._lent.add(key)
 
     def take_back(self, key: ServiceKey) -> None:
         known = self._frontends.get(key)
@@ -357,6 +359,7 @@ class Services(Part):
         self.losses += len((had | drained) - living - draining)
         self.services.put(key.pack(), replace(entry, number=number).pack())
         self._on_host.discard(key)
+        self._lent.discard(key)
         if not self._own_addresses.isdisjoint(each.address for each in backends):
             self._on_host.add(key)
         ranges = before.ranges if before else frozenset()
@@ -383,6 +386,7 @@ class Services(Part):
             return
         self._hide_those_of(key)
         self._on_host.discard(key)
+        self._lent.discard(key)
         del self._frontends[key]
         self.services.delete(key.pack())
         if not known.is_lent:

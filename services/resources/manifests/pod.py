@@ -298,10 +298,6 @@ def _check_ports(container: Container, path: str, host_network: bool, problems: 
             problems.add(joined(where, "hostPort"), "must be containerPort in a pod of the host's network")
         elif not host_network:
             problems.add_if(joined(where, "hostPort"), words.port_number(port.host_port))
-            problems.warn(
-                joined(where, "hostPort"),
-                "is served within the cluster; what comes to it from outside is not served yet",
-            )
 
 
 def _owner(metadata: ObjectMeta, key: Key, problems: Problems) -> str:

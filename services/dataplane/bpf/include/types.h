@@ -202,7 +202,8 @@ struct service_key {
 #define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
 #define SERVICE_HOST_PORT 0x80u /* at an address of one node: leads to one pod of it */
 #define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
-#define SERVICE_FROM_OUTSIDE (SERVICE_NODE_PORT | SERVICE_EXTERNAL) /* who calls it may be outside of the cluster */
+/* Who calls it may be outside of the cluster. */
+#define SERVICE_FROM_OUTSIDE (SERVICE_NODE_PORT | SERVICE_HOST_PORT | SERVICE_EXTERNAL)
 
 struct service {
 	__u32 number;

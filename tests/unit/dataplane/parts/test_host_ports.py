@@ -10,7 +10,14 @@ from bus.messages.lb import Backend, Exposure, Frontend, HostPort, HostPorts, Lo
 from bus.messages.resources import Node
 from bus.subjects import FRONTEND, HOST_PORTS, NODE
 from services.dataplane.model import NodeModel
-from services.dataplane.shapes.layouts import BackendEntry, BackendKey, LivingKey, ServiceEntry, ServiceKey
+from services.dataplane.shapes.layouts import (
+    SERVES_OUTSIDE,
+    BackendEntry,
+    BackendKey,
+    LivingKey,
+    ServiceEntry,
+    ServiceKey,
+)
 from tests.unit.dataplane.parts.test_services import Kernel
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
@@ -76,6 +83,8 @@ def test_a_host_port_is_at_each_address_of_its_node_of_the_pods_family(model: No
     assert led(model) == {HERE: ("10.0.0.1", 80), HERE6: ("fd00::1", 80), THERE: ("10.0.1.1", 80)}
     flags = {ServiceEntry.unpack(each).flags for each in model.services.services.wanted.values()}
     assert flags == {ServiceEntry.HOST_PORT}
+    assert {ServiceEntry.unpack(each).outside for each in model.services.services.wanted.values()} == {1}
+    assert model.services.looked_for == SERVES_OUTSIDE
     assert model.services.name_of(HERE, 8080, 6) == "default/web/host-port"
 
 

@@ -5,11 +5,11 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-LAYERS := unit contract bus k8s bpf lab
+LAYERS := unit contract bus proxy k8s bpf lab
 C_FILES = $(shell find bench cni services tools -name '*.[ch]' 2>/dev/null)
 CFLAGS ?= -O2 -g -Wall -Wextra -Werror
 
-.PHONY: help setup programs demo docs fmt check check-python check-types check-imports check-c test bench lock protos clean
+.PHONY: help setup programs demo docs image fmt check check-python check-types check-imports check-c test bench lock protos clean
 .PHONY: $(LAYERS:%=test-%) guest-setup test-guest instructions packets
 
 help: ## what there is to type
@@ -43,7 +43,7 @@ check-imports: setup
 check-c: setup
 	@$(if $(C_FILES),$(BIN)/clang-format --dry-run --Werror $(C_FILES))
 
-test: setup ## every layer of tests, in this order: unit, contract, bus, k8s, bpf, lab
+test: setup ## every layer of tests, in this order: unit, contract, bus, proxy, k8s, bpf, lab
 	@tools/layers.sh $(LAYERS)
 
 $(LAYERS:%=test-%): test-%: setup
@@ -70,13 +70,19 @@ instructions: setup ## how large each program is and what the verifier goes thro
 packets: setup ## what packets cost beside a program that never changes, anew into bench/packets.json
 	@$(BIN)/python -m bench --only packets --record
 
-docs: setup ## write docs/events.md, docs/settings.md and the tables of docs/map-sizes.md anew from their sources
+docs: setup ## write docs/events.md, docs/settings.md, tables of docs/map-sizes.md and of deploy/k8s anew from their sources
 	@mkdir -p build
 	@$(BIN)/python -m tools.events_doc > build/events.md && mv build/events.md docs/events.md
 	@$(BIN)/python -m tools.settings_doc
+	@$(BIN)/python -m tools.chart
 
-protos: setup ## write the Python of services/hubble/api anew from its .proto files
+protos: setup ## write the Python of .proto files anew
 	@$(BIN)/python -m tools.protos
+
+image: setup ## build the image of everything by docker (BASE=... in the place of debian:12-slim)
+	@$(BIN)/python -m tools.image
+	@docker build --tag plexus:$$($(BIN)/python -c 'from importlib.metadata import version; print(version("plexus"))') \
+	    $(if $(BASE),--build-arg BASE=$(BASE)) build/image
 
 lock: ## resolve pyproject.toml into requirements.lock anew
 	@tools/lock.sh $(LOCK_OPTIONS)

@@ -1,4 +1,4 @@
-"""Health, readiness and metrics over HTTP: /healthz, /readyz, /metrics. Imported only when PLEXUS_HTTP is set."""
+"""Health, readiness and metrics over HTTP (/healthz, /livez, /readyz, /metrics), imported only with PLEXUS_HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Counters(Collector):
 
 
 def application(service: Service) -> web.Application:
-    """The three pages. /healthz: 200 while checks are well; /readyz: 200 once ready; both show health as JSON."""
+    """The pages. /healthz: 200 while checks are well; /readyz: 200 once ready; both show health as JSON. /livez: 200
+    while the process answers at all. A check that is not well is no reason to end it: what it waits for stays away."""
     registry = CollectorRegistry()
     registry.register(Counters(service))
     ProcessCollector(registry=registry)
@@ -55,12 +56,16 @@ def application(service: Service) -> web.Application:
     async def readyz(_: web.Request) -> web.Response:
         return _health(service, service.is_ready)
 
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
     async def metrics(_: web.Request) -> web.Response:
         body = generate_latest(registry)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     pages = web.Application()
-    pages.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    found = {"healthz": healthz, "livez": livez, "readyz": readyz, "metrics": metrics}
+    pages.add_routes([web.get(f"/{name}", page) for name, page in found.items()])
     return pages
 
 

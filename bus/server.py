@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
@@ -207,13 +208,16 @@ class Server:
             raise ServerFailed("nats-server is not running")
         return self._process.pid
 
+    @property
+    def _configuration(self) -> Path:
+        return self.settings.store / "nats-server.conf"
+
     async def start(self) -> None:
         """Start it and wait until it takes JetStream calls. Raises: ServerFailed."""
         store = self.settings.store
         store.mkdir(parents=True, exist_ok=True)
-        config = store / "nats-server.conf"
-        config.touch(mode=0o600)  # it holds passwords
-        config.write_text(configuration(self.settings))
+        config = self._configuration
+        _write(config, configuration(self.settings))
         with (store / "nats-server.log").open("ab") as output:  # a local file, once
             self._process = await asyncio.create_subprocess_exec(
                 find_binary(), "-c", str(config), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
@@ -224,6 +228,17 @@ class Server:
         except TimeoutError:
             await self.stop()
             raise ServerFailed(f"nats-server was not ready in {START_SECONDS} s: see {store}/nats-server.log") from None
+
+    def read_anew(self, settings: ServerSettings) -> None:
+        """It goes by these from now on, as far as a running server can: users and accounts. Raises: ServerFailed."""
+        self.settings = settings
+        _write(self._configuration, configuration(settings))
+        os.kill(self.pid, signal.SIGHUP)
+
+    async def ended(self) -> None:
+        """Returns when it runs no more."""
+        if self._process is not None:
+            await self._process.wait()
 
     async def stop(self) -> None:
         """Ask it to end, and insist after a while."""
@@ -260,6 +275,14 @@ class Server:
                 finally:
                     writer.close()
             await asyncio.sleep(0.02)
+
+
+def _write(file: Path, text: str) -> None:
+    """At once, or not at all. It holds passwords."""
+    new = file.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.replace(file)
 
 
 @asynccontextmanager

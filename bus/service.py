@@ -55,6 +55,7 @@ class Settings:
     bus_url: str = "nats://127.0.0.1:4222"
     bus_user: str = ""
     bus_password: str = ""
+    bus_password_file: str = ""  # where it stands, if not in the environment
     bus_tls_ca: str = ""  # PEM files, see bus/tls.py; "": no TLS
     bus_tls_cert: str = ""
     bus_tls_key: str = ""
@@ -70,6 +71,7 @@ class Settings:
             "bus_url",
             "bus_user",
             "bus_password",
+            "bus_password_file",
             "bus_tls_ca",
             "bus_tls_cert",
             "bus_tls_key",
@@ -79,6 +81,11 @@ class Settings:
             "log_format",
         )
         given = {name: value for name in names if (value := environment.get(f"PLEXUS_{name.upper()}"))}
+        if (file := given.get("bus_password_file")) and "bus_password" not in given:
+            try:
+                given["bus_password"] = Path(file).read_text().strip()
+            except (OSError, UnicodeDecodeError) as problem:
+                raise BadSettings(f"PLEXUS_BUS_PASSWORD_FILE {file} cannot be read: {problem}") from None
         settings = Settings(**given)
         if settings.http and not settings.http.startswith("unix:"):
             host, _, port = settings.http.rpartition(":")

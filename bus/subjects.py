@@ -145,6 +145,7 @@ ENDPOINT = State("state.dataplane.endpoint", ("node", "namespace", "pod"), datap
 APPLIED = Event("evt.dataplane.applied", ("node",), dataplane.AppliedRevision)
 FLOWS = Event("evt.dataplane.flows", ("node",), dataplane.FlowBatch)
 DUMP = Request("req.dataplane.dump", ("node",), dataplane.Dump, dataplane.DumpRows)
+WHY = Request("req.dataplane.why", ("node",), dataplane.Why, dataplane.WhyAnswer)
 
 STATES: tuple[State[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, State))
 EVENTS: tuple[Event[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Event))

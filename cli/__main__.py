@@ -40,9 +40,11 @@ COMMANDS = {
     "identity": Lazy("cli.lists", "identity", "Label sets and their numbers", "What is"),
     "service": Lazy("cli.lists", "service", "Service addresses and their backends", "What is"),
     "ipam": Lazy("cli.lists", "ipam", "Blocks of pod addresses and who holds them", "What is"),
+    "policy": Lazy("cli.policy", "app", "Policies: what they say, whom they mean, what holds for a pod", "What is"),
     "bpf": Lazy("cli.bpf", "app", "What the nodes' BPF maps hold", "What is"),
     "config": Lazy("cli.status", "config", "The lab's settings", "What is"),
     "version": Lazy("cli.status", "version", "The version", "What is"),
+    "why": Lazy("cli.why", "why", "Why a connection is let through or not", "What is"),
     "monitor": Lazy("cli.monitor", "monitor", "Drops and policy verdicts as they happen", "What happens"),
     "bus": Lazy("cli.tail", "app", "The message bus itself", "What happens"),
 }

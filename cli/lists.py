@@ -40,11 +40,17 @@ def endpoints(name: Name = "", output: Output = Format.TABLE) -> None:
         Column("POD", "pod"),
         Column("ADDRESS", "addresses"),
         Column("IDENTITY", "identity"),
-        Column("STATE", "state"),
+        Column("STATE", state_shown),
         Column("INTERFACE", "interface"),
         Column("LABELS", lambda row: short_labels(row["labels"])),
     ]
     listing((ENDPOINT, IDENTITY), endpoint_rows, columns, name, output, "no endpoints")
+
+
+def state_shown(row: Row) -> str:
+    """With the directions that are denied as a whole."""
+    closed = [each["direction"] for each in row["closed"]]
+    return f"{row['state']}, {' and '.join(closed)} denied" if closed else str(row["state"])
 
 
 def endpoint_rows(seen: Picture) -> Sequence[Row]:
@@ -57,6 +63,7 @@ def endpoint_rows(seen: Picture) -> Sequence[Row]:
             "addresses": all_of(each),
             "identity": each.identity,
             "state": each.state,
+            "closed": [{"direction": one.direction, "why": one.why, "policies": one.policies} for one in each.closed],
             "interface": each.interface,
             "interface_index": each.interface_index,
             "mac": each.mac,

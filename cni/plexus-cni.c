@@ -7,6 +7,10 @@
  *            with the first byte, as SCM_RIGHTS: CNI_NETNS, opened, when it can be opened
  *   answer   u32 length of the rest | u8 exit status | JSON for standard output
  *
+ * A DEL is done, for the runtime, when nobody serves the socket but a dataplane has been there: the request is left in the
+ * directory $PLEXUS_CNI_SOCKET.deleted, which a dataplane makes, and carries out before it serves the socket again. A pod
+ * can end while the node's dataplane is away.
+ *
  * VERSION is answered here. An error found here is a CNI error on standard output and exit status 1. Every wait has an
  * end: a runtime that asks for STATUS has its answer within two seconds.
  * Source: CNI specification 1.1.0, "Section 2: Execution Protocol" and "Section 5: Result Types".
@@ -301,7 +305,41 @@ static void find_version(const char *at, const char *end)
 	}
 }
 
-static int connect_to(const char *path)
+/* Leave a DEL for the next dataplane of this node, whole or not at all. Returns 0 when there is no such directory, or no
+ * room: then the runtime is to ask again. Names sort by time. What is left there goes with a reboot, as the pods do. */
+static int leave(const char *socket_path, const struct buffer *request)
+{
+	char place[4096], fresh[4200];
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	int length = snprintf(place, sizeof(place), "%s.deleted/%020lld%09ld-%d", socket_path, (long long)now.tv_sec,
+	                      now.tv_nsec, getpid());
+	if (length < 0 || (size_t)length >= sizeof(place))
+		return 0;
+	snprintf(fresh, sizeof(fresh), "%s.new", place);
+	int file = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (file < 0)
+		return 0;
+	size_t written = 4; /* the length of the frame is not in a file */
+
+	while (written < request->used) {
+		ssize_t done = write(file, request->bytes + written, request->used - written);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			break;
+		written += (size_t)done;
+	}
+	if (close(file) == 0 && written == request->used && rename(fresh, place) == 0)
+		return 1;
+	unlink(fresh);
+	return 0;
+}
+
+static int connect_to(const char *path, const struct buffer *request)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int node = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -312,10 +350,15 @@ static int connect_to(const char *path)
 		fail(CODE_ENVIRONMENT, "PLEXUS_CNI_SOCKET is too long for a unix socket: 107 bytes at most", path,
 		     ENAMETOOLONG);
 	strcpy(address.sun_path, path);
-	if (connect(node, (struct sockaddr *)&address, sizeof(address)) != 0)
+	if (connect(node, (struct sockaddr *)&address, sizeof(address)) != 0) {
+		int why = errno;
+
+		if (command_is("DEL") && (why == ENOENT || why == ECONNREFUSED) && leave(path, request))
+			exit(0);
 		fail_unavailable("the Plexus dataplane of this node does not answer: start it, or set "
 		                 "PLEXUS_CNI_SOCKET to its socket; then try again",
-		                 path, errno);
+		                 path, why);
+	}
 	return node;
 }
 
@@ -428,7 +471,7 @@ int main(void)
 	const char *path = variable("CNI_NETNS", NULL);
 	/* Gone is fine: DEL must work without. ADD is refused by the dataplane, which knows what it needs. */
 	int namespace = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	int node = connect_to(variable("PLEXUS_CNI_SOCKET", DEFAULT_SOCKET));
+	int node = connect_to(variable("PLEXUS_CNI_SOCKET", DEFAULT_SOCKET), &request);
 
 	if (!command_is("STATUS"))
 		deadline = after(ANSWER_MILLISECONDS);

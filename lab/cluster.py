@@ -112,8 +112,16 @@ def node_manifest(lab: Record, node: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node, "labels": {"kubernetes.io/hostname": node, "kubernetes.io/os": "linux"}},
+        **({"spec": {"podCIDRs": pod_cidrs(lab, node)}} if lab.settings.get("ipam.mode") == "kubernetes" else {}),
         "status": {"addresses": [*addresses, {"type": "Hostname", "address": node}]},
     }
+
+
+def pod_cidrs(lab: Record, node: str) -> list[str]:
+    """As the controller manager gives them out: a part of the pods' network each, in order."""
+    place = lab.nodes.index(node)
+    parts = ((lab.plan.pods(family), 24 if family == 4 else 120) for family in lab.families)
+    return [f"{network[place << (network.max_prefixlen - length)]}/{length}" for network, length in parts]
 
 
 async def bind_pods(cluster: Cluster, bus: Bus) -> None:

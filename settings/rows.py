@@ -151,10 +151,23 @@ ROUTING = (
     Row(
         key="ipam.mode",
         variable="PLEXUS_IPAM_MODE",
-        read=Words("cluster-pool", later=("kubernetes", "multi-pool")),
+        read=Words("cluster-pool", "kubernetes", later=("multi-pool",)),
         default="cluster-pool",
         services=("ipam",),
-        text="nothing else yet",
+        text="`cluster-pool`: nodes get blocks of the pools below; `kubernetes`: those that their Nodes have in "
+        "spec.podCIDRs, which the controller manager gives out",
+    ),
+    Row(
+        key="k8s.requireIPv4PodCIDR",
+        read=Truth(),
+        inert=True,
+        text="taken, and changes nothing: with `ipam.mode=kubernetes` a node without podCIDRs starts no pod anyway",
+    ),
+    Row(
+        key="k8s.requireIPv6PodCIDR",
+        read=Truth(),
+        inert=True,
+        text="the same of IPv6",
     ),
     Row(
         key="ipam.operator.clusterPoolIPv4PodCIDRList",
@@ -245,6 +258,27 @@ ROUTING = (
         default=False,
         services=(LAB,),
         text="log lines of level debug",
+    ),
+)
+
+POLICY = (
+    Row(
+        key="policyEnforcementMode",
+        variable="PLEXUS_POLICY_ENFORCEMENT_MODE",
+        read=Words("default", "always", "never"),
+        default="default",
+        services=NODE,
+        text="`default`: a pod is closed in a direction of which a policy that selects it says something; `always`: "
+        "every pod is closed but for what policies allow; `never`: no policy is enforced",
+    ),
+    Row(
+        key="policyAuditMode",
+        variable="PLEXUS_POLICY_AUDIT_MODE",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="nothing is denied; what would be is told with the verdict `audited`, and why. A pod whose labels are not "
+        "known yet is closed all the same",
     ),
 )
 
@@ -435,6 +469,12 @@ EVERYWHERE = (
         text="of that account",
     ),
     Row(
+        variable="PLEXUS_BUS_PASSWORD_FILE",
+        read=Text(),
+        services=(EVERY,),
+        text="where that password stands, if not in PLEXUS_BUS_PASSWORD",
+    ),
+    Row(
         variable="PLEXUS_BUS_TLS_CA",
         read=Text(),
         services=(EVERY,),
@@ -483,6 +523,7 @@ EVERYWHERE = (
 
 SECTIONS: Mapping[str, tuple[Row, ...]] = {
     "Addresses and routing": ROUTING,
+    "Policy": POLICY,
     "The bus": BUS,
     "Masquerade": MASQUERADE,
     "Sizes and times": SIZES,
@@ -513,7 +554,5 @@ LATER = (
     "loadBalancer.algorithm",
     "loadBalancer.mode",
     "nodePort.enabled",
-    "policyEnforcementMode",
-    "policyAuditMode",
 )
 """Keys of the chart whose features come later; a value there is refused with a word of its own."""

@@ -1,6 +1,6 @@
-"""Writes services/hubble/api/*_pb2.py and *_pb2.pyi out of the .proto files beside them (`make protos`).
+"""Writes the Python of .proto files (`*_pb2.py` and `*_pb2.pyi`) beside them (`make protos`).
 
-What is written is committed: a checkout needs no compiler, and tests/contract/test_flow_api.py compares both.
+What is written is committed: a checkout needs no compiler, and a test compares both.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-API = Path("services/hubble/api")
+APIS = (Path("services/hubble/api"), Path("services/proxy/api"))
 
 
-def compile_to(directory: Path, *, stubs: bool = True) -> None:
+def compile_to(directory: Path, api: Path, *, stubs: bool = True) -> None:
     """Raises: RuntimeError: a file does not compile; the reason stands on stderr."""
     import grpc_tools
     from grpc_tools import protoc
 
-    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / API).glob("*.proto"))
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / api).glob("*.proto"))
     known = Path(grpc_tools.__file__).parent / "_proto"
     outputs = [f"--python_out={directory}", *([f"--pyi_out={directory}"] if stubs else [])]
     if protoc.main(["protoc", f"-I{ROOT}", f"-I{known}", *outputs, *files]):
@@ -26,6 +26,7 @@ def compile_to(directory: Path, *, stubs: bool = True) -> None:
 
 if __name__ == "__main__":
     try:
-        compile_to(ROOT)
+        for each in APIS:
+            compile_to(ROOT, each)
     except RuntimeError as problem:
         sys.exit(str(problem))

@@ -51,7 +51,11 @@ where the bus verifies clients, `PLEXUS_BUS_TLS_CERT` and `PLEXUS_BUS_TLS_KEY`. 
 `PLEXUS_BUS_URL`. The bus's certificate names the host or address that clients have in `PLEXUS_BUS_URL`. A file that
 is no use is refused at the start. Files are read once, at the start: a process that is to use renewed ones is started
 again. Who does not trust the bus's certificate, or has none that the bus asks for, says so in its log and tries on;
-`plexus` says it and ends.""",
+`plexus` says it and ends.
+
+Who starts a cluster's bus (`python -m bus.serve`) sets `PLEXUS_BUS_LISTEN` (`0.0.0.0:4222`), `PLEXUS_BUS_STORE`
+(`/var/lib/plexus-bus`), `PLEXUS_BUS_SECRETS` (`/etc/plexus/bus`: a folder with the files `control` and `nodes`, of
+which passwords are made, 32 characters each at least), and the three files of TLS, or none of them.""",
 }
 
 

@@ -13,6 +13,14 @@ CONTAINERS = "containers"
 """The namespace of an endpoint whose runtime named no Kubernetes pod; its name is the container's id."""
 
 
+class ClosedDirection(Part, frozen=True, kw_only=True):
+    """All of it is denied, whatever the policies say: they ask for more than there is room for."""
+
+    direction: Literal["ingress", "egress", "other"]
+    why: str
+    policies: list[str]  # "CiliumNetworkPolicy/default/rule1": those that say something of it
+
+
 class Endpoint(Message, frozen=True, kw_only=True):
     """A pod's place in the network. Subject: state.dataplane.endpoint.<node>.<namespace>.<pod>"""
 
@@ -27,6 +35,7 @@ class Endpoint(Message, frozen=True, kw_only=True):
     identity: int  # 0 while it is not known: the pod is denied
     state: Literal["waiting-for-identity", "waiting-for-policy", "ready", "other"]
     addresses: PodAddresses = []  # empty: `address` is all
+    closed: list[ClosedDirection] = []
 
 
 class AppliedRevision(Message, frozen=True, kw_only=True):
@@ -43,7 +52,7 @@ class Flow(Part, frozen=True, kw_only=True):
 
     at: float  # seconds since the epoch
     type: Literal["drop", "policy-verdict", "other"]
-    verdict: Literal["forwarded", "dropped", "other"]
+    verdict: Literal["forwarded", "dropped", "audited", "other"]  # audited: it passed, and would not else
     reason: str = ""  # public name: "Policy denied"
     reason_code: int = 0
     direction: Literal["ingress", "egress", "", "other"] = ""
@@ -83,6 +92,46 @@ class DumpRows(Message, frozen=True, kw_only=True):
     node: str
     rows: list[dict[str, Any]] = []
     truncated: bool = False
+    problem: str = ""
+
+
+class Why(Message, frozen=True, kw_only=True):
+    """What becomes of the first packet of such a connection here? Subject: req.dataplane.why.<node>"""
+
+    source: str  # "10.0.1.2", "fd00::2"
+    destination: str
+    protocol: int
+    port: int  # of the destination; of ICMP the type + 1
+
+
+class Judgement(Part, frozen=True, kw_only=True):
+    """What the maps of a node say of one direction of a pod's policy."""
+
+    direction: Literal["ingress", "egress", "other"]
+    pod: str  # "namespace/name"
+    enforced: bool
+    allowed: bool
+    reason: str = ""  # why not, or, where the node only looks, why it would not be
+    audited: bool = False
+    policies: list[str] = []  # that decided
+    nearest: str = ""  # the rule that comes nearest to letting it through
+
+
+class Way(Part, frozen=True, kw_only=True):
+    """One backend of a Service, or the destination itself."""
+
+    destination: str
+    port: int
+    source_identity: int
+    destination_identity: int
+    judged: list[Judgement] = []  # by pods of this node
+    route: str = ""  # in words
+
+
+class WhyAnswer(Message, frozen=True, kw_only=True):
+    node: str
+    service: str = ""  # "default/web": the destination is its frontend
+    ways: list[Way] = []  # none: it has no backends
     problem: str = ""
 
 

@@ -50,6 +50,13 @@ class PeerNetwork(Part, frozen=True, kw_only=True):
     except_cidrs: list[str] = []  # in their one form; what they have in common with `cidr` is not meant
 
 
+class PeerName(Part, frozen=True, kw_only=True):
+    """Addresses that a DNS name has, by the answers that a node's pods got. One of the two is given."""
+
+    name: str = ""  # "a.example.com": lower case, without the last dot
+    pattern: str = ""  # "*.example.com" (bus/patterns.py)
+
+
 class Selector(Message, frozen=True, kw_only=True):
     """The identities that a selector selects now. Subject: state.policy.selector.<id>
 
@@ -57,7 +64,8 @@ class Selector(Message, frozen=True, kw_only=True):
     number, and refers to whoever gives it the name: its subjects (ingress) or its peers (egress). Another pod of the
     same identity may give it none: the rule says the name too, and the node opens it by the address that is called.
 
-    With `networks` it means those and no label set. Their identities are each node's own affair (docs/adr/0030).
+    With `networks` it means those and no label set. Their identities are each node's own affair (docs/adr/0033). With
+    `names` it means the addresses that these have, as networks of one address each (docs/adr/0036).
     """
 
     id: str  # the first 16 hex digits of SHA-256 over the canonical form
@@ -65,3 +73,5 @@ class Selector(Message, frozen=True, kw_only=True):
     members: list[int] = []  # identity numbers, ascending
     having: NamedPort | None = None
     networks: list[PeerNetwork] = []
+    partial: bool = False  # there are more of them than can be said: who denies by it denies everyone
+    names: list[PeerName] = []

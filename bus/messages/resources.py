@@ -247,6 +247,8 @@ class Peer(Part, frozen=True, kw_only=True):
     cidr_groups: LabelSelector | None = None  # over plain label keys: the networks of all CIDRGroups that it selects
     services: ServicePeer | None = None
     except_cidrs: list[str] = []  # but for these, of the networks that one of the three says
+    dns_name: str = ""  # "a.example.com": the addresses that this name has
+    dns_pattern: str = ""  # "*.example.com": those of all names that it is a pattern of
 
 
 class PortRange(Part, frozen=True, kw_only=True):

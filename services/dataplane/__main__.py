@@ -9,7 +9,7 @@ import sys
 from contextlib import AsyncExitStack, closing
 
 from bus import subjects
-from bus.messages.dataplane import Dump, DumpRows
+from bus.messages.dataplane import Dump, DumpRows, Why, WhyAnswer
 from bus.service import BadSettings, CannotStart, Service, run_service
 from services.dataplane.batch import to_the_end
 from services.dataplane.dump import dump
@@ -33,6 +33,7 @@ from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings, memory_bytes
 from services.dataplane.shapes.sizes import SECONDS
 from services.dataplane.store.journal import Journal, JournalError
+from services.dataplane.why import why
 
 
 async def run(service: Service, settings: NodeSettings) -> None:
@@ -87,6 +88,7 @@ async def live(service: Service, settings: NodeSettings, known: Known, *, filled
             tasks.create_task(node.looks.run_for_ever(), name="heal programs")
             tasks.create_task(node.uplinks.run_for_ever(), name="follow devices")
             tasks.create_task(answer_dumps(node), name="answer dumps")
+            tasks.create_task(answer_why(node), name="answer why")
             if fallback is not None:
                 tasks.create_task(fallback.run(), name="go back to BPF")
             else:
@@ -168,6 +170,16 @@ async def answer_dumps(node: Node) -> None:
         return await to_the_end(asyncio.to_thread(dump, node.settings.node, question, node.maps, node.model))
 
     await node.bus.answer(subjects.DUMP, node.settings.node, handler=answer)
+
+
+async def answer_why(node: Node) -> None:
+    async def answer(question: Why) -> WhyAnswer:
+        try:
+            return await to_the_end(asyncio.to_thread(why, node.settings.node, question, node.maps, node.model))
+        except OSError as problem:
+            return WhyAnswer(node=node.settings.node, problem=str(problem))
+
+    await node.bus.answer(subjects.WHY, node.settings.node, handler=answer)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from bus.messages.dataplane import ClosedDirection
 from services.dataplane.part import Facts, LocalPod, Parts
 from services.dataplane.parts.connections import Connections
 from services.dataplane.parts.counters import Counters
@@ -63,6 +64,7 @@ class NodeModel(Parts):
             Connections(),  # which there are; programs write them
             Counters(),  # what was let through and dropped, and why; programs count it
         )
+        self.closed = facts.closed
         self._identity = facts.identity
         self.judged = Judged(self.tables, own_addresses)
 
@@ -112,6 +114,10 @@ class NodeModel(Parts):
     def state_of(self, address: str) -> EndpointState:
         """How far the pod at `address` has come, as of the last `settle`."""
         return self.endpoints.state_of(address)
+
+    def closed_of(self, address: str) -> tuple[ClosedDirection, ...]:
+        """Directions of the pod at `address` that are denied as a whole, whatever policy says."""
+        return self.endpoints.closed_of(address)
 
     def policy_of(self, identity: int) -> EndpointPolicy | None:
         """What the policy table holds for a local identity."""

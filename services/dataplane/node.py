@@ -33,6 +33,7 @@ from services.dataplane.keep.recall import TURN_CHANGES, Recall, hear_all
 from services.dataplane.keep.routes import Routes
 from services.dataplane.keep.sockets import Sockets
 from services.dataplane.keep.uplinks import Uplinks
+from services.dataplane.keep.writing import Writing
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import DeviceInfo, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
@@ -85,6 +86,9 @@ class Node:
         routing = Routing(settings.families, underlay, settings.auto_direct_node_routes, networks)
         self.model = NodeModel(settings.node, own, routing, settings.not_masqueraded)
         self.model.policy.store.entries_max = settings.policy_map_max
+        self.model.policy.store.mode = settings.policy_mode
+        if settings.policy_mode.audit or settings.policy_mode.enforcement == "never":
+            log.warning("policies are not enforced on this node", mode=str(settings.policy_mode))
         self.endpoints = Endpoints()
         self.addresses = Addresses(settings.families)
         self.leftovers = Leftovers(links, journal, self.addresses)
@@ -109,6 +113,7 @@ class Node:
         self.is_whole = False  # the model is: from the bus, or from the disk while that is away
         self._synced = asyncio.Event()
         self.changes = Changes(service, self._hear)
+        self.writing = Writing(service, maps, self.model)
         self._writing = asyncio.Lock()
         self.held = Held(*self.model.hears, self.publish.family)
         self.audit = Audit(maps, self.model.tables, self._writing, self)
@@ -246,17 +251,10 @@ class Node:
     async def write(self) -> None:
         """Bring the kernel to what the model says now; returns when it is there."""
         async with self._writing:
-            changed = self.model.settle()
+            changed = await self.writing.write(is_whole=self.is_whole)
             self.changes.tell(self.model.problems)
-            if self.is_whole:
-                await self.maps.write(self.model.tables, self.model.judged.again)
-                self.maps.serve(self.model.services.looked_for)
-            else:
-                await self.maps.write((self.model.endpoints.table,))
             if self.is_synced:
                 self.sockets.written()
-            missing = (f"{name}: {why}" for name, why in sorted(self.maps.no_room.items()))
-            self.service.check("room", not self.maps.no_room, "; ".join(missing))
             self.own_addresses.tell()
         await self.realised()
         self.publish.changed(changed)
@@ -270,7 +268,7 @@ class Node:
 
     async def realised(self) -> None:
         """Say that all that was heard is in the kernel; if something found no room or differs, later, when it is."""
-        if not self.is_synced or self.maps.no_room or self.held.differing or self.audit.differing:
+        if not self.is_synced or self.writing.is_held_back or self.held.differing or self.audit.differing:
             return
         if self.looks.holds_back():
             return
@@ -310,6 +308,7 @@ class Node:
 
     async def _look_at_pods(self) -> None:
         """Every half minute (keep/heal.py)."""
+        self.model.policy.try_again()
         await self.leftovers.remove_all()
         await self.restart.heal()
 

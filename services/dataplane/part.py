@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from bus.messages import Message
+from bus.messages.dataplane import ClosedDirection
 from bus.messages.resources import ContainerPort
 from bus.subjects import State, check_subject, state_of
 from services.dataplane.shapes.layouts import MAPS
@@ -146,6 +147,8 @@ class Facts:
         """Numbers of the networks that policies name, by CIDR."""
         self.enforced: Fact[int, tuple[bool, bool]] = Fact("enforced")
         """Of local identities: whether policy decides on ingress, and on egress. Not there: it is not known yet."""
+        self.closed: Fact[int, tuple[ClosedDirection, ...]] = Fact("closed")
+        """Of local identities: directions that are denied as a whole, whatever policy says."""
 
 
 def anything(_: object) -> None:

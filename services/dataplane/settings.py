@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bus.service import BadSettings
 from services.dataplane.shapes import sizes
+from services.dataplane.shapes.mode import Mode
 from settings.ports import Ports, node_ports_of
 from settings.read import default, read
 from settings.rows import SWITCHES
@@ -63,6 +64,12 @@ class NodeSettings:
     terminate_pod_connections: bool = default("PLEXUS_TERMINATE_POD_CONNECTIONS")
     terminate_all_protocols: bool = default("PLEXUS_TERMINATE_ALL_PROTOCOLS")
     no_conntrack_rules: bool = default("PLEXUS_NO_CONNTRACK_RULES")
+    policy_enforcement_mode: str = default("PLEXUS_POLICY_ENFORCEMENT_MODE")
+    policy_audit_mode: bool = default("PLEXUS_POLICY_AUDIT_MODE")
+
+    @property
+    def policy_mode(self) -> Mode:
+        return Mode(self.policy_enforcement_mode, self.policy_audit_mode)
 
     @property
     def is_tunnel(self) -> bool:

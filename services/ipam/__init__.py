@@ -3,9 +3,9 @@
 Owns    state.ipam.block.<cidr>, state.ipam.serviceaddress.<address>, state.ipam.addressrequest.<namespace>.<name>,
         state.ipam.pooluse.<pool>
 Hears   Nodes, Services and LoadBalancer pools (resources), endpoints (dataplane), its own blocks and addresses.
-Says    for each node one block of each family; another one when more than three quarters of its addresses of that
-        family are in use, so that a pod start never waits for one. Blocks are taken by compare-and-set: no two nodes
-        ever hold the same.
+Says    for each node, with ipam.mode=kubernetes, the blocks that its Node has in spec.podCIDRs; else one block of each
+        family, another one when more than three quarters of its addresses of that family are in use, so that a pod
+        start never waits for one. Blocks are taken by compare-and-set: no two nodes ever hold the same.
         For each address of a pool that is given the Services that have it, changed by compare-and-set too; how each
         Service of type LoadBalancer does with what it asks for; how much of each pool is used.
 
@@ -22,5 +22,6 @@ waits, which its status and the log say; it is none of this service's health.
 Two replicas may run, one is active by the lease "ipam" (bus/control.py). When it stops, nodes go on allocating out of
 the blocks that they hold, and Services keep their addresses; only new nodes, nodes that fill up, and new Services wait.
 
-Read `model.py` for blocks, `ranges.py` and `service_addresses.py` for Services: all of it is there, without I/O.
+Read `model.py` and `given_blocks.py` for blocks, `ranges.py` and `service_addresses.py` for Services: all of it is
+there, without I/O.
 """

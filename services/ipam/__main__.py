@@ -8,9 +8,9 @@ from bus.control import run_control
 from bus.revision import Revision
 from bus.service import REFUSED, BadSettings, Service, run_service
 from bus.telemetry import logger
-from services.ipam.model import BlockAllocation, Pools
+from services.ipam.model import BlockAllocation
 from services.ipam.service_addresses import Missing, ServiceAddresses
-from services.ipam.settings import from_environment
+from services.ipam.settings import blocks
 from services.ipam.together import Together
 
 log = logger(__name__)
@@ -35,9 +35,7 @@ class Reporter:
         short = self._model.short
         self._service.check("pool", not short, f"no block is left for {', '.join(short)}" if short else "")
         if short and short != self._short:
-            log.error(
-                "the pools are exhausted; widen PLEXUS_CLUSTER_POOL_CIDRS or _CIDRS6, or remove nodes", nodes=short
-            )
+            log.error(self._model.cure, nodes=short)
         self._short = short
         waiting = self._addresses.waiting
         for name, missing in sorted(waiting.items()) if active else ():
@@ -48,16 +46,16 @@ class Reporter:
 
 def main() -> None:
     try:
-        pools = from_environment()
+        model = blocks()
     except BadSettings as problem:
         sys.stderr.write(f"ipam: {problem}\n")
         sys.exit(REFUSED)
-    run_service("ipam", lambda service: body(service, pools))
+    run_service("ipam", lambda service: body(service, model))
 
 
-async def body(service: Service, pools: list[Pools]) -> None:
-    blocks, addresses = BlockAllocation(*pools), ServiceAddresses()
-    await run_control(service.bus, Together(blocks, addresses), report=Reporter(service, blocks, addresses))
+async def body(service: Service, model: BlockAllocation) -> None:
+    addresses = ServiceAddresses()
+    await run_control(service.bus, Together(model, addresses), report=Reporter(service, model, addresses))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ class BlockAllocation:
     owner: ClassVar[str] = "ipam"
     hears: ClassVar[tuple[State[Message], ...]] = (NODE, ENDPOINT, BLOCK)
     says: ClassVar[tuple[State[Message], ...]] = (BLOCK,)
+    cure: ClassVar[str] = "the pools are exhausted; widen PLEXUS_CLUSTER_POOL_CIDRS or _CIDRS6, or remove nodes"
+    """What to do about nodes that are short."""
 
     def __init__(self, *pools: Pools) -> None:
         """`pools`: one for each family that pods have."""

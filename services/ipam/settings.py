@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from bus.addresses import FAMILIES
 from bus.messages.resources import Family
 from bus.service import BadSettings
-from services.ipam.model import Pools
+from services.ipam.given_blocks import GivenBlocks
+from services.ipam.model import BlockAllocation, Pools
 from settings.read import default, read
 from settings.readers import networks
 
@@ -28,6 +29,14 @@ NAMES: Mapping[Family, Names] = {
 }
 
 
+def blocks(environment: Mapping[str, str] = os.environ) -> BlockAllocation:
+    """Who gives out blocks, as the mode says. Raises: BadSettings."""
+    given = read(environment, "ipam")
+    if given.get("ipam_mode", default("PLEXUS_IPAM_MODE", "ipam")) == "kubernetes":
+        return GivenBlocks(_families(given))
+    return BlockAllocation(*from_environment(environment))
+
+
 def from_environment(environment: Mapping[str, str] = os.environ) -> list[Pools]:
     """The pools that blocks come from, those of each family that is on; there is one.
 
@@ -36,7 +45,12 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> list[Pools]
     Raises: BadSettings.
     """
     given = read(environment, "ipam")
-    found = [_pools(given, NAMES[family]) for family in FAMILIES if _is_on(given, NAMES[family])]
+    return [_pools(given, NAMES[family]) for family in _families(given)]
+
+
+def _families(given: Mapping[str, Any]) -> list[Family]:
+    """Raises: BadSettings."""
+    found = [family for family in FAMILIES if _is_on(given, NAMES[family])]
     if not found:
         raise BadSettings("PLEXUS_IPV4_ENABLED, PLEXUS_IPV6_ENABLED: both are off; pods need one of them")
     return found

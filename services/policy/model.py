@@ -5,7 +5,8 @@ each and no rule is said again. Named ports are resolved here, to selectors of t
 groups of networks to selectors of these (`networks.py`), and Services to whoever is behind them (`services.py`).
 
 A policy that cannot be compiled, or whose rules the bus does not take, is said as nothing but the default deny that it
-asks for: it never becomes "no rule applies". It stays so, in `failed`, until the policy is changed.
+asks for; where it has rules that deny, it denies everyone, whatever others allow. So it never becomes "no rule
+applies". It stays so, in `failed`, until the policy is changed.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from bus.subjects import (
     check_subject,
 )
 from services.policy.named import EVERYONE, NamedSelectors
+from services.policy.names import NameSelectors, is_named
 from services.policy.networks import NetworkSelectors, is_network, is_plain_network
 from services.policy.services import Services
 from services.policy.store import Identities, NamedPorts, Selectors
@@ -93,6 +95,7 @@ class PolicyModel:
         self._identities = Identities()
         self._selectors = Selectors(self._identities)
         self._networks = NetworkSelectors()
+        self._names = NameSelectors()
         self._services = Services()
         self._ports = NamedPorts()
         self._named = NamedSelectors(self._identities, self._selectors, self._ports)
@@ -199,7 +202,7 @@ class PolicyModel:
             self._dirty_rules.add(subject)
             before = self._take(subject)
             for key in before:
-                (self._networks if key in self._networks else self._selectors).release(key)
+                next(known for known in self._known_selectors() if key in known).release(key)
             self._released.update(before)
         self._dirty_policies.clear()
         self._compile_rules()
@@ -244,7 +247,7 @@ class PolicyModel:
         for key in sorted(self._dirty_selectors):
             message = self._message(key)
             if message is not None and key in self._unsayable:
-                message = msgspec.structs.replace(message, members=[], networks=[])
+                message = msgspec.structs.replace(message, members=[], networks=[], names=[], partial=True)
             if message is not None and self._said_selectors.get(key) != message:
                 self._said_selectors[key] = message
                 yield Say(SELECTOR.of(key), message)
@@ -252,10 +255,14 @@ class PolicyModel:
 
     def _message(self, key: str) -> Selector | None:
         """What to say of a selector that is referred to; None: none is."""
-        for known in (self._selectors, self._networks):
+        for known in self._known_selectors():
             if key in known:
                 return known.message(key)
         return self._named.message(key)
+
+    def _known_selectors(self) -> tuple[Selectors, NetworkSelectors, NameSelectors]:
+        """No id is of two of them."""
+        return self._selectors, self._networks, self._names
 
     def _gone_selectors(self) -> Iterator[Unsay]:
         for key in sorted(self._released):
@@ -329,6 +336,9 @@ class PolicyModel:
             networks = [peer for peer in peers if is_network(peer)]
             if networks:
                 keys.append(self._referred(self._networks.acquire(networks)))
+            names = [peer for peer in peers if is_named(peer)]
+            if names:
+                keys.append(self._referred(self._names.acquire(names)))
             compiled.peers.append(keys)
             if any(port.name for port in rule.ports):
                 for key in [compiled.subject] if rule.direction == "ingress" else keys:
@@ -358,6 +368,8 @@ class PolicyModel:
             deny_egress |= "egress" in directions
             if not deny_ingress and not deny_egress:
                 deny_ingress = deny_egress = True
+            denied = sorted({rule.direction for rule in policy.denies})
+            denies = [SelectorRule(direction=direction, any_peer=True) for direction in denied]
         else:
             allowing = len(policy.rules)
             for rule, keys in zip(policy.rules, compiled.peers[:allowing], strict=True):
@@ -394,7 +406,7 @@ class PolicyModel:
         elif _reaches_every_pod(rule):
             bases = [EVERYONE]
         else:
-            bases = [key for key in selectors if key not in self._networks]  # where nobody has a name for a port
+            bases = [key for key in selectors if key in self._selectors]  # elsewhere nobody has a name for a port
         having = {each.id: each for base in bases for each in self._named.having(base, rule.ports)}
         named |= having
         for each in having.values():
@@ -436,7 +448,10 @@ def _problem(policy: Policy) -> str | None:
     wrong = _selector_problem(policy.subject)
     if wrong is not None:
         return wrong
+    allowing_egress = [rule for rule in policy.rules if rule.direction == "egress"]
     for rule in (*policy.rules, *policy.denies):
+        if rule not in allowing_egress and any(map(is_named, rule.peers)):
+            return "a DNS name stands elsewhere than where egress is allowed"  # nobody knows all that it stands for
         for peer in rule.peers:
             if (wrong := _peer_problem(peer)) is not None:
                 return wrong
@@ -447,7 +462,7 @@ def _problem(policy: Policy) -> str | None:
 
 
 def _peer_problem(peer: Peer) -> str | None:
-    by_name = (bool(peer.cidr), bool(peer.cidr_group))
+    by_name = (bool(peer.cidr), bool(peer.cidr_group), bool(peer.dns_name), bool(peer.dns_pattern))
     said = (*by_name, *(each is not None for each in (peer.selector, peer.cidr_groups, peer.services)))
     if sum(said) + bool(peer.entity) > 1:
         return "a peer is two things"

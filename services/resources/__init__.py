@@ -4,7 +4,8 @@ Owns    state.resources.*: Namespace, Node, Pod, Service, EndpointSlice, Deploym
         ClusterAddress.
 Hears   nothing: people and controllers ask it. `req.resources.apply` brings manifests, `req.resources.bind` a
         scheduler's choice, `req.resources.podstatus.<node>` what a kubelet sees. Or, where PLEXUS_SOURCE says so, a
-        Kubernetes API server: then those who ask are sent there.
+        Kubernetes API server: then those who ask are sent there, and what ipam gave is heard, to be written into
+        statuses.
 Says    each resource as a message that needs no further checking, with the manifest as it was written.
 
 Two replicas may run. The one that holds the lease "resources" answers; the other waits. Nothing is kept but the log, so

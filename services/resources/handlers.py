@@ -311,7 +311,7 @@ async def serve(
             ]
             if settings.is_kubernetes:
                 asked = Elsewhere()
-                following = mirror(handlers, settings.kubeconfig, check, synced)
+                following = mirror(bus, handlers, settings.kubeconfig, check, synced)
                 work.append(tasks.create_task(following, name="follow Kubernetes"))
             work += [
                 tasks.create_task(bus.answer(APPLY, handler=asked.apply), name="answer apply"),

@@ -8,7 +8,7 @@ called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
@@ -29,11 +29,15 @@ Shown = (
 )  # a column's value: where it is in the object ("plexus.address"), or what finds it
 
 
-class Known(Protocol):
-    """What a status is made of, beside the resource itself."""
+class Values(Protocol):
+    """What the bus says."""
 
     def of(self, family: State[M], /) -> Mapping[tuple[str, ...], M]:
         """The values of a family by their key tokens; of those that the row draws on."""
+
+
+class Known(Values, Protocol):
+    """What a status is made of, beside the resource itself."""
 
     def sequence_of(self, subject: str, /) -> int:
         """Where the value stands in the log of resources."""
@@ -54,6 +58,18 @@ class Form(msgspec.Struct, frozen=True):
     schema: type[Manifest]
     read: Callable[[Any, dict[str, Any], Key, str, Problems], Resource]
     name_problem: Callable[[str], str | None]  # what is wrong with a name; None: nothing
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What others make of a resource, written into its object's status at an API server."""
+
+    families: tuple[State[Any], ...]
+    """Of which it is made."""
+    concerns: Callable[[Any], Iterable[tuple[str, str]]]
+    """(value of one of them) -> (namespace, name) of whatever it tells of."""
+    status: Callable[[Any, Values, Object], dict[str, Any] | None]
+    """(message, what is known, the status as it is) -> fields that it should have; None as a field's value: none. A
+    condition is told from others' by its type, one whose status is None is to go. None: there is nothing to say."""
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +105,14 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     `makes` others is not watched there: Kubernetes' own controllers make them."""
     has_conditions: bool = False
     """Whether it is valid is written back into its status, at an API server."""
+    told: Told | None = None
     draws_on: tuple[State[Any], ...] = ()
     asks_nodes: bool = False
+
+    @property
+    def has_status(self) -> bool:
+        """Something is written into its status at an API server."""
+        return self.has_conditions or self.told is not None
 
     @property
     def api_versions(self) -> tuple[str, ...]:

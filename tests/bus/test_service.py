@@ -69,6 +69,8 @@ async def test_it_shows_health_readiness_and_metrics_over_a_socket(server: Serve
                 async with session.get(f"http://plexus/{page}") as answer:
                     assert answer.status == 200
                     assert (await answer.json())["service"] == "identity"
+            async with session.get("http://plexus/livez") as answer:
+                assert (answer.status, await answer.text()) == (200, "ok")
             async with session.get("http://plexus/metrics") as answer:
                 text = await answer.text()
     assert "plexus_widgets 3.0" in text

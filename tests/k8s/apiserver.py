@@ -121,6 +121,10 @@ class ApiServer:
     def all(self, kind: str) -> list[Object]:
         return list(self.now.objects[PLURAL_OF[kind]].values())
 
+    def patched(self, path: str = "") -> list[str]:
+        """Patches of what has this in its path, so far."""
+        return [each for each in self.requests if each.startswith("PATCH") and path in each]
+
     def compact(self) -> None:
         """Forget how it came to be: watches from before now, and rests of lists, are 410."""
         self.compacted = self.now.version

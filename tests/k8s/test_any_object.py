@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.messages.resources import Policy
+from bus.messages.resources import Policy, Service
 from services.resources.kubernetes.following import Backoff
 from services.resources.kubernetes.mirror import WATCHED, plan_mirror
 from services.resources.kubernetes.reading import is_policy, read_object
@@ -102,6 +102,17 @@ def test_every_kind_that_governs_pods_is_closed_where_it_cannot_be_kept() -> Non
     assert {each.name for each in WATCHED if is_policy(each)} == {
         each.name for each in WATCHED if each.state.message is Policy
     }
+
+
+def test_source_ranges_that_cannot_be_read_let_nobody_in() -> None:
+    found = yaml.safe_load(SERVICE_WEB.replace("NodePort", "LoadBalancer"))
+    found["metadata"]["namespace"] = "default"
+    for ranges, kept in ((["nonsense"], ["255.255.255.255/32"]), (["nonsense", "10.0.0.0/8"], ["10.0.0.0/8"])):
+        found["spec"]["loadBalancerSourceRanges"] = ranges
+        seen = read_object(BY_NAME["Service"], found)
+        assert seen is not None and seen.resource is not None
+        ((_, service),) = seen.resource.messages
+        assert isinstance(service, Service) and service.source_ranges == kept
 
 
 def test_a_nodes_policy_governs_no_pod() -> None:

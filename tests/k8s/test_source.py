@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from bus.messages.ipam import AddressHolder, AddressRequest, PoolUse, ServiceAddress
 from bus.messages.resources import (
     Apply,
     CIDRGroup,
@@ -21,7 +22,19 @@ from bus.messages.resources import (
     Policy,
     Service,
 )
-from bus.subjects import APPLY, CIDR_GROUP, ENDPOINT_SLICE, LOAD_BALANCER_POOL, NODE, POD, POLICY, SERVICE
+from bus.subjects import (
+    ADDRESS_REQUEST,
+    APPLY,
+    CIDR_GROUP,
+    ENDPOINT_SLICE,
+    LOAD_BALANCER_POOL,
+    NODE,
+    POD,
+    POLICY,
+    POOL_USE,
+    SERVICE,
+    SERVICE_ADDRESS,
+)
 from services.resources.kubernetes import api, following
 from tests.k8s.apiserver import failing, hanging
 from tests.k8s.conftest import Place, until
@@ -438,6 +451,7 @@ async def test_a_clusterwide_policy_that_cannot_be_kept_allows_nothing(place: Pl
     place.server.put(clusterwide("ingressDeny: [{fromGroups: [{}]}], ingress: [{}]", "rule2"))
     await place.started()
     for name, rules in (("rule1", 1), ("rule2", 0)):
+        await until(lambda name=name: conditions(place, "CiliumClusterwideNetworkPolicy", name) == {"Valid": "False"})  # type: ignore[misc]  # mypy takes no default here
         policy = place.states[POLICY.of("CiliumClusterwideNetworkPolicy", "", name)]
         assert isinstance(policy, Policy)
         assert (len(policy.rules), policy.deny_ingress_by_default, policy.namespace) == (rules, True, "")
@@ -489,8 +503,7 @@ async def test_a_policys_status_says_whether_it_is_kept_as_written(place: Place)
     assert (bad["type"], bad["status"]) == ("Valid", "False") and "fromGroups" in bad["message"]
     place.server.put(cilium("ingress: [{}]", "rule3"))
     await until(lambda: place.server.get("CiliumNetworkPolicy", "rule3").get("status"))
-    patches = [each for each in place.server.requests if each.startswith("PATCH")]
-    assert len(patches) == 3, "a status that was written leads to no other"
+    assert len(place.server.patched()) == 3, "a status that was written leads to no other"
 
 
 async def test_others_conditions_stay(place: Place) -> None:
@@ -500,6 +513,109 @@ async def test_others_conditions_stay(place: Place) -> None:
     await until(lambda: len(place.server.get("CiliumNetworkPolicy", "rule1")["status"]["conditions"]) == 2)
     status = place.server.get("CiliumNetworkPolicy", "rule1")["status"]
     assert (status["conditions"][0], status["other"]) == ({"type": "Theirs", "status": "True"}, 1)
+
+
+BALANCED = """
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ipFamilies: [IPv4], selector: {app: web},
+  ipFamilyPolicy: SingleStack, ports: [{port: 80, targetPort: http, nodePort: 30080}]}
+status: {conditions: [{type: Theirs, status: 'True'}], loadBalancer: {}}
+"""
+
+
+def given(place: Place, *addresses: str, reason: str = "satisfied") -> None:
+    """ipam gives these to the Service `web`."""
+    for address in addresses:
+        holder = AddressHolder(namespace="default", name="web", ports=["80/TCP"])
+        place.hub.put(SERVICE_ADDRESS.of(address), ServiceAddress(address=address, services=[holder]))
+    request = AddressRequest(
+        namespace="default", name="web", addresses=list(addresses), satisfied=reason == "satisfied", reason=reason
+    )
+    place.hub.put(ADDRESS_REQUEST.of("default", "web"), request)
+
+
+def ingress(place: Place) -> list[str]:
+    found = place.server.get("Service", "web").get("status", {}).get("loadBalancer", {}).get("ingress") or []
+    return [each["ip"] for each in found]
+
+
+def conditions(place: Place, kind: str, name: str) -> dict[str, str]:
+    found = place.server.get(kind, name).get("status", {}).get("conditions") or []
+    return {each["type"]: each["status"] for each in found}
+
+
+async def test_a_load_balancer_has_its_addresses_in_its_status_as_long_as_it_is_one(place: Place) -> None:
+    place.server.put(BALANCED)
+    await place.started()
+    given(place, reason="no_pool")
+    await until(lambda: len(conditions(place, "Service", "web")) == 2)
+    assert conditions(place, "Service", "web") == {"Theirs": "True", "cilium.io/IPAMRequestSatisfied": "False"}
+    given(place, "198.51.100.1", "2001:db8::1")
+    await until(lambda: ingress(place) == ["198.51.100.1", "2001:db8::1"])
+    assert conditions(place, "Service", "web") == {"Theirs": "True", "cilium.io/IPAMRequestSatisfied": "True"}
+    given(place, "198.51.100.1")
+    await until(lambda: ingress(place) == ["198.51.100.1"])
+    patches = len(place.server.patched("/services/"))
+    place.hub.put(SERVICE_ADDRESS.of("198.51.100.1"), ServiceAddress(address="198.51.100.1", services=[]))
+    await until(lambda: ingress(place) == [])
+    changed = place.server.get("Service", "web")
+    changed["spec"]["type"] = "ClusterIP"
+    place.hub.delete(ADDRESS_REQUEST.of("default", "web"))
+    place.server.put(changed)
+    await until(lambda: conditions(place, "Service", "web") == {"Theirs": "True"})
+    assert len(place.server.patched("/services/")) == patches + 2, "a status that was written leads to no other"
+
+
+async def test_a_status_stays_while_nobody_says_what_it_should_be(place: Place) -> None:
+    """After a restart, until ipam is heard: it may be away."""
+    given(place, "198.51.100.1")
+    place.server.put(BALANCED)
+    await place.started()
+    await until(lambda: ingress(place))
+    await place.stop()
+    place.hub.delete(ADDRESS_REQUEST.of("default", "web"))
+    place.server.put(pod("web-1"))
+    place.server.put(POOL)
+    await place.started()
+    place.hub.put(POOL_USE.of("outside"), PoolUse(name="outside", total="17", used="1", available="16"))
+    await until(lambda: conditions(place, "CiliumLoadBalancerIPPool", "outside"))
+    assert ingress(place) == ["198.51.100.1"]
+
+
+async def test_anothers_load_balancer_is_left_alone(place: Place) -> None:
+    text = BALANCED.replace("loadBalancer: {}", "loadBalancer: {ingress: [{ip: 203.0.113.7}]}")
+    place.server.put(text.replace("selector:", "loadBalancerClass: example.com/other, selector:"))
+    place.server.put(POOL)
+    await place.started()
+    place.hub.put(POOL_USE.of("outside"), PoolUse(name="outside", total="17", used="1", available="16"))
+    await until(lambda: conditions(place, "CiliumLoadBalancerIPPool", "outside"))
+    assert (ingress(place), place.server.patched("/services/")) == (["203.0.113.7"], [])
+
+
+async def test_a_pools_status_counts(place: Place) -> None:
+    place.server.put(POOL)
+    place.hub.put(POOL_USE.of("outside"), PoolUse(name="outside", total="17", used="1", available="16"))
+    await place.started()
+    await until(lambda: conditions(place, "CiliumLoadBalancerIPPool", "outside"))
+    found = {
+        each["type"]: each for each in place.server.get("CiliumLoadBalancerIPPool", "outside")["status"]["conditions"]
+    }
+    assert {name.rpartition("/")[2]: each["message"] for name, each in found.items()} == {
+        "PoolConflict": "", "IPsTotal": "17", "IPsAvailable": "16", "IPsUsed": "1"
+    }  # fmt: skip
+    await until(lambda: place.server.all("Event"))
+    (event, *_) = place.server.all("Event")
+    assert (event["metadata"]["namespace"], event["involvedObject"]["name"]) == ("default", "outside")
+    place.hub.put(
+        POOL_USE.of("outside"), PoolUse(name="outside", total="17", used="1", available="16", conflict="with older")
+    )
+    await until(lambda: conditions(place, "CiliumLoadBalancerIPPool", "outside")["cilium.io/PoolConflict"] == "True")
+    changed = {
+        each["type"]: each for each in place.server.get("CiliumLoadBalancerIPPool", "outside")["status"]["conditions"]
+    }
+    assert changed["cilium.io/IPsTotal"] == found["cilium.io/IPsTotal"], "what stays keeps its time"
 
 
 async def test_a_pod_is_told_what_its_annotation_does_not_do_and_once(place: Place) -> None:

@@ -24,7 +24,13 @@ from tests.labs import Lab
 
 # What the tests provoke. Everything else that a node drops fails the run.
 # The last is every pod's kernel, which tells routers what multicast groups it is in: there is no such router.
-EXPECTED_DROPS = ("Policy denied", "Invalid source ip", "Service backend not found", "Forbidden ICMPv6 message")
+EXPECTED_DROPS = (
+    "Policy denied",
+    "Policy denied by denylist",
+    "Invalid source ip",
+    "Service backend not found",
+    "Forbidden ICMPv6 message",
+)
 
 LOCK = pytest.StashKey[int]()  # a descriptor of the file that is locked
 

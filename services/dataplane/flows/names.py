@@ -25,12 +25,13 @@ def _flow(event: Event, model: NodeModel, offset: float) -> Flow:
     source_pod, source_identity = _who(event.source, event.source_identity, model)
     destination_pod, destination_identity = _who(event.destination, event.destination_identity, model)
     is_drop = event.type == EVENT_DROP
+    audited = "" if is_drop else _audited(event, model)
     by_policy = event.reason in (reasons.POLICY_DENIED, reasons.POLICY_DENIED_BY_DENYLIST)
     return Flow(
         at=event.at / 1e9 + offset,
         type="drop" if is_drop else "policy-verdict",
-        verdict="dropped" if is_drop else "forwarded",
-        reason=reasons.reason_name(event.reason) if is_drop else "",
+        verdict="dropped" if is_drop else "audited" if audited else "forwarded",
+        reason=reasons.reason_name(event.reason) if is_drop else audited,
         reason_code=event.reason,
         direction=layouts.DIRECTIONS[event.direction & 1],  # type: ignore[arg-type]
         source=event.source,
@@ -67,6 +68,12 @@ def _labels(identity: int, model: NodeModel) -> dict[str, str]:
     if network:
         return {f"cidr:{network}": "", "reserved:world": ""}
     return known.labels if known is not None else {}
+
+
+def _audited(event: Event, model: NodeModel) -> str:
+    """Why it would have been dropped, did the node not only look."""
+    policy = model.policy_of(event.policy)
+    return policy.audited.get(event.cookie, "") if policy else ""
 
 
 def _policies(event: Event, model: NodeModel) -> list[str]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from bus.telemetry import count, logger
 from services.dataplane.batch import to_the_end
 from services.dataplane.kernel.bpf import Map
-from services.dataplane.shapes import layouts
+from services.dataplane.shapes import layouts, order
 from services.dataplane.shapes.again import EVERYTHING, Again, epoch_after, is_before
 from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT
-from services.dataplane.shapes.layouts import NodeState
+from services.dataplane.shapes.layouts import EndpointEntry, NodeState, PolicyMapKey
 from services.dataplane.shapes.limits import map_path
+from services.dataplane.shapes.order import POLICY
 from services.dataplane.shapes.table import Table
 
 log = logger(__name__)
@@ -32,7 +33,11 @@ STAMPED = {  # where entries bear the epoch that they are as of
     "sock_choices": slice(24, 28),
     "endpoints": layouts.EndpointEntry.epoch_at,
 }
+ENDPOINTS = "endpoints"
 INLINE_ENTRIES = 256  # more than this are written on a thread: one takes about 3 microseconds
+
+Missing = dict[bytes, int]
+"""Keys that found no room, and the kernel's reason."""
 
 
 class Maps:
@@ -40,6 +45,10 @@ class Maps:
 
     no_room: Mapping[str, str] = {}
     """By map: what the last write of it found no room for. It is owed."""
+    missing: Mapping[str, Missing] = {}
+    """The same by key."""
+    shut: frozenset[int] = frozenset()
+    """Policies that lack an entry that denies: their pods are closed until a write has come to its end without that."""
     were_new = True
     """No process before this one has written them."""
 
@@ -85,33 +94,52 @@ class Maps:
         if not any(table.is_dirty for table in tables):
             return 0
         concerned = again()
-        owed = {table.name: (table, *table.take()) for table in tables if table.is_dirty}
-        size = sum(len(upserts) + len(gone) for _, upserts, gone in owed.values())
+        owed = [(table, *table.take()) for table in tables if table.is_dirty]
+        endpoints = next((table for table in tables if table.name == ENDPOINTS), None)
+        size = sum(len(upserts) + len(gone) for _, upserts, gone in owed)
         try:
             if size <= INLINE_ENTRIES:
-                self._write(owed)
+                self._write(owed, endpoints)
             else:
-                await to_the_end(asyncio.to_thread(self._write, owed))
-            endpoints = next((table for table in tables if table.name == "endpoints"), None)
+                await to_the_end(asyncio.to_thread(self._write, owed, endpoints))
             self._judge_again(concerned if not self.no_room else EVERYTHING, endpoints)
         except BaseException:
             self.raise_epoch()
-            for table, upserts, gone in owed.values():
+            for table, upserts, gone in owed:
                 table.owe([*upserts, *gone])
             raise
+        finally:  # what is closed is not as it should be, and the next write has to open it
+            if self.shut and endpoints is not None:
+                endpoints.owe(self._governed(endpoints, self.shut))
         return size
 
-    def _write(self, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
-        left = {name: self._upsert(name, upserts) for name, (_, upserts, _) in owed.items()}
-        for name, (_, _, gone) in reversed(owed.items()):
+    def _write(self, owed: list[order.Owed], endpoints: Table | None) -> None:
+        steps = order.steps(owed, lambda name, key: self._maps[name].get(key))
+        left: dict[str, Missing] = {table.name: {} for table, _, _ in owed}
+        for name, upserts, _ in steps:
+            missing = self._upsert(name, self._as_shut(name, upserts))
+            left[name] |= missing
+            if name == POLICY:
+                self._shut([key for key in missing if order.denies(upserts[key])], endpoints)
+        for name, _, gone in reversed(steps):
             self._maps[name].remove_many(gone)
-        for name, missing in left.items():
-            table, upserts, _ = owed[name]
+        lacking: set[int] = set()  # policies
+        for table, upserts, _ in owed:
+            missing = left[table.name]
             if missing:  # what was removed may have made room
-                missing = self._upsert(name, {key: upserts[key] for key in missing})
+                again = {key: upserts[key] for key in missing}
+                if table.name == POLICY:
+                    denying = {key: value for key, value in again.items() if order.denies(value)}
+                    missing = self._upsert(POLICY, denying)
+                    lacking = {PolicyMapKey.unpack(key).policy for key in missing}
+                    again = {key: value for key, value in again.items() if key not in denying}
+                else:
+                    missing = {}
+                missing |= self._upsert(table.name, self._as_shut(table.name, again))
             self._tell_missing(table, missing)
+        self._open_all_but(frozenset(lacking), endpoints)
 
-    def _upsert(self, name: str, upserts: dict[bytes, bytes]) -> dict[bytes, int]:
+    def _upsert(self, name: str, upserts: Mapping[bytes, bytes]) -> Missing:
         """What found no room, and the kernel's reason. It stands in nobody's way: in a full map, what is there already
         can still change."""
         found, entries = self._maps[name], list(upserts.items())
@@ -123,10 +151,43 @@ class Maps:
             written = 0  # it is not told how many
         return {key: why for key, value in entries[written:] if (why := _set(found, key, value))}
 
-    def _tell_missing(self, table: Table, missing: dict[bytes, int]) -> None:
+    # Who is denied everything because not all that denies has found room
+
+    def _shut(self, denying: list[bytes], endpoints: Table | None) -> None:
+        """Pods of these policies are closed, until the model closes the direction alone, or there is room."""
+        if denying:
+            self.shut |= {PolicyMapKey.unpack(key).policy for key in denying}
+            if endpoints is not None:
+                closed = self._governed(endpoints, self.shut)
+                self._upsert(ENDPOINTS, {key: order.shut(value) for key, value in closed.items()})
+
+    def _open_all_but(self, lacking: frozenset[int], endpoints: Table | None) -> None:
+        """Of those that are closed, these policies still lack what denies; the others have only what they should."""
+        before, self.shut = self.shut, self.shut & lacking
+        if before != self.shut and endpoints is not None:
+            self._upsert(ENDPOINTS, self._as_shut(ENDPOINTS, self._governed(endpoints, before - self.shut)))
+
+    def _governed(self, endpoints: Table, policies: frozenset[int]) -> dict[bytes, bytes]:
+        """Pods that the map has under one of these policies, or is to have; as they should be."""
+        found = {key: (value, self._maps[ENDPOINTS].get(key)) for key, value in endpoints.wanted.items()}
+        return {
+            key: value
+            for key, (value, held) in found.items()
+            if held is not None and policies & {EndpointEntry.unpack(each).policy for each in (value, held)}
+        }
+
+    def _as_shut(self, name: str, upserts: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        if name != ENDPOINTS or not self.shut:
+            return upserts
+        policies = {key: EndpointEntry.unpack(value).policy for key, value in upserts.items()}
+        return {key: order.shut(value) if policies[key] in self.shut else value for key, value in upserts.items()}
+
+    def _tell_missing(self, table: Table, missing: Missing) -> None:
         told = {name: why for name, why in self.no_room.items() if name != table.name}
+        self.missing = {name: found for name, found in self.missing.items() if name != table.name}
         if missing:
             table.owe(missing)
+            self.missing[table.name] = missing
             count("map_full", len(missing), map=table.name)
             is_full = errno.ENOMEM not in missing.values()
             why = "map full: raise its limit or use less" if is_full else "no memory for a map: use less on this node"

@@ -10,14 +10,18 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
 from bus.labels import RESERVED
+from bus.messages.dataplane import ClosedDirection
 from services.dataplane.part import Facts, Maps, Part, Row, Shows
-from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS, EndpointEntry, EndpointKey
+from services.dataplane.shapes.layouts import (
+    FLAG_ENFORCE_EGRESS,
+    FLAG_ENFORCE_INGRESS,
+    NO_POLICY,
+    EndpointEntry,
+    EndpointKey,
+)
 from services.dataplane.shapes.table import Table
 
 EndpointState = Literal["waiting-for-identity", "waiting-for-policy", "ready"]
-
-NO_POLICY = 0
-"""The policy id that has no entries: with it an enforced direction is closed."""
 
 
 class Endpoints(Part):
@@ -36,6 +40,8 @@ class Endpoints(Part):
         self._come_or_gone: Final = facts.pods.follow()
         self._other_identity: Final = facts.identity.follow()
         self._other_policy: Final = facts.enforced.follow()
+        self._closed = facts.closed
+        self._other_closed: Final = facts.closed.follow()
         self._stale: set[str] = set()
         self._restored: set[str] = set()  # pods whose entry in the kernel stays until all has been heard
         self._is_synced = False
@@ -79,10 +85,16 @@ class Endpoints(Part):
             return "waiting-for-identity"
         return "ready" if self._is_synced else "waiting-for-policy"
 
+    def closed_of(self, address: str) -> tuple[ClosedDirection, ...]:
+        """Directions of the pod at `address` that are denied as a whole, whatever policy says."""
+        return self._closed.get(self._identity.get(address, 0), ())
+
     def settle(self) -> None:
-        if self._other_policy:
-            self._stale.update(each for each, number in self._identity.items() if number in self._other_policy)
+        other = self._other_policy | self._other_closed
+        if other:
+            self._stale.update(each for each, number in self._identity.items() if number in other)
             self._other_policy.clear()
+            self._other_closed.clear()
         for changed in (self._come_or_gone, self._other_identity):
             self._stale |= changed
             changed.clear()

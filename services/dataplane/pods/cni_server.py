@@ -23,6 +23,10 @@ WORK_SECONDS = 50.0  # for `Pods` to do it; below the executable's 60, so that o
 MAX_CONNECTIONS = 64  # served at once; more wait in the kernel's queue
 LOOK_SECONDS = 2.0  # how often it is seen that the socket's file is there
 QUEUED_CONNECTIONS = 256
+HOPELESS = (
+    cni.INCOMPATIBLE_VERSION, cni.INVALID_ENVIRONMENT, cni.UNDECODABLE, cni.INVALID_CONFIGURATION
+)  # fmt: skip
+"""Asking again would change nothing."""
 
 
 class Server:
@@ -40,7 +44,11 @@ class Server:
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}  # container id -> its lock and how many want it
 
     async def run(self) -> None:
-        """Until cancelled; the socket then goes, and requests under way are cut off (the runtime asks again)."""
+        """Until cancelled; the socket then goes, and requests under way are cut off (the runtime asks again).
+
+        What runtimes asked to delete while nobody was here is done before anything else is.
+        """
+        await self.delete_left()
         listener, inode = _listen(self._path)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -71,8 +79,32 @@ class Server:
         """Returns when the socket's file is not ours any more. What was wrong is told until it is seen to be right."""
         while _is_at(self._path, inode):
             await asyncio.sleep(LOOK_SECONDS)
+            await self.delete_left()
             if _is_at(self._path, inode):
                 self._tell("")
+
+    @property
+    def _left(self) -> Path:
+        """Where the executable leaves requests to delete when nobody serves the socket."""
+        return self._path.with_name(self._path.name + ".deleted")
+
+    async def delete_left(self) -> None:
+        """Carry them out, the oldest first; one that fails stays, and is tried again."""
+        try:
+            self._left.mkdir(mode=0o700, parents=True, exist_ok=True)
+            left = sorted(each for each in self._left.iterdir() if each.suffix != ".new")
+        except OSError:
+            return
+        for file in left:
+            try:
+                payload = file.read_bytes()
+            except OSError as failure:
+                log.warning("a request to delete cannot be read, trying again", file=str(file), why=str(failure))
+                continue
+            answer = await self._answer(_at_hand(payload), [])
+            if answer.status == 0 or (answer.body or {}).get("code") in HOPELESS:
+                file.unlink(missing_ok=True)
+                count("cni_left_deleted", result="ok" if answer.status == 0 else "refused")
 
     async def _listen_anew(self) -> tuple[socket.socket, int]:
         what = f"{self._path} was removed or replaced, so no pod could start"
@@ -199,6 +231,19 @@ def _is_at(path: Path, inode: int) -> bool:
     try:
         return path.stat().st_ino == inode
     except OSError:
+        return False
+
+
+async def _at_hand(payload: bytes) -> bytes | CniError:
+    if not _is_deletion(payload):
+        return CniError(cni.INVALID_ENVIRONMENT, "CNI_COMMAND: only DEL is left for later")
+    return payload
+
+
+def _is_deletion(payload: bytes) -> bool:
+    try:
+        return cni.split(payload)[0].get("CNI_COMMAND") == "DEL"
+    except CniError:
         return False
 
 

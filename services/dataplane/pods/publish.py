@@ -135,6 +135,7 @@ class Publish:
             interface_index=endpoint.interface_index,
             identity=self._model.identity_of(endpoint.address),
             state=self._model.state_of(endpoint.address),
+            closed=list(self._model.closed_of(endpoint.address)),
         )
 
     async def _say(self, subject: str) -> None:

@@ -115,6 +115,10 @@ class EndpointEntry:
         return cls(interface, identity, policy, flags, mac, gateway_mac, epoch)
 
 
+NO_POLICY = 0
+"""The policy id that has no entries: with it an enforced direction is closed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """A network as the key of a map: `ipcache`, `masq_exclude`. `bits` as people write them, 24 in 10.0.0.0/24."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 UNKNOWN = b"unknown"
 """Of which value an entry had: no value of a map has these bytes."""
@@ -18,7 +18,6 @@ class Table:
         last: its entries open something: whatever that is judged by, in any other table, is written before this one.
         before_programs: the settings alone say all of it, and programs go by it from their first packet on: it is
             written before they are attached (load/datapath.py).
-        early: of which values entries are written before the others of one write: they take something away.
         stamp_at: the bytes of a value that are not said by `put`, but by `stamp`, and stay as long as the entry does.
     """
 
@@ -29,14 +28,12 @@ class Table:
         after: tuple[str, ...] = (),
         last: bool = False,
         before_programs: bool = False,
-        early: Callable[[bytes], bool] = lambda value: False,
         stamp_at: slice = slice(0, 0),
     ) -> None:
         self.name = name
         self.after = after
         self.last = last
         self.before_programs = before_programs
-        self._early = early
         self._stamp_at = stamp_at
         self._wanted: dict[bytes, bytes] = {}
         self._dirty: set[bytes] = set()
@@ -94,13 +91,11 @@ class Table:
         return value[: at.start] + by[at] + value[at.stop :]
 
     def take(self) -> tuple[dict[bytes, bytes], list[bytes]]:
-        """What to write, in this order, and what to delete. Both are owed until written: on failure call `owe` with the
-        keys."""
+        """What to write, and what to delete. Both are owed until written: on failure call `owe` with the keys."""
         dirty, self._dirty = self._dirty, set()
         self._before = {}
         upserts = {key: self._wanted[key] for key in dirty if key in self._wanted}
-        early = {key: value for key, value in upserts.items() if self._early(value)}
-        return early | upserts, [key for key in dirty if key not in self._wanted]
+        return upserts, [key for key in dirty if key not in self._wanted]
 
     def owe(self, keys: Iterable[bytes]) -> None:
         """These did not reach the map, or the map lost them: they are due again."""

@@ -26,4 +26,5 @@ KIND = Kind(
     status=status,
     draws_on=DRAWS_ON,
     asks_nodes=True,
+    has_conditions=True,
 )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from bus.messages.ipam import PoolUse
 from bus.messages.resources import LoadBalancerPool
 from bus.subjects import LOAD_BALANCER_POOL, POOL_USE
-from services.resources.kind import Form, Kind, Known, Object, at
+from services.resources.kind import Form, Kind, Known, Object, Told, Values, at
 
 if TYPE_CHECKING:
     from services.resources.manifests.meta import Resource
@@ -25,23 +26,8 @@ def status(pool: LoadBalancerPool, known: Known) -> dict[str, Any]:
     use = known.of(POOL_USE).get((pool.name,))
     if use is None:  # ipam has not heard of it yet
         return {"plexus": {"disabled": pool.disabled}}
-    conflict = {
-        "type": "cilium.io/PoolConflict",
-        "status": "True" if use.conflict else "False",
-        "reason": "cidr_overlap" if use.conflict else "resolved",
-        "message": use.conflict,
-    }
-    counts = (("IPsTotal", use.total), ("IPsAvailable", use.available), ("IPsUsed", use.used))
     return {
-        "status": {
-            "conditions": [
-                conflict,
-                *(
-                    {"type": f"cilium.io/{name}", "status": "Unknown", "reason": "noreason", "message": number}
-                    for name, number in counts
-                ),
-            ]
-        },
+        "status": {"conditions": conditions(use)},
         "plexus": {
             "disabled": pool.disabled,
             "conflict": use.conflict,
@@ -50,6 +36,28 @@ def status(pool: LoadBalancerPool, known: Known) -> dict[str, Any]:
             "available": int(use.available),
         },
     }
+
+
+def conditions(use: PoolUse) -> list[dict[str, Any]]:
+    conflict = {
+        "type": "cilium.io/PoolConflict",
+        "status": "True" if use.conflict else "False",
+        "reason": "cidr_overlap" if use.conflict else "resolved",
+        "message": use.conflict,
+    }
+    counts = (("IPsTotal", use.total), ("IPsAvailable", use.available), ("IPsUsed", use.used))
+    return [
+        conflict,
+        *(
+            {"type": f"cilium.io/{name}", "status": "Unknown", "reason": "noreason", "message": number}
+            for name, number in counts
+        ),
+    ]
+
+
+def told(pool: LoadBalancerPool, known: Values, _: Object) -> dict[str, Any] | None:
+    use = known.of(POOL_USE).get((pool.name,))
+    return {"conditions": conditions(use)} if use is not None else None
 
 
 def from_api(pool: LoadBalancerPool, found: Object, _: Resource) -> LoadBalancerPool:
@@ -79,5 +87,6 @@ KIND = Kind(
     },
     status=status,
     from_api=from_api,
+    told=Told(families=(POOL_USE,), concerns=lambda use: [("", use.name)], status=told),
     draws_on=(POOL_USE,),
 )

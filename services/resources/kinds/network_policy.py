@@ -22,6 +22,12 @@ def status(policy: Policy, known: Known) -> dict[str, Any]:
     identities = subject.members if subject else []
     pods = [f"{e.namespace}/{e.pod}" for e in known.of(ENDPOINT).values() if e.identity and e.identity in identities]
     sequence = known.sequence_of(POLICY.of(*key))
+    closed = [
+        f"{each.direction} of {e.namespace}/{e.pod} is denied: {each.why}"
+        for e in known.of(ENDPOINT).values()
+        for each in e.closed
+        if name_of(policy) in each.policies
+    ]
     plexus = {
         "rules": len(compiled.rules if compiled else policy.rules),
         "denies": [
@@ -34,11 +40,20 @@ def status(policy: Policy, known: Known) -> dict[str, Any]:
         "realised": known.realised(sequence) if compiled else [],
         "nodes": len(known.of(NODE)),
     }
-    return {"plexus": plexus}
+    if not closed:
+        return {"plexus": plexus}
+    condition = {"type": "Realised", "status": "False", "reason": "NoRoom", "message": "; ".join(closed)}
+    return {"plexus": {**plexus, "closed": closed}, "status": {"conditions": [condition]}}
+
+
+def name_of(policy: Policy) -> str:
+    """As nodes call it: "CiliumNetworkPolicy/default/rule1"."""
+    return f"{policy.kind}/{policy.namespace}/{policy.name}"
 
 
 def realised_on(found: Object) -> str:
-    return f"{len(at('plexus.realised')(found))} of {at('plexus.nodes')(found)} nodes"
+    denied = f", {len(closed)} denied" if (closed := at("plexus.closed")(found)) else ""
+    return f"{len(at('plexus.realised')(found))} of {at('plexus.nodes')(found)} nodes{denied}"
 
 
 COLUMNS: dict[str, Shown] = {

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from bus.addresses import by_family, with_port
+from bus.messages.ipam import AddressRequest, ServiceAddress
 from bus.messages.lb import LoadBalancedService
 from bus.messages.resources import Service
 from bus.subjects import ADDRESS_REQUEST, CLUSTER_ADDRESS, FRONTEND, NODE_PORT, SERVICE, SERVICE_ADDRESS
-from services.resources.kind import Form, Kind, Known, Object, at
+from services.resources.kind import Form, Kind, Known, Object, Told, Values, at
 
 if TYPE_CHECKING:
     from services.resources.manifests.meta import Resource
@@ -55,20 +56,46 @@ def status(service: Service, known: Known) -> dict[str, Any]:
 
 
 def _load_balancer_status(service: Service, known: Known) -> dict[str, Any]:
+    given = _given(service, known)
+    if given is None:
+        return {"loadBalancer": {}}
+    addresses, condition = given
+    ingress = {"ingress": [{"ip": each} for each in addresses]} if addresses else {}
+    return {"loadBalancer": ingress, "conditions": [condition]}
+
+
+def _given(service: Service, known: Values) -> tuple[list[str], dict[str, Any]] | None:
+    """Its addresses, and whether these are all; None: another load balancer's, or ipam has not heard of it yet."""
     own = (service.namespace, service.name)
     request = known.of(ADDRESS_REQUEST).get(own)
-    if service.load_balancer is None or request is None:  # another load balancer's, or ipam has not heard of it yet
-        return {"loadBalancer": {}}
+    if service.load_balancer is None or request is None:
+        return None
     held = known.of(SERVICE_ADDRESS)
     holders = {each: held[each,].services if (each,) in held else [] for each in request.addresses}
     given = [each for each in request.addresses if own in ((one.namespace, one.name) for one in holders[each])]
-    condition = {
+    return given, {
         "type": SATISFIED,
         "status": "True" if request.satisfied else "False",
         "reason": request.reason,
         "message": request.detail,
     }
-    return {"loadBalancer": {"ingress": [{"ip": each} for each in given]} if given else {}, "conditions": [condition]}
+
+
+def told(service: Service, known: Values, status: Object) -> dict[str, Any] | None:
+    """The condition tells what is ours: of a Service that is a LoadBalancer no more, what we wrote goes."""
+    given = _given(service, known)
+    if given is not None:
+        addresses, condition = given
+        return {"loadBalancer": {"ingress": [{"ip": each} for each in addresses] or None}, "conditions": [condition]}
+    if service.load_balancer is None and any(each.get("type") == SATISFIED for each in status.get("conditions") or ()):
+        return {"loadBalancer": {"ingress": None}, "conditions": [{"type": SATISFIED, "status": None}]}
+    return None
+
+
+def concerns(value: AddressRequest | ServiceAddress) -> list[tuple[str, str]]:
+    if isinstance(value, AddressRequest):
+        return [(value.namespace, value.name)]
+    return [(each.namespace, each.name) for each in value.services]
 
 
 def exposures_of(made: LoadBalancedService | None) -> list[dict[str, Any]]:
@@ -139,5 +166,6 @@ KIND = Kind(
     },
     status=status,
     from_api=from_api,
+    told=Told(families=(ADDRESS_REQUEST, SERVICE_ADDRESS), concerns=concerns, status=told),
     draws_on=(FRONTEND, SERVICE_ADDRESS, ADDRESS_REQUEST),
 )

@@ -16,6 +16,7 @@ Read in this order:
     mirror.py     (what is in the log, what was seen) -> steps.
     api.py        requests to the API server: lists in pages, watches, statuses, events.
     following.py  list and watch of one kind, for ever.
-    telling.py    conditions and Events, written back.
+    statuses.py   what an object's status should be.
+    telling.py    statuses and Events, written back.
     source.py     wiring of all these.
 """

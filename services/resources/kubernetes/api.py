@@ -17,6 +17,7 @@ import msgspec
 
 from bus.service import CannotStart
 from bus.texts import shortened, visible
+from services.resources.kind import Kind
 
 ANSWER_SECONDS = 60.0  # for one answer that is no watch: a page of 500 large pods over a slow link takes 5
 CONNECT_SECONDS = 10.0
@@ -49,6 +50,12 @@ class Event:
 
     type: str
     object: dict[str, Any]
+
+
+def root_of(kind: Kind) -> str:
+    """Under which an API server has the kind."""
+    root = "api" if "/" not in kind.api_version else "apis"
+    return f"/{root}/{kind.api_version}"
 
 
 class Api:

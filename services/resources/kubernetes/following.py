@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from bus.telemetry import count, logger
 from services.resources.kind import Kind
-from services.resources.kubernetes.api import Api, Event, Trouble, error_of
+from services.resources.kubernetes.api import Api, Event, Trouble, error_of, root_of
 from services.resources.kubernetes.pending import Pending
 from services.resources.kubernetes.reading import Seen, key_of, read_object
 from services.resources.manifests.meta import Key
@@ -92,8 +92,7 @@ class Following:
 
     @property
     def path(self) -> str:
-        root = "api" if "/" not in self.kind.api_version else "apis"
-        return f"/{root}/{self.kind.api_version}/{self.kind.plural}"
+        return f"{root_of(self.kind)}/{self.kind.plural}"
 
     @property
     def is_custom(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from msgspec.structs import replace as with_fields
@@ -50,7 +50,7 @@ class Seen:
     told: tuple[Problem, ...] = ()  # what its author must know: it is not done, or not kept as written
     uid: str = ""
     version: str = ""
-    conditions: tuple[Mapping[str, Any], ...] = ()  # as the object has them
+    status: Mapping[str, Any] = field(default_factory=dict)  # as the object has it, where something is written there
 
 
 def read_object(kind: Kind, found: Mapping[str, Any]) -> Seen | None:
@@ -64,15 +64,14 @@ def read_object(kind: Kind, found: Mapping[str, Any]) -> Seen | None:
         return None
     raw["metadata"] = _trimmed(metadata)
     resource, told = _read_policy(kind, raw, key) if is_policy(kind) else _read_lenient(kind, raw, key)
-    status = found.get("status")
-    conditions = status.get("conditions") if isinstance(status, dict) and kind.has_conditions else None
+    status = found.get("status") if kind.has_status else None
     return Seen(
         key,
         resource if resource is None or all(map(_can_be_said, resource.messages)) else None,
         told,
         uid=_text(metadata.get("uid")),
         version=_text(metadata.get("resourceVersion")),
-        conditions=tuple(each for each in conditions if isinstance(each, dict)) if isinstance(conditions, list) else (),
+        status=status if isinstance(status, dict) else {},
     )
 
 
@@ -195,7 +194,7 @@ def _walled(kind: Kind, raw: Mapping[str, Any], key: Key) -> dict[str, Any] | No
     base = {
         "apiVersion": kind.api_version,
         "kind": kind.name,
-        "metadata": {"name": key.name, **({"namespace": key.namespace} if key.namespace else {})},
+        "metadata": {"name": key.name, "namespace": key.namespace},
     }
     spec = raw.get("spec")
     if kind.name == "NetworkPolicy":

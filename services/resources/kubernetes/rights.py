@@ -19,7 +19,7 @@ def rules() -> list[dict[str, Any]]:
     for kind in WATCHED:
         group = kind.api_version.rpartition("/")[0]
         read.setdefault(group, []).append(kind.plural)
-        if kind.has_conditions:
+        if kind.has_status:
             told.setdefault(group, []).append(f"{kind.plural}/status")
     return [
         *({"apiGroups": [group], "resources": sorted(plurals), "verbs": list(READ)} for group, plurals in read.items()),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from bus.interface import Bus
 from bus.messages.resources import Applied, Namespace
 from bus.subjects import NAMESPACE
 from services.resources.kubernetes.api import Api, Trouble, connected
@@ -31,7 +32,7 @@ class Writes(Protocol):
     async def carry_out(self, make_plan: Callable[[], Plan]) -> Applied: ...
 
 
-async def mirror(writes: Writes, kubeconfig: str, check: Check, synced: Callable[[], None]) -> None:
+async def mirror(bus: Bus, writes: Writes, kubeconfig: str, check: Check, synced: Callable[[], None]) -> None:
     """Until cancelled. `synced` is called when the log holds all that there was. Raises: CannotStart."""
     told: set[str] = set()
 
@@ -41,13 +42,13 @@ async def mirror(writes: Writes, kubeconfig: str, check: Check, synced: Callable
 
     try:
         async with connected(kubeconfig) as api:
-            await mirror_from(api, writes, checked, synced)
+            await mirror_from(bus, api, writes, checked, synced)
     finally:
         for name in told:
             check(name, True, "")  # whoever stands by has no API server that could be away
 
 
-async def mirror_from(api: Api, writes: Writes, check: Check, synced: Callable[[], None]) -> None:
+async def mirror_from(bus: Bus, api: Api, writes: Writes, check: Check, synced: Callable[[], None]) -> None:
     pending = Pending([each.name for each in WATCHED])
     telling = Telling(api, check)
     for kind in KINDS:
@@ -67,6 +68,7 @@ async def mirror_from(api: Api, writes: Writes, check: Check, synced: Callable[[
                 clock=loop.time,
             )
             tasks.create_task(following.run(), name=f"follow {kind.plural}")
+        tasks.create_task(telling.hear(bus), name="hear what is made of resources")
         tasks.create_task(telling.run(), name="write statuses back")
         tasks.create_task(write(pending, writes, telling.written, synced), name="write what was seen")
 

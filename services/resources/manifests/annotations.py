@@ -23,6 +23,9 @@ OF_NODES = ("network.cilium.io/", "io.cilium.network.")
 
 BANDWIDTH = ("kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth")
 
+STAGE = "plexus.io/stage"
+"""Ours: the policy is to be tried, and to enforce nothing."""
+
 _NO_TRACK = "is not supported yet; its connections are tracked as all others are"
 _POOL = "address pools are not supported yet; addresses come from the node's own blocks"
 _SOURCE = "is not supported yet; packets that do not bear the pod's own address are dropped"
@@ -58,7 +61,9 @@ def check_annotations(kind: str, metadata: ObjectMeta, path: str, problems: Prob
         where, word = f"{path}.annotations[{key}]", key.lower()
         if word in ONE_CLUSTER or (kind == "Node" and word.startswith(OF_NODES)):
             continue
-        if kind == "Pod" and word in BANDWIDTH:
+        if word == STAGE and value.lower() != "false":
+            problems.add(where, "staged policies are not supported yet; leave the policy out, for it would be enforced")
+        elif kind == "Pod" and word in BANDWIDTH:
             problems.add(where, "bandwidth limits are not supported yet; remove the annotation")
         elif kind == "Service" and word == "service.cilium.io/src-ranges-policy":
             problems.add(where, "a limit on sources is not supported yet; leave the Service out, or it serves everyone")

@@ -20,6 +20,7 @@ policy") and the behaviour of its rule checks (pkg/policy/api, pkg/k8s/apis/cili
 - A Service is whoever is behind it: the pods that its selector selects, else the addresses in its EndpointSlices. One
   that names no namespace is every Service of that name or those labels.
 - Different kinds of peers are not combined in one entry; ports and ICMP types neither.
+- A label of the source "cidr" or "cidrgroup", alone in a selector of peers, is that network or that CIDRGroup.
 - Port "0" is every port of the protocol. Protocol ANY, the default, is TCP, UDP and SCTP.
 
 Stricter than Cilium, which corrects in silence or takes without effect: an endpointSelector that names another
@@ -58,6 +59,8 @@ from services.resources.manifests.cilium_schema import (
 )
 from services.resources.manifests.meta import Key, Resource
 from services.resources.manifests.selectors import (
+    GROUP_NAME,
+    NETWORK_LABELS,
     RESERVED_LABEL,
     CiliumSelector,
     exists,
@@ -85,7 +88,7 @@ ENTITIES = (
 NOBODY = {"none": "", "cluster-mesh": "there is no other cluster", "ingress": "there is no ingress proxy"}
 """Entities that nothing is of, and why, where the user may think otherwise."""
 PROTOCOLS = (*words.PROTOCOLS, "ANY")
-LATER_PROTOCOLS = ("IGMP", "VRRP")
+LATER_PROTOCOLS = ("AH", "ESP", "GRE", "IGMP", "IPIP", "IPV6", "VRRP")
 INSTEAD = "write {} in place of the whole entry: that allows nothing, and an entry without this field allows more"
 OTHERWISE = "leave the policy out, or narrow what other rules allow: without this field the entry denies something else"
 MOST_LOGGED = 32  # characters of log.value
@@ -238,6 +241,8 @@ def _subject(spec: RuleSpec, path: str, namespace: str, problems: Problems) -> l
         return []
     requirements = read_cilium_selector(spec.endpoint_selector, f"{path}.endpointSelector", problems)
     reserved = [each for each in requirements if each.key.startswith(RESERVED_LABEL)]
+    if any(each.key.startswith(NETWORK_LABELS) for each in requirements):
+        problems.add(f"{path}.endpointSelector", "selects a network; a policy governs pods, and networks are its peers")
     if any(each.operator in ("In", "Exists") for each in reserved):
         problems.add(
             f"{path}.endpointSelector", "selects a reserved label, which no pod has; no pod is protected by it"
@@ -442,6 +447,8 @@ def _cidr_peer(rule: CIDRRule, path: str, problems: Problems) -> Peer:
 
 def _endpoint_peer(selector: CiliumSelector, namespace: str, path: str, problems: Problems) -> Peer:
     requirements = read_cilium_selector(selector, path, problems)
+    if any(each.key.startswith(NETWORK_LABELS) for each in requirements):
+        return _network_by_label(requirements, path, problems)
     entity = _reserved(requirements, path, problems)
     if entity is not None:
         return _entity_peer(entity, path, problems)
@@ -461,6 +468,24 @@ def _reserved(requirements: list[Requirement], path: str, problems: Problems) ->
     if len(requirements) > 1 or any(value for each in wanted for value in each.values):
         problems.add(path, f"selects a reserved label with something else; {INSTEAD}")
     return wanted[0].key.removeprefix(RESERVED_LABEL)
+
+
+def _network_by_label(requirements: list[Requirement], path: str, problems: Problems) -> Peer:
+    """What a selector of one label of the source "cidr" or "cidrgroup" means: that network, or that group of them."""
+    (first, *more) = requirements
+    if more or first.operator not in ("In", "Exists") or any(first.values):
+        problems.add(path, f"selects a network with something else; {INSTEAD}")
+        return Peer()
+    if first.key.startswith("cidr:"):
+        text = first.key.removeprefix("cidr:").replace("-", ":")  # as keys have addresses of IPv6
+        problems.add_if(path, words.cidr(text, bare_address=True))
+        return Peer(cidr=words.plain_cidr(text))
+    name = first.key.removeprefix(GROUP_NAME)
+    if name == first.key:
+        problems.add(path, f'"{first.key}" names no group; a CIDRGroup is {GROUP_NAME}NAME')
+        return Peer()
+    problems.add_if(path, words.dns_subdomain(name))
+    return Peer(cidr_group=name)
 
 
 def _ports(rules: list[PortRule], path: str, problems: Problems) -> list[PortRange]:

@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "PreferSameZone": "PreferSameZone",
 }
 POLICIES = ("Cluster", "Local")
+NOBODY = "255.255.255.255/32"  # no packet comes from there
 SOURCE_RANGES_POLICY = "service.cilium.io/src-ranges-policy"
 
 
@@ -52,30 +53,45 @@ def read_exposure(
             problems.add(f"spec.{field}", f"is of what comes from outside, and a {spec.type} is not reached from there")
     if has_frontends and spec.traffic_distribution:
         problems.warn("spec.trafficDistribution", "zones are not looked at; traffic goes to all backends alike")
-    for index, text in enumerate(spec.load_balancer_source_ranges):
-        problems.add_if(f"spec.loadBalancerSourceRanges[{index}]", words.cidr(text.strip()))
-    ranges = sorted({words.plain_cidr(text.strip()) for text in spec.load_balancer_source_ranges})
     return {
-        "external_traffic_policy": spec.external_traffic_policy or "Cluster",
-        "internal_traffic_policy": spec.internal_traffic_policy or "Cluster",
+        "external_traffic_policy": _policy(spec.external_traffic_policy),
+        "internal_traffic_policy": _policy(spec.internal_traffic_policy),
         "external_addresses": _external_addresses(spec, problems),
         "health_check_port": _health_check_port(spec, problems),
         "allocates_node_ports": spec.allocate_load_balancer_node_ports,
         "affinity_seconds": _affinity_seconds(spec, problems),
-        "source_ranges": ranges,
-        "denies_sources": any(
-            key.lower() == SOURCE_RANGES_POLICY and value == "deny" for key, value in annotations.items()
-        ),
+        **_source_ranges(spec, annotations, problems),
         "publishes_not_ready": spec.publish_not_ready_addresses,
         "distribution": DISTRIBUTIONS.get(spec.traffic_distribution, ""),
     }
 
 
+def _policy(text: str) -> str:
+    return text if text in POLICIES else "Cluster"
+
+
+def _source_ranges(spec: ServiceSpec, annotations: dict[str, str], problems: Problems) -> dict[str, Any]:
+    """Who may call. What cannot be read lets nobody in whom it might have kept out."""
+    found, is_read = set(), True
+    for index, text in enumerate(spec.load_balancer_source_ranges):
+        wrong = words.cidr(text.strip())
+        problems.add_if(f"spec.loadBalancerSourceRanges[{index}]", wrong)
+        if wrong is None:
+            found.add(words.plain_cidr(text.strip()))
+        is_read &= wrong is None
+    denies = any(key.lower() == SOURCE_RANGES_POLICY and value == "deny" for key, value in annotations.items())
+    if not is_read and (denies or not found):
+        return {"source_ranges": [NOBODY], "denies_sources": False}
+    return {"source_ranges": sorted(found), "denies_sources": denies}
+
+
 def _external_addresses(spec: ServiceSpec, problems: Problems) -> list[str]:
     found = []
     for index, text in enumerate(spec.external_ips):
-        problems.add_if(f"spec.externalIPs[{index}]", words.endpoint_address(text))
-        found.append(plain(text))
+        wrong = words.endpoint_address(text)
+        problems.add_if(f"spec.externalIPs[{index}]", wrong)
+        if wrong is None:
+            found.append(plain(text))
     return sorted(set(found))
 
 
@@ -105,4 +121,5 @@ def _affinity_seconds(spec: ServiceSpec, problems: Problems) -> int:
     if not 1 <= seconds <= AFFINITY_SECONDS_MAX:
         where = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
         problems.add(where, f"{seconds} is not within 1 and {AFFINITY_SECONDS_MAX} seconds")
+        return AFFINITY_SECONDS
     return seconds

@@ -19,6 +19,10 @@ from services.resources.manifests.strict import Problems, Schema, joined, names,
 RESERVED_LABEL = "reserved:"
 """What keys begin with by which policies know entities; no pod has a label of one."""
 
+NETWORK_LABELS = ("cidr:", "cidrgroup:")
+"""The same of networks, and of groups of them."""
+GROUP_NAME = "cidrgroup:io.cilium.policy.cidrgroupname/"
+
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 
 
@@ -120,9 +124,11 @@ def _canonical(key: str, path: str, problems: Problems) -> str:
     source, colon, name = key.partition(":")
     if not colon:
         source, name = "k8s", key
-    if source == "reserved":
-        return RESERVED_LABEL + name
-    if source not in ("k8s", "any"):
+    if source == "reserved" or f"{source}:" in NETWORK_LABELS:
+        return key
+    if source == "node":
+        problems.add(path, "nodes are not told apart by labels yet; entities call them host and remote-node")
+    elif source not in ("k8s", "any"):
         problems.add(path, f'labels of the source "{source}" are not supported yet; use "k8s:" or no source')
     else:
         problems.add_if(path, _label_key(name))

@@ -10,7 +10,18 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from bus.messages.dataplane import Check, Dump, DumpRows, Endpoint, Flow, Health, HealthQuestion, ReachedRevision
+from bus.messages.dataplane import (
+    Check,
+    Dump,
+    DumpRows,
+    Endpoint,
+    Flow,
+    Health,
+    HealthQuestion,
+    ReachedRevision,
+    Why,
+    WhyAnswer,
+)
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
@@ -43,6 +54,7 @@ from bus.subjects import (
     RULES,
     SELECTOR,
     SERVICE,
+    WHY,
 )
 from bus.testing import Hub, MemoryBus
 from cli.__main__ import app
@@ -95,6 +107,8 @@ class Cluster:
         self.during: Callable[[MemoryBus], Any] | None = None  # runs beside the command
         self.dumps = DumpRows(node="")
         self.dumped: list[Dump] = []  # what was asked for
+        self.asked_why: list[tuple[str, Why]] = []
+        self.why: dict[str, WhyAnswer] = {}  # by node
         for node, address in (("node1", "192.0.2.1"), ("node2", "192.0.2.2")):
             self.hub.put(NODE.of(node), Node(name=node, addresses=[address]))
             self.hub.put(BLOCK.of(f"10.0.{node[-1]}.0/24"), Block(cidr=f"10.0.{node[-1]}.0/24", node=node))
@@ -208,6 +222,7 @@ class Cluster:
                     tasks.create_task(self.serve_health(connection, owner, instance))
             for node in {"node1", "node2"} - self.silent:
                 tasks.create_task(self.serve_dump(connection, node))
+                tasks.create_task(self.serve_why(connection, node))
             if "resources" not in self.silent:
                 tasks.create_task(connection.answer(APPLY, handler=apply))
             if self.during:
@@ -227,6 +242,13 @@ class Cluster:
             return DumpRows(node=node, rows=self.dumps.rows, problem=self.dumps.problem, truncated=self.dumps.truncated)
 
         await connection.answer(DUMP, node, handler=tell)
+
+    async def serve_why(self, connection: MemoryBus, node: str) -> None:
+        async def tell(question: Why) -> WhyAnswer:
+            self.asked_why.append((node, question))
+            return self.why[node]
+
+        await connection.answer(WHY, node, handler=tell)
 
 
 def plexus(*arguments: str, status: int = 0, given: str | None = None) -> Result:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from bus.messages.dataplane import Check, DumpRows
+from bus.messages.dataplane import Check, ClosedDirection, DumpRows, Endpoint
 from bus.messages.ipam import AddressHolder, AddressRequest, Block, PoolUse, ServiceAddress
 from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.resources import (
@@ -314,6 +314,30 @@ def test_a_policy_shows_whom_it_governs_and_where_it_is_realised(cluster: Cluste
     assert found["pods"] == ["default/deathstar"]
     assert found["realised"] == ["node1"]
     assert "1 of 2 nodes" in plexus("get", "cnp").stdout
+
+
+def test_a_policy_without_room_says_which_pods_are_denied_and_so_do_endpoints(cluster: Cluster) -> None:
+    subject = ENDPOINT.of("node2", "default", "deathstar")
+    endpoint = cluster.hub.states("dataplane")[subject]
+    assert isinstance(endpoint, Endpoint)
+    closed = ClosedDirection(
+        direction="ingress", why="no room", policies=["CiliumNetworkPolicy/default/rule1", "NetworkPolicy/default/x"]
+    )
+    cluster.hub.put(subject, replace(endpoint, closed=[closed]))
+    found = from_json("get", "cnp", "rule1")
+    assert found["plexus"]["closed"] == ["ingress of default/deathstar is denied: no room"]
+    (condition,) = found["status"]["conditions"]
+    assert (condition["type"], condition["status"], condition["message"]) == (
+        "Realised",
+        "False",
+        "ingress of default/deathstar is denied: no room",
+    )
+    assert "2 of 2 nodes, 1 denied" in plexus("get", "cnp").stdout
+    rows = {row["pod"]: row for row in from_json("endpoint", "list")}
+    assert rows["default/deathstar"]["closed"] == [
+        {"direction": "ingress", "why": "no room", "policies": closed.policies}
+    ]
+    assert "ready, ingress denied" in plexus("endpoint", "list").stdout
 
 
 def test_a_node_that_does_not_answer_is_not_ready(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from ipaddress import ip_network
 
 import pytest
@@ -17,12 +18,12 @@ from bus.messages.resources import LabelSelector, Namespace, Node, Pod, Requirem
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
 from services.dataplane.parts import people
-from services.dataplane.parts.endpoints import NO_POLICY
 from services.dataplane.parts.policy.entries import AGGREGATES, ALLOW, INGRESS, EndpointPolicy, PolicyKey
 from services.dataplane.parts.policy.store import PolicyStore
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
+    NO_POLICY,
     EndpointEntry,
     IpcacheEntry,
     IpcacheKey,
@@ -275,9 +276,9 @@ def test_a_burst_of_changes_is_one_expansion(web: NodeModel, monkeypatch: pytest
     asked: list[int] = []
     policy_of = web.policy.store.policy_of
 
-    def ask(number: int) -> EndpointPolicy:
+    def ask(number: int, closed: Collection[int]) -> EndpointPolicy:
         asked.append(number)
-        return policy_of(number)
+        return policy_of(number, closed)
 
     monkeypatch.setattr(web.policy.store, "policy_of", ask)
     hear(web, selector("web", WEB))

@@ -59,6 +59,8 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_CONNTRACK_GC_MAX_INTERVAL": "1h30m",
         "PLEXUS_FORCE_FALLBACK": "true",
         "PLEXUS_NO_CONNTRACK_RULES": "true",
+        "PLEXUS_POLICY_ENFORCEMENT_MODE": "always",
+        "PLEXUS_POLICY_AUDIT_MODE": "true",
     }
     settings = NodeSettings.of(given)
     many = {"PLEXUS_MAP_ENTRIES", "PLEXUS_CT_SECONDS"}  # a variable for each map, for each kind of connection
@@ -101,6 +103,8 @@ def test_every_setting_has_its_variable() -> None:
         terminate_pod_connections=False,
         terminate_all_protocols=True,
         no_conntrack_rules=True,
+        policy_enforcement_mode="always",
+        policy_audit_mode=True,
     )
     assert not settings.is_tunnel
     assert settings.not_masqueraded == ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16", "fc00::/8"]

@@ -10,8 +10,10 @@ from typing import Any, cast
 from bus.messages.resources import Applied, Apply, Node, Pod, PodStatus
 from bus.subjects import APPLY, POD_STATUS
 from bus.testing import Hub
-from lab.cluster import Cluster, report_nodes
+from lab.cluster import Cluster, node_manifest, report_nodes
 from lab.kubelet import Kubelet
+from lab.plan import Plan
+from lab.settings import Settings
 from lab.state import Record
 
 ADDRESSES = {"node1": ["172.20.0.11"], "node2": ["172.20.0.12", "fd00::12"]}
@@ -19,8 +21,16 @@ ADDRESSES = {"node1": ["172.20.0.11"], "node2": ["172.20.0.12", "fd00::12"]}
 
 def lab(**more: Any) -> Record:
     """As much of a lab's record as who reports nodes and pods reads."""
-    made = SimpleNamespace(name="l", nodes=list(ADDRESSES), node_addresses=ADDRESSES.__getitem__, **more)
+    known = {"settings": Settings(), "plan": Plan(3), "families": (4, 6), **more}
+    made = SimpleNamespace(name="l", nodes=list(ADDRESSES), node_addresses=ADDRESSES.__getitem__, **known)
     return cast(Record, made)
+
+
+def test_nodes_bring_their_blocks_only_where_these_are_asked_for() -> None:
+    assert "spec" not in node_manifest(lab(), "node1")
+    given = lab(settings=Settings({"ipam.mode": "kubernetes"}))
+    found = [node_manifest(given, name)["spec"]["podCIDRs"] for name in list(ADDRESSES)[:2]]
+    assert found == [["10.131.0.0/24", "fd00:10:3::/120"], ["10.131.1.0/24", "fd00:10:3::100/120"]]
 
 
 async def asked_for(cluster: Cluster) -> list[str]:

@@ -145,7 +145,7 @@ def test_what_is_said_of_maps_and_times_is_what_a_node_reads() -> None:
         ("whatever=1", "whatever: there is no such setting"),
         ("routingMode=bridge", "routingMode: 'bridge' is not one of tunnel, native"),
         ("tunnelProtocol=gre", "tunnelProtocol: 'gre' is not one of vxlan, geneve"),
-        ("ipam.mode=kubernetes", "ipam.mode: 'kubernetes' is not supported yet; use cluster-pool"),
+        ("ipam.mode=multi-pool", "ipam.mode: 'multi-pool' is not supported yet; use cluster-pool or kubernetes"),
         ("kubeProxyReplacement=false", "kubeProxyReplacement: false is not supported yet"),
         ("ipv4.enabled=false", "ipv4.enabled, ipv6.enabled: a cluster has one of them at least"),
         ("underlayProtocol=ipv6", "underlayProtocol: the nodes have no such addresses"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from bus.messages.policy import PeerNetwork, Selector
+from bus.messages.policy import PeerNetwork, Selector, SelectorRule
 from bus.messages.resources import (
     CIDRGroup,
     ContainerPort,
@@ -18,11 +18,26 @@ from bus.messages.resources import (
     Rule,
 )
 from bus.subjects import SELECTOR
+from services.policy.model import NOT_TAKEN
 from services.policy.networks import NOBODY
-from tests.unit.policy.test_policy_model import BROKEN, EMPIRE, SHIPS, Running, identity, ingress, need, pod, policy
+from tests.unit.policy.test_policy_model import (
+    BROKEN,
+    EMPIRE,
+    RULE1,
+    SHIPS,
+    Bus,
+    Running,
+    identity,
+    ingress,
+    need,
+    pod,
+    policy,
+)
 
 OFFICE = CIDRGroup(name="office", labels={"tier": "a"}, cidrs=["10.0.0.0/8", "192.0.2.1/32"])
 CLOUD = CIDRGroup(name="cloud", labels={"tier": "b"}, cidrs=["198.51.100.0/24"])
+
+EVERYONE = SelectorRule(direction="ingress", any_peer=True)
 
 
 def tier(*values: str) -> LabelSelector:
@@ -137,8 +152,32 @@ def test_a_policy_whose_denial_has_no_meaning_denies_all_of_its_directions(broke
     running = Running()
     running.hear(replace(denying(broken, rules=(ingress(SHIPS),)), deny_ingress_by_default=False))
     found = running.rules()
-    assert (found.rules, found.denies) == ([], [])
+    assert (found.rules, found.denies) == ([], [SelectorRule(direction=broken.direction, any_peer=True)])
     assert found.deny_ingress_by_default and found.deny_egress_by_default
+
+
+def test_networks_that_the_bus_does_not_take_leave_what_was_said_until_their_policy_denies_everyone() -> None:
+    running = Bus(limit=1000)
+    running.hear(OFFICE, denying(from_networks(Peer(cidr_group="office"))))
+    (key,) = running.rules().denies[0].selectors
+    actions = running.hear(replace(OFFICE, cidrs=[f"10.{number}.0.0/16" for number in range(60)]))
+    assert [each.subject for each in actions] == [SELECTOR.of(key), RULE1, SELECTOR.of(key)], "refused, said, unsaid"
+    assert (running.rules().rules, running.rules().denies) == ([], [EVERYONE])
+    assert list(running.model.failed.values()) == [NOT_TAKEN]
+    running.hear(denying(from_networks(Peer(cidr="11.0.0.0/8"))))
+    assert (running.rules().denies[0].any_peer, len(running.rules().denies[0].selectors)) == (False, 1)
+
+
+def test_a_selector_of_too_many_that_somebody_denies_by_is_said_to_be_partial() -> None:
+    """The rules that deny everyone may come after it."""
+    running = Bus(limit=300)
+    crowd = [identity(70_000 + number, pod(f"a{number}", org="empire", app=f"a{number}")) for number in range(60)]
+    running.hear(*crowd[:2], policy(ingress(SHIPS)), replace(denying(ingress(EMPIRE)), name="rule2", subject=SHIPS))
+    running.hear(*crowd[2:])
+    (found,) = (each for each in running.log.values() if isinstance(each, Selector) and each.partial)
+    assert (found.selector, found.members) == (EMPIRE, [])
+    assert running.rules("rule2").denies == [EVERYONE]
+    assert running.rules().denies == [], "whom it governs nodes judge by labels"
 
 
 def test_a_policy_of_the_whole_cluster_whose_subject_has_no_meaning_denies_everyone() -> None:

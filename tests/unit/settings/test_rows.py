@@ -80,7 +80,7 @@ def test_what_a_node_goes_by_are_the_rows_that_it_reads() -> None:
 
 
 def test_what_ipam_and_resources_go_by_are_the_rows_that_they_read() -> None:
-    ipam = {field for each in NAMES.values() for field in each} | {"ipam_mode"}  # there is one mode
+    ipam = {field for each in NAMES.values() for field in each} | {"ipam_mode"}
     assert ipam == {row.field for row in ROWS if "ipam" in row.services}
     assert {*SERVICE_RANGES.values(), NODE_PORTS, "PLEXUS_SOURCE", "PLEXUS_KUBECONFIG"} == {
         row.variable for row in ROWS if "resources" in row.services

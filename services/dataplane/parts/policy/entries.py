@@ -6,7 +6,7 @@ bpf/include/policy.h does with the entries. What was heard, and whom a change co
 Nothing here opens anything by mistake: a rule that names a selector not heard, a port still called by name, or an
 entity nobody knows, allows nothing, and where the rule denies, is about everyone; a policy whose subject is not heard
 denies, by its defaults, everyone; a direction with more entries than its endpoint may have is denied as a whole.
-`EndpointPolicy.missing` and `.full` say so.
+so is one whose entries find no room in the map. `EndpointPolicy.missing`, `.full` and `.left_out` say so.
 
 What is denied is denied whatever is allowed. Between two peers the weight of entries sees to that; for one peer the
 longest key is found, so what a rule denies as a whole has no entry that allows a part of it.
@@ -15,8 +15,8 @@ longest key is found, so what a rule denies as a whole has no entry that allows 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
@@ -26,11 +26,13 @@ from bus.messages.resources import PortRange
 from services.dataplane.parts.policy.networks import Networks
 from services.dataplane.shapes.layouts import POLICY_DENIES, POLICY_NAMED
 from services.dataplane.shapes.limits import limit
+from services.dataplane.shapes.mode import DEFAULT_MODE, Mode
 from services.dataplane.shapes.protocols import numbers_of
 
 INGRESS = 0
 EGRESS = 1
-DIRECTIONS: tuple[Literal["ingress"], Literal["egress"]] = ("ingress", "egress")
+Direction = Literal["ingress", "egress"]
+DIRECTIONS: tuple[Direction, Direction] = ("ingress", "egress")
 
 HOST = RESERVED["host"]
 WORLD = frozenset(RESERVED[name] for name in ("world", "world-ipv4", "world-ipv6"))
@@ -94,6 +96,7 @@ class PolicyEntry(NamedTuple):
 
 
 ALLOW, DENY = precedence("allow"), precedence("deny")
+REST = precedence("allow", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,11 @@ class EndpointPolicy:
     port_names: Mapping[int, frozenset[str]] = field(default_factory=dict)  # of entries that are named, by cookie
     ingress_deciders: tuple[str, ...] = ()  # the policies that make ingress default to deny
     egress_deciders: tuple[str, ...] = ()
-    full: tuple[str, ...] = ()  # directions denied because their entries are too many
+    full: tuple[Direction, ...] = ()  # directions denied because their entries are too many
+    left_out: int = 0  # entries that they would have
+    closed_policies: Mapping[Direction, tuple[str, ...]] = field(default_factory=dict)  # that say something of them
     missing: frozenset[str] = frozenset()  # selectors that rules name and nobody said
+    audited: Mapping[int, str] = field(default_factory=dict)  # by cookie, of what is let pass: why it would be denied
 
     def enforced(self, direction: int) -> bool:
         return self.egress_enforced if direction == EGRESS else self.ingress_enforced
@@ -215,6 +221,9 @@ def entries_for(
     *,
     networks: Networks = NO_NETWORKS,
     limit: int = ENTRIES_MAX,
+    closed: Collection[int] = (),
+    only: Set[int] | None = None,
+    mode: Mode = DEFAULT_MODE,
 ) -> EndpointPolicy:
     """Expand all that governs one local identity.
 
@@ -224,6 +233,8 @@ def entries_for(
         labels: those of `identity`, see `governs`. Peers are members always: whom nobody has heard of may not call.
         networks: what selectors of networks mean on this node.
         limit: entries at most; over it the larger direction is denied, and if need be the other as well.
+        closed: directions that are denied as a whole because the map has no room for their entries.
+        only: peers; what is for nobody of them, and for no group, is left out.
     Returns: entries by key. Where two keys overlap, the longer one's cookie also names the policies of the shorter,
         so whichever the look-up finds names all that allow the packet by the same peer. A named port of a peer that
         may have the number anyhow has no entry: where it does not hold, nothing shorter would be asked.
@@ -250,7 +261,7 @@ def entries_for(
                 continue
             direction = DIRECTIONS.index(rule.direction)
             parts, by_name = l4_parts(rule.ports), named_parts(rule.ports)
-            for peer in _peers(rule, selectors, networks):
+            for peer in _peers(rule, selectors, networks, only):
                 for protocol, port, bits in parts:
                     sources[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
                 for protocol, port, port_name in by_name:
@@ -259,16 +270,20 @@ def entries_for(
         for rule in policy.denies:
             unheard = [key for key in referred(rule) if key not in selectors]
             missing.update(unheard)
-            if rule.subject in selectors and not _has(selectors[rule.subject].members, identity):
+            is_partial = any(selectors[key].partial for key in referred(rule) if key in selectors)
+            is_ours = is_partial or rule.subject not in selectors or _has(selectors[rule.subject].members, identity)
+            if not is_ours:
                 continue
             direction = DIRECTIONS.index(rule.direction)
-            is_vague = bool(unheard) or not ENTITIES.keys() >= set(rule.entities)
-            for peer in AGGREGATES if is_vague else _peers(rule, selectors, networks):
+            is_vague = bool(unheard) or is_partial or not ENTITIES.keys() >= set(rule.entities)
+            for peer in AGGREGATES if is_vague else _peers(rule, selectors, networks, only):
                 for protocol, port, bits in denied_parts(rule.ports):
                     denied[direction].setdefault(PolicyKey(peer, direction, protocol, port, bits), set()).add(name)
-    enforced = [bool(deciders[direction] or denied[direction]) for direction in (INGRESS, EGRESS)]
+    is_selected = [bool(deciders[direction] or denied[direction]) for direction in (INGRESS, EGRESS)]
+    enforced = [mode.enforcement != "never" and (each or mode.enforcement == "always") for each in is_selected]
     for direction in (INGRESS, EGRESS):
-        if enforced[direction] and not deciders[direction]:  # what no rule denies is open
+        is_by_default = deciders[direction] or mode.enforcement == "always"
+        if enforced[direction] and not is_by_default:  # what no rule denies is open
             sources[direction] |= {PolicyKey(group, direction, 0, 0, 0): set() for group in AGGREGATES}
         for key in [key for key in sources[direction] if _is_covered(key, denied[direction])]:
             del sources[direction][key]
@@ -278,11 +293,16 @@ def entries_for(
         if not _is_covered(key, sources[key.direction]):
             sources[key.direction][key] = set().union(*by.values())
             port_names[key] = frozenset(by)
-    full = _drop_what_is_too_much(sources, denied, enforced, limit)
+    left_out = sum(len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each])
+    full = _drop_what_is_too_much(sources, denied, enforced, limit, closed)
+    left_out -= sum(len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each])
     entries, cookies, names_of = _entries(
-        [part for part, on in zip(sources, enforced, strict=True) if on], denied, port_names
+        [part for part, on in zip(sources, enforced, strict=True) if on],
+        [part for part, on in zip(denied, enforced, strict=True) if on],
+        port_names,
     )
-    if enforced[INGRESS]:
+    audited = _audit(entries, cookies, enforced, deciders, closed) if mode.audit else {}
+    if enforced[INGRESS] and INGRESS not in closed:  # it is let in without, too (flow.h)
         entries.setdefault(PolicyKey(HOST, INGRESS, 0, 0, 0), PolicyEntry(ALLOW, 0))
     return EndpointPolicy(
         identity=identity,
@@ -294,7 +314,13 @@ def entries_for(
         ingress_deciders=tuple(deciders[INGRESS]),
         egress_deciders=tuple(deciders[EGRESS]),
         full=tuple(DIRECTIONS[direction] for direction in sorted(full)),
+        left_out=left_out,
+        closed_policies={
+            DIRECTIONS[direction]: tuple(name_of(each) for each in mine if _speaks_of(each, direction))
+            for direction in full
+        },
         missing=frozenset(missing),
+        audited=audited,
     )
 
 
@@ -348,32 +374,82 @@ def referred(rule: SelectorRule) -> list[str]:
     return [*rule.selectors, rule.subject] if rule.subject else rule.selectors
 
 
-def _peers(rule: SelectorRule, selectors: Mapping[str, Selector], networks: Networks) -> set[int]:
-    """The map identities that a rule is about."""
+def _peers(
+    rule: SelectorRule, selectors: Mapping[str, Selector], networks: Networks, only: Set[int] | None
+) -> set[int]:
+    """The map identities that a rule is about, and of which something is asked."""
     peers: set[int] = set(AGGREGATES) if rule.any_peer else set()
     for entity in rule.entities:
         peers.update(ENTITIES.get(entity, ()))
-        if entity in VERSIONS:
+        if entity in VERSIONS and only is None:
             peers.update(networks.of_version(VERSIONS[entity]))
+        elif entity in VERSIONS:
+            peers.update(each for each in only or () if networks.is_of_version(each, VERSIONS[entity]))
     for key in rule.selectors:
-        if key in selectors:
+        selector = selectors.get(key)
+        if selector is None:
+            continue
+        if only is None:
             peers.update(networks.meant_by(key))
-            peers.update(number for number in selectors[key].members if IDENTITY_MIN <= number <= IDENTITY_MAX)
+            peers.update(number for number in selector.members if IDENTITY_MIN <= number <= IDENTITY_MAX)
+        else:
+            if selector.networks:
+                peers |= only & networks.meant_by(key)
+            if selector.members:
+                peers.update(each for each in only if each >= IDENTITY_MIN and _has(selector.members, each))
     return peers
 
 
+def amended(before: EndpointPolicy, part: EndpointPolicy, only: Set[int], limit: int) -> EndpointPolicy | None:
+    """What holds now, if only these peers may be other than before; `part` is what `entries_for` says of them alone.
+
+    Costs a few microseconds for each ten entries that stay, and what `part` cost.
+    Returns: None: it takes an expansion of everything.
+    """
+    kept = {key: entry for key, entry in before.entries.items() if key.identity not in only}
+    entries = kept | {key: entry for key, entry in part.entries.items() if key.identity in only}
+    if before.full or part.full or len(entries) >= limit or part.missing != before.missing:
+        return None
+    cookies = {**before.cookies, **part.cookies}
+    port_names = {**before.port_names, **part.port_names}
+    is_same = all(before.cookies.get(number, names) == names for number, names in part.cookies.items()) and all(
+        before.port_names.get(number, names) == names for number, names in part.port_names.items()
+    )
+    if not is_same:  # two lists of policies would like one number
+        return None
+    used = {entry.cookie for entry in entries.values()}
+    return replace(
+        before,
+        entries=entries,
+        cookies={number: names for number, names in cookies.items() if number in used},
+        port_names={number: names for number, names in port_names.items() if number in used},
+        audited={number: why for number, why in {**before.audited, **part.audited}.items() if number in used},
+    )
+
+
 def _drop_what_is_too_much(
-    sources: list[dict[PolicyKey, set[str]]], denied: list[dict[PolicyKey, set[str]]], enforced: list[bool], limit: int
+    sources: list[dict[PolicyKey, set[str]]],
+    denied: list[dict[PolicyKey, set[str]]],
+    enforced: list[bool],
+    limit: int,
+    closed: Collection[int],
 ) -> list[int]:
-    """Empty the larger direction, then the other, until the rest is within `limit`. Returns those emptied: without an
-    entry all is denied."""
-    emptied: list[int] = []
+    """Empty the directions that are closed, then the larger one, then the other, until the rest is within `limit`.
+    Returns those emptied: without an entry all is denied."""
+    emptied = [each for each in (INGRESS, EGRESS) if enforced[each] and each in closed]
+    for each in emptied:
+        sources[each], denied[each] = {}, {}
     sizes = {each: len(sources[each]) + len(denied[each]) for each in (INGRESS, EGRESS) if enforced[each]}
     for direction in sorted(sizes, key=lambda each: -sizes[each]):
         if sum(sizes.values()) + 1 > limit and sizes[direction]:  # 1: the node's own
             sources[direction], denied[direction], sizes[direction] = {}, {}, 0
             emptied.append(direction)
     return emptied
+
+
+def _speaks_of(policy: PolicyRules, direction: int) -> bool:
+    by_default = (policy.deny_ingress_by_default, policy.deny_egress_by_default)[direction]
+    return by_default or any(rule.direction == DIRECTIONS[direction] for rule in (*policy.rules, *policy.denies))
 
 
 def _is_covered(key: PolicyKey, by: Mapping[PolicyKey, set[str]]) -> bool:
@@ -411,6 +487,38 @@ def _entries(
             named = weight == ALLOW and key in port_names
             entries[key] = PolicyEntry(weight, known[together], deny=weight == DENY, named=named)
     return entries, cookies, names_of
+
+
+def _audit(
+    entries: dict[PolicyKey, PolicyEntry],
+    cookies: dict[int, tuple[str, ...]],
+    enforced: Sequence[bool],
+    deciders: Sequence[Sequence[str]],
+    closed: Collection[int],
+) -> dict[int, str]:
+    """Let pass what would be denied: by its own entry, with the weight that it has; and everything else by one for each
+    group, of less weight than any other. Returns the cookies of those, and why."""
+    audited: dict[int, str] = {}
+    known: dict[tuple[str, tuple[str, ...]], int] = {}
+
+    def cookie(why: str, names: tuple[str, ...]) -> int:
+        if (why, names) not in known:
+            known[why, names] = _cookie(names, [f"audit {why}"], cookies)
+            audited[known[why, names]] = why
+        return known[why, names]
+
+    for key, entry in entries.items():
+        if entry.deny:
+            entries[key] = PolicyEntry(DENY, cookie(POLICY_DENIED_BY_RULE, cookies.get(entry.cookie, ())))
+    for direction in (INGRESS, EGRESS):
+        if enforced[direction] and direction not in closed:
+            rest = PolicyEntry(REST, cookie(POLICY_DENIED, tuple(deciders[direction])))
+            for group in AGGREGATES:
+                entries.setdefault(PolicyKey(group, direction, 0, 0, 0), rest)
+    used = {entry.cookie for entry in entries.values()}
+    for number in cookies.keys() - used:
+        del cookies[number]
+    return audited
 
 
 def _covering(identity: int) -> tuple[int, ...]:

@@ -127,11 +127,12 @@ class Networks:
                 self._taken[number] = cidr
                 self._resting[cidr] = None
 
-    def put(self, selector: str, networks: Iterable[PeerNetwork]) -> set[str]:
-        """The selector means these. Returns the selectors, this one or others, that mean other numbers now."""
+    def put(self, selector: str, networks: Iterable[PeerNetwork]) -> dict[str, frozenset[int] | None]:
+        """The selector means these. Returns the selectors, this one or others, that mean other numbers now, and what
+        they meant before; None: nobody has asked."""
         after, before = list(networks), self._selectors.get(selector, [])
         if after == before:
-            return set()
+            return {}
         changed = {selector}
         for each in after:
             for cidr in (each.cidr, *each.except_cidrs):
@@ -150,9 +151,7 @@ class Networks:
             self._selectors[selector] = after
         else:
             self._selectors.pop(selector, None)
-        for key in changed:
-            self._meant.pop(key, None)
-        return changed
+        return {key: self._meant.pop(key, None) for key in changed}
 
     def number(self, cidr: str) -> int | None:
         """Of a network that is named; None: it is not."""
@@ -178,6 +177,11 @@ class Networks:
     def of_version(self, version: int) -> Iterator[int]:
         """The numbers of all networks of a family."""
         return (self._number[network] for network in self._order if network.version == version)
+
+    def is_of_version(self, number: int, version: int) -> bool:
+        """The number is of a network of this family that is named."""
+        cidr = self._taken.get(number, "")
+        return cidr in self._uses and network_of(cidr).version == version
 
     def _inside(self, network: Network) -> list[Network]:
         first = bisect_left(self._order, network)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 
 from bus.labels import selects
-from bus.messages.policy import PeerNetwork, PolicyRules, Selector
+from bus.messages.policy import PolicyRules, Selector
 from services.dataplane.parts.policy.entries import (
     ENTRIES_MAX,
     VERSIONS,
     EndpointPolicy,
+    amended,
     denied,
     entries_for,
     governs,
     referred,
 )
+from services.dataplane.parts.policy.learned import Learned
 from services.dataplane.parts.policy.networks import Networks
+from services.dataplane.shapes.mode import DEFAULT_MODE
 
+MOST_MOVED = 1000  # peers, at which it is cheaper to expand anew
 PolicyName = tuple[str, str, str]  # kind, namespace, name
 
 
@@ -26,7 +30,9 @@ class PolicyStore:
 
     def __init__(self) -> None:
         self.entries_max = ENTRIES_MAX
+        self.mode = DEFAULT_MODE
         self.networks = Networks()
+        self._learned = Learned()
         self._rules: dict[PolicyName, PolicyRules] = {}
         self._selectors: dict[str, Selector] = {}
         self._by_subject: dict[str, set[PolicyName]] = defaultdict(set)
@@ -34,6 +40,9 @@ class PolicyStore:
         self._labels: dict[int, Mapping[str, str]] = {}  # by local identity
         self._governing: dict[int, set[PolicyName]] = {}  # by local identity
         self._governed: dict[PolicyName, set[int]] = defaultdict(set)
+        self._moved: dict[int, set[int] | None] = {}  # local identity -> peers that are other since it was expanded
+        """None: anything may be."""
+        self._expanded: dict[int, EndpointPolicy] = {}  # as it was the last time
 
     @property
     def identities(self) -> frozenset[int]:
@@ -58,6 +67,8 @@ class PolicyStore:
         """The last pod of this identity is gone."""
         if self._labels.pop(identity, None) is None:
             return set()
+        self._moved.pop(identity, None)
+        self._expanded.pop(identity, None)
         for name in self._governing.pop(identity):
             self._governed[name].discard(identity)
         return {identity}
@@ -74,7 +85,7 @@ class PolicyStore:
             self._by_rule[key].add(name)
         for identity in governed:
             self._bind(name, identity)
-        return touched | self._governed[name]
+        return self._anew(touched | self._governed[name])
 
     def delete_rules(self, kind: str, namespace: str, name: str) -> set[int]:
         key = (kind, namespace, name)
@@ -87,35 +98,93 @@ class PolicyStore:
         touched = self._governed.pop(key, set())
         for identity in touched:
             self._governing[identity].discard(key)
-        return touched
+        return self._anew(touched)
 
     def put_selector(self, selector: Selector) -> set[int]:
         before = self._selectors.get(selector.id)
         self._selectors[selector.id] = selector
         if before == selector:
             return set()
-        touched = self._reselect(selector.id) if before is None or before.selector != selector.selector else set()
-        return touched | self._named_by(selector.id) | self._mean(selector.id, selector.networks)
+        named = self._named_by(selector.id)
+        if before is None or before.selector != selector.selector or before.partial != selector.partial:
+            touched = self._anew(self._reselect(selector.id) | named)
+        else:
+            touched = self._move(named, set(before.members) ^ set(selector.members))
+        self._learned.put_selector(selector.id, selector.names)
+        return touched | self._mean(selector.id)
 
     def delete_selector(self, key: str) -> set[int]:
         """Its members are nobody's peers any more; policies for it (there should be none) now deny all."""
         if self._selectors.pop(key, None) is None:
             return set()
-        return self._reselect(key) | self._named_by(key) | self._mean(key, [])
+        self._learned.put_selector(key, [])
+        return self._anew(self._reselect(key) | self._named_by(key)) | self._mean(key)
 
-    def policy_of(self, identity: int) -> EndpointPolicy:
-        """All that holds for a local identity; for one that is not local, `denied`."""
+    def put_name(self, name: str, addresses: Iterable[str]) -> set[int]:
+        """A DNS name has these addresses here; without any it is forgotten. Raises: ValueError: one is no address."""
+        return set[int]().union(*map(self._mean, self._learned.put_name(name, addresses)))
+
+    def policy_of(self, identity: int, closed: Collection[int] = ()) -> EndpointPolicy:
+        """All that holds for a local identity; for one that is not local, `denied`. `closed`: as for `entries_for`.
+
+        Where only a few peers have moved since the last time, it costs little more than they.
+        """
         names = self._governing.get(identity)
         if names is None:
             return denied(identity)
-        rules = [self._rules[name] for name in names]
-        labels = self._labels[identity]
-        return entries_for(identity, rules, self._selectors, labels, networks=self.networks, limit=self.entries_max)
+        moved, before = self._moved.get(identity), self._expanded.get(identity)
+        found = None
+        if before is not None and moved is not None and not closed and len(moved) <= MOST_MOVED:
+            found = amended(before, self._expand(identity, names, (), moved), moved, self.entries_max)
+        if found is None:
+            found = self._expand(identity, names, closed)
+        self._expanded[identity] = found
+        self._moved[identity] = set()
+        return found
 
-    def _mean(self, key: str, networks: Iterable[PeerNetwork]) -> set[int]:
-        """The selector means these networks. Others around them may mean more or fewer numbers by that."""
-        changed = self.networks.put(key, networks)
-        return set[int]().union(*(self._named_by(each) for each in (changed | VERSIONS.keys() if changed else ())))
+    def _expand(
+        self, identity: int, names: Iterable[PolicyName], closed: Collection[int], only: Set[int] | None = None
+    ) -> EndpointPolicy:
+        return entries_for(
+            identity,
+            [self._rules[name] for name in names],
+            self._selectors,
+            self._labels[identity],
+            networks=self.networks,
+            limit=self.entries_max,
+            closed=closed,
+            only=only,
+            mode=self.mode,
+        )
+
+    def _anew(self, identities: set[int]) -> set[int]:
+        """Of these, anything may be other than before."""
+        self._moved.update(dict.fromkeys(identities))
+        return identities
+
+    def _move(self, identities: set[int], peers: set[int]) -> set[int]:
+        """To these, only what is for these peers; but whom a rule is for may have changed with them."""
+        for identity in identities:
+            moved = self._moved.get(identity)
+            if moved is not None:
+                self._moved[identity] = None if identity in peers else moved | peers
+        return identities
+
+    def _mean(self, key: str) -> set[int]:
+        """What networks the selector means, for itself and by names. Others around them may mean more or fewer numbers
+        by that."""
+        said = self._selectors[key].networks if key in self._selectors else []
+        changed = self.networks.put(key, [*said, *self._learned.networks(key)])
+        touched: set[int] = set()
+        for each, before in changed.items():
+            named = self._named_by(each)
+            if before is None:
+                touched |= self._anew(named)
+            elif named:
+                touched |= self._move(named, set(before ^ self.networks.meant_by(each)))
+        if changed:
+            touched |= self._anew(set[int]().union(*(self._named_by(each) for each in VERSIONS)))
+        return touched
 
     def _named_by(self, key: str) -> set[int]:
         """Whom the policies govern whose rules name this selector."""

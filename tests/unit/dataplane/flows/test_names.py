@@ -21,6 +21,7 @@ from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
+from services.dataplane.shapes.mode import Mode
 from tests.unit.dataplane.fake_kernel import MemoryMaps
 
 WEB, DB = 1000, 2000
@@ -32,6 +33,18 @@ BASE = Event(5_000_000_000, 0, 0, THERE, HERE, 1234, 80, 6, EVENT_DROP, 133, 0, 
 def hear(model: NodeModel, message: Message) -> None:
     family = next(each for each in NodeModel("n").hears if each.message is type(message))
     model.put(family.subject_of(message), message)
+
+
+RULE1 = PolicyRules(
+    kind="CiliumNetworkPolicy",
+    namespace="default",
+    name="rule1",
+    subject="web",
+    rules=[
+        SelectorRule(direction="ingress", selectors=["db"], ports=[PortRange(protocol="TCP", port=8080, end_port=8083)])
+    ],
+    deny_ingress_by_default=True,
+)
 
 
 @pytest.fixture
@@ -47,20 +60,7 @@ def model() -> NodeModel:
     )
     hear(made, Selector(id="web", selector=LabelSelector(), members=[WEB]))
     hear(made, Selector(id="db", selector=LabelSelector(), members=[DB]))
-    rule = SelectorRule(
-        direction="ingress", selectors=["db"], ports=[PortRange(protocol="TCP", port=8080, end_port=8083)]
-    )
-    hear(
-        made,
-        PolicyRules(
-            kind="CiliumNetworkPolicy",
-            namespace="default",
-            name="rule1",
-            subject="web",
-            rules=[rule],
-            deny_ingress_by_default=True,
-        ),
-    )
+    hear(made, RULE1)
     front = Frontend(address="10.96.0.1", port=80, protocol="TCP", backends=[Backend(address=THERE, port=8080)])
     hear(made, LoadBalancedService(namespace="default", name="web", frontends=[front]))
     made.add_pod(LocalPod("default", "web", (HERE,), "lxc1", 7, "02:00:00:00:00:01", "02:00:00:00:00:02"))
@@ -88,6 +88,22 @@ def test_a_verdict_names_the_policies_of_the_entry_that_matched(model: NodeModel
         assert (flow.type, flow.verdict, flow.reason) == ("policy-verdict", "forwarded", "")
         assert flow.policies == list(names)
         assert (flow.file, flow.line) == ("", 0)
+
+
+def test_what_passes_only_because_the_node_looks_says_why_it_would_not(model: NodeModel) -> None:
+    model.policy.store.mode = Mode(audit=True)
+    of_web = subjects.RULES.of("CiliumNetworkPolicy", "default", "rule1")
+    model.delete(of_web)
+    model.put(of_web, RULE1)
+    model.settle()
+    policy = model.policy_of(WEB)
+    assert policy is not None and set(policy.audited.values()) == {"Policy denied"}
+    for cookie in policy.cookies:
+        event = dataclasses.replace(BASE, type=EVENT_POLICY_VERDICT, reason=0, cookie=cookie)
+        [flow] = flows([event], model, offset=0.0)
+        is_audited = cookie in policy.audited
+        assert (flow.verdict, flow.reason) == (("audited", "Policy denied") if is_audited else ("forwarded", ""))
+        assert flow.policies == ["CiliumNetworkPolicy/default/rule1"]
 
 
 def test_an_identity_that_the_kernel_found_is_believed(model: NodeModel) -> None:

@@ -27,6 +27,7 @@ from services.dataplane.kernel import maps as kernel_maps
 from services.dataplane.node import Node
 from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings
+from services.dataplane.shapes.order import Owed
 from services.dataplane.shapes.table import Table
 from services.dataplane.store import statefile
 from services.dataplane.store.journal import Journal
@@ -267,11 +268,11 @@ async def test_the_bus_that_returns_while_the_disks_state_is_being_written_has_t
     begun, go_on = threading.Event(), threading.Event()
     written = kernel_maps.Maps._write
 
-    def slowly(maps: kernel_maps.Maps, owed: dict[str, tuple[Table, dict[bytes, bytes], list[bytes]]]) -> None:
-        if "ipcache" in owed:
+    def slowly(maps: kernel_maps.Maps, owed: list[Owed], endpoints: Table | None) -> None:
+        if any(table.name == "ipcache" for table, _, _ in owed):
             begun.set()
             go_on.wait(10)
-        written(maps, owed)
+        written(maps, owed, endpoints)
 
     monkeypatch.setattr(kernel_maps, "INLINE_ENTRIES", 0)
     monkeypatch.setattr(kernel_maps.Maps, "_write", slowly)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -395,7 +396,56 @@ async def test_the_socket_is_for_root_alone_replaces_a_stale_one_and_goes_in_the
     assert await ask(path, request(COMMAND="DEL")) == (0, None)
     server.cancel()
     await asyncio.wait([server])
-    assert list(path.parent.iterdir()) == []
+    assert [each.name for each in path.parent.iterdir()] == ["cni.sock.deleted"], "for deletions while nobody is here"
+
+
+def left(path: Path, name: str, frame: bytes) -> Path:
+    """As the executable leaves a request while nobody serves the socket."""
+    folder = path.with_name(path.name + ".deleted")
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(frame[4:])
+    return folder / name
+
+
+async def test_what_was_to_be_deleted_while_nobody_was_here_is_done_first_and_in_order(tmp_path: Path) -> None:
+    path, pods = tmp_path / "cni.sock", Recorder()
+    for name in ("b", "a"):
+        left(path, name, request(COMMAND="DEL", CONTAINERID=f"box-{name}", NETNS=None))
+    left(path, "c.new", request(COMMAND="DEL", CONTAINERID="half"))
+    pods.gate = asyncio.Event()
+    server = asyncio.create_task(cni_server.Server(path, pods).run())
+    try:
+        await until(lambda: len(pods.calls) == 1)
+        assert not path.exists(), "nobody can add before"
+        pods.gate.set()
+        await until(path.exists)
+        assert [call.attachment.container_id for call in pods.calls if isinstance(call, cni.Delete)] == [
+            "box-a",
+            "box-b",
+        ]
+        assert [each.name for each in (tmp_path / "cni.sock.deleted").iterdir()] == ["c.new"]
+    finally:
+        server.cancel()
+        await asyncio.wait([server])
+
+
+async def test_a_deletion_that_fails_is_tried_again_and_one_that_cannot_be_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cni_server, "LOOK_SECONDS", 0.01)
+    path, pods = tmp_path / "cni.sock", Recorder()
+    pods.failure = cni.CniError(cni.FAILED, "not now")
+    file = left(path, "a", request(COMMAND="DEL"))
+    lost = [
+        left(path, "b", framed(b"garbage")),
+        left(path, "c", request()),
+        left(path, "d", request(b"{", COMMAND="DEL")),
+    ]
+    async with serving(path, pods):
+        assert file.exists() and not any(each.exists() for each in lost)
+        pods.failure = None
+        await until(lambda: not file.exists())
+    assert all(isinstance(call, cni.Delete) for call in pods.calls)
 
 
 @pytest.mark.parametrize("deed", ["removed", "replaced", "directory removed"])
@@ -413,7 +463,7 @@ async def test_a_socket_that_somebody_removed_is_there_again_and_told_until_it_i
         if deed == "replaced":
             path.touch()
         elif deed != "removed":
-            path.parent.rmdir()
+            shutil.rmtree(path.parent)
         await until(lambda: any(told))
         await until(lambda: not told[-1])
         assert {each.partition(": ")[0] for each in told if each} == {
@@ -424,7 +474,7 @@ async def test_a_socket_that_somebody_removed_is_there_again_and_told_until_it_i
     finally:
         server.cancel()
         await asyncio.wait([server])
-    assert list(path.parent.iterdir()) == []
+    assert [each.name for each in path.parent.iterdir()] == ["cni.sock.deleted"], "for deletions while nobody is here"
 
 
 @pytest.mark.parametrize("version", cni.VERSIONS)

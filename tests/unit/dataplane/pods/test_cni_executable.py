@@ -232,3 +232,29 @@ def test_what_is_too_long_is_refused_at_once(
 def test_a_socket_path_that_no_socket_can_have_is_refused(tmp_path: Path) -> None:
     status, told = run(tmp_path / ("x" * 120))
     assert (status, told["code"]) == (1, 4)
+
+
+def test_a_pod_ends_while_the_dataplane_is_away_and_the_request_is_left_whole(tmp_path: Path) -> None:
+    path = tmp_path / "cni.sock"
+    told = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "a", "CNI_IFNAME": "eth0"}
+    assert run(path, b'{"name":"plexus"}', **told)[1]["code"] == 11, "no dataplane has ever been here"
+    folder = tmp_path / "cni.sock.deleted"
+    folder.mkdir()
+    for _ in range(2):
+        assert run(path, b'{"name":"plexus"}', **told) == (0, None)
+    first, second = sorted(folder.iterdir())
+    assert first.read_bytes() == second.read_bytes()
+    variables, _, configuration = first.read_bytes().partition(b"\0\0")
+    assert set(variables.split(b"\0")) == {f"{name}={value}".encode() for name, value in told.items()}
+    assert configuration == b'{"name":"plexus"}' and first.stat().st_mode & 0o777 == 0o600
+
+
+def test_only_a_deletion_is_left_and_only_where_nobody_serves(tmp_path: Path) -> None:
+    path = tmp_path / "cni.sock"
+    (tmp_path / "cni.sock.deleted").mkdir()
+    for verb, code in (("ADD", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)):
+        assert run(path, CNI_COMMAND=verb, CNI_CONTAINERID="a", CNI_IFNAME="eth0")[1]["code"] == code
+    thread = node(path, lambda connection: None)
+    assert run(path, CNI_COMMAND="DEL", CNI_CONTAINERID="a", CNI_IFNAME="eth0")[1]["code"] == 11, "it ended meanwhile"
+    thread.join()
+    assert list((tmp_path / "cni.sock.deleted").iterdir()) == []

@@ -27,6 +27,7 @@ from services.dataplane.shapes.layouts import (
     ServiceEntry,
     ServiceKey,
 )
+from services.dataplane.shapes.order import steps
 from services.dataplane.shapes.table import Table
 
 NODE, OTHER = "192.0.2.1", "192.0.2.2"
@@ -52,7 +53,7 @@ class Node:
     tables: dict[str, Table] = field(default_factory=lambda: {name: Table(name) for name in NAMES})
 
     def __post_init__(self) -> None:
-        self.tables["endpoints"] = Table("endpoints", stamp_at=EndpointEntry.epoch_at)
+        self.tables["endpoints"] = Table("endpoints", last=True, stamp_at=EndpointEntry.epoch_at)
         self.maps: dict[str, dict[bytes, bytes]] = {name: {} for name in NAMES}
         self.judged = Judged(self.tables.values(), [NODE])
         self.who("10.0.0.0", 24, IpcacheEntry(3, NODE))
@@ -94,7 +95,8 @@ class Node:
         """Everything that is owed, entry by entry. Who is judged again; and what is allowed before, at each moment, and
         in the end."""
         again = self.judged.again()
-        owed = [(name, *self.tables[name].take()) for name in NAMES]
+        taken = [(self.tables[name], *self.tables[name].take()) for name in NAMES]
+        owed = steps(taken, lambda name, key: self.maps[name].get(key))
         seen = [self.allowed()]
         for name, upserts, _ in owed:
             for key, value in upserts.items():

@@ -157,3 +157,14 @@ def test_an_entry_that_denies_says_so_to_the_map() -> None:
     entry = of.entries[PolicyKey(AGGREGATE_CLUSTER, INGRESS, 0, 0, 0)]
     assert isinstance(entry, PolicyEntry)
     assert entry.deny and entry.flags == 1 and entry.precedence == 0xFFFFFFFF
+
+
+def test_a_denial_by_a_selector_that_could_not_be_said_whole_is_of_everyone_and_what_allows_by_it_allows_nobody() -> (
+    None
+):
+    part = EVERY | {"db": Selector(id="db", selector=LabelSelector(), partial=True)}
+    of = entries_for(WEB, [policy(rule("ops")), policy(denies=[rule("db")], name="q")], part)
+    assert {reason(of, peer, 80) for peer in (DB, OPS, WORLD)} == {POLICY_DENIED_BY_RULE}
+    assert reason(entries_for(WEB, [policy(rule("db"))], part), DB, 80) == POLICY_DENIED
+    of = entries_for(WEB, [policy(denies=[rule("ops", subject="db")])], part)
+    assert reason(of, OPS, 80) == POLICY_DENIED_BY_RULE, "it may well be for this one"

@@ -22,7 +22,6 @@ from services.dataplane.parts.policy.networks import Networks, networks_in, pref
 from services.dataplane.shapes.layouts import (
     IpcacheEntry,
     IpcacheKey,
-    PolicyMapEntry,
     PolicyMapKey,
     Prefix,
     pack_address,
@@ -67,14 +66,14 @@ def test_a_selector_means_every_network_within_its_own_but_for_the_excepted() ->
 
 def test_a_change_tells_which_selectors_mean_something_else() -> None:
     networks = Networks()
-    assert networks.put("wide", means("10.0.0.0/8")) == {"wide"}
-    assert networks.put("elsewhere", means("11.0.0.0/8")) == {"elsewhere"}
+    assert networks.put("wide", means("10.0.0.0/8")).keys() == {"wide"}
+    assert networks.put("elsewhere", means("11.0.0.0/8")).keys() == {"elsewhere"}
     before = networks.meant_by("wide")
-    assert networks.put("narrow", means("10.1.0.0/16")) == {"wide", "narrow"}
+    assert networks.put("narrow", means("10.1.0.0/16")).keys() == {"wide", "narrow"}
     assert networks.meant_by("wide") == before | networks.meant_by("narrow")
-    assert networks.put("again", means("10.1.0.0/16")) == {"again"}, "it is known already"
-    assert networks.put("narrow", []) == {"narrow"}, "another names it still"
-    assert networks.put("again", []) == {"wide", "again"}
+    assert networks.put("again", means("10.1.0.0/16")).keys() == {"again"}, "it is known already"
+    assert networks.put("narrow", []).keys() == {"narrow"}, "another names it still"
+    assert networks.put("again", []).keys() == {"wide", "again"}
     assert networks.meant_by("wide") == before and networks.meant_by("again") == frozenset()
 
 
@@ -228,15 +227,6 @@ def test_a_network_that_a_rule_names_has_a_row_and_an_entry_and_a_longer_one_goe
 def test_rows_of_networks_are_written_after_the_entries_for_them_and_go_before_them() -> None:
     order = [table.name for table in node().tables]
     assert order.index("policy") < order.index("ipcache")
-
-
-def test_what_is_denied_is_written_before_what_is_allowed() -> None:
-    many = [outside(f"a{each}", f"198.51.{each}.0/24") for each in range(40)]
-    policy = from_(*(each.id for each in many[20:]))
-    policy.denies.append(SelectorRule(direction="ingress", selectors=[each.id for each in many[:20]]))
-    upserts, _ = node(policy, selectors=many)[Policy].table.take()
-    weights = [PolicyMapEntry.unpack(value).precedence for value in upserts.values()]
-    assert len(weights) == 41 and weights == sorted(weights, reverse=True)
 
 
 def test_an_address_of_a_pod_or_a_node_is_that_whatever_networks_are_named() -> None:

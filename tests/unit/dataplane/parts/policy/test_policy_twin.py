@@ -21,6 +21,7 @@ from services.dataplane.parts.policy.named_ports import names_in
 from services.dataplane.parts.policy.networks import Networks, prefixes_of
 from services.dataplane.parts.policy.store import PolicyStore
 from services.dataplane.shapes.layouts import Prefix
+from services.dataplane.shapes.mode import Mode
 from services.policy.model import PolicyModel
 from tests.oracle import allowed_by_rules
 from tests.strategies import End, Packet, World, worlds
@@ -111,6 +112,9 @@ def check_one_world(world: World) -> None:
     for number, policy in expanded.items():
         assert store.policy_of(number) == policy
         assert not policy.missing
+    only_looked_at = {
+        number: entries_for(number, rules, selectors, networks=networks, mode=Mode(audit=True)) for number in expanded
+    }
     found = {pod.name: world.labels_of(pod) for pod in world.pods}
     outside = {address: number_at(address, networks) for address in world.outside}
 
@@ -134,15 +138,18 @@ def check_one_world(world: World) -> None:
             peer_ports=world.named_ports(peer),
             kin_ports=world.kin_ports(subject if packet.direction == "ingress" else peer),
         )
-        answer = verdict(
-            expanded[numbers[labels.labels_text(own)]],
+        asking = (
             number_of(other),
             INGRESS if packet.direction == "ingress" else EGRESS,
             packet.protocol,
             packet.port,
             names_at(subject if packet.direction == "ingress" else peer, packet),
         )
+        mine = numbers[labels.labels_text(own)]
+        answer = verdict(expanded[mine], *asking)
         assert answer.allowed == expected, (subject, peer, packet)
+        looked = verdict(only_looked_at[mine], *asking)
+        assert (looked.allowed, looked.cookie in only_looked_at[mine].audited) == (True, not expected)
         asked += 1
 
 

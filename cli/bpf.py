@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,21 @@ if TYPE_CHECKING:
 
 FIRST = (  # columns in the order in which a person asks; others follow as the node sends them
     *("node", "service", "frontend", "policy", "direction", "prefix", "pod", "address", "source", "destination"),
-    *("remote", "identity", "protocol", "port", "verdict", "reason", "packets", "bytes", "policies", "backends"),
+    *(
+        "slot",
+        "backend",
+        "client",
+        "remote",
+        "identity",
+        "protocol",
+        "port",
+        "verdict",
+        "reason",
+        "packets",
+        "bytes",
+        "policies",
+        "backends",
+    ),
 )
 SECONDS = 10.0  # a full connection table takes its time
 
@@ -60,27 +75,58 @@ def address_in(value: str) -> str:
     return value.partition(":")[0].removesuffix("/32")
 
 
-def command(table: str, text: str) -> None:
-    """Add `plexus bpf <table> list`."""
+def command(table: str, text: str, others: Mapping[str, str]) -> None:
+    """Add `plexus bpf <table> list`. `others`: what options of it show instead."""
     group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
 
     @group.callback()
     def keep() -> None:
         """Keeps `list` a word of its own."""
 
-    @group.command("list", help=text)
-    def listing(node: NodeName = "", limit: Limit = 100_000, name: Name = "", output: Output = Format.TABLE) -> None:
-        rows, problems = run(lambda session: dump(session.bus, table, node, limit), name)
+    def listing(
+        node: NodeName = "", limit: Limit = 100_000, name: Name = "", output: Output = Format.TABLE, **asked: bool
+    ) -> None:
+        chosen = [option for option in others if asked[_argument(option)]]
+        if len(chosen) > 1:
+            raise typer.BadParameter(f"--{chosen[0]} and --{chosen[1]} are two lists; ask for one")
+        whole = "/".join((table, *chosen))
+        rows, problems = run(lambda session: dump(session.bus, whole, node, limit), name)
         if rows or not problems or output is not Format.TABLE:  # a node that did not answer may have any
-            show(rows, columns_of(rows), output, empty=f"no entries in {table}")
+            show(rows, columns_of(rows), output, empty=f"no entries in {whole}")
         if problems:
             raise Failed(*problems)
 
+    group.command("list", help=text)(_with_options(listing, others))
     app.add_typer(group, name=table)
 
 
-for _shown in NodeModel("").shown.values():  # a node of this version has these parts
-    command(_shown.name, _shown.text)
+def _argument(option: str) -> str:
+    return option.replace("-", "_")
+
+
+def _with_options(listing: Callable[..., None], options: Mapping[str, str]) -> Callable[..., None]:
+    """Typer reads a function's signature: each option is one more parameter of it."""
+    signature = inspect.signature(listing, eval_str=True)
+    *named, _ = signature.parameters.values()
+    for option, meaning in options.items():
+        switch = Annotated[bool, typer.Option(f"--{option}", help=meaning)]
+        named.append(
+            inspect.Parameter(_argument(option), inspect.Parameter.KEYWORD_ONLY, default=False, annotation=switch)
+        )
+    listing.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]  # inspect looks for it
+    listing.__annotations__ = {each.name: each.annotation for each in named}
+    return listing
+
+
+def _commands(shown: Mapping[str, str]) -> None:
+    """One for each table; "lb/affinity" is an option of that of "lb"."""
+    for table, meaning in shown.items():
+        if "/" not in table:
+            others = {each.removeprefix(f"{table}/"): shown[each] for each in shown if each.startswith(f"{table}/")}
+            command(table, meaning, others)
+
+
+_commands({each.name: each.text for each in NodeModel("").shown.values()})  # a node of this version has these parts
 
 
 async def dump(bus: Bus, table: str, node: str, limit: int) -> tuple[Sequence[Row], list[str]]:

@@ -22,6 +22,11 @@ def connect_again(name, address):
 def ask(name):
     known[name].send(b"who\\n")
     return known[name].recv(2048).decode()
+def send_to(name, address):
+    known[name] = socket.socket(family, kind)
+    known[name].settimeout(10)
+    known[name].sendto(b"who\\n", (address, 7))
+    return known[name].recv(2048).decode()
 def wait(name):
     return known[name].recv(2048).decode()
 def state(name):
@@ -59,6 +64,10 @@ class Connections:
 
     def ask(self, name: str) -> str:
         return str(self._do("ask", name))
+
+    def send_to(self, name: str, address: str) -> str:
+        """By a new socket that is not connected."""
+        return str(self._do("send_to", name, address))
 
     def begin_to_wait(self, name: str) -> None:
         """Until something comes to the socket: `waited` returns it."""

@@ -15,6 +15,7 @@ from services.dataplane.parts.connections import Connections
 from services.dataplane.parts.counters import Counters
 from services.dataplane.parts.devices import Devices
 from services.dataplane.parts.endpoints import Endpoints, EndpointState
+from services.dataplane.parts.host_ports import NodesPorts
 from services.dataplane.parts.ipcache import Ipcache
 from services.dataplane.parts.masquerade import Masquerade
 from services.dataplane.parts.people import People
@@ -57,6 +58,7 @@ class NodeModel(Parts):
             self.policy,  # who may speak to whom
             self.network,  # who is at which address, and by way of which node
             self.named,  # what pods call their ports
+            NodesPorts(facts, node, self.services),  # ports of nodes that lead to one pod
             self.services,  # frontends and their backends
             self.endpoints,  # which pods are here, and under which policy
             Connections(),  # which there are; programs write them

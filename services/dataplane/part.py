@@ -51,7 +51,10 @@ class Maps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shows:
-    """What `plexus bpf NAME list` shows. `rows` gets the maps and the tick that it is now (`Connection.expires`)."""
+    """What `plexus bpf NAME list` shows, or of "lb/affinity" `plexus bpf lb list --affinity`.
+
+    `rows` gets the maps and the tick that it is now (`Connection.expires`).
+    """
 
     name: str
     text: str  # what it is, for the help
@@ -132,6 +135,8 @@ class Facts:
     def __init__(self) -> None:
         self.pods: Fact[str, LocalPod] = Fact("pods")
         """Those of this node, by each of their addresses; told by pods/."""
+        self.own: Fact[str, None] = Fact("own")
+        """Addresses that this node answers to, and that no other has."""
         self.identity: Fact[str, int] = Fact("identity")
         """Of the pods here whose labels have a number, by address."""
         self.local: Fact[int, Mapping[str, str]] = Fact("local")

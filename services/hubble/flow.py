@@ -59,6 +59,7 @@ FILES = (
     "sender.h",
     "serve.bpf.c",
     "answer.bpf.c",
+    "come_back.bpf.c",
 )
 
 _MAPPED = bytes(10) + b"\xff\xff"

@@ -246,9 +246,10 @@ class Datapath:
         number: int = 1,
         *,
         flags: int = 0,
+        affinity: int = 0,
         outside: int = 0,
     ) -> None:
-        """`outside`: how many of `backends` serve who calls from there."""
+        """`affinity`: ticks for which a client comes back. `outside`: how many serve who calls from there."""
         for slot, (backend, backend_port) in enumerate(backends):
             entry = layouts.BackendEntry(backend, backend_port)
             self.maps["backends"].set(layouts.BackendKey(number, slot).pack(), entry.pack())
@@ -256,8 +257,15 @@ class Datapath:
         old = [key for key, _ in self.maps["living"].items() if key[:4] == number.to_bytes(4, "little")]
         self.maps["living"].remove_many([key for key in old if key not in living])
         self.maps["living"].set_many((key, b"\x01") for key in living)
-        value = layouts.ServiceEntry(number, len(backends), flags, outside).pack()
+        value = layouts.ServiceEntry(number, len(backends), flags, affinity, outside).pack()
         self.maps["services"].set(layouts.ServiceKey(address, port, protocol).pack(), value)
+
+    def affinity(self, key: layouts.AffinityKey, entry: layouts.AffinityEntry) -> None:
+        self.maps["affinity"].set(key.pack(), entry.pack())
+
+    def affinities(self) -> dict[layouts.AffinityKey, layouts.AffinityEntry]:
+        unpack = layouts.AffinityKey.unpack, layouts.AffinityEntry.unpack
+        return {unpack[0](key): unpack[1](value) for key, value in self.maps["affinity"].items()}
 
     def connections(self) -> dict[layouts.ConnectionKey, layouts.Connection]:
         """All of them. What is reserved in each is 0, and every flag has a name."""

@@ -13,10 +13,14 @@ from scapy.layers.sctp import SCTP
 from services.dataplane.parts.policy.entries import INGRESS
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_INGRESS,
+    RANGE_ALLOWED,
+    RANGE_DENIED,
     SERVES_ITSELF,
     SERVES_OUTSIDE,
     NatEntry,
     NatKey,
+    Prefix,
+    RangeKey,
     ServiceEntry,
 )
 from tests.bpf.datapath import (
@@ -40,6 +44,7 @@ from tests.bpf.fragmented import cut, datagram
 from tests.bpf.reading import read, with_right_checksums
 
 INVALID_SOURCE, POLICY_DENIED, NO_BACKEND, NO_MAPPING, NAT_PROTOCOL = 132, 133, 158, 167, 168
+SOURCE_RANGE = 177
 NODE_PORT, EXTERNAL = ServiceEntry.NODE_PORT, ServiceEntry.EXTERNAL
 AT_NODES = {V4: "0.0.0.0", V6: "::"}
 BALANCER = {V4: "203.0.113.200", V6: "2001:db8:200::7"}  # nobody's: the fabric leads it here
@@ -245,6 +250,47 @@ def test_an_answer_is_believed_from_the_backend_alone(node: Routed, at: Family) 
         run = node.run("from_netdev", packet)
         assert (run.result, run.packet) == (TC_ACT_UNSPEC, packet)
     assert node.dropped_for("from_netdev", tcp(at.remote, at.node, 8080, port)) == NO_MAPPING  # begins, the wrong way
+
+
+def test_a_pods_host_port_is_served_at_this_nodes_address_and_passes_at_anothers(node: Routed, at: Family) -> None:
+    for address, number in ((at.node, 1), (at.other_node, 2)):
+        node.service(address, 8088, 6, [(at.pod, 8080)], number, flags=ServiceEntry.HOST_PORT, outside=1)
+    client = node.free_port()
+    there = node.passes("from_netdev", tcp(at.outside, at.node, client, 8088))
+    assert ends(there, at) == (at.outside, client, at.pod, 8080)
+    back = node.passes("from_pod", tcp(at.pod, at.outside, 8080, client, "SA"))
+    assert ends(back, at) == (at.node, 8088, at.outside, client)
+    packet = tcp(at.outside, at.other_node, client, 8088)
+    run = node.run("from_netdev", packet)
+    assert (run.result, run.packet) == (TC_ACT_UNSPEC, packet)
+
+
+@pytest.mark.parametrize("denies", [False, True])
+def test_a_range_of_sources_says_who_may_call_at_each_packet(node: Routed, at: Family, denies: bool) -> None:
+    flags = EXTERNAL | ServiceEntry.RANGES | ServiceEntry.RANGES_DENY * denies
+    node.service(BALANCER[at], 80, 6, [(at.remote, 8080)], flags=flags, outside=1)
+    key = RangeKey(1, Prefix(at.outside, 32 if at is V4 else 128)).pack()
+    node.maps["source_ranges"].set(key, RANGE_DENIED if denies else RANGE_ALLOWED)
+    packets = [tcp(source, BALANCER[at], node.free_port(), 80) for source in (at.outside, at.outside2)]
+    found = [node.dropped_for("from_netdev", each) for each in packets]
+    assert found == ([SOURCE_RANGE, 0] if denies else [0, SOURCE_RANGE])
+    node.maps["source_ranges"].remove_many([key])
+    found = [node.dropped_for("from_netdev", each) for each in packets]
+    assert found == ([0, 0] if denies else [SOURCE_RANGE, SOURCE_RANGE])
+
+
+def test_a_client_outside_comes_back_to_its_backend_where_the_service_wants_it(node: Routed, at: Family) -> None:
+    ends_ = [(at.remote, 8080), (at.second, 8080), (at.pod, 8080)]
+    node.service(BALANCER[at], 80, 6, ends_, flags=EXTERNAL, outside=3, affinity=100)
+    found = {
+        client: {
+            node.passes("from_netdev", tcp(client, BALANCER[at], node.free_port(), 80))[at.ip].dst for _ in range(12)
+        }
+        for client in (at.outside, at.outside2)
+    }
+    assert all(len(each) == 1 for each in found.values())
+    [key] = [each for each in node.affinities() if each.client == at.outside]
+    assert {node.affinities()[key].address} == found[at.outside]
 
 
 def test_two_clients_with_one_port_are_two_to_the_backend(node: Routed, at: Family) -> None:

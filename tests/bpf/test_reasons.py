@@ -86,6 +86,13 @@ def without_backend(on: Datapath, at: Family) -> bytes:
     return tcp(at.pod, at.service, on.free_port(), 80)
 
 
+def not_in_its_ranges(on: Datapath, at: Family) -> bytes:
+    on.maps.serve(layouts.SERVES_OUTSIDE)
+    flags = layouts.ServiceEntry.EXTERNAL | layouts.ServiceEntry.RANGES
+    on.service(at.outside2, 80, 6, [(at.remote, 81)], flags=flags, outside=1)
+    return tcp(at.outside, at.outside2, on.free_port(), 80)
+
+
 def sctp_with_another_port(on: Datapath, at: Family) -> bytes:
     on.service(at.service, 80, 132, [(at.remote, 81)])
     return sctp(at.pod, at.service, on.free_port(), 80)
@@ -123,6 +130,7 @@ def cut_to(length: int) -> Callable[[Datapath, Family], bytes]:
 
 
 PROVOCATIONS = [
+    Provocation(177, "from_netdev", "serve.bpf.c", not_in_its_ranges, INGRESS),
     Provocation(132, "from_pod", "pod.bpf.c", lambda on, at: tcp(at.stranger, at.remote, 1, 80), EGRESS),
     Provocation(132, "from_netdev", "sender.h", lambda on, at: tcp(at.pod, at.pod, 1, 80), INGRESS),
     Provocation(133, "from_pod", "policy.h", closed, EGRESS),

@@ -104,6 +104,11 @@ def back_to_outside(node: Routed, at: Family) -> Packet:
     return "from_netdev", tcp(at.remote, at.node, 8080, sent[TCP].sport, "SA")
 
 
+def to_who_wants_it_back(node: Routed, at: Family) -> Packet:
+    node.service(at.service, 80, 6, [(at.remote, 8080)], affinity=10)
+    return "from_pod", tcp(at.pod, at.service, node.free_port(), 80)
+
+
 NEED = [
     ("reject", to_no_service, NO_BACKEND),
     ("masquerade_port", to_outside, 0),
@@ -113,6 +118,8 @@ NEED = [
     ("icmp_error", routed_by_the_stack, 0),
     ("serve", from_outside, 0),
     ("answer", back_to_outside, 0),
+    ("come_back", to_who_wants_it_back, 0),
+    ("from_pod", to_who_wants_it_back, 0),
 ]
 
 

@@ -344,3 +344,61 @@ def test_per_packet_one_source_port_speaks_to_two_services_and_their_backend_at_
         finally:
             answering.kill()
             answering.wait()
+
+
+def test_a_client_comes_back_to_its_backend_by_socket_and_per_packet_and_over_a_restart(space: Space) -> None:
+    names = ("b1", "b2", "b3")
+    pods = [space.pod(name, node, label="web") for name, node in zip(names, ("node1", "node2", "node3"), strict=True)]
+    lasting = space.service("lasting", "web").replace("spec:", "spec:\n  sessionAffinity: ClientIP")
+    space.apply(space.pod("client"), *pods, lasting)
+    address, past = space.cluster_address("lasting"), execute.pod(space.lab.record, f"{space.name}/client")
+    ways: dict[str, Callable[[str], str]] = {
+        "by socket": lambda address: space.get("client", address),
+        "per packet": lambda address: past_hooks(past, *curl(address)),
+    }
+
+    def answers(way: str) -> set[str]:
+        return {ways[way](address).partition("\n")[0].removeprefix("Hostname: ") for _ in range(12)}
+
+    chosen = {way: answers(way) for way in ways}
+    for way, found in chosen.items():
+        assert len(found) == 1 and found <= set(names), way
+    rows = json.loads(space.lab.plexus("bpf", "lb", "list", "--affinity", "--node", "node1", "-o", "json").stdout)
+    known = {each["client"] for each in rows if each["service"] == f"{space.name}/lasting"}
+    assert {space.address("client")} < known, "and the cookie of its namespace"
+    space.lab.kill(node="node1")
+    space.lab.revive(node="node1")
+    space.lab.wait()
+    assert {way: answers(way) for way in ways} == chosen
+    (gone,) = chosen["by socket"]
+    space.delete(pods[names.index(gone)])
+    for way in ways:
+        found = answers(way)
+        assert len(found) == 1 and found <= set(names) - {gone}, way
+
+
+def test_a_host_port_leads_to_its_pod_at_its_nodes_address_for_pods_and_nodes_and_past_the_hooks(space: Space) -> None:
+    """And to nobody when the pod is gone; an address that is not its node's a pod does not get."""
+    wanted = "- containerPort: 80\n      hostPort: 8088"
+    web = space.pod("web", "node2").replace("- containerPort: 80", wanted)
+    strangers = space.outside
+    thief = space.pod("thief", "node2").replace("- containerPort: 80", f'{wanted}\n      hostIP: "{strangers}"')
+    space.apply(space.pod("client"), space.pod("near", "node2"), web, thief)
+    at = space.node_address("node2")
+    client = execute.pod(space.lab.record, f"{space.name}/client")
+    asked = curl(at, port=8088)
+    callers: dict[str, Callable[[], str]] = {
+        "a pod of another node": lambda: space.get("client", at, port=8088),
+        "a pod of this node": lambda: space.get("near", at, port=8088),
+        "the pod itself": lambda: space.get("web", at, port=8088),
+        "past the hooks": lambda: past_hooks(client, *asked),
+        "another node": lambda: space.lab.exec_node("node1", *asked).stdout,
+        "its node": lambda: space.lab.exec_node("node2", *asked).stdout,
+        "a host outside": lambda: space.lab.exec_outside(*asked).stdout,
+    }
+    for who, ask in callers.items():
+        assert "Hostname: web" in ask(), who
+    assert "Hostname" not in space.get("client", strangers, port=8088)
+    space.delete(web)
+    for who in ("a pod of another node", "another node", "its node", "a host outside"):
+        assert "Hostname" not in callers[who](), who

@@ -4,7 +4,8 @@ The tables of Plexus in nftables are `inet plexus_fallback` and, for a tunnel, `
 touched. A packet passes, in this order:
 
 - `raw`: is it from who it says, and is it for somebody? Before connection tracking, so it costs no entry.
-- `to_service`, `from_host`: a Service's address becomes a backend's, by chance, once a connection.
+- `to_service`, `from_host`: a Service's address becomes a backend's, once a connection: by chance, or by the client's
+  address where clients are to come back (to the same backend for as long as none comes or goes).
 - `forward`, `to_host`: policy. Every packet of a connection is judged by the connection's first (who began it, whom it
   reached, at which port), so a rule that goes ends what it allowed, in both directions.
 - `leaving`: masquerade.
@@ -263,7 +264,9 @@ class _Node:
                     name = f"service_{entry.number}_{len(some)}"
                     listed[at_nodes].append(f"{frontend} : goto {name}")
                     ends = ", ".join(f"{slot} : {each.address} . {each.port}" for slot, each in enumerate(some))
-                    choice = f"numgen random mod {len(some)} map {{ {ends} }}"
+                    by = f"jhash {_ip(version)} saddr" if entry.affinity else "numgen random"
+                    seed = f" seed {entry.number}" if entry.affinity else ""
+                    choice = f"{by} mod {len(some)}{seed} map {{ {ends} }}"
                     chains[name] = _chain(name, "", [f"meta l4proto {key.protocol} dnat {_ip(version)} to {choice}"])
             for name, kind, at_nodes in (("", f"{_kind(version)} . ", False), ("_ports", "", True)):
                 kind += "inet_proto . inet_service"

@@ -32,7 +32,7 @@ from services.dataplane.shapes.substitutes import substitute_port
 
 log = logger(__name__)
 
-UNSWEPT = ("fragments", "sock_reverse", "sock_choices")
+UNSWEPT = ("affinity", "fragments", "sock_reverse", "sock_choices")
 FIRST_SECONDS = 300.0  # after the start
 LONGEST_SECONDS = float(limit("CT_WEEK_SECONDS"))
 """What expires within this is believed whatever the settings are now: they may have been others when it was made."""

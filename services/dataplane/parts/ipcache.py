@@ -59,6 +59,7 @@ class Ipcache(Part):
         self._network_keys: set[bytes] = set()
         self._outside: dict[bytes, bytes] = {}  # rows of networks that policies name, unless something else has the key
         self._rows_of: dict[str, list[bytes]] = {}  # keys of `_outside`, by CIDR
+        self._own = facts.own.keep()
         self._networks = facts.networks
         self._renumbered: Final = facts.networks.follow()
         self._is_network_stale = True
@@ -197,6 +198,11 @@ class Ipcache(Part):
         for address in self._more_addresses.keys() - self.contested.keys():
             more = IpcacheEntry(RESERVED["host"], unadvertised=True)
             wanted.setdefault(IpcacheKey(address).pack(), more.pack())  # routers are there already
+        own = {*told, *(self._more_addresses.keys() - self.contested.keys())}
+        for address in self._own.keys() - own:
+            self._own.delete(address)
+        for address in own:
+            self._own.put(address, None)
         for address in told:
             wanted[IpcacheKey(address).pack()] = IpcacheEntry(RESERVED["host"]).pack()
         for key in self._network_keys - wanted.keys():

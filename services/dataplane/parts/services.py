@@ -12,19 +12,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bus import subjects
-from bus.addresses import family, parse, with_port
+from bus.addresses import family, parse, parse_network, with_port
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from services.dataplane.part import Hears, Held, Maps, Part, Row, Shows
 from services.dataplane.shapes.ip import plain
 from services.dataplane.shapes.layouts import (
+    RANGE_ALLOWED,
+    RANGE_DENIED,
     SERVES_ITSELF,
     SERVES_OUTSIDE,
+    TICK_NS,
+    AffinityEntry,
+    AffinityKey,
     BackendEntry,
     BackendKey,
     LivingKey,
+    Prefix,
+    RangeKey,
     ServiceEntry,
     ServiceKey,
 )
@@ -33,6 +40,12 @@ from services.dataplane.shapes.table import Table
 
 AT_NODES = {"IPv4": "0.0.0.0", "IPv6": "::"}
 """Where `services` has node ports (bpf/include/frontend.h)."""
+
+KINDS = {  # of entries, by their flag
+    ServiceEntry.NODE_PORT: "NodePort",
+    ServiceEntry.HOST_PORT: "HostPort",
+    ServiceEntry.EXTERNAL: "external",
+}
 
 LIVES = b"\x01"
 NUMBERS_FOUND_MAX = 1 << 31  # the other half is for those that are given from here on
@@ -46,6 +59,9 @@ class _Frontend:
     backends: tuple[Backend, ...]  # by slot
     draining: tuple[Backend, ...]
     owner: ServiceName
+    affinity: int = 0  # ticks
+    ranges: frozenset[bytes] = frozenset()  # keys of `source_ranges`
+    is_lent: bool = False  # a port of a node, as long as no Service is called there
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +86,28 @@ class Services(Part):
         self._node = node
         self._own_addresses = own_addresses
         self.hears = (Hears(subjects.FRONTEND, self.put, self.delete, self.check),)
-        self.shows = (Shows("lb", "Service frontends and backends.", self._rows),)
-        self.services = Table("services", after=("backends", "living"))
+        self.shows = (
+            Shows("lb", "Service frontends and backends.", self._rows),
+            Shows("lb/frontends", "The addresses and ports that lead to Services.", self._frontend_rows),
+            Shows("lb/backends", "Each Service's backends, in the order of their slots.", self._backend_rows),
+            Shows("lb/source-ranges", "Networks that may call a Service from outside, or may not.", self._range_rows),
+            Shows("lb/affinity", "Clients that a Service wants to come back, and where to.", self._affinity_rows),
+        )
+        self.services = Table("services", after=("backends", "living", "source_ranges"))
         self.backends = Table("backends")
         self.living = Table("living")
-        self.tables = (self.services, self.backends, self.living)
+        self.ranges = Table("source_ranges")
+        self.tables = (self.services, self.backends, self.living, self.ranges)
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._exposed: dict[ServiceKey, _Exposed] = {}
+        self._lent: set[ServiceKey] = set()  # host ports
         self._on_host: set[ServiceKey] = set()  # frontends of which this host is a backend
         self._leads_to: dict[ServiceKey, set[ServiceKey]] = {}  # frontend -> external addresses
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
         self._kept: dict[ServiceKey, int] = {}  # numbers from before a restart, by who has not been heard of yet
         self._next = 1
+        self.freed: set[ServiceKey] = set()
+        """Where no Service is called any more, for who lends ports."""
         self.losses = 0
         """Rises with each backend that a frontend has no more, draining or not."""
         self._draining: set[bytes] = set()  # keys as those of `living`
@@ -115,6 +141,60 @@ class Services(Part):
                 "backends": [with_port(each.address, each.port) for each in backends],
             }
 
+    def _frontend_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        for key, value in maps["services"].items():
+            k, v = ServiceKey.unpack(key), ServiceEntry.unpack(value)
+            yield {
+                "frontend": with_port(k.address, k.port),
+                "protocol": name_of(k.protocol),
+                "service": self.name_of(k.address, k.port, k.protocol),
+                "number": v.number,
+                "kind": KINDS.get(v.flags & sum(KINDS), "ClusterIP"),
+                "backends": v.backends,
+                "local": bool(v.flags & ServiceEntry.LOCAL),
+                "affinity_seconds": v.affinity * TICK_NS // 10**9,
+            }
+
+    def _backend_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        owners = self._owners()
+        slots = ((BackendKey.unpack(key), BackendEntry.unpack(value)) for key, value in maps["backends"].items())
+        for k, v in sorted(slots, key=lambda each: (each[0].service, each[0].slot)):
+            yield {
+                "service": owners.get(k.service, ""),
+                "number": k.service,
+                "slot": k.slot,
+                "backend": with_port(v.address, v.port),
+            }
+
+    def _range_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        owners = self._owners()
+        for key, value in maps["source_ranges"].items():
+            k = RangeKey.unpack(key)
+            yield {
+                "service": owners.get(k.service, ""),
+                "number": k.service,
+                "prefix": str(k.network),
+                "verdict": "denied" if value == RANGE_DENIED else "allowed",
+            }
+
+    def _affinity_rows(self, maps: Maps, now: int) -> Iterator[Row]:
+        """Also those whose time is up: they go when room is needed."""
+        owners = self._owners()
+        for key, value in maps["affinity"].items():
+            k, v = AffinityKey.unpack(key), AffinityEntry.unpack(value)
+            yield {
+                "service": owners.get(k.service, ""),
+                "number": k.service,
+                "client": k.client if isinstance(k.client, str) else f"namespace {k.client}",
+                "backend": with_port(v.address, v.port),
+                "local": k.is_local,
+                "seconds_ago": max(0, now - v.used) * TICK_NS // 10**9,
+            }
+
+    def _owners(self) -> dict[int, str]:
+        """Services' names by the numbers of their frontends."""
+        return {each.number: "/".join(each.owner) for each in list(self._frontends.values())}
+
     def name_of(self, address: str, port: int, protocol: int) -> str:
         """ "default/web", "" when no service has this address."""
         key = ServiceKey(address, port, protocol)
@@ -124,7 +204,7 @@ class Services(Part):
     @property
     def looked_for(self) -> int:
         """What programs are to look for, `SERVES_*`."""
-        if not self._exposed:
+        if not self._exposed and not self._lent:
             return 0
         return SERVES_OUTSIDE | (0 if self._on_host.isdisjoint(self._leads_to) else SERVES_ITSELF)
 
@@ -135,11 +215,14 @@ class Services(Part):
     def check(self, service: LoadBalancedService) -> None:
         for exposure in service.exposures:
             if exposure.address:
-                _check(exposure.address, exposure.port)
+                check_place(exposure.address, exposure.port)
+        for cidr in service.source_ranges:
+            if parse_network(cidr) is None:
+                raise ValueError(f"{cidr} is not a network")
         for each in service.frontends:
-            _check(each.address, each.port)
+            check_place(each.address, each.port)
             for backend in (*each.backends, *each.draining):
-                _check(backend.address, backend.port)
+                check_place(backend.address, backend.port)
                 if (":" in backend.address) != (":" in each.address):
                     raise ValueError(
                         f"{backend.address} and {each.address} are of two families: nobody translates that"
@@ -161,7 +244,8 @@ class Services(Part):
         for key, frontend in wanted.items():
             self._hide(key, None)  # whoever said so: a Service's own address is no other's external one
             backends = frontend.backends if not stays else sorted(frontend.backends, key=self._is_elsewhere)
-            self._fill(key, frontend, backends, self._served(service.internal_traffic_policy, backends), name)
+            self._fill(key, frontend, backends, self._entry(service, backends), name)
+            self._limit(key, service)
         for key, front in exposed.items():
             self._expose(key, front, service)
         self._of_service[name] = {*wanted, *exposed}
@@ -173,19 +257,61 @@ class Services(Part):
         """How many of them serve under a policy: those of this node come first."""
         return len(backends) if policy != "Local" else sum(not self._is_elsewhere(each) for each in backends)
 
+    def _entry(self, service: LoadBalancedService, backends: list[Backend]) -> ServiceEntry:
+        """For who calls from within. Its number is yet to come."""
+        affinity = -(-service.affinity_seconds * 10**9 // TICK_NS)  # for as long at least
+        if service.internal_traffic_policy != "Local":
+            return ServiceEntry(0, len(backends), affinity=affinity)
+        return ServiceEntry(0, self._served("Local", backends), ServiceEntry.LOCAL, affinity)
+
+    def lend(self, key: ServiceKey, backend: Backend, owner: ServiceName) -> None:
+        """A port of a node leads to one backend, unless a Service is called there: then `freed` tells when no more."""
+        known = self._frontends.get(key)
+        if key in self._exposed or (known is not None and not known.is_lent):
+            return
+        frontend = Frontend(address=key.address, port=key.port, protocol="TCP", backends=[backend])
+        self._fill(key, frontend, [backend], ServiceEntry(0, 1, ServiceEntry.HOST_PORT, outside=1), owner)
+        self._lent.add(key)
+
+    def take_back(self, key: ServiceKey) -> None:
+        known = self._frontends.get(key)
+        if known is not None and known.is_lent:
+            self._remove(key, known.owner)
+
     def delete(self, namespace: str, name: str) -> None:
         for key in self._of_service.pop((namespace, name), set()):
             self._remove(key, (namespace, name))
             self._hide(key, (namespace, name))
 
+    def _limit(self, key: ServiceKey, service: LoadBalancedService) -> None:
+        """To whom of those outside it is open at its balancers' addresses. A family of which the Service names nobody
+        is closed, or open where those are named who may not."""
+        known = self._frontends[key]
+        value = RANGE_DENIED if service.denies_sources else RANGE_ALLOWED
+        ranges = {
+            RangeKey(known.number, Prefix.of(cidr)).pack()
+            for cidr in (service.source_ranges if _balancers(service) else ())
+            if (":" in cidr) == (":" in key.address)
+        }
+        for each in ranges:
+            self.ranges.put(each, value)
+        for each in known.ranges - ranges:
+            self.ranges.delete(each)
+        self._frontends[key] = replace(known, ranges=frozenset(ranges))
+
     def _expose(self, key: ServiceKey, front: ServiceKey, service: LoadBalancedService) -> None:
         """Who calls an external address from within may go to every backend, whatever the policies."""
         known = self._frontends[front]
-        if key in self._frontends:
+        there = self._frontends.get(key)
+        if there is not None and not there.is_lent:
             return
+        self.take_back(key)
         flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
+        if service.source_ranges and key.address in _balancers(service):
+            flags |= ServiceEntry.RANGES | ServiceEntry.RANGES_DENY * service.denies_sources
         outside = self._served(service.external_traffic_policy, known.backends)
-        self.services.put(key.pack(), ServiceEntry(known.number, len(known.backends), flags, outside).pack())
+        entry = ServiceEntry(known.number, len(known.backends), flags, known.affinity, outside)
+        self.services.put(key.pack(), entry.pack())
         self._forget(key)
         self._exposed[key] = _Exposed(front, (service.namespace, service.name))
         self._leads_to.setdefault(front, set()).add(key)
@@ -196,6 +322,7 @@ class Services(Part):
         if known is not None and owner in (None, known.owner):
             self._forget(key)
             self.services.delete(key.pack())
+            self.freed.add(key)
 
     def _forget(self, key: ServiceKey) -> None:
         known = self._exposed.pop(key, None)
@@ -210,7 +337,7 @@ class Services(Part):
             self._hide(key, None)
 
     def _fill(
-        self, key: ServiceKey, frontend: Frontend, backends: list[Backend], served: int, owner: ServiceName
+        self, key: ServiceKey, frontend: Frontend, backends: list[Backend], entry: ServiceEntry, owner: ServiceName
     ) -> None:
         before = self._frontends.get(key)
         number = before.number if before else self._number(key)
@@ -230,11 +357,21 @@ class Services(Part):
             self.living.delete(gone)
         self._draining -= drained - draining
         self.losses += len((had | drained) - living - draining)
-        self.services.put(key.pack(), ServiceEntry(number, served).pack())
+        self.services.put(key.pack(), replace(entry, number=number).pack())
         self._on_host.discard(key)
+        self._lent.discard(key)
         if not self._own_addresses.isdisjoint(each.address for each in backends):
             self._on_host.add(key)
-        self._frontends[key] = _Frontend(number, tuple(backends), tuple(frontend.draining), owner)
+        ranges = before.ranges if before else frozenset()
+        self._frontends[key] = _Frontend(
+            number,
+            tuple(backends),
+            tuple(frontend.draining),
+            owner,
+            entry.affinity,
+            ranges,
+            is_lent=bool(entry.flags & ServiceEntry.HOST_PORT),
+        )
 
     def _number(self, key: ServiceKey) -> int:
         kept = self._kept.pop(key, None)
@@ -249,10 +386,15 @@ class Services(Part):
             return
         self._hide_those_of(key)
         self._on_host.discard(key)
+        self._lent.discard(key)
         del self._frontends[key]
         self.services.delete(key.pack())
+        if not known.is_lent:
+            self.freed.add(key)
         for slot in range(len(known.backends)):
             self.backends.delete(BackendKey(known.number, slot).pack())
+        for each in known.ranges:
+            self.ranges.delete(each)
         had, drained = _living(known.number, known.backends), _living(known.number, known.draining)
         for each in had:
             self.living.delete(each)
@@ -276,11 +418,16 @@ def _exposed(service: LoadBalancedService, frontends: dict[ServiceKey, Frontend]
     return found
 
 
+def _balancers(service: LoadBalancedService) -> set[str]:
+    return {plain(each.address) for each in service.exposures if each.kind == "LoadBalancer" and each.address}
+
+
 def _living(number: int, backends: Iterable[Backend]) -> set[bytes]:
     return {LivingKey(number, each.address, each.port).pack() for each in backends}
 
 
-def _check(address: str, port: int) -> None:
+def check_place(address: str, port: int) -> None:
+    """Raises: ValueError: it is no address, or no port."""
     plain(address)
     if not 0 < port < 65536:
         raise ValueError(f"{port} is not a port")

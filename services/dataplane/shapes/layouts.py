@@ -447,11 +447,16 @@ class ServiceEntry:
     number: int
     backends: int
     flags: int = 0
+    affinity: int = 0  # ticks for which a client comes to the same backend
     outside: int = 0  # how many of `backends`, the first ones, serve who calls from outside
 
+    RANGES: ClassVar[int] = 0x02  # SERVICE_RANGES
+    RANGES_DENY: ClassVar[int] = 0x04  # SERVICE_RANGES_DENY
+    LOCAL: ClassVar[int] = 0x08  # SERVICE_LOCAL
     NODE_PORT: ClassVar[int] = 0x40  # SERVICE_NODE_PORT
+    HOST_PORT: ClassVar[int] = 0x80  # SERVICE_HOST_PORT
     EXTERNAL: ClassVar[int] = 0x100  # SERVICE_EXTERNAL
-    layout: ClassVar[struct.Struct] = struct.Struct("=III4xI12x")
+    layout: ClassVar[struct.Struct] = struct.Struct("=IIIII12x")
 
     @property
     def is_exposure(self) -> bool:
@@ -459,7 +464,7 @@ class ServiceEntry:
         return bool(self.flags & (self.NODE_PORT | self.EXTERNAL))
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.number, self.backends, self.flags, self.outside)
+        return self.layout.pack(self.number, self.backends, self.flags, self.affinity, self.outside)
 
     @classmethod
     def unpack(cls, raw: bytes) -> ServiceEntry:
@@ -523,6 +528,74 @@ class LivingKey:
     def unpack(cls, raw: bytes) -> LivingKey:
         service, port, address = cls.layout.unpack(raw)
         return cls(service, unpack_address(address), int.from_bytes(port, "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class AffinityKey:
+    """A client of a Service that wants it to come back: an address, or the cookie of a network namespace."""
+
+    service: int
+    client: str | int
+    is_local: bool = False
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=IBB2x16s")
+
+    def pack(self) -> bytes:
+        if isinstance(self.client, str):
+            return self.layout.pack(self.service, False, self.is_local, pack_address(self.client))
+        high, low = divmod(self.client, 1 << 32)
+        return self.layout.pack(self.service, True, self.is_local, struct.pack("=8xII", high, low))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> AffinityKey:
+        service, is_namespace, is_local, client = cls.layout.unpack(raw)
+        if not is_namespace:
+            return cls(service, unpack_address(client), bool(is_local))
+        high, low = struct.unpack("=8xII", client)
+        return cls(service, (high << 32) + low, bool(is_local))
+
+
+@dataclass(frozen=True, slots=True)
+class AffinityEntry:
+    address: str
+    port: int
+    used: int  # tick
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=16s2s2xI")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(pack_address(self.address), self.port.to_bytes(2, "big"), self.used)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> AffinityEntry:
+        address, port, used = cls.layout.unpack(raw)
+        return cls(unpack_address(address), int.from_bytes(port, "big"), used)
+
+
+RANGE_ALLOWED, RANGE_DENIED = b"\x01", b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class RangeKey:
+    """Key of `source_ranges`: a network that may call a service from outside, or may not."""
+
+    service: int
+    network: Prefix
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=II16s")
+    static_bits: ClassVar[int] = 32  # the service
+
+    def __str__(self) -> str:
+        return f"{self.network} of service {self.service}"
+
+    def pack(self) -> bytes:
+        bits, address = Prefix.layout.unpack(self.network.pack())
+        return self.layout.pack(self.static_bits + bits, self.service, address)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> RangeKey:
+        bits, service, address = cls.layout.unpack(raw)
+        return cls(service, Prefix.unpack(Prefix.layout.pack(bits - cls.static_bits, address)))
 
 
 class SockReverseKey:
@@ -654,6 +727,8 @@ MAPS: dict[str, MapShape] = {
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size, ServiceKey),
     "backends": MapShape(BackendKey.layout.size, BackendEntry.layout.size, BackendKey),
     "living": MapShape(LivingKey.layout.size, 1, LivingKey),
+    "source_ranges": MapShape(RangeKey.layout.size, 1, RangeKey),
+    "affinity": MapShape(AffinityKey.layout.size, AffinityEntry.layout.size),
     "sock_choices": MapShape(SockReverseKey.layout.size, Choice.layout.size),
     "sock_reverse": MapShape(SockReverseKey.layout.size, SockReverse.layout.size),
     "node_state": MapShape(4, NODE_STATE.size),

@@ -6,8 +6,11 @@ from services.dataplane.shapes.limits import steps
 
 STEPS = tuple(steps())
 
+AGAIN = ("from_pod",)
+"""Programs at hooks that steps jump back to: they begin anew with the packet."""
+
 UNITS: dict[str, list[str]] = {
-    **{step: [step] for step in STEPS},  # before those that jump to them
+    **{step: [step] for step in STEPS if step not in AGAIN},  # before those that jump to them
     "pod": ["from_pod", "to_pod"],
     "netdev": ["from_netdev", "to_netdev"],
     "overlay": ["from_overlay"],

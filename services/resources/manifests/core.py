@@ -196,7 +196,6 @@ def read_service(manifest: ServiceManifest, raw: dict[str, Any], key: Key, sourc
     _check_external_name(spec, asked, problems)
     has_frontends = not is_a_name and asked != HEADLESS
     if has_frontends:
-        _check_not_yet(spec, problems)
         if not spec.ports:
             problems.add("spec.ports", "is empty; only a headless Service (clusterIP: None) has no ports")
     elif asked == HEADLESS and spec.type in EXPOSED_TYPES:
@@ -291,15 +290,6 @@ def _check_external_name(spec: ServiceSpec, asked: tuple[str, ...], problems: Pr
     for field, value in (("clusterIP", asked), ("ipFamilies", spec.ip_families)):
         if value:
             problems.add(f"spec.{field}", "must be left out; an ExternalName has no address")
-
-
-def _check_not_yet(spec: ServiceSpec, problems: Problems) -> None:
-    """What a Service with frontends would be promised, and no program does so far."""
-    if spec.load_balancer_source_ranges:
-        text = "a limit on sources is not supported yet; leave the Service out, for without it it serves everyone"
-        problems.add("spec.loadBalancerSourceRanges", text)
-    if spec.session_affinity == "ClientIP":
-        problems.add("spec.sessionAffinity", "ClientIP is not supported yet; use None")
 
 
 def _asked_addresses(spec: ServiceSpec, problems: Problems) -> tuple[str, ...]:

@@ -298,7 +298,6 @@ def _check_ports(container: Container, path: str, host_network: bool, problems: 
             problems.add(joined(where, "hostPort"), "must be containerPort in a pod of the host's network")
         elif not host_network:
             problems.add_if(joined(where, "hostPort"), words.port_number(port.host_port))
-            problems.warn(joined(where, "hostPort"), "nobody is led from the node's port to the pod yet")
 
 
 def _owner(metadata: ObjectMeta, key: Key, problems: Problems) -> str:

@@ -106,6 +106,7 @@ class Cluster:
         self.silent: set[str] = set()  # owners and nodes that answer nothing
         self.during: Callable[[MemoryBus], Any] | None = None  # runs beside the command
         self.dumps = DumpRows(node="")
+        self.dumped: list[Dump] = []  # what was asked for
         self.asked_why: list[tuple[str, Why]] = []
         self.why: dict[str, WhyAnswer] = {}  # by node
         for node, address in (("node1", "192.0.2.1"), ("node2", "192.0.2.2")):
@@ -236,7 +237,8 @@ class Cluster:
         await connection.answer(HEALTH[owner], instance, handler=tell)
 
     async def serve_dump(self, connection: MemoryBus, node: str) -> None:
-        async def tell(_: Dump) -> DumpRows:
+        async def tell(asked: Dump) -> DumpRows:
+            self.dumped.append(asked)
             return DumpRows(node=node, rows=self.dumps.rows, problem=self.dumps.problem, truncated=self.dumps.truncated)
 
         await connection.answer(DUMP, node, handler=tell)

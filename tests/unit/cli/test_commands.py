@@ -387,6 +387,14 @@ def test_maps_are_shown_with_names(cluster: Cluster) -> None:
     assert f"{XWING} (org=alliance)" in plexus("bpf", "ct", "list").stdout
 
 
+def test_a_table_has_several_lists_and_one_is_asked_for_at_a_time(cluster: Cluster) -> None:
+    cluster.dumps = DumpRows(node="", rows=[{"a": 1}])
+    assert from_json("bpf", "lb", "list", "--affinity")
+    assert {each.table for each in cluster.dumped} == {"lb/affinity"}
+    assert "two lists" in plexus("bpf", "lb", "list", "--affinity", "--backends", status=2).stderr
+    assert "lb/" not in plexus("bpf", "--help").stdout
+
+
 def test_a_node_that_cannot_show_a_map_fails_the_command_but_not_the_others(cluster: Cluster) -> None:
     cluster.silent = {"node2"}
     cluster.dumps = DumpRows(node="", rows=[{"a": 1}])

@@ -315,11 +315,6 @@ REFUSED = {
         "spec.clusterIP",
         "must be left out",
     ),
-    "a limit on sources": (
-        service("ports: [{port: 80}], loadBalancerSourceRanges: [10.0.0.0/8]"),
-        "spec.loadBalancerSourceRanges",
-        "it serves everyone",
-    ),
     "an algorithm by annotation": (
         service(metadata=", annotations: {Service.Cilium.io/lb-algorithm: maglev}"),
         "metadata.annotations[Service.Cilium.io/lb-algorithm]",
@@ -335,7 +330,11 @@ REFUSED = {
         "metadata.labels[Example.org/a]",
         "is not a label key",
     ),
-    "session affinity": (service("ports: [{port: 80}], sessionAffinity: ClientIP"), "spec.sessionAffinity", "use None"),
+    "a misspelt session affinity": (
+        service("ports: [{port: 80}], sessionAffinity: clientIP"),
+        "spec.sessionAffinity",
+        'did you mean "ClientIP"?',
+    ),
     "a bad cluster address": (service("ports: [{port: 80}], clusterIP: 10.96.0"), "spec.clusterIP", "not an IP"),
     "a cluster address with a zone": (
         service("ports: [{port: 80}], clusterIP: 'fe80::1%eth0'"),

@@ -29,13 +29,14 @@ static __always_inline struct service *service_at(const struct service_key *call
 	return services.lookup(&at_nodes);
 }
 
-/* Whether who calls from outside is to be led to a backend of `*found`. A node port is one of this node's own addresses:
- * what goes to another node passes by. */
+/* Whether who calls from outside is to be led to a backend of `*found`. A node port, or a pod's host port, is one of this
+ * node's own addresses: what goes to another node passes by. */
 static __always_inline bool is_exposed(const struct service_key *called, bool is_own, struct service *found)
 {
 	struct service *service = service_at(called);
 
-	if (!service || !(service->flags & SERVICE_FROM_OUTSIDE) || (service->flags & SERVICE_NODE_PORT && !is_own))
+	if (!service || !(service->flags & SERVICE_FROM_OUTSIDE) ||
+	    (service->flags & (SERVICE_NODE_PORT | SERVICE_HOST_PORT) && !is_own))
 		return false;
 	*found = *service;
 	return true;

@@ -23,6 +23,7 @@
 #define SOCK_REVERSE_MAX 262144
 #define CHOICES_MAX 65536 /* connections to services that the socket hooks did not see; the oldest is evicted */
 #define SOCK_CHOICES_MAX 65536 /* pairs of an unconnected UDP socket and a service; the oldest is evicted */
+#define AFFINITY_MAX 65536 /* pairs of a client and a service that wants it to come back; the oldest is evicted */
 #define FRAGMENTS_MAX 8192 /* datagrams in fragments at a time */
 #define ENDPOINTS_MAX 65536
 #define IPCACHE_MAX 512000
@@ -30,6 +31,7 @@
 #define NAMED_PORTS_MAX 65536 /* addresses that have a port which a policy of this node names */
 #define SERVICES_MAX 65536
 #define BACKENDS_MAX 262144
+#define SOURCE_RANGES_MAX 65536 /* networks that a Service lets in from outside, or does not */
 #define MASQ_EXCLUDE_MAX 16384
 #define DEVICES_MAX 256 /* of the node's own, that lead to other nodes and to the outside */
 #define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 11000 events */

@@ -27,6 +27,8 @@ MAP("lru_hash", struct choice_key, struct choice, choices, CHOICES_MAX, "choices
 MAP("hash", struct service_key, struct service, services, SERVICES_MAX, "services_v3", BPF_F_NO_PREALLOC);
 MAP("hash", struct backend_key, struct backend, backends, BACKENDS_MAX, "backends_v3", BPF_F_NO_PREALLOC);
 MAP("hash", struct living_key, __u8, living, BACKENDS_MAX, "living", BPF_F_NO_PREALLOC);
+MAP("lpm_trie", struct range_key, __u8, source_ranges, SOURCE_RANGES_MAX, "source_ranges", BPF_F_NO_PREALLOC);
+MAP("lru_hash", struct affinity_key, struct affinity, affinity, AFFINITY_MAX, "affinity", 0);
 MAP("lru_hash", struct sock_reverse_key, struct choice, sock_choices, SOCK_CHOICES_MAX, "sock_choices", 0);
 MAP("lru_hash", struct sock_reverse_key, struct sock_reverse, sock_reverse, SOCK_REVERSE_MAX, "sock_reverse_v2", 0);
 MAP("array", __u32, struct node_state, node_state, 1, "node_state_v3", 0);

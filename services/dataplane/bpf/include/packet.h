@@ -33,6 +33,8 @@ struct translation {
 	bool is_found;
 	struct choice_key key;
 	struct choice choice;
+	struct affinity_key client;
+	struct living_key lives;
 };
 
 /* What is known of the packet in hand, and what was decided about it. */
@@ -61,6 +63,7 @@ struct packet {
 	__u8 by_stack; /* the node's stack takes it on from here to the pod, by to_pod */
 	__u8 is_known; /* its sender may be who it says; else nothing of it is for a pod */
 	__u8 is_ahead; /* source_identity is what a tunnel told, and the map has another */
+	__u8 comes_back; /* its Service wants its client back at the same backend: STEP_COME_BACK finds that */
 	__u16 line;
 	__u16 bytes; /* of the IP packet, as its header says */
 	__u32 identification; /* of the fragmented datagram */
@@ -84,8 +87,8 @@ struct packet {
 	__u32 nat_first; /* the range */
 	__u32 nat_ports;
 	__u32 nat_taken; /* ports that others were found to hold */
+	struct service frontend; /* that it calls, where a step goes on with that */
 	struct translation called; /* the same for services; begun anew where it is asked for */
-	struct service frontend; /* that is called from outside, as its step is to see it */
 };
 
 /* Refuse the packet: the reason, and where it was decided, go into the counter and the event. */

@@ -27,6 +27,7 @@ enum drop_reason {
 	DROP_ENCAP_PROHIBITED = 170,  /* Encapsulation traffic is prohibited */
 	DROP_FRAGMENT_NOT_FOUND = 175,    /* First logical datagram fragment not found */
 	DROP_FORBIDDEN_ICMP6 = 176,       /* Forbidden ICMPv6 message */
+	DROP_SOURCE_RANGE = 177,          /* Denied by LB src range check */
 	DROP_POLICY_DENY = 181,           /* Policy denied by denylist */
 	DROP_VLAN = 182,                  /* VLAN traffic disallowed by VLAN filter */
 	DROP_TTL = 196,                   /* TTL exceeded */
@@ -55,6 +56,7 @@ enum source_file {
 	FILE_SENDER = 19,     /* sender.h */
 	FILE_SERVE = 20,      /* serve.bpf.c */
 	FILE_ANSWER = 21,     /* answer.bpf.c */
+	FILE_COME_BACK = 22, /* come_back.bpf.c */
 };
 
 #endif

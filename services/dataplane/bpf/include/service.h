@@ -38,6 +38,11 @@ static __always_inline bool choose(struct packet *p, struct service *service, st
 	struct backend_key key = { .service = service->number };
 	struct backend *backend = NULL;
 
+	if (service->affinity && service->backends) { /* see come_back.bpf.c */
+		p->frontend = *service;
+		p->comes_back = 1;
+		return false;
+	}
 	if (service->backends) {
 		key.slot = hash_of_ends(p) % service->backends;
 		backend = backends.lookup(&key);

@@ -18,6 +18,8 @@ enum step {
 	STEP_ICMP_ERROR = 2, /* judge an ICMP error by the packet that it quotes, translate both, and send it on */
 	STEP_SERVE = 3, /* lead what comes from outside to a backend of the Service that it calls */
 	STEP_ANSWER = 4, /* back to who called from outside, from a backend elsewhere */
+	STEP_COME_BACK = 5, /* choose a backend for a client whom its Service wants back at the same, and begin anew */
+	STEP_FROM_POD = 6, /* that */
 };
 
 #define STEPS_MAX 16 /* room in the array; 8 bytes each */

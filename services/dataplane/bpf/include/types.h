@@ -196,16 +196,20 @@ struct service_key {
 	__u8 reserved_scope; /* 0: whoever calls */
 };
 
+#define SERVICE_RANGES 0x02u /* source_ranges says who may call here from outside */
+#define SERVICE_RANGES_DENY 0x04u /* or who may not */
 #define SERVICE_LOCAL 0x08u /* only the backends of this node serve here, which `backends` counts */
 #define SERVICE_NODE_PORT 0x40u /* at a node's address: the number is its Service's own frontend's */
+#define SERVICE_HOST_PORT 0x80u /* at an address of one node: leads to one pod of it */
 #define SERVICE_EXTERNAL 0x100u /* an external address, or a load balancer's: the same */
-#define SERVICE_FROM_OUTSIDE (SERVICE_NODE_PORT | SERVICE_EXTERNAL) /* who calls it may be outside of the cluster */
+/* Who calls it may be outside of the cluster. */
+#define SERVICE_FROM_OUTSIDE (SERVICE_NODE_PORT | SERVICE_HOST_PORT | SERVICE_EXTERNAL)
 
 struct service {
 	__u32 number;
 	__u32 backends; /* how many; backends are numbered from 0. There may be more that do not serve at this address */
 	__u32 flags; /* SERVICE_* */
-	__u32 reserved_affinity; /* ticks for which a client comes to the same backend */
+	__u32 affinity; /* ticks for which a client comes to the same backend; 0: it need not */
 	__u32 outside; /* how many of `backends`, the first ones, serve who calls from outside */
 	__u32 reserved_terminating; /* how many slots after the last backend serve when there is no backend */
 	__be16 reserved_proxy_port; /* of layer 7 */
@@ -253,6 +257,34 @@ struct living_key {
 	__u16 pad;
 	struct address address;
 };
+
+/* affinity: where a client was sent last, for Services that want it to come back there. A client is an address; at the
+ * socket, where that is not known yet, a network namespace. */
+struct affinity_key {
+	__u32 service;
+	__u8 is_namespace; /* `client` is a namespace's cookie */
+	__u8 is_local; /* by an address where only backends of this node serve */
+	__u16 pad;
+	struct address client;
+};
+
+struct affinity {
+	struct address address; /* of the backend */
+	__be16 port;
+	__u16 pad;
+	__u32 used; /* tick of the last time */
+};
+
+/* source_ranges: networks that may call a Service from outside, or may not. Longest prefix over all fields after
+ * prefix_bits. */
+struct range_key {
+	__u32 prefix_bits; /* 32 more than an address's */
+	__u32 service;
+	struct address address;
+};
+
+#define RANGE_ALLOWED 1
+#define RANGE_DENIED 2
 
 /* sock_reverse: what a socket believes to be talking to. sock_choices: which backend the datagrams of a socket that is not
  * connected go to; its key holds the service instead, its value is a choice. */

@@ -245,6 +245,8 @@ int from_pod(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	read_clock(p);
 	action = pod_sends(skb, p);
+	if (action == TC_ACT_SHOT && p->comes_back)
+		action = jump(skb, p, STEP_COME_BACK);
 	if (REJECT && action == TC_ACT_SHOT && p->reason == DROP_NO_BACKEND)
 		action = jump(skb, p, STEP_REJECT);
 	return finish(skb, p, action);

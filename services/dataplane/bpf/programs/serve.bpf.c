@@ -13,6 +13,7 @@
 #include "substitute.h"
 #include "rewrite.h"
 #include "frontend.h"
+#include "ranges.h"
 #include "service.h"
 #include "nat.h"
 #include "forward.h"
@@ -100,6 +101,8 @@ static __always_inline int lead_in(struct __sk_buff *skb, struct packet *p)
 	struct connection *c;
 	struct endpoint *to;
 
+	if (!may_call(&p->frontend, &p->source))
+		return DROP(p, DROP_SOURCE_RANGE);
 	if (p->fragment == FRAGMENT_FIRST) { /* its others bear what it bears now */
 		if (!identify(p, &came))
 			return TC_ACT_SHOT;
@@ -127,6 +130,8 @@ int serve(struct __sk_buff *skb)
 	if (!p)
 		return TC_ACT_SHOT;
 	action = lead_in(skb, p);
+	if (action == TC_ACT_SHOT && p->comes_back)
+		action = jump(skb, p, STEP_COME_BACK);
 	/* Where backends of this node alone serve, who balances outside was to ask first whether it has any (its health
 	 * check): others have. */
 	if (REJECT && action == TC_ACT_SHOT && p->reason == DROP_NO_BACKEND && !(p->frontend.flags & SERVICE_LOCAL))

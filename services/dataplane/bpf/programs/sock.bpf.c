@@ -9,6 +9,7 @@
  * A socket of IPv6 that speaks to ::ffff:a.b.c.d speaks IPv4, and says so in the very form of our maps. */
 #include "plexus.h"
 #include "frontend.h"
+#include "affinity.h"
 
 #define CALL_GOES_ON 1
 #define CALL_IS_REFUSED 0 /* EPERM to the caller, unless bpf_set_retval says otherwise */
@@ -73,14 +74,31 @@ static __always_inline struct backend *backend_in(struct service *service, __u32
 	return backend && is_ip4(&backend->address) == is_ip4(&at->address) ? backend : NULL;
 }
 
+/* A network namespace is one client: a pod, or the node itself. Returns the tick that it is. */
+static __always_inline __u32 read_client(struct bpf_sock_addr *ctx, struct affinity_key *client,
+                                         const struct service *service)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+
+	ask_affinity(client, service);
+	client->is_namespace = 1;
+	client->client.word[2] = cookie >> 32;
+	client->client.word[3] = (__u32)cookie;
+	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+}
+
 /* connect(): point the call at a backend if it goes to a service. */
 static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 {
 	struct service_key key = {};
 	struct sock_reverse_key reverse_key = {};
+	struct affinity_key client = {};
+	struct living_key lives;
 	struct sock_reverse reverse = {};
+	struct affinity *known = NULL;
 	struct service *service;
 	struct backend *backend;
+	__u32 now = 0;
 
 	read_address(ctx, &key.address, is_ip6);
 	key.port = ctx->user_port;
@@ -98,17 +116,28 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 	}
 	if (!service->backends)
 		return refuse(&key.address);
-	backend = backend_in(service, bpf_get_prandom_u32() % service->backends, &key);
-	if (!backend)
-		return refuse(&key.address);
-	reverse_key.address = backend->address;
-	reverse_key.port = backend->port;
+	if (service->affinity) {
+		now = read_client(ctx, &client, service);
+		known = known_affinity(service, &client, now, &lives);
+	}
+	if (known) {
+		reverse_key.address = known->address;
+		reverse_key.port = known->port;
+	} else {
+		backend = backend_in(service, bpf_get_prandom_u32() % service->backends, &key);
+		if (!backend)
+			return refuse(&key.address);
+		reverse_key.address = backend->address;
+		reverse_key.port = backend->port;
+		if (service->affinity)
+			keep_affinity(&client, &reverse_key.address, reverse_key.port, now);
+	}
 	reverse.address = key.address;
 	reverse.port = key.port;
 	reverse.protocol = key.protocol;
 	sock_reverse.update(&reverse_key, &reverse);
-	write_address(ctx, &backend->address, is_ip6);
-	ctx->user_port = backend->port;
+	write_address(ctx, &reverse_key.address, is_ip6);
+	ctx->user_port = reverse_key.port;
 	return CALL_GOES_ON;
 }
 
@@ -143,6 +172,26 @@ static __always_inline bool pick(struct service *service, const struct service_k
 	if (found == SHARED)
 		found = take(service, (slot + 2) % service->backends, at, from);
 	return found != NO_BACKEND;
+}
+
+/* The same where the service wants the client to come back: to one backend, which this socket may then share. */
+static __always_inline bool pick_again(struct bpf_sock_addr *ctx, struct service *service, const struct service_key *at,
+                                       struct sock_reverse_key *from)
+{
+	struct affinity_key client = {};
+	__u32 now = read_client(ctx, &client, service);
+	struct living_key lives;
+	struct affinity *known = known_affinity(service, &client, now, &lives);
+
+	if (known) {
+		from->address = known->address;
+		from->port = known->port;
+		return true;
+	}
+	if (!pick(service, at, from))
+		return false;
+	keep_affinity(&client, &from->address, from->port, now);
+	return true;
 }
 
 /* The backend that this flow has, if its service still has it. */
@@ -201,7 +250,7 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 		from.address = kept->address;
 		from.port = kept->port;
 	} else {
-		if (!pick(service, &key, &from))
+		if (service->affinity ? !pick_again(ctx, service, &key, &from) : !pick(service, &key, &from))
 			return refuse(&key.address);
 		fresh.address = from.address;
 		fresh.port = from.port;

@@ -212,6 +212,15 @@ def test_addresses_of_one_service_share_its_chain_and_one_that_serves_fewer_back
     assert "10.0.2.3 . 8080" in chain(script, "service_1_2")[0]
 
 
+def test_who_is_to_come_back_is_led_by_its_address() -> None:
+    one = tables()
+    web = {ServiceKey("10.67.0.1", 80, 6).pack(): ServiceEntry(1, 1, affinity=60).pack()}
+    script = render({**one, "services": {**one["services"], **web}}, PLACE, {}, "mark")
+    assert chain(script, "service_1_1") == [
+        "meta l4proto 6 dnat ip to jhash ip saddr mod 1 seed 1 map { 0 : 10.0.2.2 . 8080 }"
+    ]
+
+
 def test_a_node_port_is_led_to_its_backends_at_the_addresses_of_nodes_for_pods_and_the_node_itself() -> None:
     one = tables()
     at_nodes = {

@@ -16,10 +16,14 @@ from bus.subjects import FRONTEND
 from services.dataplane.part import Parts, in_order
 from services.dataplane.parts.services import Services
 from services.dataplane.shapes.layouts import (
+    RANGE_ALLOWED,
+    RANGE_DENIED,
     SERVES_ITSELF,
     SERVES_OUTSIDE,
     BackendEntry,
     BackendKey,
+    Prefix,
+    RangeKey,
     ServiceEntry,
     ServiceKey,
 )
@@ -333,6 +337,68 @@ def test_programs_look_for_answers_of_this_host_while_it_is_a_backend_of_what_is
     tables.put(service("web", HERE_AND_THERE, "10.96.0.2", external=[OUTER]))
     tables.delete("default", "web")
     assert tables.looked_for == 0
+
+
+def test_who_is_to_come_back_is_told_of_every_address_in_ticks_that_last_as_long_at_least() -> None:
+    tables = Services("here")
+    tables.put(service("web", HERE_AND_THERE, external=[OUTER], internal_traffic_policy="Local", affinity_seconds=60))
+    entries = {
+        ServiceKey.unpack(key).address: ServiceEntry.unpack(value) for key, value in tables.services.wanted.items()
+    }
+    ticks = 56  # of 1.07 s
+    assert entries == {
+        "10.96.0.1": ServiceEntry(1, 2, ServiceEntry.LOCAL, ticks),
+        OUTER: ServiceEntry(1, 4, ServiceEntry.EXTERNAL, ticks, outside=4),
+    }
+
+
+def balanced(**fields: Any) -> LoadBalancedService:
+    """Of both families, with a balancer's address in each, a node port and an external address."""
+    fronts = [
+        Frontend(address=address, port=80, protocol="TCP", backends=[Backend(address=backend, port=8080)])
+        for address, backend in (("10.96.0.1", "10.0.0.1"), ("fd00:96::1", "fd00::1"))
+    ]
+    exposures = [
+        Exposure(kind="ExternalIP", address="192.0.2.9", family="IPv4", port=80, protocol="TCP"),
+        Exposure(kind="LoadBalancer", address="192.0.2.8", family="IPv4", port=80, protocol="TCP"),
+        Exposure(kind="LoadBalancer", address="2001:db8::8", family="IPv6", port=80, protocol="TCP"),
+        Exposure(kind="NodePort", family="IPv4", port=30_080, protocol="TCP"),
+    ]
+    return LoadBalancedService(namespace="default", name="web", frontends=fronts, exposures=exposures, **fields)
+
+
+@pytest.mark.parametrize("denies", [False, True])
+def test_ranges_hold_at_a_balancers_addresses_alone_and_each_family_has_its_own(denies: bool) -> None:
+    tables = Services()
+    tables.put(balanced(source_ranges=["198.51.100.0/24", "2001:db8:9::/48"], denies_sources=denies))
+    limits = ServiceEntry.RANGES | ServiceEntry.RANGES_DENY * denies
+    flags = {
+        ServiceKey.unpack(key).address: ServiceEntry.unpack(value).flags
+        & (ServiceEntry.RANGES | ServiceEntry.RANGES_DENY)
+        for key, value in tables.services.wanted.items()
+    }
+    limited = {address for address, found in flags.items() if found}
+    assert limited == {"192.0.2.8", "2001:db8::8"} and {flags[each] for each in limited} == {limits}
+    found = {RangeKey.unpack(key): value for key, value in tables.ranges.wanted.items()}
+    value = RANGE_DENIED if denies else RANGE_ALLOWED
+    assert found == {
+        RangeKey(1, Prefix("198.51.100.0", 24)): value,
+        RangeKey(2, Prefix("2001:db8:9::", 48)): value,
+    }
+    tables.put(balanced(source_ranges=["203.0.113.0/24"]))
+    assert {RangeKey.unpack(key) for key in tables.ranges.wanted} == {RangeKey(1, Prefix("203.0.113.0", 24))}
+    tables.put(balanced())
+    assert not tables.ranges.wanted
+    assert not any(ServiceEntry.unpack(each).flags & limits for each in tables.services.wanted.values())
+    tables.put(balanced(source_ranges=["203.0.113.0/24"]))
+    tables.delete("default", "web")
+    assert not tables.ranges.wanted and not tables.services.wanted
+
+
+def test_networks_are_there_before_a_service_asks_for_them() -> None:
+    assert {"source_ranges", "backends", "living"} <= set(Services().services.after)
+    with pytest.raises(ValueError):
+        Parts(Services()).put(FRONTEND.of("default", "web"), balanced(source_ranges=["10.0.0.1/8"]))
 
 
 def test_a_service_that_may_leave_the_node_has_all_backends_in_the_order_told() -> None:

@@ -64,7 +64,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "nat_entry": (NatEntry.layout, "pod_address pod_port flags"),
     "device": (DeviceEntry.layout, "address address6 flags"),
     "service_key": (ServiceKey.layout, "address port protocol"),
-    "service": (ServiceEntry.layout, "number backends flags outside"),
+    "service": (ServiceEntry.layout, "number backends flags affinity outside"),
     "backend_key": (BackendKey.layout, "service slot"),
     "backend": (BackendEntry.layout, "address port"),
     "node_state": (layouts.NODE_STATE, "epoch seed all services ahead serves"),
@@ -73,6 +73,9 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "choice_key": (ChoiceKey.layout, "client service client_port service_port protocol"),
     "choice": (Choice.layout, "address port substitute epoch"),
     "endpoint_key": (layouts.EndpointKey.layout, "address"),
+    "range_key": (layouts.RangeKey.layout, "prefix_bits service address"),
+    "affinity_key": (layouts.AffinityKey.layout, "service is_namespace is_local client"),
+    "affinity": (layouts.AffinityEntry.layout, "address port used"),
     "living_key": (LivingKey.layout, "service port address"),
     "sock_reverse_key": (SockReverseKey.layout, "cookie address port"),
     "sock_reverse": (SockReverse.layout, "address port protocol is_datagram"),
@@ -99,6 +102,7 @@ MAP_STRUCTS = {
     "backends": ("backend_key", "backend"),
     "sock_reverse": ("sock_reverse_key", "sock_reverse"),
     "choices": ("choice_key", "choice"),
+    "affinity": ("affinity_key", "affinity"),
     "sock_choices": ("sock_reverse_key", "choice"),
 }
 CONSTANTS = {

@@ -19,6 +19,7 @@ from bus.messages import Message
 from bus.messages.dataplane import ClosedDirection
 from bus.messages.resources import ContainerPort
 from bus.subjects import State, check_subject, state_of
+from services.dataplane.shapes.devices import DeviceInfo
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.table import Table
 
@@ -140,6 +141,8 @@ class Facts:
         """Of the pods here that have an identity, by address."""
         self.networks: Fact[str, int] = Fact("networks")
         """Numbers of the networks that policies name, by CIDR."""
+        self.uplinks: Fact[int, DeviceInfo] = Fact("uplinks")
+        """Devices of the node that lead out, by index."""
         self.enforced: Fact[int, tuple[bool, bool]] = Fact("enforced")
         """Of local identities: whether policy decides on ingress, and on egress. Not there: it is not known yet."""
         self.closed: Fact[int, tuple[ClosedDirection, ...]] = Fact("closed")

@@ -32,6 +32,7 @@
 #define BACKENDS_MAX 262144
 #define MASQ_EXCLUDE_MAX 16384
 #define DEVICES_MAX 256 /* of the node's own, that lead to other nodes and to the outside */
+#define L2_ANSWERS_MAX 65536 /* addresses that the node answers for, once for each device */
 #define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 11000 events */
 
 #define NAT_TRIES 16 /* ports that are tried before a connection is dropped; each costs the verifier, too */

@@ -18,6 +18,7 @@ enum step {
 	STEP_ICMP_ERROR = 2, /* judge an ICMP error by the packet that it quotes, translate both, and send it on */
 	STEP_SERVE = 3, /* lead what comes from outside to a backend of the Service that it calls */
 	STEP_ANSWER = 4, /* back to who called from outside, from a backend elsewhere */
+	STEP_ANSWER_LINK = 5, /* answer ARP or a neighbour solicitation for an address of a Service */
 };
 
 #define STEPS_MAX 16 /* room in the array; 8 bytes each */

@@ -74,6 +74,19 @@ static __always_inline bool is_also_node(struct ipcache_entry *to, bool is_servi
 	return (MASQUERADE4 || MASQUERADE6 || is_serving) && to && to->identity == IDENTITY_HOST;
 }
 
+/* Who has an address? It may be one of a Service that this node announces. Without the step it is as if it were none:
+ * the node's own addresses are asked for the same way. */
+static __always_inline int asked_for_address(struct __sk_buff *skb)
+{
+	steps.call(skb, STEP_ANSWER_LINK);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline bool may_solicit(struct packet *p)
+{
+	return ANNOUNCES && IPV6_ENABLED && p->is_ip6 && p->protocol == IPPROTO_ICMP6;
+}
+
 int from_netdev(struct __sk_buff *skb)
 {
 	struct ipcache_entry *entry = NULL;
@@ -94,8 +107,11 @@ int from_netdev(struct __sk_buff *skb)
 		read_clock(p);
 		return finish(skb, p, DROP(p, DROP_VLAN));
 	}
-	if (!is_ip(skb))
+	if (!is_ip(skb)) {
+		if (ANNOUNCES && IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_ARP))
+			return asked_for_address(skb);
 		return TC_ACT_UNSPEC;
+	}
 	if (!parse_network(skb, p)) {
 		if (!endpoint_at(&p->destination)) /* the node's own affair */
 			return TC_ACT_UNSPEC;
@@ -120,7 +136,7 @@ int from_netdev(struct __sk_buff *skb)
 		action = to ? TC_ACT_OK : DROP(p, DROP_UNROUTABLE);
 	} else {
 		if (!to && !is_for_tunnel(entry)) /* to be routed by the node */
-			return TC_ACT_UNSPEC;
+			return may_solicit(p) ? asked_for_address(skb) : TC_ACT_UNSPEC;
 		read_clock(p);
 		if (!to)
 			action = DROP(p, DROP_ENCAP_PROHIBITED);

@@ -27,7 +27,7 @@ async def body(service: Service, settings: L2Settings) -> None:
         await Leases(model, leading, settings.l2_lease_duration).run(service.bus)
 
     # Nodes are granted nothing while another replica takes over, so that is to be done well before leases run out.
-    lead_seconds = min(LEASE_SECONDS, max(1.0, settings.l2_lease_duration / 3))
+    lead_seconds = min(LEASE_SECONDS, max(1.0, settings.l2_lease_duration / 2))
     await run_control(service.bus, model, report=service, lease_seconds=lead_seconds, beside=lease)
 
 

@@ -105,8 +105,9 @@ def test_one_node_answers_and_another_takes_over_and_never_two_do(space: Space) 
         assert [
             one["plexus"]["state"] for one in lab.get("l2announcement") if one["metadata"]["name"] == space.name
         ] == ["Announced"]
-        lab.delete(policy(space))
+        space.delete(policy(space))
         neighbours.until(announced, lambda mac: not mac)
+    space.delete(pool(space))
     assert heard.answered > 100
     assert not heard.twice, "several answered one question"
     assert not neighbours.heard[other].answered, "no policy selects it"

@@ -177,6 +177,9 @@ class Part:
     by_rules: ClassVar[bool] = False
     """Rules of nftables stand in for it where the kernel takes no programs (fallback/)."""
 
+    is_on: bool = True
+    """The node does this; else nobody misses it."""
+
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
         """What the last `settle` could not bring up to date, and why."""
@@ -246,7 +249,7 @@ class Parts:
         return tuple(
             re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
             for kind, part in self._parts.items()
-            if not part.by_rules
+            if not part.by_rules and part.is_on
         )
 
     @property

@@ -74,7 +74,7 @@ class Announcements(Part):
         if is_on:
             self.hears = (Hears(ANNOUNCEMENT, self._put, self._delete),)
         self._node = node
-        self._is_on = is_on
+        self.is_on = is_on
         self._devices = facts.uplinks
         self._changed_devices: Final[set[int]] = facts.uplinks.follow()
         self._answers: dict[str, _Answer] = {}
@@ -88,7 +88,7 @@ class Announcements(Part):
         """Something was heard because of which it is to ask."""
 
     def adopt(self, held: Held) -> None:
-        if not self._is_on:
+        if not self.is_on:
             return
         for key, value in held("l2_answers").items():
             k, v = L2AnswerKey.unpack(key), L2AnswerEntry.unpack(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bus.messages.l2announce import Renewal
 from services.l2announce import grants
 from tests.unit.l2announce.world import LONGEST, SECONDS, World
 
@@ -45,13 +44,3 @@ def test_the_trouble_finds_a_margin_that_is_too_small(monkeypatch: pytest.Monkey
 def test_the_trouble_finds_a_term_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grants.Grants, "is_settled", lambda self, now: True)
     assert violated(range(8))
-
-
-def test_the_trouble_finds_a_release_that_is_taken_from_an_older_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grants.Grants, "_is_latest", _any_is_latest)
-    assert violated(range(60))
-
-
-def _any_is_latest(self: grants.Grants, question: Renewal, now: float) -> bool:
-    self._seen[question.node] = grants._Seen(question.process, question.number, now)
-    return True

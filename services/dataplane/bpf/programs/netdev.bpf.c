@@ -82,9 +82,13 @@ static __always_inline int asked_for_address(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-static __always_inline bool may_solicit(struct packet *p)
+static __always_inline bool is_solicitation(struct __sk_buff *skb, struct packet *p)
 {
-	return ANNOUNCES && IPV6_ENABLED && p->is_ip6 && p->protocol == IPPROTO_ICMP6;
+	__u8 type;
+
+	if (!ANNOUNCES || !IPV6_ENABLED || !p->is_ip6 || p->protocol != IPPROTO_ICMP6)
+		return false;
+	return !bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type)) && type == ICMP6_NEIGHBOUR_SOLICITATION;
 }
 
 int from_netdev(struct __sk_buff *skb)
@@ -120,6 +124,8 @@ int from_netdev(struct __sk_buff *skb)
 	}
 	is_own = is_node(&p->destination);
 	to = is_own ? NULL : endpoint_at(&p->destination);
+	if (!to && is_solicitation(skb, p))
+		return asked_for_address(skb);
 	is_serving = !to && serves(SERVES_OUTSIDE);
 	if (!is_own && !to && (TUNNEL_INDEX || MASQUERADE4 || MASQUERADE6 || is_serving)) {
 		entry = who_is(&p->destination);
@@ -136,7 +142,7 @@ int from_netdev(struct __sk_buff *skb)
 		action = to ? TC_ACT_OK : DROP(p, DROP_UNROUTABLE);
 	} else {
 		if (!to && !is_for_tunnel(entry)) /* to be routed by the node */
-			return may_solicit(p) ? asked_for_address(skb) : TC_ACT_UNSPEC;
+			return TC_ACT_UNSPEC;
 		read_clock(p);
 		if (!to)
 			action = DROP(p, DROP_ENCAP_PROHIBITED);

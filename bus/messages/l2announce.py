@@ -13,6 +13,9 @@ class Announcement(Message, frozen=True, kw_only=True):
     node: str
     services: list[str]  # "namespace/name" of those that have the address, sorted
     policies: list[str]  # names of the policies by which this node does it, sorted
+    before: list[
+        str
+    ] = []  # nodes that live and did it before, sorted: neighbours may still send to them, and are served
 
 
 class Lease(Message, frozen=True, kw_only=True):
@@ -50,6 +53,7 @@ class HeldAddress(Part, frozen=True, kw_only=True):
     address: str
     granted: bool  # from when the node asked, for `Granted.seconds`; else it keeps what it has, and no longer
     interfaces: list[str] = []  # RE2, found anywhere in a device's name; empty: every device that leads out
+    tell: bool = True  # to say unasked where it is now; False: who has it cached at another node is served there
 
 
 class Granted(Message, frozen=True, kw_only=True):

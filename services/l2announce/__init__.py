@@ -16,7 +16,8 @@ does not depend on how many Services there are.
 An address stays where it is as long as that node lives and a policy selects it. When its node dies it goes to the one
 that has the fewest; a node that comes back gets addresses one by one from those that have more. Such a move loses
 nothing: the one before takes its entry away and says so before the next one answers, and every node serves what
-reaches it.
+reaches it. Neighbours are not told of it while that one lives, or their open connections would go to a node that does
+not know them; who asks anew is answered by the next one.
 
 Two replicas may run, one is active by the lease "l2announce" (bus/control.py). One that takes over moves nothing before
 all grants that it does not know of have run out. While none is there, addresses are answered for until `leaseDuration`

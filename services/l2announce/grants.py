@@ -24,6 +24,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from bus.messages.l2announce import Granted, HeldAddress, Renewal
 
 MARGIN = 0.05  # of a lease: how far two clocks may drift apart in its length; one in a thousand would be a broken one
@@ -60,12 +62,12 @@ class Grants:
         self._of_node: dict[str, set[str]] = {}  # addresses in `_granted`, by node
 
     def renew(
-        self, question: Renewal, assigned: Mapping[str, list[str]], now: float, *, may_grant: bool = True
+        self, question: Renewal, assigned: Mapping[str, HeldAddress], now: float, *, may_grant: bool = True
     ) -> Granted | None:
         """The answer to a node's question; None: it is not its latest, and gets none.
 
         Args:
-            assigned: the addresses that the log says the node announces, with the interfaces to do it on.
+            assigned: the addresses that the log says the node announces, with how; not granted yet.
             may_grant: the log says how long leases may be.
         """
         if not self._is_latest(question, now):
@@ -75,12 +77,8 @@ class Grants:
             self._forget(address, question.node)
         knows_us = may_grant and question.term == self.term
         addresses = [
-            HeldAddress(
-                address=address,
-                granted=knows_us and self._may_have(address, question.node, address in holds, now),
-                interfaces=interfaces,
-            )
-            for address, interfaces in sorted(assigned.items())
+            replace(each, granted=knows_us and self._may_have(address, question.node, address in holds, now))
+            for address, each in sorted(assigned.items())
         ]
         for each in addresses:
             if each.granted:

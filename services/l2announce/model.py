@@ -19,7 +19,7 @@ from bus.control import Action, Amend, Say, Unsay
 from bus.labels import selects, service_labels
 from bus.messages import Message
 from bus.messages.ipam import ServiceAddress
-from bus.messages.l2announce import Announcement, Lease, PolicyUse
+from bus.messages.l2announce import Announcement, HeldAddress, Lease, PolicyUse
 from bus.messages.resources import L2AnnouncementPolicy, Node, Service
 from bus.subjects import (
     ANNOUNCEMENT,
@@ -175,12 +175,17 @@ class Announcing:
 
     @property
     def holders(self) -> frozenset[str]:
-        """Nodes that announce something by the log."""
-        return frozenset(node for node, addresses in self._of_node.items() if addresses)
+        """Nodes that announce something by the log, or did and may still be sent to."""
+        return frozenset(node for held in self._held.values() for node in (held.node, *held.before))
 
-    def assigned(self, node: str) -> dict[str, list[str]]:
-        """The addresses that this node is to announce, with the interfaces to do it on."""
-        return {address: self._interfaces(self._held[address]) for address in self._of_node.get(node, ())}
+    def assigned(self, node: str) -> dict[str, HeldAddress]:
+        """The addresses that this node is to announce, with how; none is granted by that."""
+        found = {}
+        for address in self._of_node.get(node, ()):
+            held = self._held[address]
+            interfaces = self._interfaces(held)
+            found[address] = HeldAddress(address=address, granted=False, interfaces=interfaces, tell=not held.before)
+        return found
 
     def _interfaces(self, held: Announcement) -> list[str]:
         policies = [self._policies[name] for name in held.policies if name in self._policies]
@@ -220,14 +225,14 @@ class Announcing:
             held = self._held.get(address)
             node = self._moves.get(address, held.node if held else "")
             if node in candidates:
-                after[address] = _announcement(address, node, want, candidates[node])
+                after[address] = self._announcement(address, node, want, candidates[node])
             elif candidates:
                 homeless.append((address, candidates))
         self._moves = {address: node for address, node in self._moves.items() if address in after}
         for address, candidates in sorted(homeless, key=lambda each: order(each[0])):
             node = self._choice(address, candidates, loads)
             loads[node] += 1
-            after[address] = _announcement(address, node, wanted[address], candidates[node])
+            after[address] = self._announcement(address, node, wanted[address], candidates[node])
         actions: list[Action] = [
             *self._amended_lease(),
             *(
@@ -250,6 +255,13 @@ class Announcing:
         uses = self._policies if self.live is None else self._uses
         held = map(ANNOUNCEMENT.of, (*self._held, *self._unreadable))
         return [*held, L2_LEASE.of(NODES), *map(L2_POLICY_USE.of, uses)]
+
+    def _announcement(self, address: str, node: str, want: _Wanted, policies: list[str]) -> Announcement:
+        held = self._held.get(address)
+        before = ({*held.before, held.node} & (self.live or frozenset())) - {node} if held is not None else set()
+        return Announcement(
+            address=address, node=node, services=sorted(want.services), policies=policies, before=sorted(before)
+        )
 
     def _is_on_its_way(self, address: str, node: str) -> bool:
         held = self._held.get(address)
@@ -334,10 +346,6 @@ class Announcing:
                 yield Say(L2_POLICY_USE.of(name), use)
         for name in sorted(before.keys() - uses.keys()):
             yield Unsay(L2_POLICY_USE.of(name))
-
-
-def _announcement(address: str, node: str, want: _Wanted, policies: list[str]) -> Announcement:
-    return Announcement(address=address, node=node, services=sorted(want.services), policies=policies)
 
 
 def _keep(known: dict[K, V], key: K, value: V | None) -> None:

@@ -127,8 +127,8 @@ class Announce:
         """Listen where there are entries, and say those that are new. `before`: what the map held, and answered for."""
         wanted = self._part.table.wanted
         known = before.keys() if self._known is None else self._known
-        self._known = set(wanted)
-        for key in wanted.keys() - known:
+        self._known = {key for key in wanted if key in known or L2AnswerKey.unpack(key).address not in self._part.quiet}
+        for key in self._known - known:
             self._to_say[key] = 1 + SAID_AGAIN
             log.info("this node announces an address", address=str(L2AnswerKey.unpack(key)))
         self._to_say = {key: left for key, left in self._to_say.items() if key in wanted and left}

@@ -84,6 +84,8 @@ class Announcements(Part):
         self._assigned: set[str] = set()  # addresses that are to be this node's, as heard
         self._number = 0  # of the last question
         self._term = ""
+        self.quiet: set[str] = set()
+        """Addresses that are not to be said unasked."""
         self.has_news = False
         """Something was heard because of which it is to ask."""
 
@@ -132,6 +134,7 @@ class Announcements(Part):
         gone = self._answers.keys() - {each.address for each in answer.addresses}
         for address in gone:
             self._set(address, None)
+        self.quiet = {each.address for each in answer.addresses if not each.tell}
         is_new_term = question.term != answer.term
         self._term = answer.term
         return Outcome(again=bool(gone) or is_new_term, waits=not all(each.granted for each in answer.addresses))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bus.messages.l2announce import Renewal
+from bus.messages.l2announce import HeldAddress, Renewal
 from services.l2announce.grants import MARGIN, Grants
 
 SECONDS = 10.0
@@ -22,7 +22,7 @@ class Term:
     ) -> bool:
         """Whether it is granted `X`. `has`: by the log it is to announce that."""
         question = Renewal(node=node, process="p", number=next(self._numbers), term=term, holds=list(holds))
-        answer = self.grants.renew(question, {X: []} if has else {}, now, **more)
+        answer = self.grants.renew(question, {X: HeldAddress(address=X, granted=False)} if has else {}, now, **more)
         assert answer is not None and len(answer.addresses) == has
         return any(each.granted for each in answer.addresses)
 

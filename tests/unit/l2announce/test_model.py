@@ -198,6 +198,27 @@ def test_a_node_that_comes_back_gets_one_address_of_each_other_at_a_time() -> No
     assert loads == [2, 4, 6, 8, 10, 10, 10, 10]
 
 
+def test_neighbours_are_told_of_a_move_only_when_the_node_before_is_dead() -> None:
+    world = World(*NODES, POLICY, *many(1))
+    world.settle()
+    (first,) = world.announced.values()
+    assert world.model.assigned(first)["10.9.0.0"].tell
+    others = LabelSelector(requirements=[Requirement(key="own", operator="NotIn", values=[first])])
+    world.hear(*(node(each.name, own=each.name) for each in NODES))
+    world.hear(L2AnnouncementPolicy(name="p", nodes=others, load_balancer_addresses=True))
+    world.settle()
+    (second,) = world.announced.values()
+    assert second != first and not world.model.assigned(second)["10.9.0.0"].tell
+    assert world.model.holders == {first, second}, "who leads next takes both for alive at first"
+    world.live(" ".join({"n1", "n2", "n3"} - {first}))
+    world.settle()
+    assert world.announced == {"10.9.0.0": second} and world.model.assigned(second)["10.9.0.0"].tell
+    third = ({"n1", "n2", "n3"} - {first, second}).pop()
+    world.live(third)
+    world.settle()
+    assert world.model.assigned(third)["10.9.0.0"].tell, "that one has died"
+
+
 def test_an_address_that_nobody_can_announce_is_told() -> None:
     world = World(*NODES, POLICY, *many(2), live="")
     world.settle()
@@ -235,10 +256,10 @@ def test_interfaces_are_those_of_all_policies_by_which_the_node_announces() -> N
     )
     world.settle()
     (holder,) = world.announced.values()
-    assert world.model.assigned(holder) == {"10.9.0.0": ["^a", "^b"]}
+    assert world.model.assigned(holder)["10.9.0.0"].interfaces == ["^a", "^b"]
     world.hear(L2AnnouncementPolicy(name="q", load_balancer_addresses=True))
     world.settle()
-    assert world.model.assigned(holder) == {"10.9.0.0": []}
+    assert world.model.assigned(holder)["10.9.0.0"].interfaces == []
 
 
 def test_one_who_begins_anew_with_the_log_changes_nothing() -> None:

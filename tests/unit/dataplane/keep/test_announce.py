@@ -117,6 +117,18 @@ async def test_what_is_granted_is_written_and_said_and_listened_to() -> None:
         assert node.announcer.said == [str(KEY)] * (1 + SAID_AGAIN)
 
 
+async def test_what_is_to_be_quiet_is_said_when_that_ends() -> None:
+    hub = Hub()
+    node = Node(hub)
+    async with granting(hub, HeldAddress(address=X, granted=True, tell=False)):
+        await node.announce.turn()
+        await node.announce.turn()
+        assert node.kernel and not node.announcer.said and node.announcer.listens
+    async with granting(hub, GRANT):
+        await node.announce.turn()
+        assert node.announcer.said == [str(KEY)]
+
+
 async def test_what_could_not_be_said_is_said_the_next_time() -> None:
     hub = Hub()
     node = Node(hub)

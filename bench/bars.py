@@ -85,6 +85,8 @@ BARS = {
         f"survival: longest stall, killed, {way}": never(50.0, 200.0)  # milliseconds
         for way in ("one node", "across nodes", "ClusterIP at tc", "masqueraded")
     },
+    "announcements: 1000 addresses, 100 nodes, messages": below(400.0),  # a second; a lease a Service makes 5000 of it
+    "announcements: 1000 addresses, 100 nodes, l2announce": below(10.0),  # % of a CPU
     "memory: idle dataplane process": below(90.0, 208.0),  # MB resident
 }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 
+from bench.announcements import measure_announcements
 from bench.bars import Figure
 from bench.cluster import Cluster, ClusterFailed, cluster, pod_manifest
 from bench.load import LoadFailed, Pods
@@ -44,6 +45,7 @@ class Part(StrEnum):
     """What can be measured by itself, in the order in which it is done: memory first, while the lab is still idle."""
 
     PACKETS = "packets"
+    ANNOUNCEMENTS = "announcements"
     MEMORY = "memory"
     PODS = "pods"
     POLICY = "policy"
@@ -52,6 +54,9 @@ class Part(StrEnum):
     SURVIVAL = "survival"
     TUNNEL = "tunnel"
 
+
+ALONE = (Part.PACKETS, Part.ANNOUNCEMENTS)
+"""Parts that need no lab."""
 
 # Of the lab that a part wants; the same lab serves neighbours that want the same. With both families: programs of one
 # family are a little shorter, so this is what costs most.
@@ -76,10 +81,20 @@ class Size:
     pods: int = 30  # ADDs one after the other
     pod_rounds: int = 5  # times 20 ADDs at once
     policies: int = 20  # changes
+    announcement_seconds: float = 20.0
     masquerade_seconds: float = 50.0  # 10 000 connections: many more than a quarter of the ports, all within TIME-WAIT
 
 
-QUICK = Size(rounds=3, seconds=0.4, packet_rounds=7, pods=10, pod_rounds=2, policies=5, masquerade_seconds=5.0)
+QUICK = Size(
+    rounds=3,
+    seconds=0.4,
+    packet_rounds=7,
+    pods=10,
+    pod_rounds=2,
+    policies=5,
+    announcement_seconds=5.0,
+    masquerade_seconds=5.0,
+)
 
 
 @dataclass
@@ -95,7 +110,10 @@ def run(parts: Collection[Part], size: Size, tell: Callable[[str], None]) -> Fin
     found = Findings()
     if Part.PACKETS in parts:
         take(Part.PACKETS, measure_packets(list(SETTINGS), size.packet_rounds, tell), found)
-    chosen = [part for part in Part if part in parts and part is not Part.PACKETS]
+    if Part.ANNOUNCEMENTS in parts:
+        tell("l2announce alone, with simulated nodes")
+        take(Part.ANNOUNCEMENTS, measure_announcements(size.announcement_seconds), found)
+    chosen = [part for part in Part if part in parts and part not in ALONE]
     for mode, group in groupby(chosen, mode_of):
         tell(f"a lab of three nodes, routingMode={mode}")
         try:

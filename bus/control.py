@@ -17,7 +17,7 @@ What goes wrong with one subject stops no other, and shows in health as a check 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -133,14 +133,43 @@ class ControlReport(Report, Protocol):
         """One thing ("inputs", "outputs") that is well or is not; the latest of each name counts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """For what is done beside a model while it leads, and changes the model by itself."""
+
+    lease: Lease
+    changed: asyncio.Event
+
+    @property
+    def holds(self) -> bool:
+        """Nobody else leads. Ask it last, before anything is promised: the clock may have stood still since."""
+        return self.lease.held
+
+    def act(self) -> None:
+        """The model has changed, and is to be asked."""
+        self.changed.set()
+
+
+Beside = Callable[[Leading], Coroutine[None, None, None]]
+"""Runs while the lease is held and everything was heard once; cancelled when it is lost. What it raises ends all."""
+
+
 async def run_control(
-    bus: Bus, model: Model, *, report: ControlReport | None = None, lease_seconds: float = LEASE_SECONDS
+    bus: Bus,
+    model: Model,
+    *,
+    report: ControlReport | None = None,
+    lease_seconds: float = LEASE_SECONDS,
+    beside: Beside | None = None,
 ) -> None:
     """Run `model` until cancelled: hear always, act while holding the lease named after its owner.
 
     Two replicas may run this; the other one hears everything, so that it can go on at once.
+
+    Args:
+        beside: what this service does beside hearing and saying: it answers questions, or looks at a clock.
     """
-    control = Control(bus, model, report)
+    control = Control(bus, model, report, beside)
     async with asyncio.TaskGroup() as tasks:
         own = control.own
         others = tuple(family for family in model.hears if family.owner != model.owner)
@@ -158,10 +187,11 @@ async def run_control(
 class Control:
     """What `run_control` keeps beside the model: heard and not yet acted on, said and not yet written."""
 
-    def __init__(self, bus: Bus, model: Model, report: ControlReport | None) -> None:
+    def __init__(self, bus: Bus, model: Model, report: ControlReport | None, beside: Beside | None = None) -> None:
         self._bus = bus
         self._model = model
         self._report = report
+        self._beside = beside
         self.waits_for: set[str] = set()  # inputs that are not synced yet
         self._changed = asyncio.Event()
         self._changed.set()
@@ -286,6 +316,15 @@ class Control:
                 await outbox.restore()  # what was claimed follows from nothing else
             self._hear_log(outbox)
         await self._begin(outbox)
+        async with asyncio.TaskGroup() as tasks:
+            beside = self._beside and tasks.create_task(
+                self._beside(Leading(lease, self._changed)), name=f"beside {self._model.owner}"
+            )
+            await self._go_on(outbox, lease, losses)
+            if beside:
+                beside.cancel()
+
+    async def _go_on(self, outbox: Outbox, lease: Lease, losses: int) -> None:
         while lease.held:
             self._changed.clear()
             if outbox.losses != losses:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
-from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
+from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement, Service
 
 NAMESPACE = "k8s:io.kubernetes.pod.namespace"
 NAMESPACE_LABELS = "k8s:io.cilium.k8s.namespace.labels."
@@ -40,6 +40,9 @@ RESERVED = {
 
 SERVED_BY_OTHERS = ("service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name")
 """Labels of a Service that leave it to another proxy, or to none (Kubernetes, "Well-Known Labels")."""
+
+SERVICE_NAME, SERVICE_NAMESPACE = "io.kubernetes.service.name", "io.kubernetes.service.namespace"
+"""Keys by which a selector of Services may ask for these, as if they were labels."""
 
 IDENTITY_MIN = 256
 IDENTITY_MAX = 2**24 - 1
@@ -91,6 +94,11 @@ def canonical_labels(pod: Pod, namespace: Namespace) -> dict[str, str]:
     labels[SERVICE_ACCOUNT] = pod.service_account
     labels[CLUSTER] = "default"
     return labels
+
+
+def service_labels(service: Service) -> dict[str, str]:
+    """What selectors of Services are over."""
+    return {**service.labels, SERVICE_NAME: service.name, SERVICE_NAMESPACE: service.namespace}
 
 
 def selects(selector: LabelSelector, labels: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bus.subjects import OWNERS, POD_STATUS, Request, health_of
+from bus.subjects import L2_RENEW, OWNERS, POD_STATUS, Request, health_of
 
 CONTROL = "control"  # the instance of a service that is one per cluster
 
@@ -45,7 +45,8 @@ SERVICES = (
     Service(name="ipam"),
     Service(name="lb"),
     Service(name="policy"),
-    Service(name="dataplane", is_on_nodes=True, is_root=True, asks=(POD_STATUS,), user="node"),
+    Service(name="l2announce"),
+    Service(name="dataplane", is_on_nodes=True, is_root=True, asks=(POD_STATUS, L2_RENEW), user="node"),
 )
 
 BY_NAME = {each.name: each for each in SERVICES}

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
 from bus.codec import Undecodable
-from bus.messages import Message, dataplane, identity, ipam, lb, policy, resources
+from bus.messages import Message, dataplane, identity, ipam, l2announce, lb, policy, resources
 from bus.messages import log as log_messages
 
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -115,6 +115,7 @@ STATEFUL_SET = State("state.resources.statefulset", ("namespace", "name"), resou
 DAEMON_SET = State("state.resources.daemonset", ("namespace", "name"), resources.DaemonSet)
 POLICY = State("state.resources.policy", ("kind", "namespace", "name"), resources.Policy)
 LOAD_BALANCER_POOL = State("state.resources.loadbalancerpool", ("name",), resources.LoadBalancerPool)
+L2_POLICY = State("state.resources.l2announcementpolicy", ("name",), resources.L2AnnouncementPolicy)
 CIDR_GROUP = State("state.resources.cidrgroup", ("name",), resources.CIDRGroup)
 CLUSTER_ADDRESS = State("state.resources.clusteraddress", ("address",), resources.ClusterAddress)
 NODE_PORT = State("state.resources.nodeport", ("port",), resources.NodePort)
@@ -139,6 +140,12 @@ HOST_PORTS = State("state.lb.hostports", ("node", "namespace", "pod"), lb.HostPo
 # services/policy: rules by reference, and the members of each selector
 RULES = State("state.policy.rules", ("kind", "namespace", "name"), policy.PolicyRules)
 SELECTOR = State("state.policy.selector", ("id",), policy.Selector)
+
+# services/l2announce: which node answers for which address of a Service on the network that it is on
+ANNOUNCEMENT = State("state.l2announce.announcement", ("address",), l2announce.Announcement)
+L2_LEASE = State("state.l2announce.lease", ("name",), l2announce.Lease)
+L2_POLICY_USE = State("state.l2announce.policyuse", ("name",), l2announce.PolicyUse)
+L2_RENEW = Request("req.l2announce.renew", ("node",), l2announce.Renewal, l2announce.Granted)
 
 # services/dataplane, one per node: its endpoints, what it has applied, what it sees
 ENDPOINT = State("state.dataplane.endpoint", ("node", "namespace", "pod"), dataplane.Endpoint)

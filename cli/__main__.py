@@ -41,6 +41,7 @@ COMMANDS = {
     "service": Lazy("cli.lists", "service", "Service addresses and their backends", "What is"),
     "ipam": Lazy("cli.lists", "ipam", "Blocks of pod addresses and who holds them", "What is"),
     "policy": Lazy("cli.policy", "app", "Policies: what they say, whom they mean, what holds for a pod", "What is"),
+    "l2": Lazy("cli.lists", "l2", "Which node answers for which Service's address", "What is"),
     "bpf": Lazy("cli.bpf", "app", "What the nodes' BPF maps hold", "What is"),
     "config": Lazy("cli.status", "config", "The lab's settings", "What is"),
     "version": Lazy("cli.status", "version", "The version", "What is"),

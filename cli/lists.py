@@ -1,4 +1,4 @@
-"""plexus endpoint, identity, service, ipam: the services' own view, a row for each thing."""
+"""plexus endpoint, identity, service, ipam, l2: the services' own view, a row for each thing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from bus import labels
 from bus.addresses import all_of, order, parse, parse_network, with_port
-from bus.subjects import BLOCK, ENDPOINT, FRONTEND, IDENTITY, State
+from bus.subjects import ANNOUNCEMENT, BLOCK, ENDPOINT, FRONTEND, IDENTITY, State
 from cli.output import Column, Format, Output, Row, show
 from cli.session import Name, Session, run
 from cli.state import Picture, picture
@@ -17,6 +17,7 @@ from cli.state import Picture, picture
 endpoint = typer.Typer(help="Pods' places in the network.", no_args_is_help=True, rich_markup_mode=None)
 identity = typer.Typer(help="Label sets and their numbers.", no_args_is_help=True, rich_markup_mode=None)
 service = typer.Typer(help="Service addresses and their backends.", no_args_is_help=True, rich_markup_mode=None)
+l2 = typer.Typer(help="Addresses of Services on the nodes' networks.", no_args_is_help=True, rich_markup_mode=None)
 ipam = typer.Typer(help="Blocks of pod addresses.", no_args_is_help=True, rich_markup_mode=None)
 
 RESERVED = {number: name for name, number in labels.RESERVED.items()}
@@ -28,6 +29,7 @@ _POD_LABELS = "k8s:io.kubernetes.pod.", "k8s:io.cilium.k8s."
 @identity.callback()
 @service.callback()
 @ipam.callback()
+@l2.callback()
 def group() -> None:
     """Keeps `list` a word of its own while it is the only one."""
 
@@ -151,6 +153,26 @@ def block_rows(seen: Picture) -> Sequence[Row]:
             }
         )
     return rows
+
+
+@l2.command("list")
+def announcements(name: Name = "", output: Output = Format.TABLE) -> None:
+    """Every address that a node announces (ARP, NDP): the node, the Services, and by which policies."""
+    columns = [
+        Column("ADDRESS", "address"),
+        Column("NODE", "node"),
+        Column("SERVICES", "services"),
+        Column("POLICIES", "policies"),
+    ]
+    listing((ANNOUNCEMENT,), announcement_rows, columns, name, output, "no announcements")
+
+
+def announcement_rows(seen: Picture) -> Sequence[Row]:
+    found = sorted(seen.of(ANNOUNCEMENT).values(), key=lambda each: order(each.address))
+    return [
+        {"address": each.address, "node": each.node, "services": each.services, "policies": each.policies}
+        for each in found
+    ]
 
 
 def listing(

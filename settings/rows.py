@@ -9,10 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from settings.limits import SIZES
-from settings.readers import DeviceNames, File, NodePortRange, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
+from settings.readers import (
+    DeviceNames,
+    Duration,
+    File,
+    NodePortRange,
+    Number,
+    PortRange,
+    Prefix,
+    Prefixes,
+    Text,
+    Truth,
+    Words,
+)
 from settings.row import EVERY, LAB, Row, checked
 
 NODE = ("dataplane",)
+LEASE = Duration(0.05, 3600)
 
 ROUTING = (
     Row(
@@ -226,6 +239,42 @@ ROUTING = (
         chart="30000,32767",
         services=("dataplane", "resources"),
         text="node ports that Services of the types NodePort and LoadBalancer get, within 1024-32767",
+    ),
+    Row(
+        key="l2announcements.enabled",
+        variable="PLEXUS_L2_ANNOUNCEMENTS",
+        define="ANNOUNCES",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="nodes answer for addresses of Services (ARP, neighbour discovery) as CiliumL2AnnouncementPolicies say",
+    ),
+    Row(
+        key="l2announcements.leaseDuration",
+        variable="PLEXUS_L2_LEASE_DURATION",
+        read=LEASE,
+        default="15s",
+        services=("dataplane", "l2announce"),
+        unit="duration",
+        text="so long a node answers after it has asked for its lease anew the last time; then another takes over",
+    ),
+    Row(
+        key="l2announcements.leaseRenewDeadline",
+        variable="PLEXUS_L2_LEASE_RENEW_DEADLINE",
+        read=LEASE,
+        default="5s",
+        services=("dataplane", "l2announce"),
+        unit="duration",
+        text="so often a node asks for its lease anew",
+    ),
+    Row(
+        key="l2announcements.leaseRetryPeriod",
+        variable="PLEXUS_L2_LEASE_RETRY_PERIOD",
+        read=LEASE,
+        default="2s",
+        services=("dataplane", "l2announce"),
+        unit="duration",
+        text="and so often while it gets no answer, or waits for an address that another node is to give up",
     ),
     Row(
         key="kubeProxyReplacement",
@@ -548,7 +597,6 @@ LATER = (
     "hubble.relay.enabled",
     "hubble.ui.enabled",
     "ingressController.enabled",
-    "l2announcements.enabled",
     "l7Proxy",
     "loadBalancer.acceleration",
     "loadBalancer.algorithm",

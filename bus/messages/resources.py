@@ -198,6 +198,22 @@ class LoadBalancerPool(Message, frozen=True, kw_only=True):
     warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
 
 
+class L2AnnouncementPolicy(Message, frozen=True, kw_only=True):
+    """Which addresses of Services are announced on the networks that nodes are on, and by which nodes.
+
+    Subject: state.resources.l2announcementpolicy.<name>
+    """
+
+    name: str
+    services: LabelSelector | None = None  # over a Service's labels, its name and namespace among them; None: all
+    nodes: LabelSelector | None = None  # None: all
+    interfaces: list[str] = []  # RE2, found anywhere in a device's name; empty: every device that leads out
+    external_addresses: bool = False
+    load_balancer_addresses: bool = False
+    manifest: dict[str, Any] = {}
+    warnings: list[str] = []  # "path: what was taken and is not done", as the answer to apply told
+
+
 class EndpointPort(Part, frozen=True, kw_only=True):
     name: str = ""
     port: int

@@ -95,6 +95,8 @@ async def live(service: Service, settings: NodeSettings, known: Known, *, filled
                 telling = tell_flows(service.bus, settings.node, node.maps, node.model)
                 tasks.create_task(telling, name="tell flows")
                 tasks.create_task(end_rules(node), name="end rules")
+                if settings.l2_announcements:
+                    tasks.create_task(announce(node), name="announce")
                 watch_maps(service, settings, node, tasks)
 
 
@@ -151,6 +153,13 @@ async def end_rules(node: Node) -> None:
     if node.settings.no_conntrack_rules:
         await notrack.keep(lambda: node.addresses.blocks)
     await notrack.remove()
+
+
+async def announce(node: Node) -> None:
+    """Addresses of Services, as soon as all was heard once. Not where rules stand in for programs: they do not answer,
+    so another node is to."""
+    await node.synced()
+    await node.announce.run()
 
 
 def watch_maps(service: Service, settings: NodeSettings, node: Node, tasks: asyncio.TaskGroup) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from bus.messages.dataplane import ClosedDirection
 from services.dataplane.part import Facts, LocalPod, Parts
+from services.dataplane.parts.announcements import Announcements
 from services.dataplane.parts.connections import Connections
 from services.dataplane.parts.counters import Counters
 from services.dataplane.parts.devices import Devices
@@ -38,17 +39,21 @@ class NodeModel(Parts):
         own_addresses: frozenset[str] = frozenset(),
         routing: Routing = ONE_FAMILY_ANYWHERE,
         not_masqueraded: Iterable[str] = (),
+        *,
+        announces: bool = False,
     ) -> None:
-        """`not_masqueraded`: destinations, as CIDRs of either family, that see pods' own addresses."""
+        """`not_masqueraded`: destinations, as CIDRs of either family, that see pods' own addresses. `announces`: it
+        answers for addresses of Services on its devices' networks."""
         facts = Facts()
         self.pods = facts.pods.keep()
         self.routes = Routes(node, routing)
-        self.devices = Devices(None if routing.tunnel else self.routes.elsewhere, node)
+        self.devices = Devices(None if routing.tunnel else self.routes.elsewhere, node, facts.uplinks.keep())
         self.people = People(facts, node)
         self.policy = Policy(facts)
         self.network = Ipcache(facts, node, own_addresses, routing)
         self.named = Naming(facts, self.policy.expanded)
         self.services = Services(node, own_addresses)
+        self.announcements = Announcements(facts, node, is_on=announces)
         self.endpoints = Endpoints(facts)
         super().__init__(
             Masquerade(not_masqueraded),  # which destinations see pods' own addresses; translations
@@ -59,6 +64,7 @@ class NodeModel(Parts):
             self.network,  # who is at which address, and by way of which node
             self.named,  # what pods call their ports
             NodesPorts(facts, node, self.services),  # ports of nodes that lead to one pod
+            self.announcements,  # addresses of Services that the node answers for
             self.services,  # frontends and their backends
             self.endpoints,  # which pods are here, and under which policy
             Connections(),  # which there are; programs write them

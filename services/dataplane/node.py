@@ -22,6 +22,7 @@ from bus.messages import Message
 from bus.messages import dataplane as messages
 from bus.service import Service
 from bus.telemetry import logger
+from services.dataplane.keep.announce import Announce
 from services.dataplane.keep.asked import Asked
 from services.dataplane.keep.audit import Audit
 from services.dataplane.keep.changes import Changes
@@ -84,7 +85,9 @@ class Node:
         own = frozenset(filter(None, (device.address, device.address6)))
         networks = tuple(map(ip_network, device.networks))
         routing = Routing(settings.families, underlay, settings.auto_direct_node_routes, networks)
-        self.model = NodeModel(settings.node, own, routing, settings.not_masqueraded)
+        self.model = NodeModel(
+            settings.node, own, routing, settings.not_masqueraded, announces=settings.l2_announcements
+        )
         self.model.policy.store.entries_max = settings.policy_map_max
         self.model.policy.store.mode = settings.policy_mode
         if settings.policy_mode.audit or settings.policy_mode.enforcement == "never":
@@ -131,6 +134,7 @@ class Node:
             pods=self._look_at_pods,
             pod_hooks=self.pod_hooks,
         )
+        self.announce = Announce(self)
         self.looks = Looks(hooks, self._look_at_attached, self.realised)
         self.asked = Asked(service)
         self._early: list[Change] = []  # heard before all was heard once
@@ -144,6 +148,10 @@ class Node:
     def is_synced(self) -> bool:
         """All that the bus holds for this node has been heard once."""
         return self._synced.is_set()
+
+    async def synced(self) -> None:
+        """Returns when `is_synced`."""
+        await self._synced.wait()
 
     # What is heard
 
@@ -182,6 +190,7 @@ class Node:
             await self._first_sync()
         await self.write()
         await self._follow_network()
+        self.announce.heard()
         self._heard = batch.revision
         await self.realised()
 

@@ -19,6 +19,7 @@ from bus.messages import Message
 from bus.messages.dataplane import ClosedDirection
 from bus.messages.resources import ContainerPort
 from bus.subjects import State, check_subject, state_of
+from services.dataplane.shapes.devices import DeviceInfo
 from services.dataplane.shapes.layouts import MAPS
 from services.dataplane.shapes.table import Table
 
@@ -145,6 +146,8 @@ class Facts:
         """Of the pods here that have an identity, by address."""
         self.networks: Fact[str, int] = Fact("networks")
         """Numbers of the networks that policies name, by CIDR."""
+        self.uplinks: Fact[int, DeviceInfo] = Fact("uplinks")
+        """Devices of the node that lead out, by index."""
         self.enforced: Fact[int, tuple[bool, bool]] = Fact("enforced")
         """Of local identities: whether policy decides on ingress, and on egress. Not there: it is not known yet."""
         self.closed: Fact[int, tuple[ClosedDirection, ...]] = Fact("closed")
@@ -178,6 +181,9 @@ class Part:
     shows: tuple[Shows, ...] = ()
     by_rules: ClassVar[bool] = False
     """Rules of nftables stand in for it where the kernel takes no programs (fallback/)."""
+
+    is_on: bool = True
+    """The node does this; else nobody misses it."""
 
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
@@ -248,7 +254,7 @@ class Parts:
         return tuple(
             re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
             for kind, part in self._parts.items()
-            if not part.by_rules
+            if not part.by_rules and part.is_on
         )
 
     @property

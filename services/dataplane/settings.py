@@ -11,6 +11,7 @@ from pathlib import Path
 from bus.service import BadSettings
 from services.dataplane.shapes import sizes
 from services.dataplane.shapes.mode import Mode
+from settings.leases import lease_problem
 from settings.ports import Ports, node_ports_of
 from settings.read import default, read
 from settings.rows import SWITCHES
@@ -66,6 +67,10 @@ class NodeSettings:
     no_conntrack_rules: bool = default("PLEXUS_NO_CONNTRACK_RULES")
     policy_enforcement_mode: str = default("PLEXUS_POLICY_ENFORCEMENT_MODE")
     policy_audit_mode: bool = default("PLEXUS_POLICY_AUDIT_MODE")
+    l2_announcements: bool = default("PLEXUS_L2_ANNOUNCEMENTS")
+    l2_lease_duration: float = default("PLEXUS_L2_LEASE_DURATION")  # seconds, as the next two
+    l2_lease_renew_deadline: float = default("PLEXUS_L2_LEASE_RENEW_DEADLINE")
+    l2_lease_retry_period: float = default("PLEXUS_L2_LEASE_RETRY_PERIOD")
 
     @property
     def policy_mode(self) -> Mode:
@@ -150,6 +155,11 @@ class NodeSettings:
         settings = NodeSettings(**given)
         if not settings.families:
             raise BadSettings("PLEXUS_IPV4_ENABLED and PLEXUS_IPV6_ENABLED are both false: set one of them to true")
+        problem = lease_problem(
+            settings.l2_lease_duration, settings.l2_lease_renew_deadline, settings.l2_lease_retry_period
+        )
+        if problem:
+            raise BadSettings(problem)
         if settings.no_conntrack_rules and settings.is_tunnel:
             raise BadSettings("PLEXUS_NO_CONNTRACK_RULES needs PLEXUS_ROUTING_MODE=native: the host tracks no tunnel")
         return settings

@@ -9,11 +9,8 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 
 from bus.addresses import Address, family, parse
-from bus.labels import selects
+from bus.labels import selects, service_labels
 from bus.messages.resources import Family, LoadBalancerPool, Service
-
-NAME_LABEL, NAMESPACE_LABEL = "io.kubernetes.service.name", "io.kubernetes.service.namespace"
-"""A pool's selector sees a Service's name and namespace as labels of these keys."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,8 +67,7 @@ class Pool:
     def selects(self, service: Service) -> bool:
         if self.asked.selector is None:
             return True
-        own = {NAME_LABEL: service.name, NAMESPACE_LABEL: service.namespace}
-        return selects(self.asked.selector, {**service.labels, **own})
+        return selects(self.asked.selector, service_labels(service))
 
 
 def range_of(address: Address, among: Sequence[Range]) -> Range | None:

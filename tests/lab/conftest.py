@@ -32,6 +32,7 @@ EXPECTED_DROPS = (
     "Forbidden ICMPv6 message",
 )
 
+LEASES = {"leaseDuration": "3s", "leaseRenewDeadline": "1s", "leaseRetryPeriod": "200ms"}
 LOCK = pytest.StashKey[int]()  # a descriptor of the file that is locked
 
 
@@ -87,9 +88,13 @@ class Cluster:
 
     @property
     def values(self) -> dict[str, object]:
-        """One of the labs has its bus over TLS, both ways."""
+        """One of the labs has its bus over TLS, both ways. Where there are both families nodes announce."""
         tls = self.mode == "native" and self.families == (6,)
         values: dict[str, object] = {"routingMode": self.mode, "bus.tls.enabled": tls, "bus.tls.verifyClients": tls}
+        if len(self.families) > 1:
+            values |= {"l2announcements.enabled": True} | {
+                f"l2announcements.{key}": time for key, time in LEASES.items()
+            }
         return values | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
 
 

@@ -28,11 +28,11 @@ spec:
 """
 
 
-def balancer(space: Space, name: str, port: int, annotations: str = "") -> str:
+def balancer(space: Space, name: str, port: int, annotations: str = "", labels: str = "") -> str:
     return f"""
 apiVersion: v1
 kind: Service
-metadata: {{name: {name}, namespace: {space.name}, annotations: {{{annotations}}}}}
+metadata: {{name: {name}, namespace: {space.name}, annotations: {{{annotations}}}, labels: {{{labels}}}}}
 spec:
   type: LoadBalancer
   ipFamilies: [IPv{space.family}]

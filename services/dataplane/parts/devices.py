@@ -30,15 +30,22 @@ class Devices(Part):
         elsewhere: blocks of other nodes, each with the address that is sent to where that is a neighbour's; None: there
             is a tunnel, and no pod comes by any of the devices.
         node: this one.
+        uplinks: what it knows, for other parts.
     """
 
     by_rules = True
 
-    def __init__(self, elsewhere: Fact[str, str] | None = None, node: str = "") -> None:
+    def __init__(
+        self,
+        elsewhere: Fact[str, str] | None = None,
+        node: str = "",
+        uplinks: Fact[int, DeviceInfo] | None = None,
+    ) -> None:
         super().__init__()
         self.hears = (Hears(subjects.BLOCK, self._put_block, self._delete_block, check_block),)
         self._node = node
         self._routers: dict[str, str] = {}  # of this node's blocks
+        self._uplinks = Fact[int, DeviceInfo]("uplinks") if uplinks is None else uplinks
         self.table = Table("devices", after=("ipcache",))
         self.tables = (self.table,)
         self.shows = (Shows("devices", "Devices that lead to other nodes and to the outside.", self._rows),)
@@ -75,6 +82,10 @@ class Devices(Part):
     def are(self, devices: Iterable[DeviceInfo], routes: Iterable[Route] = ()) -> None:
         """These lead out, and these are the node's routes."""
         self._devices, self._routes, self._is_stale = tuple(devices), tuple(routes), True
+        for index in self._uplinks.keys() - {each.index for each in self._devices}:
+            self._uplinks.delete(index)
+        for each in self._devices:
+            self._uplinks.put(each.index, each)
 
     def _put_block(self, block: Block) -> None:
         self._delete_block(block.cidr)

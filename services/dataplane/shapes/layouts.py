@@ -219,6 +219,40 @@ class DeviceEntry:
         return cls(unpack_address(address), unpack_address(address6), bool(flags & DEVICE_HAS_PODS))
 
 
+@dataclass(frozen=True, slots=True)
+class L2AnswerKey:
+    device: int
+    address: str
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=I16s")
+
+    def __str__(self) -> str:
+        return f"{self.address} on device {self.device}"
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.device, pack_address(self.address))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> L2AnswerKey:
+        device, address = cls.layout.unpack(raw)
+        return cls(device, unpack_address(address))
+
+
+@dataclass(frozen=True, slots=True)
+class L2AnswerEntry:
+    until: int  # CLOCK_BOOTTIME, ns: from then on the program answers no more
+    mac: bytes
+
+    layout: ClassVar[struct.Struct] = struct.Struct("=Q6s2x")
+
+    def pack(self) -> bytes:
+        return self.layout.pack(self.until, self.mac)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> L2AnswerEntry:
+        return cls(*cls.layout.unpack(raw))
+
+
 POLICY_DENIES, POLICY_NAMED = 1, 2
 POLICY_STATIC_BITS = 72  # policy, identity, direction; then protocol and port
 
@@ -722,6 +756,7 @@ MAPS: dict[str, MapShape] = {
     "nat": MapShape(NatKey.layout.size, NatEntry.layout.size),
     "masq_exclude": MapShape(Prefix.layout.size, 1, Prefix),
     "devices": MapShape(DeviceKey.layout.size, DeviceEntry.layout.size, DeviceKey),
+    "l2_answers": MapShape(L2AnswerKey.layout.size, L2AnswerEntry.layout.size, L2AnswerKey),
     "fragments": MapShape(40, 8),
     "choices": MapShape(ChoiceKey.layout.size, Choice.layout.size),
     "services": MapShape(ServiceKey.layout.size, ServiceEntry.layout.size, ServiceKey),

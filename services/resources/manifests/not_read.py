@@ -16,7 +16,7 @@ LATER = names(
     "CiliumBGPAdvertisement CiliumBGPClusterConfig CiliumBGPNodeConfig CiliumBGPNodeConfigOverride CiliumBGPPeerConfig"
     " CiliumBGPPeeringPolicy CiliumClusterwideEnvoyConfig"
     " CiliumDatapathPlugin CiliumEgressGatewayPolicy CiliumEgressNATPolicy CiliumEndpoint CiliumEndpointSlice"
-    " CiliumEnvoyConfig CiliumExternalWorkload CiliumGatewayClassConfig CiliumIdentity CiliumL2AnnouncementPolicy"
+    " CiliumEnvoyConfig CiliumExternalWorkload CiliumGatewayClassConfig CiliumIdentity"
     " CiliumLocalRedirectPolicy CiliumNetworkDriverClusterConfig CiliumNetworkDriverNodeConfig"
     " CiliumNode CiliumNodeConfig CiliumPodIPPool CiliumResourceIPPool CiliumVTEPConfig"
     # Kubernetes, Gateway API, multi-cluster Services, network policies of administrators

@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 
 from bench import cluster, run
+from bench.announcements import MESSAGES, PROCESSOR
 from bench.bars import BARS, FAMILY_NAMES, Figure
 from bench.load import Load, LoadFailed
 from bench.masquerade import FAILED
@@ -19,7 +20,7 @@ from bench.packets import GROUP
 from bench.pods import AT_ONCE
 from bench.policy import NAME as POLICY
 from bench.policy import policy_manifest
-from bench.run import PODS, Findings, Part, Size
+from bench.run import ALONE, PODS, Findings, Part, Size
 from bench.survival import BARRED as SURVIVAL
 from bench.traffic import NAMES, PER_PROCESSOR, WAYS
 from lab import names
@@ -31,7 +32,7 @@ def test_every_bar_belongs_to_a_figure_that_is_measured() -> None:
     pods = {"CNI ADD: one after the other", f"CNI ADD: {AT_ONCE} at once"}
     packets = {name for name in BARS if name.startswith(f"{GROUP}, ")}  # tests/bpf/test_bench_packets.py has these
     assert len(packets) == 10
-    assert set(BARS) - packets == traffic | pods | SURVIVAL | {MEMORY, POLICY, FAILED}
+    assert set(BARS) - packets == traffic | pods | SURVIVAL | {MEMORY, POLICY, FAILED, MESSAGES, PROCESSOR}
 
 
 def test_a_lab_is_named_after_the_bench_that_made_it_and_only_such_labs_are_its_leftovers() -> None:
@@ -90,7 +91,7 @@ def test_without_a_lab_nothing_is_measured_and_the_reason_is_told(monkeypatch: p
         raise cluster.ClusterFailed("node2 is not ready")
 
     monkeypatch.setattr(run, "cluster", lab)
-    found = run.run(set(Part) - {Part.PACKETS}, Size(), lambda _: None)
+    found = run.run(set(Part) - set(ALONE), Size(), lambda _: None)
     assert found.figures == []
     assert found.problems == [f"no lab with routingMode={mode}: node2 is not ready" for mode in ("native", "tunnel")]
 
@@ -105,5 +106,5 @@ def test_parts_that_want_the_same_lab_share_one(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(run, "cluster", lab)
     monkeypatch.setattr(run, "figures_of", lambda *_: iter(()))
-    run.run(set(Part) - {Part.PACKETS}, Size(), lambda _: None)
+    run.run(set(Part) - set(ALONE), Size(), lambda _: None)
     assert asked == ["native", "tunnel"]

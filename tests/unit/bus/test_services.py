@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("cli", "lab", "services", "settings", "tools")
 
 ROWS = """
-    Service(name="l2announce"),
+    Service(name="bgp"),
     Service(name="egress"),
     Service(name="hubble"),
     Service(name="proxy", is_on_nodes=True),
 """
 SUBJECTS = """
-ANNOUNCEMENT = State("state.l2announce.announcement", ("address",), log_messages.Vouched)
+ROUTE = State("state.bgp.route", ("address",), log_messages.Vouched)
 GATEWAY = State("state.egress.gateway", ("name",), log_messages.Vouched)
 LISTENER = State("state.proxy.listener", ("node", "name"), log_messages.Vouched)
 """
@@ -77,14 +77,14 @@ def insert(path: Path, *, before: str, text: str) -> None:
 
 
 def test_a_row_gives_a_service_its_process_its_health_and_its_user(found: dict[str, Any]) -> None:
-    for name in ("l2announce", "egress", "hubble"):
+    for name in ("bgp", "egress", "hubble"):
         assert found["programs"][name] == ["-m", f"services.{name}"]
         assert [name, "control"] in found["instances"]
         assert name in found["passwords"]
     assert found["programs"]["n1.proxy"] == ["-m", "services.proxy"]
     assert ["proxy", "n1"] in found["instances"]
     assert "proxy-n1" in found["passwords"]
-    for name in ("l2announce", "egress", "hubble", "proxy"):
+    for name in ("bgp", "egress", "hubble", "proxy"):
         assert found["health"][name] == f"req.{name}.health"
         assert f"req.{name}.health" in found["shown"]
 
@@ -137,7 +137,7 @@ def test_every_service_has_its_folder_and_its_place_in_the_documents() -> None:
 
 
 def test_rights_are_those_that_the_threat_model_tells() -> None:
-    logs = ("resources", "identity", "ipam", "lb", "policy", "dataplane")
+    logs = ("resources", "identity", "ipam", "lb", "policy", "l2announce", "dataplane")
     owned = logs[:-1]
     streams = [f"STATE_{each.upper()}" for each in logs]
     reads = [
@@ -172,6 +172,7 @@ def test_rights_are_those_that_the_threat_model_tells() -> None:
         *(f"log.{call}.{stream}" for stream in streams for call in ("read", "last", "info")),
         *(subject for each in owned for subject in (f"log.word.{each}.{each}", f"req.{each}.snapshot")),
         "req.resources.podstatus.a%2Eb",
+        "req.l2announce.renew.a%2Eb",
     ]
     assert list(node.hears) == [*(f"delta.{each}" for each in owned), *stored]
     assert list(node.answers) == ["req.dataplane.*.a%2Eb"]

@@ -12,11 +12,13 @@ from msgspec.structs import replace
 
 from bus.messages.dataplane import Check, ClosedDirection, DumpRows, Endpoint
 from bus.messages.ipam import AddressHolder, AddressRequest, Block, PoolUse, ServiceAddress
+from bus.messages.l2announce import Announcement, PolicyUse
 from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.resources import (
     AddressRange,
     Applied,
     DaemonSet,
+    L2AnnouncementPolicy,
     LabelSelector,
     LoadBalancerPool,
     LoadBalancerRequest,
@@ -32,10 +34,13 @@ from bus.messages.resources import (
 )
 from bus.subjects import (
     ADDRESS_REQUEST,
+    ANNOUNCEMENT,
     BLOCK,
     DAEMON_SET,
     ENDPOINT,
     FRONTEND,
+    L2_POLICY,
+    L2_POLICY_USE,
     LOAD_BALANCER_POOL,
     NODE,
     POD,
@@ -162,6 +167,32 @@ def test_a_pool_is_shown_with_its_counts_and_whom_it_conflicts_with(cluster: Clu
     assert by_type["cilium.io/PoolConflict"]["message"] == conflict
     assert by_type["cilium.io/IPsTotal"]["message"] == total and found["plexus"]["used"] == 1
     assert "which is older" in plexus("get", "ippools").stdout
+
+
+def test_an_l2_policy_says_whether_all_of_its_addresses_are_announced_and_the_list_by_whom(cluster: Cluster) -> None:
+    cluster.hub.put(L2_POLICY.of("blue"), L2AnnouncementPolicy(name="blue", load_balancer_addresses=True))
+
+    def state(**use: Any) -> tuple[str, str]:
+        cluster.hub.put(L2_POLICY_USE.of("blue"), PolicyUse(name="blue", **use))
+        (condition,) = from_json("get", "l2announcement", "blue")["status"]["conditions"]
+        (line,) = [each for each in plexus("get", "l2announcement").stdout.splitlines() if each.startswith("blue ")]
+        assert condition["reason"] in line
+        return condition["status"], condition["message"]
+
+    assert state(nodes=0, able_nodes=0, addresses=1) == ("False", "no node is selected")
+    assert "is l2announcements.enabled set?" in state(nodes=2, able_nodes=0, addresses=1)[1]
+    assert state(nodes=2, able_nodes=2, addresses=0)[0] == "False"
+    waiting = state(nodes=2, able_nodes=1, addresses=3, waiting=["192.0.2.9"], waiting_count=2)
+    assert waiting == ("False", "nobody announces 192.0.2.9 and 1 more")
+    assert state(nodes=2, able_nodes=2, addresses=3) == ("True", "")
+    for address, node in (("192.0.2.10", "n1"), ("192.0.2.9", "n2")):
+        said = Announcement(address=address, node=node, services=["default/web"], policies=["blue"])
+        cluster.hub.put(ANNOUNCEMENT.of(address), said)
+    assert [(row["address"], row["node"]) for row in from_json("l2", "list")] == [
+        ("192.0.2.9", "n2"),
+        ("192.0.2.10", "n1"),
+    ]
+    assert "default/web" in plexus("l2", "list").stdout
 
 
 def test_delete_asks_for_deletion(cluster: Cluster) -> None:
@@ -412,7 +443,7 @@ def test_a_node_that_cannot_show_a_map_fails_the_command_but_not_the_others(clus
 def test_status_is_0_when_all_is_well(cluster: Cluster) -> None:
     found = from_json("status")
     assert found["healthy"]
-    assert len(found["services"]) == 7
+    assert len(found["services"]) == 8
     assert all(row["state"] == "ready" and row["lag"] == 0 for row in found["services"])
     assert "70 MB" in plexus("status").stdout
 

@@ -59,6 +59,9 @@ def test_rules_are_made_of_the_tables_of_parts_that_say_so_and_the_others_are_na
     parts = Parts(ByRules(), ByProgramsAlone())
     assert parts.by_rules == ("backends", "services")
     assert parts.not_by_rules == ("by programs alone",)
+    off = ByProgramsAlone()
+    off.is_on = False
+    assert Parts(off).not_by_rules == (), "what the node does not do, nobody misses"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,10 @@ def test_every_setting_has_its_variable() -> None:
         "PLEXUS_NO_CONNTRACK_RULES": "true",
         "PLEXUS_POLICY_ENFORCEMENT_MODE": "always",
         "PLEXUS_POLICY_AUDIT_MODE": "true",
+        "PLEXUS_L2_ANNOUNCEMENTS": "true",
+        "PLEXUS_L2_LEASE_DURATION": "3s",
+        "PLEXUS_L2_LEASE_RENEW_DEADLINE": "1s",
+        "PLEXUS_L2_LEASE_RETRY_PERIOD": "200ms",
     }
     settings = NodeSettings.of(given)
     many = {"PLEXUS_MAP_ENTRIES", "PLEXUS_CT_SECONDS"}  # a variable for each map, for each kind of connection
@@ -105,6 +109,10 @@ def test_every_setting_has_its_variable() -> None:
         no_conntrack_rules=True,
         policy_enforcement_mode="always",
         policy_audit_mode=True,
+        l2_announcements=True,
+        l2_lease_duration=3.0,
+        l2_lease_renew_deadline=1.0,
+        l2_lease_retry_period=0.2,
     )
     assert not settings.is_tunnel
     assert settings.not_masqueraded == ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16", "fc00::/8"]

@@ -59,6 +59,8 @@
 #define NODE_PORT_MIN CONSTANT(34)
 #define NODE_PORT_MAX CONSTANT(35)
 
+#define ANNOUNCES CONSTANT(36) /* the node answers for addresses of Services on its devices' networks (l2_answers) */
+
 /* Lifetimes of connections, in ticks (limits.h). */
 #define CT_TCP_TICKS CONSTANT(28)
 #define CT_TCP_SYN_TICKS CONSTANT(29) /* nobody has answered yet */

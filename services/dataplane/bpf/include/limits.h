@@ -34,6 +34,7 @@
 #define SOURCE_RANGES_MAX 65536 /* networks that a Service lets in from outside, or does not */
 #define MASQ_EXCLUDE_MAX 16384
 #define DEVICES_MAX 256 /* of the node's own, that lead to other nodes and to the outside */
+#define L2_ANSWERS_MAX 65536 /* addresses that the node answers for, once for each device */
 #define EVENTS_BYTES (1 << 20) /* a power of two; 1 MiB holds about 11000 events */
 
 #define NAT_TRIES 16 /* ports that are tried before a connection is dropped; each costs the verifier, too */

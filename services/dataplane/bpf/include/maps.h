@@ -22,6 +22,7 @@ MAP("lru_hash", struct connection_key, struct connection, ct_any, CT_ANY_MAX, "c
 MAP("lru_hash", struct nat_key, struct nat_entry, nat, NAT_MAX, "nat_v2", 0);
 MAP("lpm_trie", struct masq_exclude_key, __u8, masq_exclude, MASQ_EXCLUDE_MAX, "masq_exclude", BPF_F_NO_PREALLOC);
 MAP("hash", __u32, struct device, devices, DEVICES_MAX, "devices", BPF_F_NO_PREALLOC);
+MAP("hash", struct l2_answer_key, struct l2_answer, l2_answers, L2_ANSWERS_MAX, "l2_answers", BPF_F_NO_PREALLOC);
 MAP("lru_hash", struct fragment_key, struct fragment, fragments, FRAGMENTS_MAX, "fragments", 0);
 MAP("lru_hash", struct choice_key, struct choice, choices, CHOICES_MAX, "choices_v2", 0);
 MAP("hash", struct service_key, struct service, services, SERVICES_MAX, "services_v3", BPF_F_NO_PREALLOC);

@@ -12,16 +12,12 @@ static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p)
 	struct ethhdr *eth;
 	struct arp *arp;
 	struct endpoint *pod;
-	__be32 asked;
 
 	if (!can_read(skb, ETH_HLEN + sizeof(*arp)))
 		goto invalid;
 	eth = (void *)(long)skb->data;
 	arp = (void *)(eth + 1);
-	if ((void *)(arp + 1) > (void *)(long)skb->data_end)
-		goto invalid;
-	if (arp->hardware != bpf_htons(ARP_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_bytes != ETH_ALEN || arp->protocol_bytes != sizeof(asked))
+	if ((void *)(arp + 1) > (void *)(long)skb->data_end || !is_arp_of_ip4(arp))
 		goto invalid;
 	set_ip4(&p->source, arp->sender);
 	pod = endpoint_at(&p->source);
@@ -33,14 +29,7 @@ static __always_inline int answer_arp(struct __sk_buff *skb, struct packet *p)
 		goto invalid;
 	if (arp->target == arp->sender) /* it looks whether its own address is free: it is */
 		return DROP(p, DROP_UNKNOWN_L3_TARGET);
-	asked = arp->target;
-	arp->operation = bpf_htons(ARP_REPLY);
-	__builtin_memcpy(arp->target_mac, arp->sender_mac, ETH_ALEN);
-	arp->target = arp->sender;
-	__builtin_memcpy(arp->sender_mac, pod->gateway_mac, ETH_ALEN);
-	arp->sender = asked;
-	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, pod->gateway_mac, ETH_ALEN);
+	say_arp(eth, arp, pod->gateway_mac);
 	return bpf_redirect(skb->ifindex, 0);
 invalid:
 	return DROP(p, DROP_INVALID);
@@ -52,10 +41,7 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb, struct packet
 	struct endpoint *pod;
 	struct neighbour said;
 	struct address asked;
-	struct {
-		struct ethhdr eth;
-		struct ip6 ip;
-	} __attribute__((packed)) head;
+	struct link_head head;
 
 	if (p->icmp_type != ICMP6_NEIGHBOUR_SOLICITATION && p->icmp_type != ICMP6_NEIGHBOUR_ADVERTISEMENT)
 		return DROP(p, DROP_FORBIDDEN_ICMP6);
@@ -74,22 +60,7 @@ static __always_inline int answer_neighbour(struct __sk_buff *skb, struct packet
 		return is_same(&asked, &p->source) ? TC_ACT_OK : DROP(p, DROP_INVALID_SOURCE);
 	if (is_same(&asked, &p->source))
 		return DROP(p, DROP_UNKNOWN_L3_TARGET);
-	said.type = ICMP6_NEIGHBOUR_ADVERTISEMENT;
-	said.check = 0;
-	said.flags = bpf_htonl(NEIGHBOUR_SOLICITED_OVERRIDE);
-	said.option = OPTION_TARGET_MAC;
-	said.option_units = 1;
-	__builtin_memcpy(said.mac, pod->gateway_mac, ETH_ALEN);
-	__builtin_memcpy(head.eth.h_dest, head.eth.h_source, ETH_ALEN);
-	__builtin_memcpy(head.eth.h_source, pod->gateway_mac, ETH_ALEN);
-	head.ip.payload_bytes = bpf_htons(sizeof(said));
-	__builtin_memcpy(head.ip.destination, p->source.word, 16);
-	__builtin_memcpy(head.ip.source, asked.word, 16);
-	said.check = fold(bpf_csum_diff(0, 0, (__be32 *)&said, sizeof(said),
-	                                pseudo_header(&asked, &p->source, sizeof(said), IPPROTO_ICMP6)));
-	if (bpf_skb_change_tail(skb, sizeof(head) + sizeof(said), 0) ||
-	    bpf_skb_store_bytes(skb, 0, &head, sizeof(head), BPF_F_INVALIDATE_HASH) ||
-	    bpf_skb_store_bytes(skb, sizeof(head), &said, sizeof(said), 0))
+	if (!say_neighbour(skb, &head, &said, &asked, &p->source, pod->gateway_mac, NEIGHBOUR_SOLICITED_OVERRIDE))
 		return DROP(p, DROP_WRITE_ERROR);
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -20,6 +20,7 @@ enum step {
 	STEP_ANSWER = 4, /* back to who called from outside, from a backend elsewhere */
 	STEP_COME_BACK = 5, /* choose a backend for a client whom its Service wants back at the same, and begin anew */
 	STEP_FROM_POD = 6, /* that */
+	STEP_ANSWER_LINK = 7, /* answer ARP or a neighbour solicitation for an address of a Service */
 };
 
 #define STEPS_MAX 16 /* room in the array; 8 bytes each */

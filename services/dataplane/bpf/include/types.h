@@ -170,6 +170,18 @@ struct device {
 
 #define DEVICE_HAS_PODS 1u /* native routing: pods of other nodes come by it */
 
+/* l2_answers: addresses of Services for which this node answers (ARP, neighbour discovery) on one of its devices. */
+struct l2_answer_key {
+	__u32 device; /* index */
+	struct address address;
+};
+
+struct l2_answer {
+	__u64 until; /* CLOCK_BOOTTIME, ns: from then on another node may answer, so this one does not */
+	__u8 mac[6]; /* the device's */
+	__u8 pad[2];
+};
+
 /* fragments: what the first fragment of a datagram says of the others, which have no ports. */
 struct fragment_key {
 	struct address source;

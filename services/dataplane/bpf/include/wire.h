@@ -75,6 +75,7 @@ struct neighbour {
 
 #define NEIGHBOUR_HOP_LIMIT 255 /* what was routed has less */
 #define NEIGHBOUR_SOLICITED_OVERRIDE 0x60000000 /* the flags S and O */
+#define NEIGHBOUR_OVERRIDE 0x20000000
 #define OPTION_TARGET_MAC 2
 
 /* RFC 826, for IPv4 over Ethernet. */

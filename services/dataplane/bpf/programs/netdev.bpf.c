@@ -74,6 +74,23 @@ static __always_inline bool is_also_node(struct ipcache_entry *to, bool is_servi
 	return (MASQUERADE4 || MASQUERADE6 || is_serving) && to && to->identity == IDENTITY_HOST;
 }
 
+/* Who has an address? It may be one of a Service that this node announces. Without the step it is as if it were none:
+ * the node's own addresses are asked for the same way. */
+static __always_inline int asked_for_address(struct __sk_buff *skb)
+{
+	steps.call(skb, STEP_ANSWER_LINK);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline bool is_solicitation(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 type;
+
+	if (!ANNOUNCES || !IPV6_ENABLED || !p->is_ip6 || p->protocol != IPPROTO_ICMP6)
+		return false;
+	return !bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type)) && type == ICMP6_NEIGHBOUR_SOLICITATION;
+}
+
 int from_netdev(struct __sk_buff *skb)
 {
 	struct ipcache_entry *entry = NULL;
@@ -94,8 +111,11 @@ int from_netdev(struct __sk_buff *skb)
 		read_clock(p);
 		return finish(skb, p, DROP(p, DROP_VLAN));
 	}
-	if (!is_ip(skb))
+	if (!is_ip(skb)) {
+		if (ANNOUNCES && IPV4_ENABLED && skb->protocol == bpf_htons(ETH_P_ARP))
+			return asked_for_address(skb);
 		return TC_ACT_UNSPEC;
+	}
 	if (!parse_network(skb, p)) {
 		if (!endpoint_at(&p->destination)) /* the node's own affair */
 			return TC_ACT_UNSPEC;
@@ -104,6 +124,8 @@ int from_netdev(struct __sk_buff *skb)
 	}
 	is_own = is_node(&p->destination);
 	to = is_own ? NULL : endpoint_at(&p->destination);
+	if (!to && is_solicitation(skb, p))
+		return asked_for_address(skb);
 	is_serving = !to && serves(SERVES_OUTSIDE);
 	if (!is_own && !to && (TUNNEL_INDEX || MASQUERADE4 || MASQUERADE6 || is_serving)) {
 		entry = who_is(&p->destination);

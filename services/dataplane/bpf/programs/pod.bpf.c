@@ -17,6 +17,7 @@
 #include "nat.h"
 #include "forward.h"
 #include "checksum.h"
+#include "link.h"
 #include "neighbour.h"
 
 #undef THIS_FILE

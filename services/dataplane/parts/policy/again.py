@@ -37,7 +37,17 @@ NOWHERE: Place = ("nowhere",)  # of this node's blocks, and no pod has it: nothi
 ON_HOST: Place = ("host",)
 MAPPED = pack_address("0.0.0.0")[:-4]
 WHOLE_BITS = 8 * ADDRESS_BYTES
-FOLLOWED = {"policy", "named_ports", "ipcache", "endpoints", "services", "backends", "living", "source_ranges"}
+FOLLOWED = {
+    "policy",
+    "named_ports",
+    "ipcache",
+    "endpoints",
+    "services",
+    "backends",
+    "living",
+    "source_ranges",
+    "l2_answers",
+}
 """Tables of which it is known what a change does; any other's concerns everybody."""
 MANY = 1024  # changes in a write, at which it is cheaper to judge everything again than to find out
 COUNTS = (

@@ -63,6 +63,8 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "nat_key": (NatKey.layout, "remote_address node_address remote_port node_port protocol"),
     "nat_entry": (NatEntry.layout, "pod_address pod_port flags"),
     "device": (DeviceEntry.layout, "address address6 flags"),
+    "l2_answer_key": (layouts.L2AnswerKey.layout, "device address"),
+    "l2_answer": (layouts.L2AnswerEntry.layout, "until mac"),
     "service_key": (ServiceKey.layout, "address port protocol"),
     "service": (ServiceEntry.layout, "number backends flags affinity outside"),
     "backend_key": (BackendKey.layout, "service slot"),

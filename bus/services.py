@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bus.subjects import OWNERS, POD_STATUS, Request, health_of
+from bus.subjects import DECIDERS, OWNERS, POD_STATUS, Request, health_of
 
 CONTROL = "control"  # the instance of a service that is one per cluster
 
@@ -46,6 +46,7 @@ SERVICES = (
     Service(name="lb"),
     Service(name="policy"),
     Service(name="dataplane", is_on_nodes=True, is_root=True, asks=(POD_STATUS,), user="node"),
+    Service(name="hubble", is_on_nodes=True, asks=(DECIDERS,)),
 )
 
 BY_NAME = {each.name: each for each in SERVICES}

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from bus.interface import Bus
-from bus.messages.dataplane import Flow, FlowBatch
+from bus.messages.hubble import Flow, FlowBatch
 from bus.messages.resources import Apply
 from bus.subjects import POD, SERVICE
 from cli.apply import carried_out, refusal_line

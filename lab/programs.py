@@ -81,6 +81,7 @@ def node_service(lab: Record, node: str, service: Service) -> Program:
         "PLEXUS_PIN_DIR": str(lab.pins(node)),
         "PLEXUS_CGROUP": str(lab.node_cgroup(node)),
         "PLEXUS_CNI_SOCKET": str(lab.directory.cni_socket(node)),
+        "PLEXUS_HUBBLE_SOCKET": str(lab.directory.hubble_socket(node)),
     }
     return Program(name, service.name, node, command(service), environment)
 

@@ -204,6 +204,9 @@ class Directory:
     def node(self, node: str) -> Path:
         return self.path / "nodes" / node
 
+    def hubble_socket(self, node: str) -> Path:
+        return self.node(node) / "hubble.sock"
+
     def cni_socket(self, node: str) -> Path:
         return self.node(node) / "cni.sock"
 

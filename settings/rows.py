@@ -9,10 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from settings.limits import SIZES
-from settings.readers import DeviceNames, File, NodePortRange, Number, PortRange, Prefix, Prefixes, Text, Truth, Words
+from settings.readers import (
+    DeviceNames,
+    File,
+    NodePortRange,
+    Number,
+    Places,
+    PortRange,
+    Prefix,
+    Prefixes,
+    Text,
+    Truth,
+    Words,
+)
 from settings.row import EVERY, LAB, Row, checked
 
 NODE = ("dataplane",)
+OBSERVER = ("hubble",)
 
 ROUTING = (
     Row(
@@ -373,11 +386,30 @@ MASQUERADE = (
     ),
 )
 
+FLOWS = (
+    Row(
+        key="hubble.eventBufferCapacity",
+        variable="PLEXUS_HUBBLE_EVENT_BUFFER_CAPACITY",
+        read=Places(1, 65_535),
+        default=4095,
+        services=OBSERVER,
+        unit="flows",
+        text="the last flows that each node keeps: 2^n - 1",
+    ),
+    Row(
+        variable="PLEXUS_HUBBLE_SOCKET",
+        read=File(),
+        default="/run/plexus/hubble.sock",
+        services=OBSERVER,
+        text="where the observer of the node serves the Hubble API; whoever may open it sees the node's flows",
+    ),
+)
+
 PLACES = (
     Row(
         variable="PLEXUS_NODE",
         read=Text(),
-        services=NODE,
+        services=(*NODE, *OBSERVER),
         text="the name of the node; there is none without",
     ),
     Row(
@@ -422,7 +454,7 @@ PLACES = (
         variable="PLEXUS_PIN_DIR",
         read=File(),
         default="/sys/fs/bpf/plexus",
-        services=NODE,
+        services=(*NODE, *OBSERVER),
         text="where programs and maps are pinned",
     ),
     Row(
@@ -527,6 +559,7 @@ SECTIONS: Mapping[str, tuple[Row, ...]] = {
     "The bus": BUS,
     "Masquerade": MASQUERADE,
     "Sizes and times": SIZES,
+    "Flows": FLOWS,
     "Where a service runs": PLACES,
     "Of every service": EVERYWHERE,
 }

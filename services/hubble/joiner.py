@@ -1,12 +1,12 @@
 """Records to flows: who, which Service, which policies. Pure; the one loop that sees every flow.
 
-What a record says of a policy is a number that only the node's dataplane can name. A number that it has not named yet
-is kept in `unnamed`; flows until its answer go without.
+What a record says of a policy or of a network outside is a number that only the node's dataplane can name. Those that
+it has not named yet are the `question`, and the flows that have them are given their names by `name`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.hubble.flow import Flow, Place
 from services.hubble.names import DecisionKey, Names, PolicyName
@@ -21,6 +21,28 @@ class Joiner:
         self.place = place
         self.count = 0  # flows made
         self.unnamed: set[DecisionKey] = set()
+
+    @property
+    def has_unnamed(self) -> bool:
+        return bool(self.unnamed or self._names.unknown_networks)
+
+    @property
+    def question(self) -> tuple[list[DecisionKey], list[int]]:
+        """What the dataplane is to name: decisions, and identities of networks. It is forgotten here: who has no answer
+        meets them again."""
+        found = sorted(self.unnamed), sorted(self._names.unknown_networks)
+        self.unnamed.clear()
+        self._names.unknown_networks.clear()
+        return found
+
+    def name(self, flows: Sequence[Flow], decided: Mapping[DecisionKey, tuple[PolicyName, ...]]) -> None:
+        """The same flows, with what was answered since they were joined."""
+        party = self._names.party
+        for flow in flows:
+            record = flow.record
+            if record[11]:
+                flow.policies = decided.get((record[11], record[12], record[10]), flow.policies)
+            flow.source, flow.destination = party(record[3], record[1]), party(record[4], record[2])
 
     def join(self, batch: Sequence[Record], offset_ns: int) -> list[Flow]:
         """Flows of `batch`, in its order. `offset_ns`: from CLOCK_MONOTONIC to the time since the epoch."""

@@ -22,7 +22,7 @@ PACKAGES = ("cli", "lab", "services", "settings", "tools")
 ROWS = """
     Service(name="l2announce"),
     Service(name="egress"),
-    Service(name="hubble"),
+    Service(name="clustermesh"),
     Service(name="proxy", is_on_nodes=True),
 """
 SUBJECTS = """
@@ -77,14 +77,14 @@ def insert(path: Path, *, before: str, text: str) -> None:
 
 
 def test_a_row_gives_a_service_its_process_its_health_and_its_user(found: dict[str, Any]) -> None:
-    for name in ("l2announce", "egress", "hubble"):
+    for name in ("l2announce", "egress", "clustermesh"):
         assert found["programs"][name] == ["-m", f"services.{name}"]
         assert [name, "control"] in found["instances"]
         assert name in found["passwords"]
     assert found["programs"]["n1.proxy"] == ["-m", "services.proxy"]
     assert ["proxy", "n1"] in found["instances"]
     assert "proxy-n1" in found["passwords"]
-    for name in ("l2announce", "egress", "hubble", "proxy"):
+    for name in ("l2announce", "egress", "clustermesh", "proxy"):
         assert found["health"][name] == f"req.{name}.health"
         assert f"req.{name}.health" in found["shown"]
 
@@ -94,7 +94,7 @@ def test_who_has_a_log_writes_it_and_everyone_reads_it(found: dict[str, Any]) ->
     own = ["state.egress.>", "delta.egress", "lease.egress", "evt.egress.>", "$JS.API.STREAM.CREATE.STATE_EGRESS"]
     assert set(own) <= set(publish)
     assert "req.egress.>" in subscribe
-    for user in ("identity", "hubble"):
+    for user in ("identity", "clustermesh"):
         assert "$JS.API.DIRECT.GET.STATE_EGRESS" in found["rights"][user][0]
         assert "stored.egress.>" in found["rights"][user][1]
     for user in ("node-n1", "proxy-n1"):
@@ -105,10 +105,10 @@ def test_who_has_a_log_writes_it_and_everyone_reads_it(found: dict[str, Any]) ->
 
 
 def test_a_service_without_a_log_writes_none(found: dict[str, Any]) -> None:
-    publish, _ = found["rights"]["hubble"]
-    assert "evt.hubble.>" in publish
+    publish, _ = found["rights"]["clustermesh"]
+    assert "evt.clustermesh.>" in publish
     assert not [each for each in publish if each.startswith(("state.", "delta."))]
-    assert "$JS.API.STREAM.CREATE.STATE_HUBBLE" not in publish
+    assert "$JS.API.STREAM.CREATE.STATE_CLUSTERMESH" not in publish
 
 
 def test_a_service_on_the_nodes_writes_only_keys_of_its_node(found: dict[str, Any]) -> None:
@@ -164,7 +164,7 @@ def test_rights_are_those_that_the_threat_model_tells() -> None:
         hears = [f"_INBOX.{name}.>", "delta.*", "evt.>", f"req.{name}.>", f"lease.{name}", *stored]
         assert list(each.publish or ()) == [*reads, *makes, *says, *snapshots]
         assert list(each.subscribe or ()) == hears
-    (node,) = accounts.tenants(["a.b"], accounts.new_passwords(["a.b"]))
+    node, observer = accounts.tenants(["a.b"], accounts.new_passwords(["a.b"]))
     assert node.user.name == "node-a.b"
     assert list(node.asks) == [
         *("state.dataplane.*.a%2Eb.>", "state.dataplane.vouched.a%2Eb"),
@@ -175,3 +175,12 @@ def test_rights_are_those_that_the_threat_model_tells() -> None:
     ]
     assert list(node.hears) == [*(f"delta.{each}" for each in owned), *stored]
     assert list(node.answers) == ["req.dataplane.*.a%2Eb"]
+    assert observer.user.name == "hubble-a.b"
+    assert list(observer.asks) == [
+        *("evt.hubble.*.a%2Eb", "evt.hubble.*.a%2Eb.>"),
+        *(f"log.{call}.{stream}" for stream in streams for call in ("read", "last", "info")),
+        *(subject for each in owned for subject in (f"log.word.{each}.{each}", f"req.{each}.snapshot")),
+        "req.dataplane.deciders.a%2Eb",
+    ]
+    assert list(observer.hears) == list(node.hears)
+    assert list(observer.answers) == ["req.hubble.*.a%2Eb"]

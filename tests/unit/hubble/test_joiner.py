@@ -22,7 +22,7 @@ def test_a_policy_that_nobody_has_named_is_asked_for_once_and_named_from_then_on
     seen = record(policy=7, cookie=9, direction=1)
     (before,) = joiner.join([seen], 0)
     assert before.policies == () and joiner.unnamed == {(7, 9, 1)}
-    heard.decide((7, 9, 1), ["CiliumNetworkPolicy/default/rule1"])
+    heard.decide((7, 9, 1), (PolicyName.of("CiliumNetworkPolicy/default/rule1"),))
     joiner.unnamed.clear()
     (after,) = joiner.join([seen], 0)
     assert after.policies == (PolicyName("CiliumNetworkPolicy", "default", "rule1"),) and not joiner.unnamed

@@ -1,0 +1,93 @@
+"""Tells the bus what was observed, for `plexus monitor` and whoever else listens to events.
+
+It reads the kept flows as any client does: when it is too slow it misses flows, and says how many.
+"""
+
+from __future__ import annotations
+
+from bus import subjects
+from bus.codec import TooLarge
+from bus.interface import Bus, BusError
+from bus.messages import hubble
+from bus.telemetry import count
+from services.hubble import records
+from services.hubble.api import flow_pb2 as pb
+from services.hubble.flow import FILES, POLICY_REASONS, Flow
+from services.hubble.observed import Observed
+from services.hubble.reasons import reason_name
+
+BATCH = 1024
+TYPES = {records.DROP: "drop", records.POLICY_VERDICT: "policy-verdict"}
+
+
+async def tell(bus: Bus, node: str, observed: Observed) -> None:
+    """For ever, what comes from now on. What was lost is told with what was not."""
+    flows, position, losses = observed.flows, observed.flows.seen, dict(observed.losses.counts)
+    while True:
+        read = flows.read(position, BATCH)
+        position = read.position
+        lost = read.lost + sum(loss.count for loss in observed.losses.since(losses))
+        if read.items or lost:
+            await _tell(bus, node, [message(each) for each in read.items], lost)
+        if position == flows.seen:
+            await observed.pulse.wait()
+
+
+async def _tell(bus: Bus, node: str, told: list[hubble.Flow], lost: int) -> None:
+    """In as many messages as it takes: pods have as many labels as they like, and cause as many flows."""
+    try:
+        await bus.publish_event(subjects.FLOWS.of(node), hubble.FlowBatch(node=node, flows=told, lost=lost))
+    except TooLarge:
+        half = len(told) // 2
+        if half:
+            await _tell(bus, node, told[:half], lost)
+            await _tell(bus, node, told[half:], 0)
+        else:
+            count("flows_untold", len(told))
+    except BusError:
+        count("flows_untold", len(told))
+
+
+def message(flow: Flow) -> hubble.Flow:
+    """As the bus has it."""
+    record, is_drop = flow.record, flow.is_drop
+    file = record[records.FILE] if is_drop else 0
+    by_policy = not is_drop or flow.reason in POLICY_REASONS
+    return hubble.Flow(
+        at=flow.time_ns / 1e9,
+        type=TYPES.get(record[records.TYPE], "other"),  # type: ignore[arg-type]  # it is one of the words
+        verdict="dropped" if is_drop else "forwarded",
+        reason=reason_name(flow.reason) if is_drop else "",
+        reason_code=flow.reason,
+        direction="ingress" if flow.direction == pb.INGRESS else "egress",
+        source=flow.source_address,
+        destination=flow.destination_address,
+        protocol=flow.protocol,
+        source_port=records.port(record[records.SOURCE_PORT]),
+        destination_port=records.port(record[records.DESTINATION_PORT]),
+        source_identity=flow.source.identity,
+        destination_identity=flow.destination.identity,
+        source_pod=_pod(flow.source.namespace, flow.source.pod),
+        destination_pod=_pod(flow.destination.namespace, flow.destination.pod),
+        source_labels=_labels(flow.source.labels),
+        destination_labels=_labels(flow.destination.labels),
+        policies=[_policy(each.kind, each.namespace, each.name) for each in flow.policies] if by_policy else [],
+        file=FILES[file] if file < len(FILES) else "",
+        line=record[records.LINE] if is_drop else 0,
+    )
+
+
+def _pod(namespace: str, name: str) -> str:
+    return f"{namespace}/{name}" if name else ""
+
+
+def _policy(*parts: str) -> str:
+    return "/".join(parts)
+
+
+def _labels(labels: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for label in labels:
+        key, _, value = label.partition("=")
+        found[key] = value
+    return found

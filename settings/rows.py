@@ -388,6 +388,48 @@ MASQUERADE = (
 
 FLOWS = (
     Row(
+        key="hubble.enabled",
+        read=Truth(),
+        default=True,
+        services=(LAB,),
+        text="each node has an observer of flows; `false`: drops are counted, and nobody sees flows",
+    ),
+    Row(
+        key="hubble.relay.enabled",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="a relay puts all nodes' flows together; in a lab on port 4245 of the management network",
+    ),
+    Row(
+        key="hubble.listenAddress",
+        variable="PLEXUS_HUBBLE_LISTEN_ADDRESS",
+        read=Text(),
+        chart=":4244",
+        services=(*OBSERVER, "relay"),
+        text="`host:port` or `:port` where each observer is asked over the network, and the relay asks; without it an "
+        "observer is asked only at its socket, or, with a relay, at `:4244`",
+    ),
+    Row(
+        key="hubble.tls.enabled",
+        variable="PLEXUS_HUBBLE_TLS",
+        read=Truth(),
+        default=True,
+        services=(*OBSERVER, "relay"),
+        text="there, both sides show a certificate of one authority; `false`: in the clear, to whoever comes",
+    ),
+    *(
+        Row(variable=f"PLEXUS_HUBBLE_TLS_{name}", read=Text(), services=(*OBSERVER, "relay"), text=f"PEM file: {what}")
+        for name, what in (("CA", "that authority"), ("CERT", "the certificate"), ("KEY", "its key"))
+    ),
+    Row(
+        variable="PLEXUS_RELAY_LISTEN_ADDRESS",
+        read=Text(),
+        default="127.0.0.1:4245",
+        services=("relay",),
+        text="`host:port` or `:port` where the relay serves the Hubble API, in the clear",
+    ),
+    Row(
         key="hubble.eventBufferCapacity",
         variable="PLEXUS_HUBBLE_EVENT_BUFFER_CAPACITY",
         read=Places(1, 65_535),
@@ -577,8 +619,6 @@ LATER = (
     "envoy.enabled",
     "externalIPs.enabled",
     "hostFirewall.enabled",
-    "hubble.enabled",
-    "hubble.relay.enabled",
     "hubble.ui.enabled",
     "ingressController.enabled",
     "l2announcements.enabled",

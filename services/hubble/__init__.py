@@ -30,5 +30,6 @@ In this order:
 - `server`   the API of one node
 - `nodes`    the observers of all nodes, as a relay asks them
 - `gather`   one client's flows of all nodes
-- `relay`    the API of all nodes
+- `relay/`   the API of all nodes, a process of its own
+- `serving`  both, at a socket and over TCP; `tls` says who may come
 """

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 
 from bus.service import REFUSED, BadSettings, Service, run_service, version
@@ -21,7 +22,7 @@ from services.hubble.observed import Observed
 from services.hubble.peers import peers
 from services.hubble.ring import PATIENCE_SECONDS, observe_for_ever
 from services.hubble.server import ObserverServer, PeerServer
-from services.hubble.serving import serve
+from services.hubble.serving import serve, serve_tcp
 from services.hubble.settings import Settings
 from services.hubble.telling import tell
 
@@ -36,8 +37,14 @@ async def run(service: Service, settings: Settings) -> None:
     hearing = Hearing(observed)
     service.counts("hubble_lost_events", partial(lost, observed))
     service.counts("hubble_flows", lambda: {(): observed.flows.seen})
-    servers = ObserverServer(observed), PeerServer(observed, lambda: peers(names.nodes))
-    async with serve(settings.hubble_socket, *servers), asyncio.TaskGroup() as tasks:
+    peers_now = partial(peers, names.nodes, port=settings.place[1], tls=settings.hubble_tls)
+    servers = ObserverServer(observed), PeerServer(observed, peers_now)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serve(settings.hubble_socket, *servers))
+        if settings.hubble_listen_address:
+            tls = settings.files.server() if settings.files else None
+            await stack.enter_async_context(serve_tcp(*settings.place, tls, *servers))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         service.ready()
         tasks.create_task(hear(service, hearing), name="hear the bus")
         tasks.create_task(notice_silence(service, hearing), name="notice silence")

@@ -87,9 +87,10 @@ class Cluster:
 
     @property
     def values(self) -> dict[str, object]:
-        """One of the labs has its bus over TLS, both ways."""
+        """One of the labs has its bus over TLS, both ways; those with both families have a relay of flows."""
         tls = self.mode == "native" and self.families == (6,)
         values: dict[str, object] = {"routingMode": self.mode, "bus.tls.enabled": tls, "bus.tls.verifyClients": tls}
+        values["hubble.relay.enabled"] = len(self.families) > 1
         return values | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
 
 

@@ -11,6 +11,7 @@ import pytest
 from grpclib.client import Channel, UnaryStreamMethod
 
 from lab import processes, state
+from lab.programs import RELAY_PORT
 from lab.state import ProcessId
 from services.hubble.api import flow_pb2 as pb
 from services.hubble.api import observer_pb2 as api
@@ -22,10 +23,12 @@ pytestmark = pytest.mark.both_families  # names, and not packets, are what is te
 
 
 def flows(space: Space, node: str, **wanted: object) -> list[pb.Flow]:
-    """Those that the node's observer has, oldest first; by fields of one filter."""
+    """Those that the node's observer has, or, of "", the relay; oldest first, by fields of one filter."""
+    record = space.lab.record
 
     async def ask() -> list[pb.Flow]:
-        channel = Channel(path=str(space.lab.record.directory.hubble_socket(node)))
+        socket, relay = str(record.directory.hubble_socket(node)), str(record.plan.management_control.ip)
+        channel = Channel(path=socket) if node else Channel(relay, RELAY_PORT)
         call = UnaryStreamMethod(channel, "/observer.Observer/GetFlows", api.GetFlowsRequest, api.GetFlowsResponse)
         try:
             answers = await call(api.GetFlowsRequest(whitelist=[pb.FlowFilter(**wanted)]))  # type: ignore[arg-type]
@@ -83,3 +86,32 @@ def test_nothing_waits_for_an_observer_that_hangs_or_is_dead(space: Space) -> No
     space.lab.revive(node="node1", service="hubble")
     assert eventually(lambda: bool(of_xwing(space)()))
     assert [each.name for each in of_xwing(space)()[0].ingress_denied_by] == ["rule1"]
+
+
+def test_a_relay_has_the_flows_of_all_nodes_and_says_which_it_lacks(space: Space) -> None:
+    """Of a connection between two nodes each tells its part; observers are asked with certificates, both ways."""
+    space.apply(star_wars_pods(space), rule1(space), egress(space))
+    assert space.get("tiefighter", space.address("deathstar"), *LANDING, path="/v1/request-landing") != ""
+    pods = {"source_pod": [f"{space.name}/tiefighter"], "destination_pod": [f"{space.name}/deathstar"]}
+    assert eventually(lambda: {each.node_name for each in flows(space, "", **pods)} == {"node1", "node2"})
+    ways = {each.node_name: each.traffic_direction for each in flows(space, "", **pods)}
+    assert ways == {"node1": pb.INGRESS, "node2": pb.EGRESS}
+    server = f"--server={space.lab.record.plan.management_control.ip}:{RELAY_PORT}"
+    space.lab.kill(node="node2", service="hubble")
+    told = space.lab.plexus("observe", server, f"--to-pod={space.name}/deathstar", "--print-node-name")
+    assert "1 nodes are unavailable: node2" in told.stderr and "[node1]" in told.stdout
+    space.lab.revive(node="node2", service="hubble")
+    assert space.get("tiefighter", space.address("deathstar"), *LANDING, path="/v1/request-landing") != ""
+    assert eventually(lambda: any(each.node_name == "node2" for each in flows(space, "", **pods)))
+
+
+def egress(space: Space) -> str:
+    return f"""
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: out, namespace: {space.name}}}
+spec:
+  podSelector: {{matchLabels: {{class: tiefighter}}}}
+  policyTypes: [Egress]
+  egress: [{{}}]
+"""

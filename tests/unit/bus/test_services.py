@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bus import accounts
-from bus.services import BY_NAME, SERVICES
+from bus.services import BY_NAME, SERVICES, instances
 from bus.subjects import OWNERS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,6 +121,12 @@ def test_a_service_on_the_nodes_writes_only_keys_of_its_node(found: dict[str, An
     assert "STATE_PROXY" not in found["copied"]
 
 
+def test_what_is_turned_off_is_asked_for_by_nobody() -> None:
+    assert ("hubble", "n1") in instances(["n1"]) and ("relay", "control") not in instances(["n1"])
+    assert ("hubble", "n1") not in instances(["n1"], {"hubble.enabled": False})
+    assert ("relay", "control") in instances(settings={"hubble.relay.enabled": True, "hubble.enabled": True})
+
+
 def test_every_log_is_some_services() -> None:
     assert set(OWNERS) <= set(BY_NAME)
     assert len(BY_NAME) == len(SERVICES)
@@ -130,8 +136,9 @@ def test_every_service_has_its_folder_and_its_place_in_the_documents() -> None:
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     threats = (ROOT / "docs/threat-model.md").read_text()
     for each in SERVICES:
-        assert (ROOT / "services" / each.name / "__main__.py").is_file(), each.name
-        assert f"\n| `services/{each.name}`" in architecture, each.name
+        folder = each.module.replace(".", "/")
+        assert (ROOT / folder / "__main__.py").is_file(), each.name
+        assert f"\n| `{folder}`" in architecture, each.name
         user = each.user_on("<node>") if each.is_on_nodes else each.name
         assert re.search(rf"^\| `[^`]+` \| [^|]*`{user}`", threats, re.MULTILINE), each.name
 
@@ -157,10 +164,12 @@ def test_rights_are_those_that_the_threat_model_tells() -> None:
     stored = [f"stored.{each}.>" for each in logs]
     for each in accounts.users(accounts.new_passwords([]))[1:]:
         name = each.name
-        made = [f"STATE_{name.upper()}", "STATE_DATAPLANE", "LEASES", "JOURNAL"]
+        has_log = name != "relay"
+        made = [f"STATE_{name.upper()}", "STATE_DATAPLANE", "LEASES", "JOURNAL"] if has_log else []
         made += [stream for stream in streams[1:-1] if name == "resources"]
         makes = [f"$JS.API.STREAM.CREATE.{stream}" for stream in made]
-        says = [f"state.{name}.>", f"evt.{name}.>", f"delta.{name}", f"lease.{name}"]
+        log = {"state": [f"state.{name}.>"], "delta": [f"delta.{name}"]} if has_log else {"state": [], "delta": []}
+        says = [*log["state"], f"evt.{name}.>", *log["delta"], f"lease.{name}"]
         hears = [f"_INBOX.{name}.>", "delta.*", "evt.>", f"req.{name}.>", f"lease.{name}", *stored]
         assert list(each.publish or ()) == [*reads, *makes, *says, *snapshots]
         assert list(each.subscribe or ()) == hears

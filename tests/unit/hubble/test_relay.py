@@ -20,7 +20,7 @@ from services.hubble.api import relay_pb2
 from services.hubble.nodes import Nodes
 from services.hubble.observed import Observed
 from services.hubble.peers import Peer
-from services.hubble.relay import RelayServer
+from services.hubble.relay.server import RelayServer
 from services.hubble.server import ObserverServer
 from tests.unit.hubble.served import Clock, ask, flows, following, observed, see, served, times
 

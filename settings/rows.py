@@ -49,7 +49,7 @@ ROUTING = (
         variable="PLEXUS_ROUTING_MODE",
         read=Words("tunnel", "native"),
         default="tunnel",
-        services=NODE,
+        services=(*NODE, *OBSERVER),
         text="`tunnel`: pods' packets to other nodes are wrapped; `native`: the network between the nodes carries them "
         "as they are",
     ),
@@ -389,9 +389,11 @@ MASQUERADE = (
 FLOWS = (
     Row(
         key="hubble.enabled",
+        variable="PLEXUS_HUBBLE_ENABLED",
         read=Truth(),
         default=True,
-        services=(LAB,),
+        define="OBSERVED",
+        services=(*NODE, LAB),
         text="each node has an observer of flows; `false`: drops are counted, and nobody sees flows",
     ),
     Row(

@@ -32,7 +32,9 @@ NAMES_SECONDS = 2.0  # that the first flows wait for names, at most
 async def run(service: Service, settings: Settings) -> None:
     """For ever."""
     names = Names(settings.node)
-    place = Place(settings.node, version=version(), token=secrets.randbits(64))
+    place = Place(
+        settings.node, version=version(), is_tunnel=settings.routing_mode == "tunnel", token=secrets.randbits(64)
+    )
     observed = Observed(names, place, capacity=settings.hubble_event_buffer_capacity, started=time.time())
     hearing = Hearing(observed)
     service.counts("hubble_lost_events", partial(lost, observed))

@@ -38,6 +38,7 @@ class Settings(Asked):
     """Of an observer. A field for each row, by the name of its variable."""
 
     node: str
+    routing_mode: str = default("PLEXUS_ROUTING_MODE", "hubble")
     pin_dir: Path = default("PLEXUS_PIN_DIR", "hubble")
     hubble_socket: Path = default("PLEXUS_HUBBLE_SOCKET", "hubble")
     hubble_event_buffer_capacity: int = default("PLEXUS_HUBBLE_EVENT_BUFFER_CAPACITY", "hubble")

@@ -9,10 +9,12 @@ from services.dataplane.kernel.bpf import Map, possible_cpus
 from services.dataplane.shapes import layouts
 from services.hubble import records
 from services.hubble.flow import address_text
-from services.hubble.records import DROP, POLICY_VERDICT, Record
+from services.hubble.records import DROP, POLICY_VERDICT, TRACE, Record
 from services.hubble.ring import BATCH_MAX
 from services.hubble.ring import Ring as Reader
 from tests.bpf.datapath import Datapath
+
+TYPES = (DROP, TRACE, POLICY_VERDICT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,12 @@ class Ring:
 
 def events_lost(datapath: Datapath) -> int:
     """Events that the kernel did not pass on since the maps were made: over the rate, or no room."""
-    values = (datapath.maps["event_rate"].get(kind.to_bytes(4, "little")) or b"" for kind in (DROP, POLICY_VERDICT))
+    values = (datapath.maps["event_rate"].get(kind.to_bytes(4, "little")) or b"" for kind in TYPES)
     return sum(row[2] for value in values for row in layouts.EventRate.layout.iter_unpack(value))
 
 
 def fresh_rate(datapath: Datapath) -> None:
     """As if this window had seen no events."""
     empty = bytes(layouts.EventRate.layout.size * possible_cpus())
-    for kind in (DROP, POLICY_VERDICT):
+    for kind in TYPES:
         datapath.maps["event_rate"].set(kind.to_bytes(4, "little"), empty)

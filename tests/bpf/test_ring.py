@@ -18,7 +18,8 @@ from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_INGRESS,
 )
 from services.hubble import records
-from services.hubble.records import DROP, POLICY_VERDICT
+from services.hubble.records import DROP, POLICY_VERDICT, TRACE
+from tests.bpf.conftest import loaded
 from tests.bpf.datapath import NEIGHBOUR, NODE, OTHER_NODE, OUTSIDE, POD, REMOTE, Datapath, echo, frame, tcp, udp
 from tests.bpf.events import Event, Ring, events_lost, fresh_rate
 
@@ -123,10 +124,34 @@ def test_a_new_connection_that_a_policy_allowed_is_told_once(datapath: Datapath,
     assert (event.policy, event.cookie) == (9, 77)
 
 
-def test_an_open_pods_connections_are_not_told(datapath: Datapath, ring: Ring) -> None:
-    datapath.run("from_pod", tcp(POD, REMOTE, 1234, 80))
-    datapath.run("from_pod", tcp(POD, NEIGHBOUR, 1234, 80))
-    assert ring.take() == []
+def test_an_open_pods_connection_is_told_once_when_it_begins(datapath: Datapath, ring: Ring) -> None:
+    for to in (REMOTE, NEIGHBOUR):
+        datapath.run("from_pod", tcp(POD, to, 1234, 80))
+        datapath.run("from_pod", tcp(POD, to, 1234, 80, "A"))
+        datapath.run("from_netdev" if to == REMOTE else "from_pod", tcp(to, POD, 80, 1234, "SA"))
+        [event] = ring.take()
+        assert (event.type, event.reason, event.policy, event.direction) == (TRACE, 0, 0, EGRESS)
+        assert (event.source, event.destination, event.destination_port) == (POD, to, 80)
+    datapath.maps.raise_epoch()
+    datapath.run("from_pod", tcp(POD, REMOTE, 1234, 80, "A"))
+    assert ring.take() == [], "it is judged again, and has begun before"
+    datapath.run("from_netdev", tcp(REMOTE, POD, 1235, 80))
+    [event] = ring.take()
+    assert (event.type, event.direction, event.source) == (TRACE, INGRESS, REMOTE)
+
+
+def test_where_nobody_observes_nothing_is_told_and_all_is_counted(tmp_path: Path) -> None:
+    with (
+        loaded("dark", tmp_path, switches={"OBSERVED": 0}) as pins,
+        closing(Datapath(pins)) as dark,
+        closing(Ring(dark.maps["events"])) as ring,
+    ):
+        dark.endpoint(POD, 256)
+        dark.who(REMOTE, 300, OTHER_NODE)
+        dark.maps.raise_epoch()
+        dark.run("from_pod", tcp(POD, REMOTE, 1234, 80))
+        assert dark.dropped_for("from_pod", tcp("10.9.9.9", REMOTE, 1, 80)) == 132
+        assert ring.take() == [] and events_lost(dark) == 0
 
 
 def test_an_icmp_event_bears_the_type_where_the_port_is(datapath: Datapath, ring: Ring) -> None:

@@ -44,8 +44,13 @@ def of_xwing(space: Space) -> Callable[[], list[pb.Flow]]:
 
 
 def test_a_flow_has_names_identities_verdict_and_policies(space: Space) -> None:
-    space.apply(star_wars_pods(space), rule1(space))
+    space.apply(star_wars_pods(space))
     target, path = space.address("deathstar"), "/v1/request-landing"
+    assert space.get("xwing", target, *LANDING, path=path) == "Ship landed\n"
+    assert eventually(lambda: bool(flows(space, "node1", source_pod=[f"{space.name}/xwing"])))
+    (open_to_all, *_) = flows(space, "node1", source_pod=[f"{space.name}/xwing"])
+    assert open_to_all.verdict == pb.FORWARDED and open_to_all.trace_observation_point == pb.TO_ENDPOINT
+    space.apply(rule1(space))
     assert space.get("tiefighter", target, *LANDING, path=path) == "Ship landed\n"
     assert space.get("xwing", target, *LANDING, path=path, seconds=0.5) == ""
     assert eventually(lambda: bool(of_xwing(space)()))

@@ -16,7 +16,7 @@ from services.hubble import records
 from services.hubble.api import flow_pb2 as pb
 from services.hubble.names import Party, PolicyName
 from services.hubble.observed import Observed
-from services.hubble.telling import BATCH, message, tell
+from services.hubble.telling import TOLD_MAX, message, tell
 from tests.unit.hubble.made import flow, record
 from tests.unit.hubble.served import observed, see
 
@@ -75,6 +75,15 @@ async def test_what_is_seen_is_told_with_what_was_lost() -> None:
         assert (batch.flows, batch.lost) == ([], 7)
 
 
+async def test_a_connection_that_no_policy_was_asked_about_is_for_those_who_ask() -> None:
+    observer = observed()
+    async with told(observer) as heard:
+        see(observer, 1, type_=records.TRACE)
+        see(observer, 2)
+        batch = await heard.get()
+        assert [each.at for each in batch.flows] == [2e-9]
+
+
 async def test_what_is_written_over_before_it_is_told_is_told_as_lost() -> None:
     observer = observed(capacity=7)
     async with told(observer) as heard:
@@ -83,7 +92,15 @@ async def test_what_is_written_over_before_it_is_told_is_told_as_lost() -> None:
         assert (len(batch.flows), batch.lost) == (7, 13)
 
 
-@pytest.mark.parametrize(("label_bytes", "flows", "lost"), [(40, BATCH, 0), (40_000, 16, 16)])
+async def test_of_a_flood_some_are_told_and_the_others_counted() -> None:
+    observer = observed(capacity=2047)
+    async with told(observer) as heard:
+        see(observer, *range(TOLD_MAX + 5))
+        batch = await heard.get()
+        assert (len(batch.flows), batch.lost) == (TOLD_MAX, 5)
+
+
+@pytest.mark.parametrize(("label_bytes", "flows", "lost"), [(40, TOLD_MAX, 0), (40_000, 16, 16)])
 async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
     label_bytes: int, flows: int, lost: int
 ) -> None:

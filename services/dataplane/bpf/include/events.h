@@ -75,8 +75,8 @@ static __always_inline int finish(struct __sk_buff *skb, struct packet *p, int a
 	if (action != TC_ACT_SHOT)
 		p->reason = FORWARDED;
 	count(skb, p->reason, p->direction);
-	if (action == TC_ACT_SHOT || p->judged_new)
-		emit(skb, p, action == TC_ACT_SHOT ? EVENT_DROP : EVENT_POLICY_VERDICT);
+	if (OBSERVED && (action == TC_ACT_SHOT || p->told_as))
+		emit(skb, p, action == TC_ACT_SHOT ? EVENT_DROP : p->told_as);
 	return action;
 }
 

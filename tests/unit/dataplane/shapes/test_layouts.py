@@ -111,6 +111,7 @@ CONSTANTS = {
     "EGRESS": entries.EGRESS,
     "EVENT_DROP": records.DROP,
     "EVENT_POLICY_VERDICT": records.POLICY_VERDICT,
+    "EVENT_TRACE": records.TRACE,
     "TICK_SHIFT": layouts.TICK_NS.bit_length() - 1,
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},

@@ -140,6 +140,16 @@ def test_an_open_pods_connection_is_told_once_when_it_begins(datapath: Datapath,
     assert (event.type, event.direction, event.source) == (TRACE, INGRESS, REMOTE)
 
 
+def test_many_connections_are_all_told_where_as_many_drops_are_a_sample(datapath: Datapath, ring: Ring) -> None:
+    before, many = events_lost(datapath), 10 * EVENTS_PER_WINDOW
+    for number in range(many):
+        datapath.run("from_pod", udp(POD, REMOTE, 1000 + number, 53))
+    told = []
+    while batch := ring.take():
+        told += [event.source_port for event in batch]
+    assert told == [1000 + number for number in range(many)] and events_lost(datapath) == before
+
+
 def test_where_nobody_observes_nothing_is_told_and_all_is_counted(tmp_path: Path) -> None:
     with (
         loaded("dark", tmp_path, switches={"OBSERVED": 0}) as pins,

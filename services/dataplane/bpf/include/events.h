@@ -17,7 +17,7 @@ static __always_inline void emit(struct __sk_buff *skb, struct packet *p, __u32 
 		rate->window = window;
 		rate->sent = 0;
 	}
-	if (rate->sent >= EVENTS_PER_WINDOW) {
+	if (rate->sent >= (type == EVENT_DROP ? EVENTS_PER_WINDOW : STARTS_PER_WINDOW)) {
 		rate->lost++;
 		return;
 	}

@@ -216,7 +216,8 @@ def verdict(flow: pb.Flow, look: Look) -> str:
             word = "DENIED" if is_policys else pb.Verdict.Name(flow.verdict)
             return look.paint(RED, word + by(getattr(flow, f"{way}_denied_by"), look))
         case pb.AUDIT:
-            return look.paint(YELLOW, "AUDITED" if is_policys else "AUDIT")
+            word = "AUDITED" if is_policys else "AUDIT"
+            return look.paint(YELLOW, word + by(getattr(flow, f"{way}_denied_by"), look))
     return look.paint(YELLOW, _verdict_name(flow.verdict))
 
 

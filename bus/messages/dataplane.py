@@ -70,6 +70,7 @@ class Deciders(Message, frozen=True, kw_only=True):
     started_at: float  # the dataplane: seconds since the epoch
     policies: list[list[str]] = []  # "CiliumNetworkPolicy/default/rule1": those that decided; [] when nobody knows
     networks: list[str] = []  # "198.51.100.0/24"; "" when nobody knows
+    audited: list[str] = []  # by decision: why it would have been dropped, did the node not only look; "": it passes
 
 
 class Dump(Message, frozen=True, kw_only=True):

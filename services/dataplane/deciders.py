@@ -13,6 +13,7 @@ def deciders(node: str, started_at: float, question: WhoDecided, model: NodeMode
         node=node,
         started_at=started_at,
         policies=[_policies(each, model) for each in question.decisions],
+        audited=[_audited(each, model) for each in question.decisions],
         networks=[networks.cidr_of(number) for number in question.networks],
     )
 
@@ -25,3 +26,8 @@ def _policies(decision: Decision, model: NodeModel) -> list[str]:
     if decision.cookie:
         return list(policy.cookies.get(decision.cookie, ()))
     return list(policy.deciders(DIRECTIONS.index(decision.direction)))
+
+
+def _audited(decision: Decision, model: NodeModel) -> str:
+    policy = model.policy_of(decision.policy)
+    return policy.audited.get(decision.cookie, "") if policy else ""

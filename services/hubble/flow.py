@@ -91,6 +91,7 @@ class Flow:
         "destination_service",
         "policies",
         "place",
+        "audited",
     )
 
     def __init__(
@@ -104,6 +105,7 @@ class Flow:
         destination_service: ServiceName | None,
         policies: tuple[PolicyName, ...],
         place: Place,
+        audited: str = "",
     ) -> None:
         self.number = number
         self.time_ns = time_ns
@@ -114,6 +116,7 @@ class Flow:
         self.destination_service = destination_service
         self.policies = policies
         self.place = place
+        self.audited = audited  # why it would have been dropped, did the node not only look; "": it passes
 
     # -- what filters ask
 
@@ -152,7 +155,7 @@ class Flow:
 
     @property
     def verdict(self) -> pb.Verdict:
-        return pb.DROPPED if self.is_drop else pb.FORWARDED
+        return pb.DROPPED if self.is_drop else pb.AUDIT if self.audited else pb.FORWARDED
 
     @property
     def reason(self) -> int:
@@ -241,7 +244,7 @@ class Flow:
         if self.policies and (not self.is_drop or reason in POLICY_REASONS):
             named = [pb.Policy(name=each.name, namespace=each.namespace, kind=each.kind) for each in self.policies]
             way = "ingress" if self.direction == pb.INGRESS else "egress"
-            getattr(found, f"{way}_{'denied' if self.is_drop else 'allowed'}_by").extend(named)
+            getattr(found, f"{way}_{'denied' if self.is_drop or self.audited else 'allowed'}_by").extend(named)
         return found
 
     @property

@@ -35,31 +35,38 @@ class Joiner:
         self._names.unknown_networks.clear()
         return found
 
-    def name(self, flows: Sequence[Flow], decided: Mapping[DecisionKey, tuple[PolicyName, ...]]) -> None:
+    def name(
+        self,
+        flows: Sequence[Flow],
+        decided: Mapping[DecisionKey, tuple[PolicyName, ...]],
+        audited: Mapping[DecisionKey, str],
+    ) -> None:
         """The same flows, with what was answered since they were joined."""
         party = self._names.party
         for flow in flows:
             record = flow.record
             if record[11]:
-                flow.policies = decided.get((record[11], record[12], record[10]), flow.policies)
+                key = record[11], record[12], record[10]
+                flow.policies = decided.get(key, flow.policies)
+                flow.audited = audited.get(key, flow.audited)
             flow.source, flow.destination = party(record[3], record[1]), party(record[4], record[2])
 
     def join(self, batch: Sequence[Record], offset_ns: int) -> list[Flow]:
         """Flows of `batch`, in its order. `offset_ns`: from CLOCK_MONOTONIC to the time since the epoch."""
         names, place, number = self._names, self.place, self.count
-        party = names.party
+        party, looks = names.party, names.audited
         service = names.service if names.has_services else None
         flows: list[Flow] = []
         add = flows.append
         source_service = destination_service = None
         nobody: tuple[PolicyName, ...] = ()
         for record in batch:
-            policies = nobody
+            policies, audited = nobody, ""
             if record[11]:  # POLICY: of the pod whose policy decided
                 key = record[11], record[12], record[10]
                 found = names.policies(key)
                 if found is not None:
-                    policies = found
+                    policies, audited = found, looks.get(key, "")
                 elif len(self.unnamed) < UNNAMED_MAX:
                     self.unnamed.add(key)
             if service is not None:
@@ -76,6 +83,7 @@ class Joiner:
                     destination_service,
                     policies,
                     place,
+                    audited,
                 )
             )
             number += 1

@@ -93,6 +93,8 @@ class Names:
         self._backends: dict[ServiceKey, set[ServiceName]] = {}
         self._parties: dict[tuple[bytes, int], Party] = {}
         self._decisions: dict[DecisionKey, tuple[PolicyName, ...]] = {}
+        self.audited: dict[DecisionKey, str] = {}
+        """Why what passes by these decisions would have been dropped, did the node not only look."""
         self._networks: dict[int, tuple[str, ...]] = {}  # identity of a network -> labels
         self.unknown_networks: set[int] = set()  # that were met, and that the dataplane has not named
 
@@ -145,14 +147,17 @@ class Names:
             return
         self._changed()
 
-    def decide(self, key: DecisionKey, policies: tuple[PolicyName, ...]) -> None:
+    def decide(self, key: DecisionKey, policies: tuple[PolicyName, ...], audited: str = "") -> None:
         """The node's dataplane says which policies an entry of the policy map comes from. That holds until it starts
         anew (`forget_numbers`), but for what nobody knows, and for cookie 0: who denies what no entry matches changes
         with the policies."""
         if not (key[1] and policies):
             return
+        if audited:
+            self.audited[key] = audited
         if len(self._decisions) >= CACHED_MAX:
             self._decisions.clear()
+            self.audited.clear()
         self._decisions[key] = policies
 
     def name_network(self, number: int, cidr: str) -> None:
@@ -166,6 +171,7 @@ class Names:
     def forget_numbers(self) -> None:
         """The dataplane has started anew, and may mean something else by its numbers."""
         self._decisions.clear()
+        self.audited.clear()
         self._networks.clear()
         self._parties.clear()
 

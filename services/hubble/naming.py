@@ -56,9 +56,10 @@ class Naming:
             self._names.forget_numbers()
             self._started_at, self._forget_at = answer.started_at, time.monotonic() + HOLD_SECONDS
         decided: dict[DecisionKey, tuple[PolicyName, ...]] = {}
+        audited = dict(zip(decisions, answer.audited, strict=False))
         for key, policies in zip(decisions, answer.policies, strict=False):
             decided[key] = tuple(map(PolicyName.of, policies))
-            self._names.decide(key, decided[key])
+            self._names.decide(key, decided[key], audited.get(key, ""))
         for number, cidr in zip(networks, answer.networks, strict=False):
             self._names.name_network(number, cidr)
-        self._joiner.name(flows, decided)
+        self._joiner.name(flows, decided, audited)

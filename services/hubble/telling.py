@@ -61,8 +61,8 @@ def message(flow: Flow) -> hubble.Flow:
     return hubble.Flow(
         at=flow.time_ns / 1e9,
         type=TYPES.get(record[records.TYPE], "other"),  # type: ignore[arg-type]  # it is one of the words
-        verdict="dropped" if is_drop else "forwarded",
-        reason=reason_name(flow.reason) if is_drop else "",
+        verdict="dropped" if is_drop else "audited" if flow.audited else "forwarded",
+        reason=reason_name(flow.reason) if is_drop else flow.audited,
         reason_code=flow.reason,
         direction="ingress" if flow.direction == pb.INGRESS else "egress",
         source=flow.source_address,

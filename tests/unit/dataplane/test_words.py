@@ -20,6 +20,7 @@ from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
 from services.dataplane.parts.counters import dropped
 from services.dataplane.shapes import layouts
+from services.dataplane.shapes.mode import Mode
 from tests.unit.dataplane.fake_kernel import MemoryMaps
 
 WEB, DB = 1000, 2000
@@ -83,6 +84,20 @@ def test_an_entry_is_of_the_policies_that_its_cookie_names(model: NodeModel) -> 
     assert policy is not None and policy.cookies
     for cookie, names in policy.cookies.items():
         assert decided(model, WEB, cookie) == list(names)
+
+
+def test_what_passes_only_because_the_node_looks_says_why_it_would_not(model: NodeModel) -> None:
+    model.policy.store.mode = Mode(audit=True)
+    of_web = subjects.RULES.of("CiliumNetworkPolicy", "default", "rule1")
+    model.delete(of_web)
+    model.put(of_web, RULE1)
+    model.settle()
+    policy = model.policy_of(WEB)
+    assert policy is not None and set(policy.audited.values()) == {"Policy denied"}
+    asked = [Decision(policy=WEB, cookie=cookie, direction="ingress") for cookie in policy.cookies]
+    answer = deciders("n", 5.0, WhoDecided(decisions=asked), model)
+    assert answer.audited == ["Policy denied" if each.cookie in policy.audited else "" for each in asked]
+    assert answer.policies == [["CiliumNetworkPolicy/default/rule1"]] * len(asked)
 
 
 def test_of_a_policy_that_is_gone_nobody_knows(model: NodeModel) -> None:

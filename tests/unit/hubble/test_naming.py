@@ -13,11 +13,13 @@ from bus.labels import NETWORK_MIN
 from bus.messages.dataplane import Deciders, WhoDecided
 from bus.testing import Hub
 from services.hubble import naming
+from services.hubble.api import flow_pb2 as pb
 from services.hubble.flow import Flow
 from services.hubble.joiner import Joiner
 from services.hubble.names import PolicyName
 from services.hubble.naming import Naming
 from services.hubble.records import Record
+from services.hubble.telling import message
 from tests.unit.hubble.made import PLACE, names, record
 
 RULE = "CiliumNetworkPolicy/default/rule1"
@@ -30,6 +32,7 @@ class Dataplane:
     def __init__(self) -> None:
         self.questions: list[WhoDecided] = []
         self.started_at, self.policy, self.cidr = 1.0, RULE, "198.51.100.0/24"
+        self.audited = ""
 
     async def answer(self, question: WhoDecided) -> Deciders:
         self.questions.append(question)
@@ -39,6 +42,7 @@ class Dataplane:
             started_at=self.started_at,
             policies=policies,
             networks=[self.cidr] * len(question.networks),
+            audited=[self.audited] * len(question.decisions),
         )
 
 
@@ -106,6 +110,16 @@ async def test_what_nobody_knew_is_asked_again(hub: Hub, observer: Observer) -> 
         assert await observer.policies() == ()
         dataplane.policy = RULE
         assert await observer.policies() == (PolicyName.of(RULE),)
+
+
+async def test_what_passes_only_because_the_node_looks_is_audited(hub: Hub, observer: Observer) -> None:
+    async with answering(hub, dataplane := Dataplane()):
+        dataplane.audited = "Policy denied"
+        for _ in range(2):  # asked, and remembered
+            (flow,) = await observer.see(SEEN)
+            assert (flow.verdict, message(flow).verdict, message(flow).reason) == (pb.AUDIT, "audited", "Policy denied")
+            assert [each.name for each in flow.message().egress_denied_by] == ["rule1"]
+    assert len(dataplane.questions) == 1
 
 
 async def test_a_network_outside_is_called_by_its_cidr(hub: Hub, observer: Observer) -> None:

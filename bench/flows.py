@@ -21,7 +21,7 @@ from services.hubble import records
 from services.hubble.flow import Flow, Place
 from services.hubble.joiner import Joiner
 from services.hubble.kept import Kept
-from services.hubble.names import Names, pack
+from services.hubble.names import Names, PolicyName, pack
 from services.hubble.records import Record
 
 RECORDS = 100_000
@@ -54,7 +54,7 @@ def names() -> Names:
         service = LoadBalancedService(namespace="default", name=f"s{group}", frontends=[front])
         found.put(subjects.FRONTEND.subject_of(service), service)
     for cookie in range(20):
-        found.decide((1000, cookie, 0), ["CiliumNetworkPolicy/default/rule1"])
+        found.decide((1000, cookie, 0), (PolicyName.of("CiliumNetworkPolicy/default/rule1"),))
     return found
 
 

@@ -9,6 +9,7 @@ messages, a file per owner; `interface.py` is what a service holds: publish, wat
 | `testing.py` | the same in memory, for tests |
 | `control.py` | turns a pure model into a running control service |
 | `service.py` | starts and stops a process; health and metrics (`http.py`), logs and counters (`telemetry.py`) |
+| `listening.py` | the door of those pages; the HTTP library comes when somebody knocks |
 | `services.py` | every service, a row each |
 | `server.py`, `accounts.py` | a nats-server of our own, and who may say what on it |
 | `codec.py` | bytes <-> message |

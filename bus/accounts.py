@@ -48,7 +48,7 @@ def control_user(service: Service, password: str) -> User:
     """The user of a control service."""
     name = service.name
     own = [name] if service.has_log else []
-    streams = [*map(stream_of, (*own, *WRITTEN_BY_NODES)), LEASES, JOURNAL]
+    streams = [*map(stream_of, (*own, *WRITTEN_BY_NODES)), LEASES, JOURNAL] if own else []
     if service.makes_logs:
         streams += [stream_of(other) for other in OWNED if other != name]
     publish = [

@@ -1,9 +1,10 @@
-"""Health, readiness and metrics over HTTP (/healthz, /livez, /readyz, /metrics), imported only with PLEXUS_HTTP."""
+"""Health, readiness and metrics over HTTP (/healthz, /livez, /readyz, /metrics), imported when somebody asks."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from socket import socket
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,7 +27,7 @@ class Counters(Collector):
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, list[tuple[dict[str, str], int]]] = {}
-        for (name, labels), value in counters().items():
+        for (name, labels), value in (*counters().items(), *self._service.counted().items()):
             families.setdefault(name, []).append((dict(labels), value))
         for name, samples in sorted(families.items()):
             names = sorted({label for given, _ in samples for label in given})
@@ -76,19 +77,12 @@ def _health(service: Service, well: bool) -> web.Response:
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[None]:
-    """Serve the pages while the block lasts. Raises: OSError: the address cannot be taken."""
+async def serving(service: Service, door: socket) -> AsyncIterator[None]:
+    """Serve the pages to who comes by `door`, which listens, while the block lasts."""
     runner = web.AppRunner(application(service), access_log=None)
     await runner.setup()
     try:
-        where = service.settings.http
-        site: web.BaseSite
-        if where.startswith("unix:"):
-            site = web.UnixSite(runner, where.removeprefix("unix:"))
-        else:
-            host, _, port = where.rpartition(":")
-            site = web.TCPSite(runner, host.strip("[]"), int(port))
-        await site.start()
+        await web.SockSite(runner, door).start()
         yield
     finally:
         await runner.cleanup()

@@ -26,6 +26,7 @@ from bus.client import connect
 from bus.control import Model, run_control
 from bus.interface import Bus
 from bus.late import LateBus
+from bus.listening import listening, serve_when_asked
 from bus.messages.dataplane import Check, Health, HealthQuestion, ReachedRevision
 from bus.revision import Revision, includes
 from bus.services import CONTROL, HEALTH
@@ -127,6 +128,7 @@ class Service:
         self._checks: dict[str, Check] = {}
         self._reached: deque[ReachedRevision] = deque(maxlen=REACHED_KEPT)
         self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
+        self._counts: dict[str, Callable[[], Mapping[Labels, int]]] = {}
 
     # -- the body says how it is
 
@@ -155,6 +157,11 @@ class Service:
     def gauge(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
         """Show `read()` as the metric plexus_<name>, told apart by `labels`, which are the same for every use of it."""
         self._gauges[name, tuple(sorted(labels.items()))] = read
+
+    def counts(self, name: str, read: Callable[[], Mapping[Labels, int]]) -> None:
+        """Show what `read()` returns as the metric plexus_<name>_total, by its labels: what is counted elsewhere, as in
+        the kernel."""
+        self._counts[name] = read
 
     async def control(self, model: Model) -> None:
         """Run a pure model as this service, and report how it is."""
@@ -195,6 +202,10 @@ class Service:
             "revision_age_seconds": max(0.0, time.time() - self.revision_at) if self.revision_at else 0.0,
         }
         return {(name, ()): value for name, value in own.items()} | {key: read() for key, read in self._gauges.items()}
+
+    def counted(self) -> dict[tuple[str, Labels], int]:
+        """What `counts` was given, as it is now: (name, labels) -> value."""
+        return {(name, labels): value for name, read in self._counts.items() for labels, value in read().items()}
 
 
 def run_service(name: str, body: Callable[[Service], Awaitable[None]], *, wait: bool = True) -> None:
@@ -256,12 +267,11 @@ async def serve(name: str, settings: Settings, body: Callable[[Service], Awaitab
         else:
             bus = late = LateBus()
         service = Service(name, settings, bus)
-        if settings.http:
-            from bus.http import serving
-
-            await stack.enter_async_context(serving(service))
+        door = stack.enter_context(listening(settings.http)) if settings.http else None
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         own = [tasks.create_task(_answer_health(service), name="answer health")]
+        if door is not None:
+            own.append(tasks.create_task(serve_when_asked(door, service), name="serve pages"))
         if late is not None:
             own.append(tasks.create_task(_arrive(late, name, settings), name="connect"))
         log.info("started", service=name, instance=settings.instance, version=version())

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
 from bus.codec import Undecodable
-from bus.messages import Message, dataplane, identity, ipam, l2announce, lb, policy, resources
+from bus.messages import Message, dataplane, hubble, identity, ipam, l2announce, lb, policy, resources
 from bus.messages import log as log_messages
 
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -147,12 +147,15 @@ L2_LEASE = State("state.l2announce.lease", ("name",), l2announce.Lease)
 L2_POLICY_USE = State("state.l2announce.policyuse", ("name",), l2announce.PolicyUse)
 L2_RENEW = Request("req.l2announce.renew", ("node",), l2announce.Renewal, l2announce.Granted)
 
-# services/dataplane, one per node: its endpoints, what it has applied, what it sees
+# services/dataplane, one per node: its endpoints, what it has applied
 ENDPOINT = State("state.dataplane.endpoint", ("node", "namespace", "pod"), dataplane.Endpoint)
 APPLIED = Event("evt.dataplane.applied", ("node",), dataplane.AppliedRevision)
-FLOWS = Event("evt.dataplane.flows", ("node",), dataplane.FlowBatch)
 DUMP = Request("req.dataplane.dump", ("node",), dataplane.Dump, dataplane.DumpRows)
 WHY = Request("req.dataplane.why", ("node",), dataplane.Why, dataplane.WhyAnswer)
+DECIDERS = Request("req.dataplane.deciders", ("node",), dataplane.WhoDecided, dataplane.Deciders)
+
+# services/hubble, one per node: the flows that it has observed
+FLOWS = Event("evt.hubble.flows", ("node",), hubble.FlowBatch)
 
 STATES: tuple[State[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, State))
 EVENTS: tuple[Event[Message], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Event))

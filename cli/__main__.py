@@ -46,6 +46,7 @@ COMMANDS = {
     "config": Lazy("cli.status", "config", "The lab's settings", "What is"),
     "version": Lazy("cli.status", "version", "The version", "What is"),
     "why": Lazy("cli.why", "why", "Why a connection is let through or not", "What is"),
+    "observe": Lazy("cli.observe", "app", "Flows of all nodes: who, to whom, allowed or not, by what", "What happens"),
     "monitor": Lazy("cli.monitor", "monitor", "Drops and policy verdicts as they happen", "What happens"),
     "bus": Lazy("cli.tail", "app", "The message bus itself", "What happens"),
 }

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from bus.interface import Bus
-from bus.messages.dataplane import Flow, FlowBatch
+from bus.messages.hubble import Flow, FlowBatch
 from bus.messages.resources import Apply
 from bus.subjects import POD, SERVICE
 from cli.apply import carried_out, refusal_line
@@ -113,7 +113,7 @@ def invite(name: str, deathstar: str) -> None:
 The lab stays up until Ctrl-C here. In another terminal, for example:
   plexus status                                 how everything is
   plexus get pods                               addresses, identities, nodes
-  plexus monitor                                drops and verdicts as they happen, while you
+  plexus observe -f --print-policy-names        flows as they come, with names and verdicts, while you
   plexus lab exec xwing -- curl -m 1 -X POST {deathstar}/v1/request-landing
   plexus delete -f {examples}/star-wars/policy.yaml && plexus wait
   plexus bpf policy list                        the policy as the kernel has it

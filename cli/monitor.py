@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bus.messages.dataplane import Flow, FlowBatch
+from bus.messages.hubble import Flow, FlowBatch
 from bus.subjects import FLOWS
 from bus.texts import visible
 from cli.errors import Failed

@@ -92,7 +92,7 @@ async def look(session: Session) -> Found:
     """Ask everyone at once."""
     seen = await picture(session.bus, *(family for family in STATES if family.owner in ROOTS))
     nodes = [node for (node,) in seen.of(NODE)]
-    answers = await healths(session.bus, instances(nodes))
+    answers = await healths(session.bus, instances(nodes, session.target.settings))
     rows = [health_row(owner, instance, answer, seen.revision) for (owner, instance), answer in answers.items()]
     problems = [f"{row['service']} {row['instance']}: {row['problem']}" for row in rows if row["problem"]]
     if not nodes:

@@ -1,4 +1,5 @@
-"""Certificates for a lab's bus, made on the spot with openssl: an authority, the server's, and one for each user."""
+"""A lab's certificates, made on the spot with openssl. For the bus: an authority, the server's, and one for each user.
+For flows: an authority of their own, one for each node's observer, and the relay's."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from pathlib import Path
 from bus.server import Tls
 from bus.tls import ClientTls
 from lab.errors import LabError
+from services.hubble.peers import server_name
 
 DAYS = 365
 AUTHORITY = "authority"
 SERVER = "bus"
+RELAY = "relay"
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
@@ -25,11 +28,29 @@ def make(folder: Path, addresses: Iterable[IPv4Address | IPv6Address], users: It
         users: of the bus; each certificate is named like its user.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    _sign(folder, AUTHORITY, "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign", own=True)
+    _authority(folder)
     names = ",".join(f"IP:{address}" for address in (*addresses, IPv4Address("127.0.0.1")))
     _sign(folder, SERVER, f"subjectAltName={names}", "extendedKeyUsage=serverAuth")
     for user in users:
         _sign(folder, user, "extendedKeyUsage=clientAuth")
+
+
+def make_for_hubble(folder: Path, nodes: Iterable[str]) -> None:
+    """An authority, a certificate for each node's observer, and the relay's, by their names. Raises LabError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _authority(folder)
+    for node in nodes:
+        _sign(folder, node, f"subjectAltName=DNS:{server_name(node)}", "extendedKeyUsage=serverAuth")
+    _sign(folder, RELAY, "extendedKeyUsage=clientAuth")
+
+
+def of_hubble(folder: Path, holder: str) -> dict[str, str]:
+    """The files of a node's observer, or of the relay."""
+    return {
+        "CA": str(_file(folder, AUTHORITY, "crt")),
+        "CERT": str(_file(folder, holder, "crt")),
+        "KEY": str(_file(folder, holder, "key")),
+    }
 
 
 def server(folder: Path, *, verify: bool) -> Tls:
@@ -42,6 +63,10 @@ def client(folder: Path, user: str, *, verify: bool) -> ClientTls:
     if not verify:
         return ClientTls(authority)
     return ClientTls(authority, str(_file(folder, user, "crt")), str(_file(folder, user, "key")))
+
+
+def _authority(folder: Path) -> None:
+    _sign(folder, AUTHORITY, "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign", own=True)
 
 
 def _sign(folder: Path, name: str, *extensions: str, own: bool = False) -> None:
@@ -57,7 +82,7 @@ def _sign(folder: Path, name: str, *extensions: str, own: bool = False) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
         raise LabError(
-            "bus.tls.enabled: openssl is not on this machine, and a lab's certificates are made with it"
+            "bus.tls, hubble.tls: openssl is not on this machine, and a lab's certificates are made with it"
         ) from None
     except subprocess.CalledProcessError as error:
         raise LabError(f"openssl made no certificate for {name}: {error.stderr.strip()[-300:]}") from None

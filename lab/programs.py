@@ -13,13 +13,14 @@ from pathlib import Path
 
 from bus import accounts, services
 from bus.server import ServerSettings, find_binary
-from bus.services import CONTROL_SERVICES, NODE_SERVICES, SERVICES, Service
+from bus.services import SERVICES, Service
 from lab import certificates, names, state
 from lab.errors import LabError
 from lab.plan import BUS_PORT
 from lab.state import Record
 
 BUS = "bus"
+RELAY_PORT = 4245  # on the management network: pods and the LAN do not get there
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: `python -m services.x` is found from here
 
 
@@ -41,9 +42,16 @@ class Program:
 
 def programs(lab: Record) -> dict[str, Program]:
     """Every process of a lab, by name; the bus first."""
-    found = [bus(lab), *(control_service(lab, each) for each in SERVICES if not each.is_on_nodes)]
-    found += [node_service(lab, node, each) for node in lab.nodes for each in SERVICES if each.is_on_nodes]
+    there = services_of(lab)
+    found = [bus(lab), *(control_service(lab, each) for each in there if not each.is_on_nodes)]
+    found += [node_service(lab, node, each) for node in lab.nodes for each in there if each.is_on_nodes]
     return {program.name: program for program in found}
+
+
+def services_of(lab: Record) -> list[Service]:
+    """Those that are turned on."""
+    settings = {each.switch: lab.settings.get(each.switch) for each in SERVICES if each.switch}
+    return [each for each in SERVICES if each.runs_with(settings)]
 
 
 def bus(lab: Record) -> Program:
@@ -68,6 +76,8 @@ def bus_settings(lab: Record) -> ServerSettings:
 def control_service(lab: Record, service: Service) -> Program:
     name = service.name
     environment = common(lab, name, services.CONTROL, name) | lab.settings.environment(lab.plan, name)
+    environment |= hubble_files(lab, name)
+    environment["PLEXUS_RELAY_LISTEN_ADDRESS"] = f"{lab.plan.management_control.ip}:{RELAY_PORT}"
     return Program(name, name, names.CONTROL, command(service), environment)
 
 
@@ -81,12 +91,22 @@ def node_service(lab: Record, node: str, service: Service) -> Program:
         "PLEXUS_PIN_DIR": str(lab.pins(node)),
         "PLEXUS_CGROUP": str(lab.node_cgroup(node)),
         "PLEXUS_CNI_SOCKET": str(lab.directory.cni_socket(node)),
+        "PLEXUS_HUBBLE_SOCKET": str(lab.directory.hubble_socket(node)),
     }
+    environment |= hubble_files(lab, node)
     return Program(name, service.name, node, command(service), environment)
 
 
+def hubble_files(lab: Record, holder: str) -> dict[str, str]:
+    """By what observers and the relay know each other; "" but for them."""
+    if not lab.has_hubble_tls:
+        return {}
+    files = certificates.of_hubble(lab.directory.hubble_certificates, holder)
+    return {f"PLEXUS_HUBBLE_TLS_{name}": path for name, path in files.items()}
+
+
 def command(service: Service) -> tuple[str, ...]:
-    return sys.executable, "-m", f"services.{service.name}"
+    return sys.executable, "-m", service.module
 
 
 def common(lab: Record, name: str, instance: str, user: str) -> dict[str, str]:
@@ -108,14 +128,17 @@ def choose(lab: Record, *, node: str = "", service: str = "", control: str = "",
         raise LabError("say which process: --node NODE [SERVICE], --control SERVICE or --bus")
     if bus:
         return BUS
+    there = services_of(lab)
     if control:
-        if control not in CONTROL_SERVICES:
-            raise LabError(f"there is no control service {control!r}; there is {', '.join(CONTROL_SERVICES)}")
+        known = [each.name for each in there if not each.is_on_nodes]
+        if control not in known:
+            raise LabError(f"there is no control service {control!r}; there is {', '.join(known)}")
         return control
     check_node(lab, node)
-    service = service or NODE_SERVICES[0]
-    if service not in NODE_SERVICES:
-        raise LabError(f"no service {service!r} runs on a node; there is {', '.join(NODE_SERVICES)}")
+    known = [each.name for each in there if each.is_on_nodes]
+    service = service or known[0]
+    if service not in known:
+        raise LabError(f"no service {service!r} runs on a node; there is {', '.join(known)}")
     return f"{node}.{service}"
 
 

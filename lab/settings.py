@@ -81,6 +81,8 @@ class Settings:
     def _decided(self, plan: Plan) -> dict[str, str]:
         """What follows from the plan or from other keys, by variable. "": nothing is given out of it."""
         found = {"PLEXUS_MASQ_EXCLUDE": text(self.not_masqueraded) if self.get("ipMasqAgent.enabled") else ""}
+        if self.get("hubble.relay.enabled"):
+            found["PLEXUS_HUBBLE_LISTEN_ADDRESS"] = text(self.get("hubble.listenAddress") or ":4244")
         for family in FAMILIES:
             suffix, is_on, pools = _SUFFIX[family], family in self.families, self.pod_pools(plan, family)
             native = self.get(f"ipv{family}NativeRoutingCIDR")
@@ -119,6 +121,8 @@ def settings(values: Mapping[str, Any]) -> Settings:
         raise LabError("underlayProtocol: the nodes have no such addresses; enable the family")
     if not found.get("ipMasqAgent.enabled") and (given := [key for key in checked if key.startswith(AGENT)]):
         raise LabError(f"{given[0]}: does nothing by itself; set ipMasqAgent.enabled=true")
+    if found.get("hubble.relay.enabled") and not found.get("hubble.enabled"):
+        raise LabError("hubble.relay.enabled: there is nobody to ask; set hubble.enabled=true")
     if found.get("bus.tls.verifyClients") and not found.get("bus.tls.enabled"):
         raise LabError("bus.tls.verifyClients: does nothing by itself; set bus.tls.enabled=true")
     masqueraded = [key for family in found.families if found.get(key := f"enableIPv{family}Masquerade")]

@@ -102,6 +102,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         verify = bool(self.settings.get("bus.tls.verifyClients"))
         return certificates.client(self.directory.certificates, user, verify=verify)
 
+    @property
+    def has_hubble_tls(self) -> bool:
+        """Observers are asked over the network, and only by who has a certificate."""
+        return bool(self.settings.get("hubble.relay.enabled") and self.settings.get("hubble.tls.enabled"))
+
     def password(self, user: str) -> str:
         """Of a user of the bus."""
         return (read(self.directory.passwords, dict[str, str]) or {}).get(user, "")
@@ -203,6 +208,13 @@ class Directory:
 
     def node(self, node: str) -> Path:
         return self.path / "nodes" / node
+
+    @property
+    def hubble_certificates(self) -> Path:
+        return self.path / "hubble-certificates"
+
+    def hubble_socket(self, node: str) -> Path:
+        return self.node(node) / "hubble.sock"
 
     def cni_socket(self, node: str) -> Path:
         return self.node(node) / "cni.sock"

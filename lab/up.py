@@ -105,6 +105,8 @@ def make(name: str, wanted: Wanted, progress: Progress) -> Record:
     if lab.settings.get("bus.tls.enabled"):
         where = [lab.plan.management_control.ip, *(lab.plan.control(family).ip for family in lab.families)]
         certificates.make(lab.directory.certificates, where, passwords)
+    if lab.has_hubble_tls:
+        certificates.make_for_hubble(lab.directory.hubble_certificates, lab.nodes)
     (lab.directory.bus / "nats-server.conf").write_text(configuration(bus_settings(lab)))
     supervisor.spawn(lab)
     wait_ready(lab, progress)

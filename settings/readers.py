@@ -154,6 +154,17 @@ class Number(Reader):
         return self.of_chart(text)
 
 
+class Places(Number):
+    """How many a ring holds whose places are the remainder of a count: 2^n - 1, within bounds."""
+
+    def of_chart(self, value: Any) -> int:
+        found = super().of_chart(value)
+        if found & (found + 1):
+            near = f"{(1 << found.bit_length() - 1) - 1} or {(1 << found.bit_length()) - 1}"
+            raise Unusable(f"{found} is not 2^n - 1: {near} is", f"is 2^n - 1, as {near}, not {found}")
+        return found
+
+
 class Share(Reader):
     """From 0 to 1; a key's stays as it was written."""
 

@@ -15,6 +15,7 @@ from settings.readers import (
     File,
     NodePortRange,
     Number,
+    Places,
     PortRange,
     Prefix,
     Prefixes,
@@ -26,6 +27,7 @@ from settings.row import EVERY, LAB, Row, checked
 
 NODE = ("dataplane",)
 LEASE = Duration(0.05, 3600)
+OBSERVER = ("hubble",)
 
 ROUTING = (
     Row(
@@ -49,7 +51,7 @@ ROUTING = (
         variable="PLEXUS_ROUTING_MODE",
         read=Words("tunnel", "native"),
         default="tunnel",
-        services=NODE,
+        services=(*NODE, *OBSERVER),
         text="`tunnel`: pods' packets to other nodes are wrapped; `native`: the network between the nodes carries them "
         "as they are",
     ),
@@ -422,11 +424,74 @@ MASQUERADE = (
     ),
 )
 
+FLOWS = (
+    Row(
+        key="hubble.enabled",
+        variable="PLEXUS_HUBBLE_ENABLED",
+        read=Truth(),
+        default=True,
+        define="OBSERVED",
+        services=(*NODE, LAB),
+        text="each node has an observer of flows; `false`: drops are counted, and nobody sees flows",
+    ),
+    Row(
+        key="hubble.relay.enabled",
+        read=Truth(),
+        default=False,
+        services=(LAB,),
+        text="a relay puts all nodes' flows together; in a lab on port 4245 of the management network",
+    ),
+    Row(
+        key="hubble.listenAddress",
+        variable="PLEXUS_HUBBLE_LISTEN_ADDRESS",
+        read=Text(),
+        chart=":4244",
+        services=(*OBSERVER, "relay"),
+        text="`host:port` or `:port` where each observer is asked over the network, and the relay asks; without it an "
+        "observer is asked only at its socket, or, with a relay, at `:4244`",
+    ),
+    Row(
+        key="hubble.tls.enabled",
+        variable="PLEXUS_HUBBLE_TLS",
+        read=Truth(),
+        default=True,
+        services=(*OBSERVER, "relay"),
+        text="there, both sides show a certificate of one authority; `false`: in the clear, to whoever comes",
+    ),
+    *(
+        Row(variable=f"PLEXUS_HUBBLE_TLS_{name}", read=Text(), services=(*OBSERVER, "relay"), text=f"PEM file: {what}")
+        for name, what in (("CA", "that authority"), ("CERT", "the certificate"), ("KEY", "its key"))
+    ),
+    Row(
+        variable="PLEXUS_RELAY_LISTEN_ADDRESS",
+        read=Text(),
+        default="127.0.0.1:4245",
+        services=("relay",),
+        text="`host:port` or `:port` where the relay serves the Hubble API, in the clear",
+    ),
+    Row(
+        key="hubble.eventBufferCapacity",
+        variable="PLEXUS_HUBBLE_EVENT_BUFFER_CAPACITY",
+        read=Places(1, 65_535),
+        default=4095,
+        services=OBSERVER,
+        unit="flows",
+        text="the last flows that each node keeps: 2^n - 1",
+    ),
+    Row(
+        variable="PLEXUS_HUBBLE_SOCKET",
+        read=File(),
+        default="/run/plexus/hubble.sock",
+        services=OBSERVER,
+        text="where the observer of the node serves the Hubble API; whoever may open it sees the node's flows",
+    ),
+)
+
 PLACES = (
     Row(
         variable="PLEXUS_NODE",
         read=Text(),
-        services=NODE,
+        services=(*NODE, *OBSERVER),
         text="the name of the node; there is none without",
     ),
     Row(
@@ -471,7 +536,7 @@ PLACES = (
         variable="PLEXUS_PIN_DIR",
         read=File(),
         default="/sys/fs/bpf/plexus",
-        services=NODE,
+        services=(*NODE, *OBSERVER),
         text="where programs and maps are pinned",
     ),
     Row(
@@ -576,6 +641,7 @@ SECTIONS: Mapping[str, tuple[Row, ...]] = {
     "The bus": BUS,
     "Masquerade": MASQUERADE,
     "Sizes and times": SIZES,
+    "Flows": FLOWS,
     "Where a service runs": PLACES,
     "Of every service": EVERYWHERE,
 }
@@ -593,8 +659,6 @@ LATER = (
     "envoy.enabled",
     "externalIPs.enabled",
     "hostFirewall.enabled",
-    "hubble.enabled",
-    "hubble.relay.enabled",
     "hubble.ui.enabled",
     "ingressController.enabled",
     "l7Proxy",

@@ -47,38 +47,30 @@ class AppliedRevision(Message, frozen=True, kw_only=True):
     digests: dict[str, str] = {}  # family ("policy.rules") -> "<keys>:<sum>" of what the node holds, see bus/digest.py
 
 
-class Flow(Part, frozen=True, kw_only=True):
-    """One packet's fate, as the kernel told it."""
+class Decision(Part, frozen=True, kw_only=True):
+    """By which entry of the policy map a packet was judged, in a node's own numbers."""
 
-    at: float  # seconds since the epoch
-    type: Literal["drop", "policy-verdict", "other"]
-    verdict: Literal["forwarded", "dropped", "audited", "other"]  # audited: it passed, and would not else
-    reason: str = ""  # public name: "Policy denied"
-    reason_code: int = 0
-    direction: Literal["ingress", "egress", "", "other"] = ""
-    source: str  # "10.0.1.2", "fd00::2"
-    destination: str
-    protocol: int
-    source_port: int = 0
-    destination_port: int = 0
-    source_identity: int = 0
-    destination_identity: int = 0
-    source_pod: str = ""  # "namespace/name", "" when unknown
-    destination_pod: str = ""
-    source_labels: dict[str, str] = {}
-    destination_labels: dict[str, str] = {}
-    # "CiliumNetworkPolicy/default/rule1": the ones that decided; for a default deny, the ones that select the pod
-    policies: list[str] = []
-    file: str = ""
-    line: int = 0
+    policy: int
+    cookie: int  # 0: no entry matched
+    direction: Literal["ingress", "egress"]
 
 
-class FlowBatch(Message, frozen=True, kw_only=True):
-    """Subject: evt.dataplane.flows.<node>"""
+class WhoDecided(Message, frozen=True, kw_only=True):
+    """What numbers of the node's own mean, as its events have them. Subject: req.dataplane.deciders.<node>"""
+
+    decisions: Annotated[list[Decision], Meta(max_length=1024)] = []
+    networks: Annotated[list[int], Meta(max_length=1024)] = []  # identities of networks that policies name
+
+
+class Deciders(Message, frozen=True, kw_only=True):
+    """In the order of the question. What is said of a cookie other than 0, and of a network, holds until the dataplane
+    starts anew; what is said of cookie 0 holds now."""
 
     node: str
-    flows: list[Flow]
-    lost: int = 0  # events that the kernel or the node could not pass on since the last batch
+    started_at: float  # the dataplane: seconds since the epoch
+    policies: list[list[str]] = []  # "CiliumNetworkPolicy/default/rule1": those that decided; [] when nobody knows
+    networks: list[str] = []  # "198.51.100.0/24"; "" when nobody knows
+    audited: list[str] = []  # by decision: why it would have been dropped, did the node not only look; "": it passes
 
 
 class Dump(Message, frozen=True, kw_only=True):

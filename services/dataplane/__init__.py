@@ -1,8 +1,8 @@
 """dataplane, one per node: turns desired state into BPF maps, programs and links. Start with node.py.
 
-Owns    its endpoints (state.dataplane.endpoint.<node>.>), what it has applied, the flows it sees
+Owns    its endpoints (state.dataplane.endpoint.<node>.>), what it has applied
 Hears   namespaces, nodes, pods, identities, addresses, blocks, services, rules, selectors
-Says    state.dataplane.endpoint.<node>.<namespace>.<pod>; evt.dataplane.applied.<node>; evt.dataplane.flows.<node>
+Says    state.dataplane.endpoint.<node>.<namespace>.<pod>; evt.dataplane.applied.<node>
 Asked   req.dataplane.dump.<node>, req.dataplane.health.<node>, and CNI over a unix socket
 
 When it stops, packets go on: maps, programs and links are pinned or attached in the kernel and stay. New pods wait
@@ -12,7 +12,6 @@ for it, and changes of policy reach this node when it is back.
     settings  what a node is told dump      what parts show of maps       batch   work that is not cut off
 
     pods/     a pod's life: CNI, endpoints, addresses, what the bus is told of them, what a restart takes up
-    flows/    events out of the kernel, with names, to the bus
     keep/     maps, programs, devices and routes compared and put back; what was heard last, on disk
     fallback/ nftables rules where the kernel takes no BPF
     load/     programs and maps into the kernel, at the start

@@ -9,13 +9,13 @@ import sys
 from contextlib import AsyncExitStack, closing
 
 from bus import subjects
-from bus.messages.dataplane import Dump, DumpRows, Why, WhyAnswer
+from bus.messages.dataplane import Deciders, Dump, DumpRows, WhoDecided, Why, WhyAnswer
 from bus.service import BadSettings, CannotStart, Service, run_service
 from services.dataplane.batch import to_the_end
+from services.dataplane.deciders import deciders
 from services.dataplane.dump import dump
 from services.dataplane.fallback import handover
 from services.dataplane.fallback.handover import Fallback, Recovered
-from services.dataplane.flows.tell import tell_flows
 from services.dataplane.keep.pressure import Pressure
 from services.dataplane.keep.recall import Recall
 from services.dataplane.keep.sweep import Sweep, Sweeper
@@ -28,6 +28,7 @@ from services.dataplane.load import datapath, loader
 from services.dataplane.load.datapath import Known
 from services.dataplane.load.migrate import DoesNotFit, Migration
 from services.dataplane.node import Node
+from services.dataplane.parts.counters import dropped
 from services.dataplane.pods import cni_server
 from services.dataplane.pods.verbs import NodePods
 from services.dataplane.settings import NodeSettings, memory_bytes
@@ -68,6 +69,8 @@ async def live(service: Service, settings: NodeSettings, known: Known, *, filled
             raise CannotStart(str(problem)) from problem
         stack.push_async_callback(node.asked.end)
         stack.callback(setattr, service, "compare", None)  # who asks meanwhile must not meet maps that are closed
+        service.counts("drop_packets", lambda: dropped(node.maps["counters"]))
+        stack.callback(service.counts, "drop_packets", dict)
         await node.restore()
         if migration is not None:
             try:
@@ -89,11 +92,10 @@ async def live(service: Service, settings: NodeSettings, known: Known, *, filled
             tasks.create_task(node.uplinks.run_for_ever(), name="follow devices")
             tasks.create_task(answer_dumps(node), name="answer dumps")
             tasks.create_task(answer_why(node), name="answer why")
+            tasks.create_task(answer_deciders(node), name="answer deciders")
             if fallback is not None:
                 tasks.create_task(fallback.run(), name="go back to BPF")
             else:
-                telling = tell_flows(service.bus, settings.node, node.maps, node.model)
-                tasks.create_task(telling, name="tell flows")
                 tasks.create_task(end_rules(node), name="end rules")
                 if settings.l2_announcements:
                     tasks.create_task(announce(node), name="announce")
@@ -189,6 +191,13 @@ async def answer_why(node: Node) -> None:
             return WhyAnswer(node=node.settings.node, problem=str(problem))
 
     await node.bus.answer(subjects.WHY, node.settings.node, handler=answer)
+
+
+async def answer_deciders(node: Node) -> None:
+    async def answer(question: WhoDecided) -> Deciders:
+        return deciders(node.settings.node, node.service.started_at, question, node.model)
+
+    await node.bus.answer(subjects.DECIDERS, node.settings.node, handler=answer)
 
 
 def main() -> None:

@@ -64,6 +64,7 @@ class NodeSettings:
     force_fallback: bool = default("PLEXUS_FORCE_FALLBACK")
     terminate_pod_connections: bool = default("PLEXUS_TERMINATE_POD_CONNECTIONS")
     terminate_all_protocols: bool = default("PLEXUS_TERMINATE_ALL_PROTOCOLS")
+    hubble_enabled: bool = default("PLEXUS_HUBBLE_ENABLED")
     no_conntrack_rules: bool = default("PLEXUS_NO_CONNTRACK_RULES")
     policy_enforcement_mode: str = default("PLEXUS_POLICY_ENFORCEMENT_MODE")
     policy_audit_mode: bool = default("PLEXUS_POLICY_AUDIT_MODE")

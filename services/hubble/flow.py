@@ -15,11 +15,13 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bus.labels import RESERVED
 from services.hubble import records
 from services.hubble.api import flow_pb2 as pb
 from services.hubble.names import Party, PolicyName, ServiceName
 from services.hubble.records import ICMP, ICMPV6, SCTP, TCP, UDP, Record
 
+POINT_TYPES = {pb.TO_ENDPOINT: 0, pb.TO_HOST: 2, pb.TO_OVERLAY: 4, pb.TO_NETWORK: 11}  # sub-types of a trace
 POLICY_REASONS = (133, 181)  # "Policy denied", "Policy denied by denylist": some policy decided
 ICMP_TYPES = {
     (ICMP, 0): "EchoReply",
@@ -73,6 +75,7 @@ class Place:
     cluster: str = "default"
     labels: tuple[str, ...] = ()  # of the node, "key=value", sorted
     version: str = ""
+    is_tunnel: bool = False  # to pods of other nodes
     token: int = 0  # of this start of the observer, 64 bits: the first half of every uuid
 
 
@@ -89,6 +92,7 @@ class Flow:
         "destination_service",
         "policies",
         "place",
+        "audited",
     )
 
     def __init__(
@@ -102,6 +106,7 @@ class Flow:
         destination_service: ServiceName | None,
         policies: tuple[PolicyName, ...],
         place: Place,
+        audited: str = "",
     ) -> None:
         self.number = number
         self.time_ns = time_ns
@@ -112,6 +117,7 @@ class Flow:
         self.destination_service = destination_service
         self.policies = policies
         self.place = place
+        self.audited = audited  # why it would have been dropped, did the node not only look; "": it passes
 
     # -- what filters ask
 
@@ -150,7 +156,7 @@ class Flow:
 
     @property
     def verdict(self) -> pb.Verdict:
-        return pb.DROPPED if self.is_drop else pb.FORWARDED
+        return pb.DROPPED if self.is_drop else pb.AUDIT if self.audited else pb.FORWARDED
 
     @property
     def reason(self) -> int:
@@ -163,11 +169,24 @@ class Flow:
 
     @property
     def event_type(self) -> tuple[int, int]:
-        return self.record[records.TYPE], self.reason
+        """And its sub-type: of a drop the reason, of a trace where to."""
+        kind = self.record[records.TYPE]
+        return kind, POINT_TYPES[self.point] if kind == records.TRACE else self.reason
+
+    @property
+    def point(self) -> pb.TraceObservationPoint:
+        """Where the packet goes from here, of a trace."""
+        if self.record[records.TYPE] != records.TRACE:
+            return pb.UNKNOWN_POINT
+        if self.destination.node == self.place.node:
+            return pb.TO_ENDPOINT
+        if self.destination.identity == RESERVED["host"]:
+            return pb.TO_HOST
+        return pb.TO_OVERLAY if self.place.is_tunnel and self.destination.pod else pb.TO_NETWORK
 
     @property
     def is_reply(self) -> bool | None:
-        """A verdict is of a connection's first packet; of a drop nobody knows."""
+        """A verdict and a trace are of a connection's first packet; of a drop nobody knows."""
         return None if self.is_drop else False
 
     @property
@@ -211,6 +230,8 @@ class Flow:
                 found.file.name, found.file.line = FILES[file], record[records.LINE]
         else:
             found.is_reply.value = False
+        if point := self.point:
+            found.trace_observation_point, found.trace_reason = point, pb.NEW
         if self.source_service is not None:
             found.source_service.name, found.source_service.namespace = (
                 self.source_service.name,
@@ -224,7 +245,7 @@ class Flow:
         if self.policies and (not self.is_drop or reason in POLICY_REASONS):
             named = [pb.Policy(name=each.name, namespace=each.namespace, kind=each.kind) for each in self.policies]
             way = "ingress" if self.direction == pb.INGRESS else "egress"
-            getattr(found, f"{way}_{'denied' if self.is_drop else 'allowed'}_by").extend(named)
+            getattr(found, f"{way}_{'denied' if self.is_drop or self.audited else 'allowed'}_by").extend(named)
         return found
 
     @property

@@ -8,6 +8,7 @@ gap, and without telling any twice.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import uuid
 from collections import deque
@@ -96,7 +97,7 @@ class Gathering:
         request.CopyFrom(self._request)
         request.follow = False
         merge: Merge[Waiting] = Merge(NEVER_SECONDS, waiting_max=1 << 62)
-        last: deque[api.GetFlowsResponse] = deque(maxlen=request.number or None)
+        last: deque[api.GetFlowsResponse] = deque(maxlen=min(request.number, sys.maxsize) or None)
         told = 0
         nodes = self._nodes.all()
         for node in nodes:

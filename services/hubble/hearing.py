@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from bus import subjects
@@ -26,6 +27,7 @@ class Hearing:
     def __init__(self, observed: Observed) -> None:
         self._observed = observed
         self._is_synced = False
+        self.synced = asyncio.Event()
         self._known: dict[str, Message] = {}  # of what makes events: the last value, by subject
         self._problems: dict[str, str] = {}
 
@@ -46,10 +48,12 @@ class Hearing:
             for event in self._events(change):
                 if self._is_synced:
                     self._observed.happened(event, now)
+        self._observed.is_of_node(self._observed.names.node_labels)
         if batch.synced and not self._is_synced:
             self._is_synced = True
             started = pb.TimeNotification(time=timestamp(int(self._observed.started * 1e9)))
             self._observed.happened(pb.AgentEvent(type=pb.AGENT_STARTED, agent_start=started), now)
+            self.synced.set()
         if network:
             self._observed.network.beat()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bus import subjects
-from bus.labels import RESERVED
+from bus.labels import NETWORK_MAX, NETWORK_MIN, RESERVED
 from bus.messages import Message
 from bus.messages.dataplane import Endpoint
 from bus.messages.identity import AddressIdentity, Identity
@@ -24,6 +24,7 @@ HEARS: tuple[State[Message], ...] = (
     subjects.ENDPOINT,
 )
 CACHED_MAX = 1 << 16  # parties at hand; about 100 bytes each
+UNKNOWN_MAX = 1024  # networks to ask for at a time; the others are met again
 DEPLOYED_KINDS = {"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset": "DaemonSet"}
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
@@ -92,6 +93,10 @@ class Names:
         self._backends: dict[ServiceKey, set[ServiceName]] = {}
         self._parties: dict[tuple[bytes, int], Party] = {}
         self._decisions: dict[DecisionKey, tuple[PolicyName, ...]] = {}
+        self.audited: dict[DecisionKey, str] = {}
+        """Why what passes by these decisions would have been dropped, did the node not only look."""
+        self._networks: dict[int, tuple[str, ...]] = {}  # identity of a network -> labels
+        self.unknown_networks: set[int] = set()  # that were met, and that the dataplane has not named
 
     # -- what the bus says
 
@@ -142,11 +147,33 @@ class Names:
             return
         self._changed()
 
-    def decide(self, key: DecisionKey, policies: Iterable[str]) -> None:
-        """The node's dataplane says which policies an entry of the policy map comes from."""
+    def decide(self, key: DecisionKey, policies: tuple[PolicyName, ...], audited: str = "") -> None:
+        """The node's dataplane says which policies an entry of the policy map comes from. That holds until it starts
+        anew (`forget_numbers`), but for what nobody knows, and for cookie 0: who denies what no entry matches changes
+        with the policies."""
+        if not (key[1] and policies):
+            return
+        if audited:
+            self.audited[key] = audited
         if len(self._decisions) >= CACHED_MAX:
             self._decisions.clear()
-        self._decisions[key] = tuple(map(PolicyName.of, policies))
+            self.audited.clear()
+        self._decisions[key] = policies
+
+    def name_network(self, number: int, cidr: str) -> None:
+        """The node's dataplane says which network has this identity; "": it knows of none."""
+        if len(self._networks) >= CACHED_MAX:
+            self._networks.clear()
+        self._networks[number] = (f"cidr:{cidr}", "reserved:world") if cidr else ()
+        self.unknown_networks.discard(number)
+        self._parties.clear()
+
+    def forget_numbers(self) -> None:
+        """The dataplane has started anew, and may mean something else by its numbers."""
+        self._decisions.clear()
+        self.audited.clear()
+        self._networks.clear()
+        self._parties.clear()
 
     # -- what is asked
 
@@ -194,12 +221,22 @@ class Names:
         known = self._addresses.get(address)
         here = self._endpoint_at.get(address)
         number = identity or (known.identity if known else 0) or (here.identity if here else 0)
-        labels = self._identities.get(number) or ((WORLD_LABELS[number],) if number in WORLD_LABELS else ())
+        labels = self._labels_of(number)
         pod = f"{here.namespace}/{here.pod}" if here else known.pod if known else ""
         namespace, _, name = pod.partition("/")
         node = self.node if here else known.node if known else ""
         workload = self._workload(pod) if pod else None
         return Party(number, namespace, name, labels, workload, here.interface_index if here else 0, node)
+
+    def _labels_of(self, number: int) -> tuple[str, ...]:
+        if number in WORLD_LABELS:
+            return self._identities.get(number) or (WORLD_LABELS[number],)
+        if NETWORK_MIN <= number <= NETWORK_MAX:
+            found = self._networks.get(number)
+            if found is None and len(self.unknown_networks) < UNKNOWN_MAX:
+                self.unknown_networks.add(number)
+            return found or ()
+        return self._identities.get(number, ())
 
     def _workload(self, pod: str) -> Workload | None:
         """What made the pod; a pod that was made by nothing is its own, as clients expect it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.hubble.api import flow_pb2 as pb
 from services.hubble.flow import Flow, Place, namespaces
@@ -58,6 +58,11 @@ class Observed:
         self.pulse = Pulse()  # flows, events or losses came
         self.network = Pulse()  # nodes came, went or changed
 
+    def is_of_node(self, labels: tuple[str, ...]) -> None:
+        """The node has these labels now; so have flows from here on."""
+        if labels != self.joiner.place.labels:
+            self.joiner.place = replace(self.joiner.place, labels=labels)
+
     @property
     def place(self) -> Place:
         return self.joiner.place
@@ -65,12 +70,16 @@ class Observed:
     def take(self, batch: Sequence[Record], offset_ns: int, now: float) -> list[Flow]:
         """Join, keep and tell those who wait."""
         flows = self.joiner.join(batch, offset_ns)
+        self.keep(flows, now)
+        return flows
+
+    def keep(self, flows: list[Flow], now: float) -> None:
+        """Flows that are joined."""
         if flows:
             self.flows.add(flows)
             self.rate.add(len(flows), now)
             self.namespaces.add(namespaces(flows), now)
             self.pulse.beat()
-        return flows
 
     def lose(self, source: pb.LostEventSource, count: int, now: float) -> None:
         if count > 0:

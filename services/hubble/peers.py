@@ -25,6 +25,11 @@ def node_name(node: str, cluster: str) -> str:
     return node if cluster == "default" else f"{cluster}/{node}"
 
 
+def server_name(node: str, cluster: str = "default") -> str:
+    """What the certificate of the node's observer is made out to."""
+    return f"{node.replace('.', '-')}.{cluster}.{SERVER_SUFFIX}"
+
+
 def peers(
     nodes: Mapping[str, Node], *, cluster: str = "default", port: int = PORT, tls: bool = False
 ) -> dict[str, Peer]:
@@ -33,8 +38,7 @@ def peers(
     for node in nodes.values():
         if node.addresses:
             name = node_name(node.name, cluster)
-            server = f"{node.name.replace('.', '-')}.{cluster}.{SERVER_SUFFIX}" if tls else ""
-            found[name] = Peer(name, with_port(node.addresses[0], port), server)
+            found[name] = Peer(name, with_port(node.addresses[0], port), server_name(node.name, cluster) if tls else "")
     return found
 
 

@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 _MAP_LOOKUP, _OBJ_GET, _OBJ_GET_INFO = 1, 7, 15
@@ -22,11 +23,17 @@ def open_pinned(path: Path) -> int:
     return _call(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
 
 
-def max_entries(fd: int) -> int:
-    """Of a ring buffer: its bytes. Raises: OSError."""
-    info = ctypes.create_string_buffer(256)
-    _call(_OBJ_GET_INFO, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
-    return int(struct.unpack_from("=IIIII", info.raw)[4])
+class Info(NamedTuple):
+    number: int  # of the map, while this kernel runs: no other ever has it
+    max_entries: int  # of a ring buffer: its bytes
+
+
+def info(fd: int) -> Info:
+    """Raises: OSError."""
+    found = ctypes.create_string_buffer(256)
+    _call(_OBJ_GET_INFO, struct.pack("=IIQ", fd, len(found), ctypes.addressof(found)))
+    _, number, _, _, max_entries = struct.unpack_from("=IIIII", found.raw)
+    return Info(number, max_entries)
 
 
 def of_every_cpu(fd: int, key: int, value_bytes: int) -> bytes:

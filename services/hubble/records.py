@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-DROP, POLICY_VERDICT = 1, 5  # `type` of a record
+DROP, TRACE, POLICY_VERDICT = 1, 4, 5  # `type` of a record
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132  # `protocol`
 
 # The columns of a record.

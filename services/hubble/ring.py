@@ -14,16 +14,20 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from services.hubble import pinned
 from services.hubble.api import flow_pb2 as pb
+from services.hubble.flow import Flow
 from services.hubble.observed import Observed
 from services.hubble.records import Taken, take
 
 DRAIN_SECONDS = 0.1
 BATCH_MAX = 1024  # records joined at a time, so that the loop is not held: about 2 ms
+LOOK_SECONDS = 2.0  # between two looks at whether the pin is of another buffer
+RETRY_SECONDS = 0.1  # while there is no buffer
+PATIENCE_SECONDS = 10.0  # until it is a fault that there is none: the dataplane makes it when it starts
 EVENTS_PIN, RATE_PIN = "events_v2", "event_rate"  # below the node's pin directory, in "maps"
 EVENT_TYPES = 8
 RATE = struct.Struct("=QQQI4x")  # struct event_rate: window, woken, lost, sent
@@ -33,7 +37,7 @@ class Ring:
     """The reader's side of a buffer of `size` bytes. Keeps `fd` and closes it."""
 
     def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._size = size
         page = mmap.PAGESIZE
         self._ours = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
@@ -45,7 +49,7 @@ class Ring:
         self._data.release()
         self._theirs.close()
         self._ours.close()
-        os.close(self._fd)
+        os.close(self.fd)
 
     def take(self, most: int = BATCH_MAX) -> Taken:
         """The next records, oldest first; their room is the kernel's again."""
@@ -55,16 +59,19 @@ class Ring:
         struct.pack_into("=Q", self._ours, 0, taken.position)
         return taken
 
-    async def readable(self) -> None:
-        """Returns when there is something to take. Only meanwhile is the buffer polled: what comes while we sleep must
-        not turn the event loop round and round."""
+    async def readable(self, seconds: float) -> None:
+        """Returns when there is something to take, or the time is over. Only meanwhile is the buffer polled: what comes
+        while we sleep must not turn the event loop round and round."""
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
-        loop.add_reader(self._fd, woken.set)
+        loop.add_reader(self.fd, woken.set)
         try:
-            await woken.wait()
+            async with asyncio.timeout(seconds):
+                await woken.wait()
+        except TimeoutError:
+            pass
         finally:
-            loop.remove_reader(self._fd)
+            loop.remove_reader(self.fd)
 
 
 class Events:
@@ -74,11 +81,13 @@ class Events:
     """
 
     def __init__(self, pin_dir: Path) -> None:
-        maps = pin_dir / "maps"
-        fd = pinned.open_pinned(maps / EVENTS_PIN)
-        self.ring = Ring(fd, pinned.max_entries(fd))
+        self._pin = pin_dir / "maps" / EVENTS_PIN
+        fd = pinned.open_pinned(self._pin)
+        info = pinned.info(fd)
+        self._number = info.number
+        self.ring = Ring(fd, info.max_entries)
         try:
-            self._rate = pinned.open_pinned(maps / RATE_PIN)
+            self._rate = pinned.open_pinned(pin_dir / "maps" / RATE_PIN)
         except OSError:
             self.ring.close()
             raise
@@ -95,14 +104,38 @@ class Events:
             for row in RATE.iter_unpack(pinned.of_every_cpu(self._rate, kind, RATE.size))
         )
 
+    def is_replaced(self) -> bool:
+        """Another buffer is at the pin: programs write to that one. What is not there is on its way back."""
+        try:
+            fd = pinned.open_pinned(self._pin)
+        except OSError:
+            return False
+        try:
+            return pinned.info(fd).number != self._number
+        finally:
+            os.close(fd)
 
-async def observe(events: Events, observed: Observed, now: Callable[[], float] = time.time) -> None:
-    """For ever: what the kernel tells becomes flows, what it could not tell is counted. `now`: since the epoch."""
-    lost_before = events.lost()
+
+Naming = Callable[[list[Flow]], Awaitable[None]]
+
+
+async def observe(events: Events, observed: Observed, name: Naming, now: Callable[[], float] = time.time) -> None:
+    """What the kernel tells becomes flows, what it could not tell is counted; until another buffer takes this one's
+    place and it is empty.
+
+    Args:
+        name: gives flows the names that only the dataplane knows; awaited where there are such.
+        now: seconds since the epoch.
+    """
+    lost_before, looked = events.lost(), time.monotonic()
     while True:
         taken = events.ring.take()
-        offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        observed.take(taken.records, offset, now())
+        if taken.records:
+            offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+            flows = observed.joiner.join(taken.records, offset)
+            if observed.joiner.has_unnamed:
+                await name(flows)
+            observed.keep(flows, now())
         lost = events.lost()
         observed.lose(pb.PERF_EVENT_RING_BUFFER, lost - lost_before, now())
         observed.lose(pb.OBSERVER_EVENTS_QUEUE, taken.strange, now())
@@ -111,5 +144,30 @@ async def observe(events: Events, observed: Observed, now: Callable[[], float] =
             await asyncio.sleep(0)
         elif taken.records:
             await asyncio.sleep(DRAIN_SECONDS)
+        elif time.monotonic() - looked < LOOK_SECONDS:
+            await events.ring.readable(LOOK_SECONDS)
+        elif events.is_replaced():
+            return
         else:
-            await events.ring.readable()
+            looked = time.monotonic()
+
+
+async def observe_for_ever(
+    pin_dir: Path, observed: Observed, name: Naming, tell: Callable[[bool], None], patience: float = PATIENCE_SECONDS
+) -> None:
+    """`tell`: whether there is a buffer to read; that there is none yet counts after `patience` seconds."""
+    began = time.monotonic()
+    while True:
+        try:
+            events = Events(pin_dir)
+        except OSError:
+            if time.monotonic() - began > patience:
+                tell(False)
+            await asyncio.sleep(RETRY_SECONDS)  # bpf's file system tells nobody of what is made in it
+            continue
+        tell(True)
+        began = time.monotonic()
+        try:
+            await observe(events, observed, name)
+        finally:
+            events.close()

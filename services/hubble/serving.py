@@ -1,4 +1,4 @@
-"""Serves the Hubble API at a unix socket, with the health service that clients ask first.
+"""Serves the Hubble API at a unix socket, and over TCP, with the health service that clients ask first.
 
 The socket is root's and its group's: whoever may open it sees every flow of the node.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from grpclib.health.service import Health
@@ -26,7 +27,7 @@ class AskedFor:
 @asynccontextmanager
 async def serve(path: Path, *servers: Any) -> AsyncIterator[None]:
     """While this lasts, at `path`; what another process left there is removed. Raises: OSError."""
-    server = Server([*servers, Health({each: [] for each in (*servers, AskedFor())})])
+    server = _server(*servers)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.new")  # nobody finds the socket before its mode is right
     beside.unlink(missing_ok=True)
@@ -39,3 +40,19 @@ async def serve(path: Path, *servers: Any) -> AsyncIterator[None]:
         server.close()
         await server.wait_closed()
         path.unlink(missing_ok=True)  # noqa: ASYNC240  # one call, of a file in memory
+
+
+@asynccontextmanager
+async def serve_tcp(host: str | None, port: int, tls: SSLContext | None, *servers: Any) -> AsyncIterator[None]:
+    """The same over TCP. None for `host`: at every address; for `tls`: in the clear. Raises: OSError."""
+    server = _server(*servers)
+    await server.start(host, port, ssl=tls)
+    try:
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def _server(*servers: Any) -> Server:
+    return Server([*servers, Health({each: [] for each in (*servers, AskedFor())})])

@@ -7,9 +7,6 @@ from contextlib import closing
 
 import pytest
 
-from services.dataplane.kernel.bpf import possible_cpus
-from services.dataplane.shapes import layouts
-from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT
 from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS
 from services.hubble.api import flow_pb2 as pb
 from services.hubble.flow import Place
@@ -17,6 +14,7 @@ from services.hubble.joiner import Joiner
 from services.hubble.names import Names
 from services.hubble.ring import Events
 from tests.bpf.datapath import OTHER_NODE, POD, REMOTE, Datapath, tcp
+from tests.bpf.events import fresh_rate
 
 EVENTS_PER_WINDOW = 128  # bpf/include/limits.h
 
@@ -27,9 +25,7 @@ def events(datapath: Datapath) -> Iterator[Events]:
     with closing(Events(datapath.pin_dir)) as found:
         while found.ring.take().records:
             pass
-        empty = bytes(layouts.EventRate.layout.size * possible_cpus())
-        for kind in (EVENT_DROP, EVENT_POLICY_VERDICT):
-            datapath.maps["event_rate"].set(kind.to_bytes(4, "little"), empty)
+        fresh_rate(datapath)
         datapath.endpoint(POD, 256, policy=9, flags=FLAG_ENFORCE_EGRESS)
         datapath.who(REMOTE, 300, OTHER_NODE)
         datapath.maps.raise_epoch()

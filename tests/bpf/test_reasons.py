@@ -14,12 +14,10 @@ from scapy.layers.inet import TCP
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6, IPv6ExtHdrRouting
 from scapy.layers.l2 import Ether
 
-from services.dataplane.flows.ring import Ring
-from services.dataplane.kernel.bpf import possible_cpus
 from services.dataplane.parts.policy.entries import EGRESS, INGRESS, PolicyEntry, PolicyKey, precedence
 from services.dataplane.shapes import layouts, reasons
-from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
 from services.dataplane.shapes.layouts import FLAG_ENFORCE_EGRESS, FLAG_ENFORCE_INGRESS
+from services.hubble.records import DROP, POLICY_VERDICT
 from tests.bpf.datapath import (
     V4,
     V6,
@@ -34,6 +32,7 @@ from tests.bpf.datapath import (
     tcp,
     udp,
 )
+from tests.bpf.events import Event, Ring, fresh_rate
 from tests.bpf.fragmented import cut, datagram
 
 BPF = Path(layouts.__file__).parents[1] / "bpf"
@@ -215,9 +214,7 @@ def listen(datapath: Datapath, ring: Ring) -> None:
     """Forget what was told, and let the next drop be told whatever came before it."""
     while ring.take():
         pass
-    empty = bytes(layouts.EventRate.layout.size * possible_cpus())
-    for kind in (EVENT_DROP, EVENT_POLICY_VERDICT):
-        datapath.maps["event_rate"].set(kind.to_bytes(4, "little"), empty)
+    fresh_rate(datapath)
 
 
 def source_line(event: Event) -> str:
@@ -242,7 +239,7 @@ def test_a_drop_is_counted_and_told_with_the_line_that_decided(
     assert datapath.dropped_for(cause.program, packet) == cause.reason
     assert total(datapath.maps["counters"].get(index)) - total(before) == 1
     [event] = ring.take()
-    assert (event.type, event.reason, event.direction) == (EVENT_DROP, cause.reason, cause.direction)
+    assert (event.type, event.reason, event.direction) == (DROP, cause.reason, cause.direction)
     assert event.length == len(packet)
     assert reasons.file_name(event.file) == cause.file
     line = source_line(event)
@@ -301,4 +298,4 @@ def test_an_allowed_packet_is_counted_as_forwarded(on: dict[str, tuple[Datapath,
     datapath.passes("from_pod", packet)
     assert total(datapath.maps["counters"].get(EGRESS.to_bytes(4, "little"))) - before == 1
     [event] = ring.take()
-    assert (event.type, event.reason, event.source) == (EVENT_POLICY_VERDICT, 0, at.pod)
+    assert (event.type, event.reason, event.source) == (POLICY_VERDICT, 0, at.pod)

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from services.dataplane.flows.ring import Ring
 from services.dataplane.kernel.bpf import possible_cpus
 from services.dataplane.parts.policy.entries import EGRESS, INGRESS
 from services.dataplane.shapes import layouts, reasons
-from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
 from services.dataplane.shapes.layouts import (
     FLAG_ENFORCE_EGRESS,
     FLAG_ENFORCE_INGRESS,
 )
+from services.hubble import records
+from services.hubble.records import DROP, POLICY_VERDICT, TRACE
+from tests.bpf.conftest import loaded
 from tests.bpf.datapath import NEIGHBOUR, NODE, OTHER_NODE, OUTSIDE, POD, REMOTE, Datapath, echo, frame, tcp, udp
+from tests.bpf.events import Event, Ring, events_lost, fresh_rate
 
 BPF = Path(layouts.__file__).parents[1] / "bpf"
 CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 WINDOW_SHIFT, EVENTS_PER_WINDOW = 27, 128  # bpf/include/limits.h
-
-
-def fresh_rate(datapath: Datapath) -> None:
-    """As if this window had seen no events."""
-    empty = bytes(layouts.EventRate.layout.size * possible_cpus())
-    for kind in (EVENT_DROP, EVENT_POLICY_VERDICT):
-        datapath.maps["event_rate"].set(kind.to_bytes(4, "little"), empty)
 
 
 @pytest.fixture
@@ -63,7 +57,7 @@ def test_a_drop_says_who_what_why_and_where(datapath: Datapath, ring: Ring) -> N
     [event] = ring.take()
     assert (event.source, event.source_port, event.destination, event.destination_port) == (POD, 1234, REMOTE, 80)
     assert (event.source_identity, event.destination_identity) == (256, 300)
-    assert (event.protocol, event.type, event.reason, event.direction) == (6, EVENT_DROP, 133, EGRESS)
+    assert (event.protocol, event.type, event.reason, event.direction) == (6, DROP, 133, EGRESS)
     assert (event.policy, event.cookie, event.length) == (9, 0, len(packet))
     assert reasons.reason_name(event.reason) == "Policy denied"
     assert reasons.file_name(event.file) == "policy.h"
@@ -126,14 +120,48 @@ def test_a_new_connection_that_a_policy_allowed_is_told_once(datapath: Datapath,
         datapath.run("from_pod", tcp(POD, REMOTE, 1234, 80))
     datapath.run("from_netdev", tcp(REMOTE, POD, 80, 1234, "SA"))
     [event] = ring.take()
-    assert (event.type, event.reason, event.direction) == (EVENT_POLICY_VERDICT, 0, EGRESS)
+    assert (event.type, event.reason, event.direction) == (POLICY_VERDICT, 0, EGRESS)
     assert (event.policy, event.cookie) == (9, 77)
 
 
-def test_an_open_pods_connections_are_not_told(datapath: Datapath, ring: Ring) -> None:
-    datapath.run("from_pod", tcp(POD, REMOTE, 1234, 80))
-    datapath.run("from_pod", tcp(POD, NEIGHBOUR, 1234, 80))
-    assert ring.take() == []
+def test_an_open_pods_connection_is_told_once_when_it_begins(datapath: Datapath, ring: Ring) -> None:
+    for to in (REMOTE, NEIGHBOUR):
+        datapath.run("from_pod", tcp(POD, to, 1234, 80))
+        datapath.run("from_pod", tcp(POD, to, 1234, 80, "A"))
+        datapath.run("from_netdev" if to == REMOTE else "from_pod", tcp(to, POD, 80, 1234, "SA"))
+        [event] = ring.take()
+        assert (event.type, event.reason, event.policy, event.direction) == (TRACE, 0, 0, EGRESS)
+        assert (event.source, event.destination, event.destination_port) == (POD, to, 80)
+    datapath.maps.raise_epoch()
+    datapath.run("from_pod", tcp(POD, REMOTE, 1234, 80, "A"))
+    assert ring.take() == [], "it is judged again, and has begun before"
+    datapath.run("from_netdev", tcp(REMOTE, POD, 1235, 80))
+    [event] = ring.take()
+    assert (event.type, event.direction, event.source) == (TRACE, INGRESS, REMOTE)
+
+
+def test_many_connections_are_all_told_where_as_many_drops_are_a_sample(datapath: Datapath, ring: Ring) -> None:
+    before, many = events_lost(datapath), 10 * EVENTS_PER_WINDOW
+    for number in range(many):
+        datapath.run("from_pod", udp(POD, REMOTE, 1000 + number, 53))
+    told = []
+    while batch := ring.take():
+        told += [event.source_port for event in batch]
+    assert told == [1000 + number for number in range(many)] and events_lost(datapath) == before
+
+
+def test_where_nobody_observes_nothing_is_told_and_all_is_counted(tmp_path: Path) -> None:
+    with (
+        loaded("dark", tmp_path, switches={"OBSERVED": 0}) as pins,
+        closing(Datapath(pins)) as dark,
+        closing(Ring(dark.maps["events"])) as ring,
+    ):
+        dark.endpoint(POD, 256)
+        dark.who(REMOTE, 300, OTHER_NODE)
+        dark.maps.raise_epoch()
+        dark.run("from_pod", tcp(POD, REMOTE, 1234, 80))
+        assert dark.dropped_for("from_pod", tcp("10.9.9.9", REMOTE, 1, 80)) == 132
+        assert ring.take() == [] and events_lost(dark) == 0
 
 
 def test_an_icmp_event_bears_the_type_where_the_port_is(datapath: Datapath, ring: Ring) -> None:
@@ -143,7 +171,7 @@ def test_an_icmp_event_bears_the_type_where_the_port_is(datapath: Datapath, ring
 
 
 def test_ten_thousand_drops_are_few_events_and_the_rest_is_accounted_for(datapath: Datapath, ring: Ring) -> None:
-    lost = datapath.maps.events_lost()
+    lost = events_lost(datapath)
     dropped = datapath.drops()[132]
     first_window = time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE) >> WINDOW_SHIFT
     datapath.run("from_pod", tcp("10.9.9.9", REMOTE, 1, 80), repeat=10_000)
@@ -153,7 +181,7 @@ def test_ten_thousand_drops_are_few_events_and_the_rest_is_accounted_for(datapat
         told += len(batch)
     assert datapath.drops()[132] - dropped == 10_000
     assert 0 < told <= EVENTS_PER_WINDOW * windows * possible_cpus()
-    assert told + datapath.maps.events_lost() - lost == 10_000
+    assert told + events_lost(datapath) - lost == 10_000
 
 
 def test_drops_do_not_use_up_what_verdicts_may_say(datapath: Datapath, ring: Ring) -> None:
@@ -164,33 +192,33 @@ def test_drops_do_not_use_up_what_verdicts_may_say(datapath: Datapath, ring: Rin
     while ring.take():
         pass
     datapath.run("from_pod", tcp(POD, REMOTE, 1234, 80))
-    assert [event.type for event in ring.take()] == [EVENT_POLICY_VERDICT]
+    assert [event.type for event in ring.take()] == [POLICY_VERDICT]
 
 
 def test_events_come_in_order_and_whole_when_the_ring_wraps(datapath: Datapath, ring: Ring) -> None:
     """The ring is filled more than twice over; each event bears its number where the port is."""
-    capacity = datapath.maps["events"].info.max_entries // (Event.layout.size + 8)
+    capacity = datapath.maps["events"].info.max_entries // (records.LAYOUT.size + 8)
     sent: list[int] = []
     told: list[int] = []
     while len(sent) < 2 * capacity:
         number = len(sent) // EVENTS_PER_WINDOW
-        before = datapath.maps.events_lost()
+        before = events_lost(datapath)
         fresh_rate(datapath)
         datapath.run("from_pod", udp("10.9.9.9", OUTSIDE, 1, number), repeat=EVENTS_PER_WINDOW)
-        assert datapath.maps.events_lost() in (0, before)
+        assert events_lost(datapath) in (0, before)
         sent += [number] * EVENTS_PER_WINDOW
         told += [event.destination_port for event in ring.take(2 * EVENTS_PER_WINDOW)]
     assert told == sent
 
 
 def test_a_full_ring_loses_the_newest_and_counts_them(datapath: Datapath, ring: Ring) -> None:
-    capacity = datapath.maps["events"].info.max_entries // (Event.layout.size + 8)
+    capacity = datapath.maps["events"].info.max_entries // (records.LAYOUT.size + 8)
     lost = rounds = 0
     while not lost:
         fresh_rate(datapath)
         datapath.run("from_pod", tcp("10.9.9.9", REMOTE, 1, 80), repeat=EVENTS_PER_WINDOW)
         rounds += 1
-        lost = datapath.maps.events_lost()
+        lost = events_lost(datapath)
     told = 0
     while batch := ring.take():
         told += len(batch)
@@ -200,15 +228,12 @@ def test_a_full_ring_loses_the_newest_and_counts_them(datapath: Datapath, ring: 
 
 async def test_a_reader_is_woken_and_polls_only_while_it_waits(datapath: Datapath, ring: Ring) -> None:
     loop = asyncio.get_running_loop()
-    batches = cast(AsyncGenerator[list[Event], None], ring.batches())
-    waiting = asyncio.ensure_future(anext(batches))
+    waiting = asyncio.ensure_future(ring.reader.readable(60))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     datapath.run("from_pod", tcp("10.9.9.9", REMOTE, 1, 80))
-    assert len(await asyncio.wait_for(waiting, 30)) == 1
-    following = asyncio.ensure_future(anext(batches))
-    await asyncio.sleep(0)  # it rests before it looks again: what comes now must not turn the loop
-    assert not loop.remove_reader(datapath.maps["events"].fd)
+    await asyncio.wait_for(waiting, 30)
+    assert len(ring.take()) == 1
     datapath.run("from_pod", tcp("10.9.9.9", REMOTE, 2, 80))
-    assert [event.source_port for event in await asyncio.wait_for(following, 30)] == [2]
-    await batches.aclose()
+    assert not loop.remove_reader(ring.reader.fd), "what comes while nobody waits must not turn the loop"
+    assert [event.source_port for event in ring.take()] == [2]

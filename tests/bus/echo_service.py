@@ -14,6 +14,7 @@ async def body(service: Service) -> None:
     service.check("disk", True, "there")
     service.realised({"resources": 7}, at=12.5)
     service.gauge("widgets", lambda: 3.0)
+    service.counts("things", lambda: {(("colour", "red"),): 5})
     service.ready()
     await asyncio.Event().wait()
 

@@ -143,7 +143,7 @@ async def test_a_node_outlives_answers_of_any_size_and_what_the_server_says_of_t
 
         assert [await asked(limit) for limit in (1, 3500, 1)] == [1, 3500, 1]
         reconnects = node.link.client.stats["reconnects"]
-        await node.link.publish("evt.dataplane.flows.a", bytes(5 << 20))  # more than its account may send
+        await node.link.publish("evt.dataplane.applied.a", bytes(5 << 20))  # more than its account may send
         while node.link.client.stats["reconnects"] == reconnects:
             await asyncio.sleep(0.01)
         assert await asked(1) == 1

@@ -74,6 +74,7 @@ async def test_it_shows_health_readiness_and_metrics_over_a_socket(server: Serve
             async with session.get("http://plexus/metrics") as answer:
                 text = await answer.text()
     assert "plexus_widgets 3.0" in text
+    assert 'plexus_things_total{colour="red"} 5.0' in text
     assert "plexus_ready 1.0" in text
     assert "process_resident_memory_bytes" in text
 

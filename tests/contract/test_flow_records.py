@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from services.dataplane.shapes import reasons
-from services.dataplane.shapes.events import Event
+from services.hubble import reasons as reasons_of_flows
 from services.hubble import records
 from services.hubble.api import flow_pb2 as pb
-from services.hubble.flow import FILES, address_text
+from services.hubble.flow import FILES
 
 INCLUDE = Path(__file__).resolve().parents[2] / "services/dataplane/bpf/include"
 BYTES = {"__u64": 8, "__u32": 4, "__u16": 2, "__be16": 2, "__u8": 1, "struct address": 16}
@@ -31,18 +31,10 @@ def test_every_column_stands_where_the_c_has_it() -> None:
         assert numbers[name] == place, name
 
 
-def test_it_reads_as_the_dataplane_reads_it() -> None:
-    raw = bytes(range(records.LAYOUT.size))
-    ours, theirs = records.LAYOUT.unpack(raw), Event.unpack(raw)
-    for name, kind in Event.__annotations__.items():
-        if "ClassVar" in kind:
-            continue
-        mine = ours[getattr(records, name.upper())]
-        if name in ("source", "destination"):
-            mine = address_text(mine)
-        elif name.endswith("_port"):
-            mine = records.port(mine)
-        assert mine == getattr(theirs, name), name
+def test_reasons_are_called_as_the_c_calls_them() -> None:
+    assert reasons.reasons() == reasons_of_flows.NAMES
+    assert reasons_of_flows.reason_name(194) == "No egress gateway"
+    assert reasons_of_flows.reason_name(7) == "7"
 
 
 def test_every_reason_of_ours_has_its_public_number() -> None:

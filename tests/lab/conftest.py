@@ -88,13 +88,15 @@ class Cluster:
 
     @property
     def values(self) -> dict[str, object]:
-        """One of the labs has its bus over TLS, both ways. Where there are both families nodes announce."""
+        """One of the labs has its bus over TLS, both ways. Those with both families have a relay of flows,
+        and nodes announce."""
         tls = self.mode == "native" and self.families == (6,)
         values: dict[str, object] = {"routingMode": self.mode, "bus.tls.enabled": tls, "bus.tls.verifyClients": tls}
         if len(self.families) > 1:
             values |= {"l2announcements.enabled": True} | {
                 f"l2announcements.{key}": time for key, time in LEASES.items()
             }
+        values["hubble.relay.enabled"] = len(self.families) > 1
         return values | {f"ipv{each}.enabled": each in self.families for each in FAMILIES}
 
 

@@ -1,8 +1,8 @@
 {{/* Written by `make docs` (tools/chart.py); do not edit it by hand. */}}
-{{- define "plexus.control" -}}["resources", "identity", "ipam", "lb", "policy"]{{- end -}}
-{{- define "plexus.node" -}}["dataplane"]{{- end -}}
+{{- define "plexus.control" -}}["resources", "identity", "ipam", "lb", "policy", "l2announce", "relay"]{{- end -}}
+{{- define "plexus.node" -}}["dataplane", "hubble"]{{- end -}}
 {{- define "plexus.never-outside" -}}["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4"]{{- end -}}
-{{- define "plexus.users" -}}{"dataplane": "node-"}{{- end -}}
+{{- define "plexus.users" -}}{"dataplane": "node-", "hubble": "hubble-"}{{- end -}}
 
 {{- define "plexus.settings.resources" -}}
 {{- $v := (dig "nodePort" "range" "" .Values.AsMap) }}
@@ -47,6 +47,37 @@
 {{- end -}}
 
 {{- define "plexus.settings.policy" -}}
+{{- end -}}
+
+{{- define "plexus.settings.l2announce" -}}
+{{- $v := (dig "l2announcements" "leaseDuration" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_DURATION
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRenewDeadline" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RENEW_DEADLINE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRetryPeriod" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RETRY_PERIOD
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "plexus.settings.relay" -}}
+{{- $v := (dig "hubble" "listenAddress" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_HUBBLE_LISTEN_ADDRESS
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "hubble" "tls" "enabled" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_HUBBLE_TLS
+  value: {{ $v | toString | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "plexus.settings.dataplane" -}}
@@ -123,6 +154,26 @@
 {{- $v := (dig "nodePort" "range" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_NODE_PORT_RANGE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "enabled" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_ANNOUNCEMENTS
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseDuration" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_DURATION
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRenewDeadline" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RENEW_DEADLINE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRetryPeriod" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RETRY_PERIOD
   value: {{ $v | toString | quote }}
 {{- end }}
 {{- $v := (dig "socketLB" "terminatePodConnections" "" .Values.AsMap) }}
@@ -235,9 +286,19 @@
 - name: PLEXUS_NAMED_PORTS_MAX
   value: {{ $v | int64 | toString | quote }}
 {{- end }}
+{{- $v := (dig "extraConfig" "bpf-lb-source-range-map-max" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_SOURCE_RANGES_MAX
+  value: {{ $v | int64 | toString | quote }}
+{{- end }}
 {{- $v := (dig "extraConfig" "plexus-masq-exclude-max" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_MASQ_EXCLUDE_MAX
+  value: {{ $v | int64 | toString | quote }}
+{{- end }}
+{{- $v := (dig "extraConfig" "bpf-lb-affinity-map-max" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_AFFINITY_MAX
   value: {{ $v | int64 | toString | quote }}
 {{- end }}
 {{- $v := (dig "extraConfig" "plexus-choices-max" "" .Values.AsMap) }}
@@ -280,6 +341,34 @@
 - name: PLEXUS_CONNTRACK_GC_MAX_INTERVAL
   value: {{ $v | toString | quote }}
 {{- end }}
+{{- $v := (dig "hubble" "enabled" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_HUBBLE_ENABLED
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "plexus.settings.hubble" -}}
+{{- $v := (dig "routingMode" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_ROUTING_MODE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "hubble" "listenAddress" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_HUBBLE_LISTEN_ADDRESS
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "hubble" "tls" "enabled" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_HUBBLE_TLS
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "hubble" "eventBufferCapacity" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_HUBBLE_EVENT_BUFFER_CAPACITY
+  value: {{ $v | int64 | toString | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "plexus.refused" -}}
@@ -301,20 +390,11 @@
 {{- if not (has ((dig "hostFirewall" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "hostFirewall.enabled: is not supported yet; remove it" }}
 {{- end }}
-{{- if not (has ((dig "hubble" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
-{{- fail "hubble.enabled: is not supported yet; remove it" }}
-{{- end }}
-{{- if not (has ((dig "hubble" "relay" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
-{{- fail "hubble.relay.enabled: is not supported yet; remove it" }}
-{{- end }}
 {{- if not (has ((dig "hubble" "ui" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "hubble.ui.enabled: is not supported yet; remove it" }}
 {{- end }}
 {{- if not (has ((dig "ingressController" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "ingressController.enabled: is not supported yet; remove it" }}
-{{- end }}
-{{- if not (has ((dig "l2announcements" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
-{{- fail "l2announcements.enabled: is not supported yet; remove it" }}
 {{- end }}
 {{- if not (has ((dig "l7Proxy" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "l7Proxy: is not supported yet; remove it" }}

@@ -130,9 +130,6 @@ class RuleMaps(Maps):
     def mend_epoch(self) -> bool:
         return False
 
-    def events_lost(self) -> int:
-        return 0
-
     async def write(self, tables: tuple[Table, ...], again: Callable[[], Again] = lambda: EVERYTHING) -> int:
         """As `Maps.write`. What makes no rules, or nft refuses, stays owed, and shows: what was in force still is.
 

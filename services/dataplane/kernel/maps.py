@@ -17,7 +17,6 @@ from services.dataplane.batch import to_the_end
 from services.dataplane.kernel.bpf import Map
 from services.dataplane.shapes import layouts, order
 from services.dataplane.shapes.again import EVERYTHING, Again, epoch_after, is_before
-from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT
 from services.dataplane.shapes.layouts import EndpointEntry, NodeState, PolicyMapKey
 from services.dataplane.shapes.limits import map_path
 from services.dataplane.shapes.order import POLICY
@@ -258,12 +257,6 @@ class Maps:
                 self._maps[name].remove_many(
                     [key for key, value in entries if int.from_bytes(value[at], "little") in newer]
                 )
-
-    def events_lost(self) -> int:
-        """Events that the kernel did not pass on since the maps were made: over the rate, or no room."""
-        kinds = (EVENT_DROP, EVENT_POLICY_VERDICT)
-        values = (self._maps["event_rate"].get(kind.to_bytes(4, "little")) or b"" for kind in kinds)
-        return sum(row[2] for value in values for row in layouts.EventRate.layout.iter_unpack(value))
 
 
 def _set(found: Map, key: bytes, value: bytes) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from bus.telemetry import Labels
 from services.dataplane.part import Entries, Maps, Part, Row, Shows
 from services.dataplane.shapes.layouts import DIRECTIONS, Counter
-from services.dataplane.shapes.reasons import reason_name
+from services.dataplane.shapes.reasons import DROP_MIN, reason_name
 
 
 def counted(counters: Entries) -> dict[tuple[int, int], tuple[int, int]]:
@@ -18,6 +19,15 @@ def counted(counters: Entries) -> dict[tuple[int, int], tuple[int, int]]:
             index = int.from_bytes(key, "little")
             found[index // 2, index % 2] = (packets, octets)
     return found
+
+
+def dropped(counters: Entries) -> Mapping[Labels, int]:
+    """Packets by reason and direction, as a metric has them."""
+    return {
+        (("direction", DIRECTIONS[direction]), ("reason", reason_name(reason))): packets
+        for (reason, direction), (packets, _) in counted(counters).items()
+        if reason >= DROP_MIN
+    }
 
 
 def _rows(maps: Maps, now: int) -> Iterator[Row]:

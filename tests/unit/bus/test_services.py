@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bus import accounts
-from bus.services import BY_NAME, SERVICES
+from bus.services import BY_NAME, SERVICES, instances
 from bus.subjects import OWNERS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,7 +22,7 @@ PACKAGES = ("cli", "lab", "services", "settings", "tools")
 ROWS = """
     Service(name="bgp"),
     Service(name="egress"),
-    Service(name="hubble"),
+    Service(name="clustermesh"),
     Service(name="proxy", is_on_nodes=True),
 """
 SUBJECTS = """
@@ -77,14 +77,14 @@ def insert(path: Path, *, before: str, text: str) -> None:
 
 
 def test_a_row_gives_a_service_its_process_its_health_and_its_user(found: dict[str, Any]) -> None:
-    for name in ("bgp", "egress", "hubble"):
+    for name in ("bgp", "egress", "clustermesh"):
         assert found["programs"][name] == ["-m", f"services.{name}"]
         assert [name, "control"] in found["instances"]
         assert name in found["passwords"]
     assert found["programs"]["n1.proxy"] == ["-m", "services.proxy"]
     assert ["proxy", "n1"] in found["instances"]
     assert "proxy-n1" in found["passwords"]
-    for name in ("bgp", "egress", "hubble", "proxy"):
+    for name in ("bgp", "egress", "clustermesh", "proxy"):
         assert found["health"][name] == f"req.{name}.health"
         assert f"req.{name}.health" in found["shown"]
 
@@ -94,7 +94,7 @@ def test_who_has_a_log_writes_it_and_everyone_reads_it(found: dict[str, Any]) ->
     own = ["state.egress.>", "delta.egress", "lease.egress", "evt.egress.>", "$JS.API.STREAM.CREATE.STATE_EGRESS"]
     assert set(own) <= set(publish)
     assert "req.egress.>" in subscribe
-    for user in ("identity", "hubble"):
+    for user in ("identity", "clustermesh"):
         assert "$JS.API.DIRECT.GET.STATE_EGRESS" in found["rights"][user][0]
         assert "stored.egress.>" in found["rights"][user][1]
     for user in ("node-n1", "proxy-n1"):
@@ -105,10 +105,10 @@ def test_who_has_a_log_writes_it_and_everyone_reads_it(found: dict[str, Any]) ->
 
 
 def test_a_service_without_a_log_writes_none(found: dict[str, Any]) -> None:
-    publish, _ = found["rights"]["hubble"]
-    assert "evt.hubble.>" in publish
+    publish, _ = found["rights"]["clustermesh"]
+    assert "evt.clustermesh.>" in publish
     assert not [each for each in publish if each.startswith(("state.", "delta."))]
-    assert "$JS.API.STREAM.CREATE.STATE_HUBBLE" not in publish
+    assert "$JS.API.STREAM.CREATE.STATE_CLUSTERMESH" not in publish
 
 
 def test_a_service_on_the_nodes_writes_only_keys_of_its_node(found: dict[str, Any]) -> None:
@@ -121,6 +121,12 @@ def test_a_service_on_the_nodes_writes_only_keys_of_its_node(found: dict[str, An
     assert "STATE_PROXY" not in found["copied"]
 
 
+def test_what_is_turned_off_is_asked_for_by_nobody() -> None:
+    assert ("hubble", "n1") in instances(["n1"]) and ("relay", "control") not in instances(["n1"])
+    assert ("hubble", "n1") not in instances(["n1"], {"hubble.enabled": False})
+    assert ("relay", "control") in instances(settings={"hubble.relay.enabled": True, "hubble.enabled": True})
+
+
 def test_every_log_is_some_services() -> None:
     assert set(OWNERS) <= set(BY_NAME)
     assert len(BY_NAME) == len(SERVICES)
@@ -130,8 +136,9 @@ def test_every_service_has_its_folder_and_its_place_in_the_documents() -> None:
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     threats = (ROOT / "docs/threat-model.md").read_text()
     for each in SERVICES:
-        assert (ROOT / "services" / each.name / "__main__.py").is_file(), each.name
-        assert f"\n| `services/{each.name}`" in architecture, each.name
+        folder = each.module.replace(".", "/")
+        assert (ROOT / folder / "__main__.py").is_file(), each.name
+        assert f"\n| `{folder}`" in architecture, each.name
         user = each.user_on("<node>") if each.is_on_nodes else each.name
         assert re.search(rf"^\| `[^`]+` \| [^|]*`{user}`", threats, re.MULTILINE), each.name
 
@@ -157,14 +164,16 @@ def test_rights_are_those_that_the_threat_model_tells() -> None:
     stored = [f"stored.{each}.>" for each in logs]
     for each in accounts.users(accounts.new_passwords([]))[1:]:
         name = each.name
-        made = [f"STATE_{name.upper()}", "STATE_DATAPLANE", "LEASES", "JOURNAL"]
+        has_log = name != "relay"
+        made = [f"STATE_{name.upper()}", "STATE_DATAPLANE", "LEASES", "JOURNAL"] if has_log else []
         made += [stream for stream in streams[1:-1] if name == "resources"]
         makes = [f"$JS.API.STREAM.CREATE.{stream}" for stream in made]
-        says = [f"state.{name}.>", f"evt.{name}.>", f"delta.{name}", f"lease.{name}"]
+        log = {"state": [f"state.{name}.>"], "delta": [f"delta.{name}"]} if has_log else {"state": [], "delta": []}
+        says = [*log["state"], f"evt.{name}.>", *log["delta"], f"lease.{name}"]
         hears = [f"_INBOX.{name}.>", "delta.*", "evt.>", f"req.{name}.>", f"lease.{name}", *stored]
         assert list(each.publish or ()) == [*reads, *makes, *says, *snapshots]
         assert list(each.subscribe or ()) == hears
-    (node,) = accounts.tenants(["a.b"], accounts.new_passwords(["a.b"]))
+    node, observer = accounts.tenants(["a.b"], accounts.new_passwords(["a.b"]))
     assert node.user.name == "node-a.b"
     assert list(node.asks) == [
         *("state.dataplane.*.a%2Eb.>", "state.dataplane.vouched.a%2Eb"),
@@ -176,3 +185,12 @@ def test_rights_are_those_that_the_threat_model_tells() -> None:
     ]
     assert list(node.hears) == [*(f"delta.{each}" for each in owned), *stored]
     assert list(node.answers) == ["req.dataplane.*.a%2Eb"]
+    assert observer.user.name == "hubble-a.b"
+    assert list(observer.asks) == [
+        *("evt.hubble.*.a%2Eb", "evt.hubble.*.a%2Eb.>"),
+        *(f"log.{call}.{stream}" for stream in streams for call in ("read", "last", "info")),
+        *(subject for each in owned for subject in (f"log.word.{each}.{each}", f"req.{each}.snapshot")),
+        "req.dataplane.deciders.a%2Eb",
+    ]
+    assert list(observer.hears) == list(node.hears)
+    assert list(observer.answers) == ["req.hubble.*.a%2Eb"]

@@ -15,13 +15,13 @@ from bus.messages.dataplane import (
     Dump,
     DumpRows,
     Endpoint,
-    Flow,
     Health,
     HealthQuestion,
     ReachedRevision,
     Why,
     WhyAnswer,
 )
+from bus.messages.hubble import Flow
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.lb import Backend, Frontend, LoadBalancedService

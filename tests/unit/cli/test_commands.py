@@ -443,7 +443,7 @@ def test_a_node_that_cannot_show_a_map_fails_the_command_but_not_the_others(clus
 def test_status_is_0_when_all_is_well(cluster: Cluster) -> None:
     found = from_json("status")
     assert found["healthy"]
-    assert len(found["services"]) == 8
+    assert len(found["services"]) == 10
     assert all(row["state"] == "ready" and row["lag"] == 0 for row in found["services"])
     assert "70 MB" in plexus("status").stdout
 

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 import yaml
 
-from bus.messages.dataplane import Check, Flow, Health
+from bus.messages.dataplane import Check, Health
+from bus.messages.hubble import Flow
 from bus.texts import visible
 from cli import monitor, status, tail
 from cli.errors import Failed

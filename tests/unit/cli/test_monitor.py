@@ -7,7 +7,7 @@ import json
 
 import msgpack  # type: ignore[import-untyped]  # it has no types
 
-from bus.messages.dataplane import FlowBatch
+from bus.messages.hubble import FlowBatch
 from bus.subjects import FLOWS, POD
 from bus.testing import MemoryBus
 from tests.unit.cli.cluster import DROP, VERDICT, Cluster, from_json, plexus
@@ -55,7 +55,7 @@ def test_bus_tail_shows_states_with_their_sequences_and_events_without(cluster: 
     assert int(first[1]) > 0
     assert json.loads(first[2])["address"] == "10.0.1.2"
     tell_flows(cluster)
-    found = from_json("bus", "tail", "evt.dataplane.flows.*", "--max", "1")
+    found = from_json("bus", "tail", "evt.hubble.flows.*", "--max", "1")
     assert (found["sequence"], found["message"]["flows"][1]["reason"]) == (0, "Policy denied")
 
 

@@ -7,7 +7,6 @@ import errno
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,22 +15,18 @@ import pytest
 from bus import subjects
 from bus.codec import decode
 from bus.labels import canonical_labels
-from bus.messages.dataplane import Check, FlowBatch
+from bus.messages.dataplane import Check
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.ipam import Block
 from bus.messages.log import Vouched
 from bus.messages.policy import PolicyRules, Selector
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.messages.resources import Node as NodeResource
-from bus.telemetry import counted
-from services.dataplane.flows.ring import BATCH_MAX
-from services.dataplane.flows.tell import tell_flows
 from services.dataplane.kernel.links import LinkError
 from services.dataplane.node import Node
 from services.dataplane.pods import blocks, cni
 from services.dataplane.pods.addresses import Attachment
 from services.dataplane.pods.endpoints import record_key
-from services.dataplane.shapes.events import EVENT_DROP, Event
 from tests.unit.dataplane.test_node import HERE, THERE, WEB, Machine, SilentHub, until
 
 
@@ -161,48 +156,6 @@ async def test_what_cannot_be_settled_shows_and_the_rest_is_written(
 
 def _fail(*_: object) -> None:
     raise OverflowError("too much")
-
-
-@pytest.mark.parametrize(("label_bytes", "flows", "lost"), [(40, BATCH_MAX, 0), (40_000, 16, 16)])
-async def test_flows_of_pods_with_many_labels_are_told_in_several_messages(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, label_bytes: int, flows: int, lost: int
-) -> None:
-    labels = {f"k8s:app.kubernetes.io/label-number-{number}": "v" * label_bytes for number in range(8)}
-    machine.hub.put(subjects.IDENTITY.of("1001"), Identity(number=1001, labels=labels))
-    drop = replace(
-        Event.unpack(bytes(Event.layout.size)),
-        type=EVENT_DROP, reason=133, source="10.0.1.7", destination="10.0.0.2",
-        source_identity=1001, destination_identity=1001,
-    )  # fmt: skip
-
-    class OneBatch:
-        def __init__(self, _: object) -> None:
-            """Of denied packets, as many as are taken at a time."""
-
-        async def batches(self) -> AsyncIterator[list[Event]]:
-            yield [replace(drop, source_port=port) for port in range(flows)]
-
-        def close(self) -> None:
-            """Nothing is open."""
-
-    monkeypatch.setattr("services.dataplane.flows.tell.Ring", OneBatch)
-    told: list[FlowBatch] = []
-    async with machine.running() as node:
-        await until(lambda: 1001 in node.model.people.identities)
-        publish = node.bus.publish_event
-
-        async def listen(subject: str, message: FlowBatch) -> None:
-            await publish(subject, message)
-            told.append(message)
-
-        monkeypatch.setattr(node.bus, "publish_event", listen)
-        monkeypatch.setattr(node.maps, "events_lost", iter([0, 7]).__next__)
-        before = counted("flows_lost")
-        await tell_flows(node.bus, HERE, node.maps, node.model)
-    ports = [flow.source_port for message in told for flow in message.flows]
-    assert ports == list(range(flows - lost))
-    assert counted("flows_lost") - before == lost
-    assert lost or (len(told) > 1 and sum(message.lost for message in told) == 7)
 
 
 # The kernel refuses

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bus.messages.identity import AddressIdentity, Identity
 from services.hubble import records
 from services.hubble.api import flow_pb2 as pb
@@ -22,7 +24,7 @@ def test_a_policy_that_nobody_has_named_is_asked_for_once_and_named_from_then_on
     seen = record(policy=7, cookie=9, direction=1)
     (before,) = joiner.join([seen], 0)
     assert before.policies == () and joiner.unnamed == {(7, 9, 1)}
-    heard.decide((7, 9, 1), ["CiliumNetworkPolicy/default/rule1"])
+    heard.decide((7, 9, 1), (PolicyName.of("CiliumNetworkPolicy/default/rule1"),))
     joiner.unnamed.clear()
     (after,) = joiner.join([seen], 0)
     assert after.policies == (PolicyName("CiliumNetworkPolicy", "default", "rule1"),) and not joiner.unnamed
@@ -107,3 +109,21 @@ def test_each_flow_of_each_start_has_a_uuid_of_its_own() -> None:
 def test_an_end_that_is_no_pod_has_no_cluster() -> None:
     found = flow(source=Party(2, labels=("reserved:world",)), destination=SERVER).message()
     assert found.source.cluster_name == "" and list(found.source.labels) == ["reserved:world"]
+
+
+def test_a_connection_that_no_policy_was_asked_about_is_a_trace_that_says_where_to() -> None:
+    def seen(to: Party, *, tunnel: bool = False) -> pb.Flow:
+        place = replace(PLACE, is_tunnel=tunnel)
+        return flow(destination=to, place=place, seen=record(type_=records.TRACE, direction=1)).message()
+
+    here, there, host, world = Party(1, pod="a", node="node1"), Party(9, pod="b", node="node2"), Party(1), Party(2)
+    told = [
+        (each.event_type.sub_type, each.trace_observation_point)
+        for each in (seen(here), seen(there), seen(there, tunnel=True), seen(host), seen(world, tunnel=True))
+    ]
+    points = [(0, pb.TO_ENDPOINT), (11, pb.TO_NETWORK), (4, pb.TO_OVERLAY), (2, pb.TO_HOST), (11, pb.TO_NETWORK)]
+    assert told == points
+    one = seen(there)
+    assert (one.event_type.type, one.verdict, one.trace_reason) == (4, pb.FORWARDED, pb.NEW)
+    assert one.HasField("is_reply") and not one.is_reply.value and one.traffic_direction == pb.EGRESS
+    assert not flow().message().trace_observation_point

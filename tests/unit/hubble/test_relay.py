@@ -20,7 +20,7 @@ from services.hubble.api import relay_pb2
 from services.hubble.nodes import Nodes
 from services.hubble.observed import Observed
 from services.hubble.peers import Peer
-from services.hubble.relay import RelayServer
+from services.hubble.relay.server import RelayServer
 from services.hubble.server import ObserverServer
 from tests.unit.hubble.served import Clock, ask, flows, following, observed, see, served, times
 
@@ -205,3 +205,10 @@ async def test_namespaces_are_those_of_all_nodes_each_once(tmp_path: Path) -> No
         made.observers["b"].namespaces.add({"y", "z"}, Clock().now)
         found = await ask(made.client, "GetNamespaces", api.GetNamespacesRequest(), api.GetNamespacesResponse)
     assert [each.namespace for each in found.namespaces] == ["x", "y", "z"]
+
+
+async def test_as_many_as_a_number_can_be_is_all(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a", "b") as made:
+        see(made.observers["a"], 1, 3)
+        see(made.observers["b"], 2)
+        assert times(await flows(made.client, number=(1 << 64) - 1)) == [1, 2, 3]

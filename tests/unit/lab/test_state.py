@@ -134,7 +134,7 @@ def test_a_pod_that_is_not_there_is_an_error_that_names_those_that_are() -> None
 
 
 def test_every_service_is_a_user_of_its_own_on_the_bus() -> None:
-    lab = claim("a")
+    lab = claim("a", wanted=settings({"hubble.relay.enabled": True}))
     state.write(lab.directory.passwords, accounts.new_passwords(lab.nodes))
     told = [program.environment for program in programs.programs(lab).values() if program.service != "bus"]
     users = {each["PLEXUS_BUS_USER"]: each["PLEXUS_BUS_PASSWORD"] for each in told}
@@ -144,6 +144,23 @@ def test_every_service_is_a_user_of_its_own_on_the_bus() -> None:
     assert users == {user.name: user.password for user in known}
     assert len(set(users.values())) == len(told) + 1
     assert lab.directory.path.stat().st_mode & 0o077 == 0
+
+
+def test_flows_are_seen_unless_nobody_wants_them_and_put_together_if_somebody_does() -> None:
+    usual, dark = claim("a"), claim("b", wanted=settings({"hubble.enabled": False}))
+    whole = claim("c", wanted=settings({"hubble.relay.enabled": True}))
+    found = [{*programs.programs(each)} & {"relay", "node1.hubble"} for each in (usual, dark, whole)]
+    assert found == [{"node1.hubble"}, set(), {"relay", "node1.hubble"}]
+    with pytest.raises(LabError, match="no service 'hubble' runs on a node"):
+        programs.choose(dark, node="node1", service="hubble")
+    with pytest.raises(LabError, match="no control service 'relay'"):
+        programs.choose(usual, control="relay")
+    assert programs.choose(whole, control="relay") == "relay"
+    for each, said in ((usual, ""), (whole, ":4244")):
+        told = programs.programs(each)["node1.hubble"].environment
+        assert told.get("PLEXUS_HUBBLE_LISTEN_ADDRESS", "") == said and ("PLEXUS_HUBBLE_TLS_CERT" in told) == bool(said)
+    with pytest.raises(LabError, match=r"hubble.relay.enabled: there is nobody to ask"):
+        settings({"hubble.enabled": False, "hubble.relay.enabled": True})
 
 
 def test_a_control_service_that_stands_by_is_not_ready_yet() -> None:

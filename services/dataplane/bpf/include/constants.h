@@ -45,6 +45,7 @@
 
 #define LEGACY_ROUTING CONSTANT(20) /* the node's own stack forwards what the programs have judged: docs/adr/0017 */
 #define REJECT CONSTANT(21) /* who calls a Service in vain is told; 0: dropped in silence */
+#define OBSERVED CONSTANT(40) /* somebody reads events of packets; 0: they are counted alone */
 #define SET_RETVAL CONSTANT(22) /* bpf_set_retval is there for connect() and sendmsg() (kernel 6.0) */
 #define MASQUERADE4 CONSTANT(23) /* pods leave the cluster with the node's address */
 #define MASQUERADE6 CONSTANT(24)

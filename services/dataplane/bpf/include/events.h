@@ -17,7 +17,7 @@ static __always_inline void emit(struct __sk_buff *skb, struct packet *p, __u32 
 		rate->window = window;
 		rate->sent = 0;
 	}
-	if (rate->sent >= EVENTS_PER_WINDOW) {
+	if (rate->sent >= (type == EVENT_DROP ? EVENTS_PER_WINDOW : STARTS_PER_WINDOW)) {
 		rate->lost++;
 		return;
 	}
@@ -75,8 +75,8 @@ static __always_inline int finish(struct __sk_buff *skb, struct packet *p, int a
 	if (action != TC_ACT_SHOT)
 		p->reason = FORWARDED;
 	count(skb, p->reason, p->direction);
-	if (action == TC_ACT_SHOT || p->judged_new)
-		emit(skb, p, action == TC_ACT_SHOT ? EVENT_DROP : EVENT_POLICY_VERDICT);
+	if (OBSERVED && (action == TC_ACT_SHOT || p->told_as))
+		emit(skb, p, action == TC_ACT_SHOT ? EVENT_DROP : p->told_as);
 	return action;
 }
 

@@ -308,7 +308,7 @@ static __always_inline bool admit(struct packet *p, struct flow *f, struct endpo
 	f->connection = connection_at(&f->key);
 	if (!f->connection) /* evicted by another CPU in this very moment */
 		return REFUSE(p, DROP_CT_INSERT);
-	p->judged_new = p->policy != 0;
+	p->told_as = p->policy ? EVENT_POLICY_VERDICT : EVENT_TRACE;
 	return true;
 }
 

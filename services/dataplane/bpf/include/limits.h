@@ -53,7 +53,8 @@
 
 /* Events: at most this many of a type for each CPU and window; what is over is counted as lost. */
 #define EVENT_WINDOW_SHIFT 27 /* 134 ms */
-#define EVENTS_PER_WINDOW 128
+#define EVENTS_PER_WINDOW 128 /* of drops, which anybody can cause as fast as packets come */
+#define STARTS_PER_WINDOW 4096 /* of connections: each has cost a look-up of its way, and an entry, too */
 #define EVENT_WAKE_SHIFT 26 /* the reader is woken at most every 67 ms by each CPU, never once an event */
 
 #endif

@@ -58,7 +58,7 @@ struct packet {
 	__u8 begins_anew; /* it begins a connection where an entry of its ends is alive: `find` gives none */
 	__u8 for_pod; /* it answers what was masqueraded: its destination is the pod's address now */
 	__u8 for_client; /* the same of a client outside, whom a Service has led to a backend elsewhere */
-	__u8 judged_new; /* a policy has allowed a new connection: worth an event */
+	__u8 told_as; /* EVENT_*: it begins a connection, which is worth an event; 0: it does not */
 	__u8 error; /* ERROR_* */
 	__u8 by_stack; /* the node's stack takes it on from here to the pod, by to_pod */
 	__u8 is_known; /* its sender may be who it says; else nothing of it is for a pod */

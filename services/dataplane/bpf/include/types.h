@@ -348,7 +348,8 @@ struct event_rate {
 };
 
 #define EVENT_DROP 1
-#define EVENT_POLICY_VERDICT 5
+#define EVENT_TRACE 4 /* a connection has begun, and no policy was asked */
+#define EVENT_POLICY_VERDICT 5 /* a policy has allowed a new connection */
 #define EVENT_TYPES 8
 
 struct event {

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from bus.labels import IDENTITY_MAX, IDENTITY_MIN, RESERVED
 from services.dataplane.model import NodeModel
 from services.dataplane.parts.policy import entries
-from services.dataplane.shapes import events, layouts, limits, reasons
-from services.dataplane.shapes.events import Event
+from services.dataplane.shapes import layouts, limits, reasons
 from services.dataplane.shapes.layouts import (
     BackendEntry,
     BackendKey,
@@ -43,6 +42,7 @@ from services.dataplane.shapes.layouts import (
     SockReverse,
     SockReverseKey,
 )
+from services.hubble import records
 
 INCLUDE = Path(layouts.__file__).parents[1] / "bpf/include"
 
@@ -82,7 +82,7 @@ STRUCTS: dict[str, tuple[struct.Struct, str]] = {
     "sock_reverse_key": (SockReverseKey.layout, "cookie address port"),
     "sock_reverse": (SockReverse.layout, "address port protocol is_datagram"),
     "event": (
-        Event.layout,
+        records.LAYOUT,
         """at source_identity destination_identity source destination source_port destination_port protocol type reason
         direction policy cookie length line file""",
     ),
@@ -115,8 +115,9 @@ CONSTANTS = {
     "POLICY_NAMED": layouts.POLICY_NAMED,
     "INGRESS": entries.INGRESS,
     "EGRESS": entries.EGRESS,
-    "EVENT_DROP": events.EVENT_DROP,
-    "EVENT_POLICY_VERDICT": events.EVENT_POLICY_VERDICT,
+    "EVENT_DROP": records.DROP,
+    "EVENT_POLICY_VERDICT": records.POLICY_VERDICT,
+    "EVENT_TRACE": records.TRACE,
     "TICK_SHIFT": layouts.TICK_NS.bit_length() - 1,
     **{"CT_" + name.upper().replace("-", "_"): bit for bit, name in layouts.CT_FLAGS.items()},
     **{"WAY_" + name.upper(): number for number, name in enumerate(layouts.WAYS)},

@@ -1,4 +1,4 @@
-"""Events in words, and maps in words."""
+"""What the node says in words: maps, and the numbers of its own that events bear."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import pytest
 from bus import subjects
 from bus.labels import canonical_labels, network_number_of
 from bus.messages import Message
-from bus.messages.dataplane import Dump
+from bus.messages.dataplane import Decision, Dump, WhoDecided
 from bus.messages.identity import AddressIdentity, Identity
 from bus.messages.lb import Backend, Frontend, LoadBalancedService
 from bus.messages.policy import PeerNetwork, PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Pod, PortRange
-from cli.lists import identity_name
+from services.dataplane.deciders import deciders
 from services.dataplane.dump import dump
-from services.dataplane.flows.names import flows
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
+from services.dataplane.parts.counters import dropped
 from services.dataplane.shapes import layouts
-from services.dataplane.shapes.events import EVENT_DROP, EVENT_POLICY_VERDICT, Event
 from services.dataplane.shapes.mode import Mode
 from tests.unit.dataplane.fake_kernel import MemoryMaps
 
 WEB, DB = 1000, 2000
 HERE, THERE = "10.0.0.2", "10.0.1.7"
 LABELS = canonical_labels(Pod(namespace="default", name="web", uid="u", node="n"), Namespace(name="default"))
-BASE = Event(5_000_000_000, 0, 0, THERE, HERE, 1234, 80, 6, EVENT_DROP, 133, 0, WEB, 0, 60, 80, 6)
 
 
 def hear(model: NodeModel, message: Message) -> None:
@@ -69,25 +67,23 @@ def model() -> NodeModel:
     return made
 
 
-def test_a_drop_by_default_names_pods_labels_and_the_policies_that_select(model: NodeModel) -> None:
-    [flow] = flows([BASE], model, offset=1_700_000_000.0)
-    assert (flow.type, flow.verdict, flow.reason, flow.reason_code) == ("drop", "dropped", "Policy denied", 133)
-    assert (flow.source_pod, flow.destination_pod) == ("default/db", "default/web")
-    assert (flow.source_identity, flow.destination_identity) == (DB, WEB)
-    assert (flow.source_labels, flow.destination_labels) == ({"k8s:app": "db"}, LABELS)
-    assert flow.policies == ["CiliumNetworkPolicy/default/rule1"]
-    assert (flow.file, flow.line, flow.direction, flow.at) == ("policy.h", 80, "ingress", 1_700_000_005.0)
+def decided(model: NodeModel, policy: int, cookie: int = 0) -> list[str]:
+    question = WhoDecided(decisions=[Decision(policy=policy, cookie=cookie, direction="ingress")])
+    answer = deciders("n", 5.0, question, model)
+    assert (answer.node, answer.started_at, answer.networks) == ("n", 5.0, [])
+    (found,) = answer.policies
+    return found
 
 
-def test_a_verdict_names_the_policies_of_the_entry_that_matched(model: NodeModel) -> None:
+def test_where_no_entry_matched_those_decided_that_make_the_pod_deny(model: NodeModel) -> None:
+    assert decided(model, WEB) == ["CiliumNetworkPolicy/default/rule1"]
+
+
+def test_an_entry_is_of_the_policies_that_its_cookie_names(model: NodeModel) -> None:
     policy = model.policy_of(WEB)
-    assert policy is not None
+    assert policy is not None and policy.cookies
     for cookie, names in policy.cookies.items():
-        event = dataclasses.replace(BASE, type=EVENT_POLICY_VERDICT, reason=0, cookie=cookie)
-        [flow] = flows([event], model, offset=0.0)
-        assert (flow.type, flow.verdict, flow.reason) == ("policy-verdict", "forwarded", "")
-        assert flow.policies == list(names)
-        assert (flow.file, flow.line) == ("", 0)
+        assert decided(model, WEB, cookie) == list(names)
 
 
 def test_what_passes_only_because_the_node_looks_says_why_it_would_not(model: NodeModel) -> None:
@@ -98,31 +94,14 @@ def test_what_passes_only_because_the_node_looks_says_why_it_would_not(model: No
     model.settle()
     policy = model.policy_of(WEB)
     assert policy is not None and set(policy.audited.values()) == {"Policy denied"}
-    for cookie in policy.cookies:
-        event = dataclasses.replace(BASE, type=EVENT_POLICY_VERDICT, reason=0, cookie=cookie)
-        [flow] = flows([event], model, offset=0.0)
-        is_audited = cookie in policy.audited
-        assert (flow.verdict, flow.reason) == (("audited", "Policy denied") if is_audited else ("forwarded", ""))
-        assert flow.policies == ["CiliumNetworkPolicy/default/rule1"]
+    asked = [Decision(policy=WEB, cookie=cookie, direction="ingress") for cookie in policy.cookies]
+    answer = deciders("n", 5.0, WhoDecided(decisions=asked), model)
+    assert answer.audited == ["Policy denied" if each.cookie in policy.audited else "" for each in asked]
+    assert answer.policies == [["CiliumNetworkPolicy/default/rule1"]] * len(asked)
 
 
-def test_an_identity_that_the_kernel_found_is_believed(model: NodeModel) -> None:
-    [flow] = flows([dataclasses.replace(BASE, source_identity=2, source="198.51.100.1")], model, 0.0)
-    assert (flow.source_identity, flow.source_pod, flow.source_labels) == (2, "", {})
-    [flow] = flows([dataclasses.replace(BASE, source_identity=WEB)], model, 0.0)
-    assert flow.source_identity == WEB
-
-
-def test_a_drop_that_no_policy_decided_names_none(model: NodeModel) -> None:
-    [flow] = flows([dataclasses.replace(BASE, reason=132, file=1)], model, 0.0)
-    assert (flow.reason, flow.policies, flow.file) == ("Invalid source ip", [], "pod.bpf.c")
-
-
-def test_a_policy_that_is_gone_names_none(model: NodeModel) -> None:
-    [flow] = flows([dataclasses.replace(BASE, policy=77)], model, 0.0)
-    assert flow.policies == []
-    [flow] = flows([dataclasses.replace(BASE, cookie=5)], model, 0.0)
-    assert flow.policies == []
+def test_of_a_policy_that_is_gone_nobody_knows(model: NodeModel) -> None:
+    assert decided(model, 77) == decided(model, WEB, 5) == []
 
 
 # Dumps
@@ -153,6 +132,8 @@ def test_what_was_counted_in_words_over_all_cpus(maps: MemoryMaps, model: NodeMo
     assert dump("n", Dump(table="counters"), maps, model).rows == [
         {"reason": "Policy denied", "reason_code": 133, "direction": "egress", "packets": 3, "bytes": 180}
     ]
+    entries[(2 * 0).to_bytes(4, "little")] = one_cpu(7, 700) + one_cpu(0, 0)
+    assert dropped(maps["counters"]) == {(("direction", "egress"), ("reason", "Policy denied")): 3}
 
 
 def test_a_translation_in_words(maps: MemoryMaps, model: NodeModel) -> None:
@@ -215,17 +196,14 @@ def test_a_long_table_is_cut_and_says_so(maps: MemoryMaps, model: NodeModel) -> 
     assert dump("n", Dump(table="policy", limit=-5), maps, model).rows == []
 
 
-def test_an_address_in_a_network_of_a_policy_is_called_by_the_network(model: NodeModel) -> None:
+def test_an_identity_of_a_network_of_a_policy_is_called_by_the_network(model: NodeModel) -> None:
     cidr = "198.51.100.0/24"
     hear(model, Selector(id="office", selector=LabelSelector(), networks=[PeerNetwork(cidr=cidr)]))
     rule = SelectorRule(direction="ingress", selectors=["office"])
     hear(model, PolicyRules(kind="NetworkPolicy", namespace="default", name="office", subject="web", rules=[rule]))
     model.settle()
     number = network_number_of(cidr)
-    event = dataclasses.replace(BASE, source="198.51.100.7", source_identity=number)
-    (flow,) = flows([event], model, 0)
-    assert flow.source_labels == {f"cidr:{cidr}": "", "reserved:world": ""}
-    assert identity_name(number, flow.source_labels) == f"cidr:{cidr},reserved:world"
+    assert deciders("n", 5.0, WhoDecided(networks=[number, number + 1]), model).networks == [cidr, ""]
     maps = MemoryMaps()
     for table in model.tables:
         for key, value in table.wanted.items():

@@ -1,7 +1,7 @@
 """Networks that rules name, by themselves or by groups of them, become selectors. Pure.
 
 A rule refers to all of its networks by one selector. When a group changes, that is one delta for each selector that
-means it, and no rule is said again. Who has an address in such a network is each node's own affair (docs/adr/0030).
+means it, and no rule is said again. Who has an address in such a network is each node's own affair (docs/adr/0033).
 """
 
 from __future__ import annotations

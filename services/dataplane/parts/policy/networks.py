@@ -4,7 +4,7 @@ An address is who the longest network around it is that any policy here names. S
 network and every longer one within it, and an exception takes out its own and all within that.
 
 A number is given to one network only as long as this process runs, and to those that maps still know from the process
-before it: while a write is under way, nobody is judged by rules for another (docs/adr/0030).
+before it: while a write is under way, nobody is judged by rules for another (docs/adr/0033).
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
         NAMES.get(define, row.name): {"switches": {define: 1 - row.turned(row.default)}}
         for define, row in rows.SWITCHES.items()
     },
+    "own sockets alone": {"hooked_namespace": 1},
     "no masquerade": {"masquerade": False, "masquerade6": False},
     "no masquerade4": {"masquerade": False},
     "no masquerade6": {"masquerade6": False},

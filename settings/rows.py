@@ -287,6 +287,15 @@ ROUTING = (
         text="Services are always translated here",
     ),
     Row(
+        key="socketLB.hostNamespaceOnly",
+        variable="PLEXUS_SOCKET_LB_HOST_NAMESPACE_ONLY",
+        read=Truth(),
+        default=False,
+        services=NODE,
+        text="`true`: only sockets of the node's own network namespace are led to backends when they call; what pods "
+        "send is led there packet by packet, so that a proxy in a pod sees the Service's address",
+    ),
+    Row(
         key="socketLB.terminatePodConnections",
         variable="PLEXUS_TERMINATE_POD_CONNECTIONS",
         read=Truth(),

@@ -62,6 +62,7 @@ class NodeSettings:
     map_entries: Mapping[str, int] = field(default_factory=dict)  # those that were given, by define
     ct_seconds: Mapping[str, int] = field(default_factory=dict)  # those that were given, by define
     force_fallback: bool = default("PLEXUS_FORCE_FALLBACK")
+    socket_lb_host_namespace_only: bool = default("PLEXUS_SOCKET_LB_HOST_NAMESPACE_ONLY")
     terminate_pod_connections: bool = default("PLEXUS_TERMINATE_POD_CONNECTIONS")
     terminate_all_protocols: bool = default("PLEXUS_TERMINATE_ALL_PROTOCOLS")
     hubble_enabled: bool = default("PLEXUS_HUBBLE_ENABLED")

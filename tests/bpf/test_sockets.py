@@ -306,8 +306,9 @@ class Node:
         return len(self.maps.dump("sock_reverse"))
 
 
-@pytest.fixture
-def hooked(programs: Path, cgroup: Path) -> Iterator[Maps]:
+@contextmanager
+def hooks_on(programs: Path, cgroup: Path) -> Iterator[Maps]:
+    """Socket programs are attached to the cgroup; the maps that they go by."""
     links = programs / "test-sockets"
     links.mkdir()
     with ExitStack() as stack:
@@ -321,6 +322,12 @@ def hooked(programs: Path, cgroup: Path) -> Iterator[Maps]:
         found.remove_many([key for key, _ in found.items()])
         yield maps
     links.rmdir()
+
+
+@pytest.fixture
+def hooked(programs: Path, cgroup: Path) -> Iterator[Maps]:
+    with hooks_on(programs, cgroup) as maps:
+        yield maps
 
 
 def caller(namespace: str, cgroup: Path, family: int, kind: str) -> Connections:

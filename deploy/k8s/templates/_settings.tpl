@@ -176,6 +176,11 @@
 - name: PLEXUS_L2_LEASE_RETRY_PERIOD
   value: {{ $v | toString | quote }}
 {{- end }}
+{{- $v := (dig "socketLB" "hostNamespaceOnly" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_SOCKET_LB_HOST_NAMESPACE_ONLY
+  value: {{ $v | toString | quote }}
+{{- end }}
 {{- $v := (dig "socketLB" "terminatePodConnections" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_TERMINATE_POD_CONNECTIONS

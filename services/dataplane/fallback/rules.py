@@ -255,8 +255,9 @@ class _Node:
                 if not backends:
                     empty[at_nodes].append(frontend)
                     continue
-                near = backends[: entry.outside] if entry.is_exposure else []
-                if entry.is_exposure and not near:
+                is_limited = bool(entry.flags & ServiceEntry.RANGES)  # no rule knows source ranges: closed to outside
+                near = backends[: entry.outside] if entry.is_from_outside and not is_limited else []
+                if entry.is_from_outside and not near:
                     silent[at_nodes].append(frontend)
                 for some, listed in ((backends, known), (near, outside)):
                     if not some:

@@ -13,7 +13,7 @@ from typing import cast
 from bus.service import BadSettings
 from bus.telemetry import logger
 from services.dataplane.batch import to_the_end
-from services.dataplane.kernel import pins
+from services.dataplane.kernel import namespace, pins
 from services.dataplane.kernel.hooks import Hooks
 from services.dataplane.kernel.links import LinkError, Links, TcProgram
 from services.dataplane.kernel.maps import Maps
@@ -125,6 +125,7 @@ async def prepare(settings: NodeSettings, links: Links, known: Known) -> Ground:
         nat_port_max=ports.last,
         node_port_min=settings.node_ports.first,
         node_port_max=settings.node_ports.last,
+        hooked_namespace=namespace.cookie() if settings.socket_lb_host_namespace_only else 0,
         sizes=settings.map_sizes(memory_bytes()),
         seconds=settings.ct_seconds,
     )

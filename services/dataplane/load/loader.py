@@ -80,6 +80,7 @@ class DatapathConfig:
     nat_port_max: int = 65_535
     node_port_min: int = 30_000
     node_port_max: int = 32_767
+    hooked_namespace: int = 0  # the cookie of the one whose sockets alone are led to backends; 0: all are
     sizes: Mapping[str, int] = field(default_factory=dict)  # of maps, by their names in bpf/include/limits.h
     seconds: Mapping[str, int] = field(default_factory=dict)  # lifetimes of connections, the same
 
@@ -119,6 +120,7 @@ class DatapathConfig:
             "NAT_PORT_MAX": self.nat_port_max,
             "NODE_PORT_MIN": self.node_port_min,
             "NODE_PORT_MAX": self.node_port_max,
+            "HOOKED_NAMESPACE": self.hooked_namespace,
             "NAT_PORTS": self.nat_port_max - self.nat_port_min + 1,
             **{name.replace("_SECONDS", "_TICKS"): _ticks(self._lifetime(name)) for name in LIFETIMES},
             "CT_LONGEST_TICKS": _ticks(max(limit("CT_WEEK_SECONDS"), *map(self._lifetime, LIFETIMES))),

@@ -497,6 +497,11 @@ class ServiceEntry:
         """Its number is another entry's: that of its Service's own frontend."""
         return bool(self.flags & (self.NODE_PORT | self.EXTERNAL))
 
+    @property
+    def is_from_outside(self) -> bool:
+        """Who calls it may be outside of the cluster."""
+        return self.is_exposure or bool(self.flags & self.HOST_PORT)
+
     def pack(self) -> bytes:
         return self.layout.pack(self.number, self.backends, self.flags, self.affinity, self.outside)
 

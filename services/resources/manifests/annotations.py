@@ -7,6 +7,7 @@ Taints"; Cilium's documentation of each feature (pkg/annotation lists the keys).
 from __future__ import annotations
 
 from bus.labels import SERVED_BY_OTHERS
+from services.resources.manifests.exposure import SOURCE_RANGES_POLICY
 from services.resources.manifests.load_balancer import ANNOTATIONS as LB_ANNOTATIONS
 from services.resources.manifests.meta import ObjectMeta
 from services.resources.manifests.strict import Problems, joined, names
@@ -65,8 +66,9 @@ def check_annotations(kind: str, metadata: ObjectMeta, path: str, problems: Prob
             problems.add(where, "staged policies are not supported yet; leave the policy out, for it would be enforced")
         elif kind == "Pod" and word in BANDWIDTH:
             problems.add(where, "bandwidth limits are not supported yet; remove the annotation")
-        elif kind == "Service" and word == "service.cilium.io/src-ranges-policy":
-            problems.add(where, "a limit on sources is not supported yet; leave the Service out, or it serves everyone")
+        elif kind == "Service" and word == SOURCE_RANGES_POLICY:
+            if value not in ("allow", "deny"):
+                problems.add(where, f'"{value}" is not a choice; use allow or deny')
         elif kind == "Service" and word in LB_ANNOTATIONS:
             continue
         elif kind == "Service" and word.startswith(_SERVICE_FAMILIES):

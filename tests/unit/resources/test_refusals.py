@@ -315,6 +315,11 @@ REFUSED = {
         "spec.clusterIP",
         "must be left out",
     ),
+    "a limit on sources that neither lets in nor keeps out": (
+        service(metadata=", annotations: {Service.Cilium.io/src-ranges-policy: Deny}"),
+        "metadata.annotations[Service.Cilium.io/src-ranges-policy]",
+        "use allow or deny",
+    ),
     "an algorithm by annotation": (
         service(metadata=", annotations: {Service.Cilium.io/lb-algorithm: maglev}"),
         "metadata.annotations[Service.Cilium.io/lb-algorithm]",

@@ -62,6 +62,9 @@
 
 #define ANNOUNCES CONSTANT(36) /* the node answers for addresses of Services on its devices' networks (l2_answers) */
 
+/* Cookie of the node's own network namespace, where the sockets of no other are led to backends; 0: all are. */
+#define HOOKED_NAMESPACE CONSTANT(37)
+
 /* Lifetimes of connections, in ticks (limits.h). */
 #define CT_TCP_TICKS CONSTANT(28)
 #define CT_TCP_SYN_TICKS CONSTANT(29) /* nobody has answered yet */

@@ -39,6 +39,12 @@ static __always_inline void write_address(struct bpf_sock_addr *ctx, const struc
 	}
 }
 
+/* The calls of this socket go on as they are: its packets meet the same Services on their way (socketLB.hostNamespaceOnly). */
+static __always_inline bool is_passed_over(struct bpf_sock_addr *ctx)
+{
+	return HOOKED_NAMESPACE && bpf_get_netns_cookie(ctx) != HOOKED_NAMESPACE;
+}
+
 /* The caller learns at once that no backend is there; or by time, as it were with packets: they are dropped on their way. */
 static __always_inline int refuse(const struct address *called)
 {
@@ -100,6 +106,8 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool is_ip6)
 	struct backend *backend;
 	__u32 now = 0;
 
+	if (is_passed_over(ctx))
+		return CALL_GOES_ON;
 	read_address(ctx, &key.address, is_ip6);
 	key.port = ctx->user_port;
 	key.protocol = ctx->protocol;
@@ -224,6 +232,8 @@ static __always_inline int send_to_backend(struct bpf_sock_addr *ctx, bool is_ip
 	struct choice *kept;
 	__u32 index = 0;
 
+	if (is_passed_over(ctx))
+		return CALL_GOES_ON;
 	read_address(ctx, &key.address, is_ip6);
 	key.port = ctx->user_port;
 	key.protocol = ctx->protocol;

@@ -240,6 +240,20 @@ def test_a_node_port_is_led_to_its_backends_at_the_addresses_of_nodes_for_pods_a
     assert [each.split()[2] for each in nobody[:: len(nobody) // 2]] == ["@here4", "@remote4"]
 
 
+def test_a_host_port_is_open_to_the_outside_and_a_service_that_limits_who_may_call_is_closed_to_it() -> None:
+    """Rules do not know its ranges; within the cluster nobody is asked for them anyway."""
+    one = tables()
+    flags = ServiceEntry.EXTERNAL | ServiceEntry.RANGES
+    opened = {
+        ServiceKey("192.0.2.9", 80, 6).pack(): ServiceEntry(1, 1, flags, outside=1).pack(),
+        ServiceKey("192.0.2.1", 8080, 6).pack(): ServiceEntry(1, 1, ServiceEntry.HOST_PORT, outside=1).pack(),
+    }
+    script = render({**one, "services": {**one["services"], **opened}}, PLACE, {}, "mark")
+    assert elements(script, "outside4") == "192.0.2.1 . 6 . 8080 : goto service_1_1"
+    assert elements(script, "silent4") == "192.0.2.9 . 6 . 80"
+    assert "192.0.2.9 . 6 . 80 : goto service_1_1" in elements(script, "services4")
+
+
 def test_who_calls_from_outside_is_led_to_as_many_backends_as_serve_there_and_what_leaves_again_comes_back() -> None:
     one = tables()
     near, none, node_port = ServiceKey("192.0.2.9", 80, 6), ServiceKey("192.0.2.9", 81, 6), ServiceKey("::", 30_080, 6)

@@ -1,5 +1,5 @@
 {{/* Written by `make docs` (tools/chart.py); do not edit it by hand. */}}
-{{- define "plexus.control" -}}["resources", "identity", "ipam", "lb", "policy"]{{- end -}}
+{{- define "plexus.control" -}}["resources", "identity", "ipam", "lb", "policy", "l2announce"]{{- end -}}
 {{- define "plexus.node" -}}["dataplane"]{{- end -}}
 {{- define "plexus.never-outside" -}}["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4"]{{- end -}}
 {{- define "plexus.users" -}}{"dataplane": "node-"}{{- end -}}
@@ -47,6 +47,24 @@
 {{- end -}}
 
 {{- define "plexus.settings.policy" -}}
+{{- end -}}
+
+{{- define "plexus.settings.l2announce" -}}
+{{- $v := (dig "l2announcements" "leaseDuration" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_DURATION
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRenewDeadline" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RENEW_DEADLINE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRetryPeriod" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RETRY_PERIOD
+  value: {{ $v | toString | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "plexus.settings.dataplane" -}}
@@ -123,6 +141,26 @@
 {{- $v := (dig "nodePort" "range" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_NODE_PORT_RANGE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "enabled" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_ANNOUNCEMENTS
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseDuration" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_DURATION
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRenewDeadline" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RENEW_DEADLINE
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "l2announcements" "leaseRetryPeriod" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_L2_LEASE_RETRY_PERIOD
   value: {{ $v | toString | quote }}
 {{- end }}
 {{- $v := (dig "socketLB" "terminatePodConnections" "" .Values.AsMap) }}
@@ -312,9 +350,6 @@
 {{- end }}
 {{- if not (has ((dig "ingressController" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "ingressController.enabled: is not supported yet; remove it" }}
-{{- end }}
-{{- if not (has ((dig "l2announcements" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
-{{- fail "l2announcements.enabled: is not supported yet; remove it" }}
 {{- end }}
 {{- if not (has ((dig "l7Proxy" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "l7Proxy: is not supported yet; remove it" }}

@@ -1,8 +1,8 @@
 {{/* Written by `make docs` (tools/chart.py); do not edit it by hand. */}}
-{{- define "plexus.control" -}}["resources", "identity", "ipam", "lb", "policy", "l2announce", "relay"]{{- end -}}
-{{- define "plexus.node" -}}["dataplane", "hubble"]{{- end -}}
+{{- define "plexus.control" -}}["resources", "identity", "ipam", "lb", "policy", "l2announce"]{{- end -}}
+{{- define "plexus.node" -}}["dataplane"]{{- end -}}
 {{- define "plexus.never-outside" -}}["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4"]{{- end -}}
-{{- define "plexus.users" -}}{"dataplane": "node-", "hubble": "hubble-"}{{- end -}}
+{{- define "plexus.users" -}}{"dataplane": "node-"}{{- end -}}
 
 {{- define "plexus.settings.resources" -}}
 {{- $v := (dig "nodePort" "range" "" .Values.AsMap) }}
@@ -63,19 +63,6 @@
 {{- $v := (dig "l2announcements" "leaseRetryPeriod" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_L2_LEASE_RETRY_PERIOD
-  value: {{ $v | toString | quote }}
-{{- end }}
-{{- end -}}
-
-{{- define "plexus.settings.relay" -}}
-{{- $v := (dig "hubble" "listenAddress" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_HUBBLE_LISTEN_ADDRESS
-  value: {{ $v | toString | quote }}
-{{- end }}
-{{- $v := (dig "hubble" "tls" "enabled" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_HUBBLE_TLS
   value: {{ $v | toString | quote }}
 {{- end }}
 {{- end -}}
@@ -174,11 +161,6 @@
 {{- $v := (dig "l2announcements" "leaseRetryPeriod" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_L2_LEASE_RETRY_PERIOD
-  value: {{ $v | toString | quote }}
-{{- end }}
-{{- $v := (dig "socketLB" "hostNamespaceOnly" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_SOCKET_LB_HOST_NAMESPACE_ONLY
   value: {{ $v | toString | quote }}
 {{- end }}
 {{- $v := (dig "socketLB" "terminatePodConnections" "" .Values.AsMap) }}
@@ -291,19 +273,9 @@
 - name: PLEXUS_NAMED_PORTS_MAX
   value: {{ $v | int64 | toString | quote }}
 {{- end }}
-{{- $v := (dig "extraConfig" "bpf-lb-source-range-map-max" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_SOURCE_RANGES_MAX
-  value: {{ $v | int64 | toString | quote }}
-{{- end }}
 {{- $v := (dig "extraConfig" "plexus-masq-exclude-max" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_MASQ_EXCLUDE_MAX
-  value: {{ $v | int64 | toString | quote }}
-{{- end }}
-{{- $v := (dig "extraConfig" "bpf-lb-affinity-map-max" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_AFFINITY_MAX
   value: {{ $v | int64 | toString | quote }}
 {{- end }}
 {{- $v := (dig "extraConfig" "plexus-choices-max" "" .Values.AsMap) }}
@@ -346,34 +318,6 @@
 - name: PLEXUS_CONNTRACK_GC_MAX_INTERVAL
   value: {{ $v | toString | quote }}
 {{- end }}
-{{- $v := (dig "hubble" "enabled" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_HUBBLE_ENABLED
-  value: {{ $v | toString | quote }}
-{{- end }}
-{{- end -}}
-
-{{- define "plexus.settings.hubble" -}}
-{{- $v := (dig "routingMode" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_ROUTING_MODE
-  value: {{ $v | toString | quote }}
-{{- end }}
-{{- $v := (dig "hubble" "listenAddress" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_HUBBLE_LISTEN_ADDRESS
-  value: {{ $v | toString | quote }}
-{{- end }}
-{{- $v := (dig "hubble" "tls" "enabled" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_HUBBLE_TLS
-  value: {{ $v | toString | quote }}
-{{- end }}
-{{- $v := (dig "hubble" "eventBufferCapacity" "" .Values.AsMap) }}
-{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
-- name: PLEXUS_HUBBLE_EVENT_BUFFER_CAPACITY
-  value: {{ $v | int64 | toString | quote }}
-{{- end }}
 {{- end -}}
 
 {{- define "plexus.refused" -}}
@@ -394,6 +338,12 @@
 {{- end }}
 {{- if not (has ((dig "hostFirewall" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "hostFirewall.enabled: is not supported yet; remove it" }}
+{{- end }}
+{{- if not (has ((dig "hubble" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
+{{- fail "hubble.enabled: is not supported yet; remove it" }}
+{{- end }}
+{{- if not (has ((dig "hubble" "relay" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
+{{- fail "hubble.relay.enabled: is not supported yet; remove it" }}
 {{- end }}
 {{- if not (has ((dig "hubble" "ui" "enabled" "" .Values.AsMap) | toString) (list "" "<nil>" "false" "[]")) }}
 {{- fail "hubble.ui.enabled: is not supported yet; remove it" }}

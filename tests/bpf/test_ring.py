@@ -89,7 +89,7 @@ def test_every_drop_names_the_line_that_decided(datapath: Datapath, ring: Ring) 
             line = source_line(event)
             assert "DROP(" in line or "REFUSE(" in line, (program, line)
             files.add(reasons.file_name(event.file))
-    assert files == {"pod.bpf.c", "forward.h", "parse.h", "netdev.bpf.c", "overlay.bpf.c"}
+    assert files == {"pod.bpf.c", "forward.h", "parse.h", "sender.h", "overlay.bpf.c"}
 
 
 def test_a_reply_that_is_dropped_names_both_ends_the_right_way_round(datapath: Datapath, ring: Ring) -> None:

@@ -66,7 +66,8 @@ def test_a_flow_has_names_identities_verdict_and_policies(space: Space) -> None:
     assert landed.verdict == pb.FORWARDED and landed.l4.TCP.destination_port == 80
     assert [each.name for each in landed.ingress_allowed_by] == ["rule1"]
     pods = (f"--from-pod={space.name}/xwing", f"--to-pod={space.name}/deathstar")
-    (told, *_) = space.lab.plexus("observe", *pods, "--print-policy-names", "--print-node-name").stdout.splitlines()
+    wanted = ("--verdict=DROPPED", "--print-policy-names", "--print-node-name")
+    (told, *_) = space.lab.plexus("observe", *pods, *wanted).stdout.splitlines()
     assert "[node1]:" in told and "Policy denied DROPPED BY rule1 (CiliumNetworkPolicy)" in told
 
 

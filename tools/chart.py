@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from bus.services import CONTROL_SERVICES, NODE_SERVICES, SERVICES
+from bus.services import SERVICES
 from lab.settings import NEVER_OUTSIDE
 from services.resources.kind import Kind
 from services.resources.kubernetes.rights import rules
@@ -30,7 +30,14 @@ from settings.rows import KEYS, LATER
 CHART = Path(__file__).resolve().parent.parent / "deploy/k8s"
 MADE = "Written by `make docs` (tools/chart.py); do not edit it by hand."
 
+SERVED = tuple(each for each in SERVICES if not each.switch)
+"""What the chart starts: of the services that can be turned off, none yet."""
+CONTROL = tuple(each.name for each in SERVED if not each.is_on_nodes)
+ON_NODES = tuple(each.name for each in SERVED if each.is_on_nodes)
+NOT_YET = (*LATER, *(each.switch for each in SERVICES if each.switch))
+
 OTHERWISE: Mapping[str, Any] = {
+    **{each.switch: False for each in SERVICES if each.switch},
     "bus.tls.enabled": True,
     "autoDirectNodeRoutes": False,
     "ipam.operator.clusterPoolIPv4PodCIDRList": ["10.244.0.0/16"],
@@ -196,15 +203,15 @@ def dig(key: str) -> str:
 def settings() -> str:
     lines = [f"{{{{/* {MADE} */}}}}"]
     lists = {
-        "control": list(CONTROL_SERVICES),
-        "node": list(NODE_SERVICES),
+        "control": list(CONTROL),
+        "node": list(ON_NODES),
         "never-outside": list(NEVER_OUTSIDE),
     }
     for name, listed in lists.items():
         lines.append(f'{{{{- define "plexus.{name}" -}}}}{json.dumps(listed)}{{{{- end -}}}}')
-    users = {service.name: service.user_on("") for service in SERVICES if service.is_on_nodes}
+    users = {service.name: service.user_on("") for service in SERVED if service.is_on_nodes}
     lines.append(f'{{{{- define "plexus.users" -}}}}{json.dumps(users)}{{{{- end -}}}}')
-    for service in (*CONTROL_SERVICES, *NODE_SERVICES):
+    for service in (*CONTROL, *ON_NODES):
         lines.append(f'\n{{{{- define "plexus.settings.{service}" -}}}}')
         for row in KEYS.values():
             if service in row.services and row.variable and row.variable not in DECIDED:
@@ -241,7 +248,7 @@ def told(row: Row) -> list[str]:
 
 def refused() -> Iterable[str]:
     """Features that are not there yet."""
-    for key in sorted(LATER):
+    for key in sorted(NOT_YET):
         yield f'{{{{- if not (has ({dig(key)} | toString) (list "" "<nil>" "false" "[]")) }}}}'
         yield f'{{{{- fail "{key}: is not supported yet; remove it" }}}}'
         yield "{{- end }}"

@@ -28,6 +28,7 @@ NAMES = {
     170: "Encapsulation traffic is prohibited",
     175: "First logical datagram fragment not found",
     176: "Forbidden ICMPv6 message",
+    177: "Denied by LB src range check",
     181: "Policy denied by denylist",
     182: "VLAN traffic disallowed by VLAN filter",
     196: "TTL exceeded",

@@ -19,7 +19,6 @@ from bus.client import connect
 from bus.serve import Serving, password_of
 from bus.server import free_port
 from bus.service import Settings as Every
-from bus.services import CONTROL_SERVICES, NODE_SERVICES, SERVICES
 from bus.tls import ClientTls
 from services.dataplane.settings import NodeSettings
 from services.ipam.settings import from_environment as ipam_settings
@@ -28,7 +27,7 @@ from services.resources.registry import KINDS
 from services.resources.settings import from_environment as resources_settings
 from settings.readers import DeviceNames, Duration, Number, PortRange, Prefix, Prefixes, Share, Truth, Words
 from settings.row import Row
-from settings.rows import KEYS, LATER, VARIABLES
+from settings.rows import KEYS, VARIABLES
 from tools import chart
 
 PLACE = {"bus": {"node": "cp-1", "address": "192.0.2.1"}}
@@ -67,7 +66,7 @@ def pod_of(found: dict[str, Any]) -> dict[str, Any]:
 
 def environment(objects: Objects, service: str) -> dict[str, str]:
     """As the kubelet of node1 makes it."""
-    place = ("DaemonSet", "plexus") if service in NODE_SERVICES else ("Deployment", f"plexus-{service}")
+    place = ("DaemonSet", "plexus") if service in chart.ON_NODES else ("Deployment", f"plexus-{service}")
     (container,) = [each for each in pod_of(objects[place])["containers"] if each["name"] == service]
     found = {each["name"]: each.get("value", "node1") for each in container["env"]}
     assert len(found) == len(container["env"]), "one variable is told twice"
@@ -106,7 +105,7 @@ def test_kubernetes_takes_every_manifest_and_services_what_they_are_told(
         kubernetes_validate.validate(found, NEWEST, strict=True)
     password = tmp_path / "password"
     password.write_text("p")
-    for service in (*CONTROL_SERVICES, *NODE_SERVICES):
+    for service in (*chart.CONTROL, *chart.ON_NODES):
         told = environment(objects, service)
         assert {name for name in told if name.startswith("PLEXUS_")} <= VARIABLES.keys()
         files = {"PLEXUS_BUS_PASSWORD_FILE": str(password)}
@@ -147,10 +146,11 @@ def other(row: Row) -> tuple[Any, str]:
 
 
 FAMILIES = ("ipv4.enabled", "ipv6.enabled")
+SERVED = {*chart.CONTROL, *chart.ON_NODES}
 
 
 def test_each_value_reaches_who_reads_it(plexus: helm.Chart) -> None:
-    rows = [row for row in KEYS.values() if row.variable and row.key not in FAMILIES]
+    rows = [row for row in KEYS.values() if row.variable and row.key not in (*FAMILIES, *chart.NOT_YET)]
     values: dict[str, Any] = {"ipv6": {"enabled": True}, "ipMasqAgent": {"enabled": True}}
     for row in rows:
         values = merged(values, at(row.key, other(row)[0]))
@@ -159,7 +159,7 @@ def test_each_value_reaches_who_reads_it(plexus: helm.Chart) -> None:
         _, told = other(row)
         if row.variable == "PLEXUS_MASQ_EXCLUDE":
             told += ",169.254.0.0/16,fe80::/10"
-        for service in row.services:
+        for service in {*row.services} & SERVED:
             assert environment(objects, service).get(row.variable) == told, row.key
     six = rendered(plexus, {"ipv4": {"enabled": False}, "ipv6": {"enabled": True}})
     assert (environment(six, "ipam")["PLEXUS_IPV4_ENABLED"], environment(six, "ipam")["PLEXUS_IPV6_ENABLED"]) == (
@@ -171,7 +171,7 @@ def test_each_value_reaches_who_reads_it(plexus: helm.Chart) -> None:
 def test_what_nobody_said_is_not_told_and_defaults_are_the_tables(plexus: helm.Chart) -> None:
     objects = rendered(plexus)
     for row in KEYS.values():
-        for service in row.services if row.variable and row.variable not in chart.DECIDED else ():
+        for service in {*row.services} & SERVED if row.variable and row.variable not in chart.DECIDED else ():
             default = chart.default_of(row)
             found = environment(objects, service).get(row.variable)
             assert (found is None) == (default is None), row.key
@@ -185,7 +185,7 @@ def test_what_nobody_said_is_not_told_and_defaults_are_the_tables(plexus: helm.C
     assert environment(objects, "ipam")["PLEXUS_CLUSTER_POOL_CIDRS6"] == "", "there are none of a family that is off"
 
 
-@pytest.mark.parametrize("key", LATER)
+@pytest.mark.parametrize("key", chart.NOT_YET)
 def test_a_feature_that_is_not_there_is_refused_by_name(plexus: helm.Chart, key: str) -> None:
     with pytest.raises(helm.HelmError, match=f"{key}: is not supported yet"):
         rendered(plexus, at(key, True))
@@ -193,7 +193,7 @@ def test_a_feature_that_is_not_there_is_refused_by_name(plexus: helm.Chart, key:
 
 def test_what_is_not_there_may_be_switched_off(plexus: helm.Chart) -> None:
     values: dict[str, Any] = {}
-    for key in LATER:
+    for key in chart.NOT_YET:
         values = merged(values, at(key, False))
     assert rendered(plexus, values)
 
@@ -231,7 +231,7 @@ def test_helm_finds_nothing_to_complain_of() -> None:
 def test_each_service_has_its_own_password_and_no_other(plexus: helm.Chart, tmp_path: Path) -> None:
     secrets = {"control": "c" * 40, "nodes": "n" * 40}
     objects = rendered(plexus, {"bus": {"secrets": secrets}})
-    for service in CONTROL_SERVICES:
+    for service in chart.CONTROL:
         held = base64.b64decode(objects["Secret", f"plexus-{service}"]["data"]["password"]).decode()
         assert held == password_of(service, secrets["control"])
         volumes = pod_of(objects["Deployment", f"plexus-{service}"])["volumes"]
@@ -242,7 +242,7 @@ def test_each_service_has_its_own_password_and_no_other(plexus: helm.Chart, tmp_
         assert "secret" not in {each["name"] for each in container["volumeMounts"]}, "of all nodes' passwords"
     (script,) = [each["args"][0] for each in node["initContainers"] if each["name"] == "account"]
     assert password_by(script, "node1", secrets["nodes"], tmp_path) == password_of(
-        SERVICES[-1].user_on("node1"), secrets["nodes"]
+        chart.SERVED[-1].user_on("node1"), secrets["nodes"]
     )
 
 
@@ -251,7 +251,7 @@ def password_by(script: str, node: str, secret: str, folder: Path) -> str:
     (folder / "secret").write_text(secret)
     script = script.replace("/secret/secret", str(folder / "secret")).replace("/account", str(folder / "account"))
     subprocess.run(["/bin/sh", "-ec", script], env={"NODE": node, "PATH": "/usr/bin:/bin"}, check=True)
-    return (folder / "account" / NODE_SERVICES[-1] / "password").read_text().strip()
+    return (folder / "account" / chart.ON_NODES[-1] / "password").read_text().strip()
 
 
 def test_the_bus_is_where_everybody_looks_for_it(plexus: helm.Chart, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_the_bus_is_where_everybody_looks_for_it(plexus: helm.Chart, tmp_path: P
         told[f"PLEXUS_BUS_TLS_{name}"] = str(tmp_path / name)
     serving = Serving.of(told | {"PLEXUS_BUS_SECRETS": str(tmp_path)})
     assert (serving.host, serving.port, str(serving.store)) == ("0.0.0.0", 4222, "/var/lib/plexus-bus")
-    for service in (*CONTROL_SERVICES, *NODE_SERVICES):
+    for service in (*chart.CONTROL, *chart.ON_NODES):
         assert environment(objects, service)["PLEXUS_BUS_URL"] == "nats://192.0.2.1:4222"
     six = rendered(plexus, {"bus": {"address": "2001:db8::1"}})
     assert environment(six, "lb")["PLEXUS_BUS_URL"] == "nats://[2001:db8::1]:4222"
@@ -319,7 +319,7 @@ def test_nobody_has_more_rights_than_it_needs(plexus: helm.Chart) -> None:
             assert context["capabilities"]["drop"] == ["ALL"] and not context["allowPrivilegeEscalation"]
             assert context["readOnlyRootFilesystem"]
             added = context["capabilities"].get("add", [])
-            assert not added or container["name"] in NODE_SERVICES
+            assert not added or container["name"] in chart.ON_NODES
             if kind == "Deployment":
                 assert pod["securityContext"]["runAsNonRoot"]
     assert with_token == {"plexus-resources"}
@@ -334,14 +334,14 @@ def test_no_two_listen_on_one_port_of_a_node(plexus: helm.Chart) -> None:
         for container in pod_of(found)["containers"]
         for port in container["ports"]
     ]
-    assert len(ports) == len(set(ports)) == len(SERVICES) + 1
-    for service in (*CONTROL_SERVICES, *NODE_SERVICES):
+    assert len(ports) == len(set(ports)) == len(chart.SERVED) + 1
+    for service in (*chart.CONTROL, *chart.ON_NODES):
         assert int(environment(objects, service)["PLEXUS_HTTP"].rpartition(":")[2]) in ports
 
 
 def test_who_has_a_standby_has_two_replicas_and_one_stays(plexus: helm.Chart) -> None:
     objects = rendered(plexus)
-    for service in CONTROL_SERVICES:
+    for service in chart.CONTROL:
         found = objects["Deployment", f"plexus-{service}"]
         budget = objects["PodDisruptionBudget", f"plexus-{service}"]
         assert (found["spec"]["replicas"], budget["spec"]["maxUnavailable"]) == (2, 1)

@@ -163,6 +163,11 @@
 - name: PLEXUS_L2_LEASE_RETRY_PERIOD
   value: {{ $v | toString | quote }}
 {{- end }}
+{{- $v := (dig "socketLB" "hostNamespaceOnly" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_SOCKET_LB_HOST_NAMESPACE_ONLY
+  value: {{ $v | toString | quote }}
+{{- end }}
 {{- $v := (dig "socketLB" "terminatePodConnections" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_TERMINATE_POD_CONNECTIONS
@@ -273,9 +278,19 @@
 - name: PLEXUS_NAMED_PORTS_MAX
   value: {{ $v | int64 | toString | quote }}
 {{- end }}
+{{- $v := (dig "extraConfig" "bpf-lb-source-range-map-max" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_SOURCE_RANGES_MAX
+  value: {{ $v | int64 | toString | quote }}
+{{- end }}
 {{- $v := (dig "extraConfig" "plexus-masq-exclude-max" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_MASQ_EXCLUDE_MAX
+  value: {{ $v | int64 | toString | quote }}
+{{- end }}
+{{- $v := (dig "extraConfig" "bpf-lb-affinity-map-max" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_AFFINITY_MAX
   value: {{ $v | int64 | toString | quote }}
 {{- end }}
 {{- $v := (dig "extraConfig" "plexus-choices-max" "" .Values.AsMap) }}
@@ -316,6 +331,11 @@
 {{- $v := (dig "conntrackGCMaxInterval" "" .Values.AsMap) }}
 {{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
 - name: PLEXUS_CONNTRACK_GC_MAX_INTERVAL
+  value: {{ $v | toString | quote }}
+{{- end }}
+{{- $v := (dig "hubble" "enabled" "" .Values.AsMap) }}
+{{- if not (has ($v | toString) (list "" "<nil>" "[]")) }}
+- name: PLEXUS_HUBBLE_ENABLED
   value: {{ $v | toString | quote }}
 {{- end }}
 {{- end -}}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bus.accounts import OPERATOR
-from bus.services import CONTROL_SERVICES, NODE_SERVICES, SERVICES
+from bus.services import SERVICES
 from services.dataplane.settings import NodeSettings
 from services.ipam.settings import from_environment as ipam_settings
 from services.resources.settings import from_environment as resources_settings
@@ -20,6 +20,8 @@ from tools import image
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 NODES = ("node1", "node2")
+SERVED = [each for each in SERVICES if not each.switch]  # what can be turned off is, there
+CONTROL_SERVICES = [each.name for each in SERVED if not each.is_on_nodes]
 SERVER = {"PLEXUS_BUS_SECRETS", "PLEXUS_BUS_STORE"}
 
 
@@ -31,7 +33,6 @@ def services() -> dict[str, Any]:
 
 def test_every_service_has_its_container_and_its_account(services: dict[str, Any]) -> None:
     assert services.keys() == {"setup", "bus", OPERATOR, *CONTROL_SERVICES, *NODES}
-    assert NODE_SERVICES == ("dataplane",), "node.sh starts one service of a node"
     for name in CONTROL_SERVICES:
         told = services[name]["environment"]
         assert services[name]["command"] == ["-m", f"services.{name}"]
@@ -39,12 +40,13 @@ def test_every_service_has_its_container_and_its_account(services: dict[str, Any
             name,
             f"/etc/plexus/accounts/{name}/password",
         )
-    (dataplane,) = [each for each in SERVICES if each.is_on_nodes]
+    (dataplane,) = [each for each in SERVED if each.is_on_nodes]  # node.sh starts one
     for node in NODES:
         told = services[node]["environment"]
         assert told["PLEXUS_BUS_USER"] == dataplane.user_on(node)
         assert told["PLEXUS_BUS_PASSWORD_FILE"] == f"/etc/plexus/accounts/{dataplane.user_on(node)}/password"
         assert NodeSettings.of(told).node == told["PLEXUS_INSTANCE"] == node
+        assert told["PLEXUS_HUBBLE_ENABLED"] == "false"
     assert not resources_settings(services["resources"]["environment"]).is_kubernetes
     assert ipam_settings(services["ipam"]["environment"])
     assert services["setup"]["command"][1:] == list(NODES)

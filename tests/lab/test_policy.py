@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,12 @@ def lands(space: Space, ship: str, target: str) -> bool:
     return space.get(ship, target, *LANDING, path="/v1/request-landing", seconds=1.5) == "Ship landed\n"
 
 
+def why(space: Space, ship: str) -> Any:
+    """What `plexus why` says of a ship that calls the deathstar's Service."""
+    asked = ("why", f"{space.name}/{ship}", space.cluster_address("deathstar"), "80", "-o", "json")
+    return json.loads(space.lab.plexus(*asked).stdout)
+
+
 def test_the_star_wars_scenario(space: Space) -> None:
     space.apply(star_wars_pods(space))
     target = space.cluster_address("deathstar")
@@ -98,6 +105,12 @@ def test_the_star_wars_scenario(space: Space) -> None:
     assert lands(space, "tiefighter", target)
     assert not lands(space, "xwing", target)
     assert space.lab.drops()["Policy denied"] > before
+    denied, allowed = (why(space, ship) for ship in ("xwing", "tiefighter"))
+    by = f"CiliumNetworkPolicy/{space.name}/rule1"
+    assert (allowed["allowed"], allowed["service"]) == (True, f"{space.name}/deathstar")
+    (came,) = (each for each in denied["ways"][0]["judged"] if each["direction"] == "ingress")
+    assert (came["node"], came["reason"], came["policies"]) == ("node1", "Policy denied", [by])
+    assert came["nearest"].startswith(f"{by} lets through identity ")
 
     space.delete(rule1(space))
     assert lands(space, "xwing", target)

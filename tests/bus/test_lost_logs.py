@@ -12,13 +12,15 @@ import pytest
 from bus.link import ApiError
 from bus.server import Server
 from bus.services import ROOTS
-from bus.subjects import JOURNAL, LEASES, OWNERS, info_of, stream_of
+from bus.subjects import JOURNAL, LEASES, info_of, stream_of
 from tests.bus.lost import MODELS, World, cluster, pod, policy, service
 from tests.unit.dataplane.test_node import until
 
 NOTICED_SECONDS = 5.0  # it is noticed within one; this machine is busy
 
 pytestmark = pytest.mark.timeout(120)
+
+OWNERS = ("resources", *MODELS, "dataplane")  # who says something in this world
 
 
 async def goes_on(world: World) -> None:

@@ -117,7 +117,7 @@ def pod(name: str, address: str = "10.244.1.5", **spec: Any) -> dict[str, Any]:
 
 async def test_what_is_there_is_on_the_bus(place: Place) -> None:
     first = pod("web-1")
-    first["spec"]["containers"][0]["ports"][0]["hostPort"] = 8080
+    first["metadata"]["annotations"] = {"cni.cilium.io/mac-address": "02:00:00:00:00:01"}
     uid = place.server.put(first)["metadata"]["uid"]
     for text in (NODE_ONE, SERVICE_WEB, SLICE_WEB, CLOSED):
         place.server.put(text)
@@ -138,7 +138,7 @@ async def test_what_is_there_is_on_the_bus(place: Place) -> None:
     )
     assert (found.labels, found.service_account, found.owner) == ({"app": "web"}, "web", "")
     assert [(each.name, each.port) for each in found.ports] == [("http", 8080)]
-    assert "hostPort: nobody is led" in found.warnings[0]
+    assert "mac-address" in found.warnings[0]
     assert (node.addresses, node.pod_cidrs) == (["192.0.2.1"], ["10.244.1.0/24"])
     assert (service.type, service.cluster_addresses, service.selector) == ("NodePort", ["10.96.0.7"], {})
     assert [each.node_port for each in service.ports] == [30080]

@@ -23,7 +23,7 @@ from tests.bpf.own_maps import TABLES, pin_all
 
 BPFFS = Path("/sys/fs/bpf")
 MANY = 9000  # more than two batches of a system call
-TRIES = {"policy": POLICY_STATIC_BITS + 24, "ipcache": 128, "masq_exclude": 128}
+TRIES = {"policy": POLICY_STATIC_BITS + 24, "ipcache": 128, "masq_exclude": 128, "source_ranges": 160}
 
 
 @pytest.fixture

@@ -26,10 +26,11 @@ from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.netlink import Netlink
 from services.dataplane.shapes import layouts
 from services.dataplane.shapes.layouts import MapShape
-from services.dataplane.shapes.limits import ASIDE, declared_maps, map_path
+from services.dataplane.shapes.limits import ASIDE, MAP_TYPES, declared_maps, map_path, maps_of_generation
 
 log = logger(__name__)
 
+STEPS_READ = 64  # of an array that may be anybody's; ours is smaller
 SHOWN = 5  # names in health
 
 
@@ -172,17 +173,27 @@ def _map_number(path: Path) -> int | None:
 
 
 def _used_by(programs: Iterable[int]) -> dict[str, Counter[int]]:
-    """By the name of a map: the kernel's numbers of those that `programs` use, and how many of these use each."""
+    """By the name of a map: the kernel's numbers of those that `programs` use, and the steps that they jump to; and how
+    many of these use each."""
     used: dict[str, Counter[int]] = {}
-    for program in set(programs):
+    left = set(programs)
+    seen: set[int] = set()
+    while left:
+        program = left.pop()
+        seen.add(program)
         with suppress(FileNotFoundError):  # gone just now
-            for name, number in _maps_of(program):
-                used.setdefault(name, Counter())[number] += 1
+            for found in _maps_of(program):
+                name, info = found.info.name, found.info
+                if name in maps_of_generation() and info.type == MAP_TYPES["prog"]:
+                    left |= _programs_in(found) - seen
+                shape = MapShape(info.key_bytes, info.value_bytes)
+                if name in layouts.MAPS and (shape, info.type) == (layouts.MAPS[name], declared_maps()[name].type):
+                    used.setdefault(name, Counter())[info.id] += 1
     return used
 
 
-def _maps_of(program: int) -> Iterator[tuple[str, int]]:
-    """(name, number) of the maps of a program that are as this version makes them."""
+def _maps_of(program: int) -> Iterator[Map]:
+    """Each is closed when the next one is asked for."""
     fd = bpf.program_by_id(program)
     try:
         numbers = bpf.map_ids(fd)
@@ -190,10 +201,13 @@ def _maps_of(program: int) -> Iterator[tuple[str, int]]:
         os.close(fd)
     for number in numbers:
         with closing(Map(bpf.map_by_id(number))) as found:
-            name, info = found.info.name, found.info
-            shape = MapShape(info.key_bytes, info.value_bytes)
-            if name in layouts.MAPS and (shape, info.type) == (layouts.MAPS[name], declared_maps()[name].type):
-                yield name, number
+            yield found
+
+
+def _programs_in(steps: Map) -> set[int]:
+    """The kernel's numbers of the programs that an array for tail calls holds."""
+    values = (steps.get(each.to_bytes(4, "little")) for each in range(min(steps.info.max_entries, STEPS_READ)))
+    return {int.from_bytes(value, "little") for value in values if value is not None}
 
 
 def _pinned_programs(pin_dir: Path) -> Iterator[int]:

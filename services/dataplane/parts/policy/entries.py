@@ -410,6 +410,10 @@ def amended(before: EndpointPolicy, part: EndpointPolicy, only: Set[int], limit:
     entries = kept | {key: entry for key, entry in part.entries.items() if key.identity in only}
     if before.full or part.full or len(entries) >= limit or part.missing != before.missing:
         return None
+    for direction in (INGRESS, EGRESS):
+        denies = any(entry.deny and key.direction == direction for key, entry in entries.items())
+        if part.enforced(direction) != before.enforced(direction) and (part.enforced(direction) or not denies):
+            return None  # denials alone close the direction, and the first has come or the last has gone
     cookies = {**before.cookies, **part.cookies}
     port_names = {**before.port_names, **part.port_names}
     is_same = all(before.cookies.get(number, names) == names for number, names in part.cookies.items()) and all(

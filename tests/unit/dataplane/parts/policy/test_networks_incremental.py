@@ -13,7 +13,7 @@ from bus.labels import network_number_of
 from bus.messages.policy import PeerName, PeerNetwork, PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, PortRange, Requirement
 from services.dataplane.parts.policy import store as policy_store
-from services.dataplane.parts.policy.entries import EndpointPolicy, entries_for
+from services.dataplane.parts.policy.entries import Direction, EndpointPolicy, entries_for
 from services.dataplane.parts.policy.store import PolicyStore
 from tests.strategies import CIDRS
 
@@ -170,3 +170,27 @@ def test_one_change_among_many_asks_for_those_alone_who_are_other(monkeypatch: p
     store.put_rules(replace(policy, name="q"))
     store.policy_of(1000)
     assert asked[1:] == [None], "another policy may be about everything"
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_the_first_whom_denials_alone_deny_closes_the_direction_and_the_last_opens_it(direction: Direction) -> None:
+    denies = PolicyRules(
+        kind="CiliumNetworkPolicy",
+        namespace="default",
+        name="p",
+        subject=SUBJECTS[0].id,
+        denies=[SelectorRule(direction=direction, selectors=["one"])],
+    )
+    store = begun()
+    empty = Selector(id="one", selector=LabelSelector())
+    store.put_selector(empty)
+    store.put_rules(denies)
+    opened = all_of(store)[1000]
+    assert not opened.ingress_enforced and not opened.egress_enforced
+    for members in ([3000], [3000, 3001], [3001]):
+        store.put_selector(replace(empty, members=members))
+        closed = all_of(store)[1000]
+        assert (closed.ingress_enforced, closed.egress_enforced) == (direction == "ingress", direction == "egress")
+        assert {key.identity for key, entry in closed.entries.items() if entry.deny} == set(members)
+    store.put_selector(empty)
+    assert all_of(store)[1000] == opened

@@ -26,7 +26,14 @@ from services.dataplane.kernel.bpf import Map
 from services.dataplane.kernel.sock_diag import TCP, UDP, Peer, Walk, walk
 from services.dataplane.parts.services import Services
 from services.dataplane.settings import NodeSettings
-from services.dataplane.shapes.layouts import LivingKey, ServiceEntry, ServiceKey, SockReverse, SockReverseKey
+from services.dataplane.shapes.layouts import (
+    LivingKey,
+    ServiceEntry,
+    ServiceKey,
+    SockReverse,
+    SockReverseKey,
+    pack_address,
+)
 
 log = logger(__name__)
 
@@ -34,6 +41,7 @@ CHECK = "sockets"
 IDLE_PER_BUSY = 3.0  # a pause after each turn is so much longer than the turn: at most a quarter of one CPU
 PROBLEMS_SHOWN = 3
 NAMES = {UDP: "udp", TCP: "tcp"}
+ANY4, ANY6 = pack_address("0.0.0.0"), bytes(16)
 
 
 def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], serves: Callable[[bytes], bool]) -> bool:
@@ -44,11 +52,15 @@ def is_outdated(key: bytes, value: bytes, services: Mapping[bytes, bytes], serve
     if is_datagram:
         return False
     for each in (protocol,) if protocol else NAMES:
-        service = services.get(ServiceKey.layout.pack(address, port, each))
-        if service is not None:
-            number, *_ = ServiceEntry.layout.unpack(service)
-            if serves(LivingKey.layout.pack(number, backend_port, backend)):
-                return False
+        for called in (
+            address,
+            ANY4 if address.startswith(ANY4[:12]) else ANY6,
+        ):  # as frontend.h looks: a node port is there
+            service = services.get(ServiceKey.layout.pack(called, port, each))
+            if service is not None:
+                number, *_ = ServiceEntry.layout.unpack(service)
+                if serves(LivingKey.layout.pack(number, backend_port, backend)):
+                    return False
     return True
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.messages.lb import Backend, Frontend, LoadBalancedService
+from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from services.dataplane.keep.sockets import find_outdated
 from services.dataplane.kernel.sock_diag import TCP, UDP, Walk
 from services.dataplane.parts.services import Services
@@ -178,3 +178,17 @@ def test_what_is_not_to_be_ended_is_not_looked_for() -> None:
     assert only_tcp.protocols((UDP,)) == []
     unknown = find_outdated([(key(1, "10.0.0.1"), value(protocol=0))], made.services.wanted, made.serves, (UDP, TCP))
     assert unknown.protocols((UDP, TCP)) == [UDP, TCP]
+
+
+@pytest.mark.parametrize(
+    ("node", "here", "elsewhere"), [("192.0.2.9", "10.0.0.1", "10.0.0.2"), ("fd00::9", "fd01::1", "fd01::2")]
+)
+def test_who_called_a_node_port_stays_connected_while_its_backend_is_there(
+    node: str, here: str, elsewhere: str
+) -> None:
+    made = Services()
+    front = Frontend(address="fd00::a" if ":" in here else DNS, port=53, protocol="UDP", backends=at([here]))
+    port = Exposure(kind="NodePort", family="IPv6" if ":" in here else "IPv4", port=30053, protocol="UDP")
+    made.put(LoadBalancedService(namespace="n", name="s", frontends=[front], exposures=[port]))
+    entries = {key(1, here): value(node, 30053), key(2, elsewhere): value(node, 30053)}
+    assert list(outdated(made, entries)) == [key(2, elsewhere)]

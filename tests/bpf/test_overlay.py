@@ -286,7 +286,8 @@ def test_what_another_node_sends_as_itself_may_be_the_worlds_and_no_pods(tunnel:
     tunnel.allow(9, at.world, INGRESS)
     tunnel.maps.raise_epoch()
     other = next(each for each in (V4, V6) if each is not at)
-    for identity, reason in ((at.world, 0), (300, POLICY_DENIED), (1, POLICY_DENIED), (other.world, POLICY_DENIED)):
+    worlds = (at.world, other.world, 2)  # of a node with other families
+    for identity, reason in (*((each, 0) for each in worlds), (300, POLICY_DENIED), (1, POLICY_DENIED)):
         packet = tcp(OTHER_ROUTER[at], at.pod, 1000 + identity, 80)
         assert tunnel.arrives(packet, identity, tunnel.nodes[0]) == reason
     assert tunnel.arrives(tcp(at.remote, at.pod, 1000, 80), at.world, tunnel.nodes[0]) == 0  # the map says 300

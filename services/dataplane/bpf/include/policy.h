@@ -15,10 +15,14 @@
 
 #define POLICY_KEY_BITS 96
 
+static __always_inline bool is_worlds(__u32 identity)
+{
+	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IP4 || identity == IDENTITY_WORLD_IP6;
+}
+
 static __always_inline __u32 aggregate(__u32 identity)
 {
-	if (identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IP4 || identity == IDENTITY_WORLD_IP6 ||
-	    identity >= IDENTITY_LOCAL_MIN)
+	if (is_worlds(identity) || identity >= IDENTITY_LOCAL_MIN)
 		return AGGREGATE_WORLD;
 	if (identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER)
 		return AGGREGATE_REMOTE_NODE;

@@ -29,8 +29,9 @@ static __always_inline bool identify(struct packet *p, struct way *came)
 	if (!sender || is_none(&sender->node) || !is_same(&sender->node, &p->tunnel_from))
 		return REFUSE(p, DROP_INVALID_SOURCE);
 	p->source_identity = p->tunnel_identity;
-	if (sender->identity == IDENTITY_REMOTE_NODE && p->tunnel_identity == world(&p->source)) {
-		/* it says less of itself than is known */
+	if (sender->identity == IDENTITY_REMOTE_NODE && is_worlds(p->tunnel_identity)) {
+		p->source_identity =
+			world(&p->source); /* it may have other families than we: the world has other numbers there */
 	} else if (sender->identity == IDENTITY_REMOTE_NODE || p->tunnel_identity < IDENTITY_CLUSTER_MIN ||
 	           p->tunnel_identity >= IDENTITY_LOCAL_MIN) {
 		p->source_identity = sender->identity;

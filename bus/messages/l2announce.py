@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from bus.messages import Message, Part
 
 
@@ -41,9 +45,11 @@ class Renewal(Message, frozen=True, kw_only=True):
     """A node asks for its lease anew, several times in its length. Question: req.l2announce.renew.<node>"""
 
     node: str
-    process: str  # of which the question is: another one for each process, and each start of the node
+    process: Annotated[
+        str, Meta(max_length=64)
+    ]  # of which the question is: another one for each process, and each start of the node
     number: int  # rises with each question of a process
-    term: str = ""  # as the last answer named it; "": there was none yet
+    term: Annotated[str, Meta(max_length=64)] = ""  # as the last answer named it; "": there was none yet
     holds: list[str] = []  # addresses that its kernel may be answering for
 
 

@@ -1,8 +1,9 @@
 """The kernel is brought to what the model says; and the model learns what found no room.
 
 An entry of policy that is missing denies nothing. So a direction of which not all is in the map is denied as a whole,
-at once and for as long as there is no room for all of it; the endpoint and its policies say so. What is missing of any
-other map stays owed: it opens nothing.
+at once and for as long as there is no room for all of it; the endpoint and its policies say so. The same of a network
+that may not call a Service: then nobody outside may, a write later. What is missing of any other map stays owed: it
+opens nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from services.dataplane.kernel.maps import Maps
 from services.dataplane.model import NodeModel
 from services.dataplane.part import LocalPod
 
-POLICY = "policy"
+POLICY, RANGES = "policy", "source_ranges"
 NAMED = 3  # pods that a check is about
 
 
@@ -50,7 +51,8 @@ class Writing:
 
     def _close(self) -> bool:
         missing = self._maps.missing.get(POLICY, {})
-        return self._model.policy.close(missing, is_full=errno.ENOMEM not in missing.values())
+        closed = self._model.policy.close(missing, is_full=errno.ENOMEM not in missing.values())
+        return self._model.services.shut(self._maps.missing.get(RANGES, ())) or closed
 
     def _tell(self) -> None:
         missing = [f"{name}: {why}" for name, why in sorted(self._maps.no_room.items())]

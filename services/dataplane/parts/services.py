@@ -101,6 +101,7 @@ class Services(Part):
         self._frontends: dict[ServiceKey, _Frontend] = {}
         self._exposed: dict[ServiceKey, _Exposed] = {}
         self._lent: set[ServiceKey] = set()  # host ports
+        self._shut: set[int] = set()  # numbers of those who may not call whom `source_ranges` has no room for
         self._on_host: set[ServiceKey] = set()  # frontends of which this host is a backend
         self._leads_to: dict[ServiceKey, set[ServiceKey]] = {}  # frontend -> external addresses
         self._of_service: dict[ServiceName, set[ServiceKey]] = {}
@@ -299,6 +300,22 @@ class Services(Part):
             self.ranges.delete(each)
         self._frontends[key] = replace(known, ranges=frozenset(ranges))
 
+    def shut(self, missing: Iterable[bytes]) -> bool:
+        """Of these keys of `source_ranges` there is no room. Where one was to keep somebody out, nobody may call from
+        outside, for as long as that is so. Returns: whether entries have changed."""
+        numbers = {RangeKey.unpack(key).service for key in missing if self.ranges.wanted.get(key) == RANGE_DENIED}
+        changed, self._shut = self._shut ^ numbers, numbers
+        for key, exposed in self._exposed.items():
+            front = self._frontends[exposed.frontend]
+            entry = ServiceEntry.unpack(self.services.wanted[key.pack()])
+            if front.number in changed and entry.flags & ServiceEntry.RANGES:
+                denies = front.number not in numbers and any(
+                    self.ranges.wanted[each] == RANGE_DENIED for each in front.ranges
+                )
+                flags = entry.flags & ~ServiceEntry.RANGES_DENY | ServiceEntry.RANGES_DENY * denies
+                self.services.put(key.pack(), replace(entry, flags=flags).pack())
+        return bool(changed)
+
     def _expose(self, key: ServiceKey, front: ServiceKey, service: LoadBalancedService) -> None:
         """Who calls an external address from within may go to every backend, whatever the policies."""
         known = self._frontends[front]
@@ -308,7 +325,8 @@ class Services(Part):
         self.take_back(key)
         flags = ServiceEntry.NODE_PORT if key.address in AT_NODES.values() else ServiceEntry.EXTERNAL
         if service.source_ranges and key.address in _balancers(service):
-            flags |= ServiceEntry.RANGES | ServiceEntry.RANGES_DENY * service.denies_sources
+            flags |= ServiceEntry.RANGES
+            flags |= ServiceEntry.RANGES_DENY * (service.denies_sources and known.number not in self._shut)
         outside = self._served(service.external_traffic_policy, known.backends)
         entry = ServiceEntry(known.number, len(known.backends), flags, known.affinity, outside)
         self.services.put(key.pack(), entry.pack())

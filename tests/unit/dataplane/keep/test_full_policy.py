@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bus import subjects
 from bus.labels import RESERVED, canonical_labels
 from bus.messages.identity import Identity
+from bus.messages.lb import Backend, Exposure, Frontend, LoadBalancedService
 from bus.messages.policy import PeerNetwork, PolicyRules, Selector, SelectorRule
 from bus.messages.resources import LabelSelector, Namespace, Pod, Requirement
 from bus.service import Service, Settings
@@ -28,6 +29,8 @@ from services.dataplane.shapes.layouts import (
     PolicyMapEntry,
     PolicyMapKey,
     Prefix,
+    ServiceEntry,
+    ServiceKey,
     pack_address,
 )
 from tests.unit.dataplane.fake_kernel import MemoryMap, MemoryMaps
@@ -284,3 +287,33 @@ def test_without_memory_it_is_closed_until_it_is_tried_again() -> None:
     node.write()
     assert node.closed["a"] == [] and policies.entries
     assert EndpointEntry.unpack(node.kernel.memory["endpoints"].entries[pack_address("10.0.0.2")]).policy == 1000
+
+
+def test_where_there_is_no_room_for_whom_a_service_keeps_out_it_is_closed_to_the_outside_until_there_is() -> None:
+    node = Watching()
+    ranges = node.kernel.memory["source_ranges"]
+    ranges.room = 1
+    key = ServiceKey("203.0.113.9", 80, 6).pack()
+
+    def say(*denied: str) -> ServiceEntry:
+        front = Frontend(address="10.96.0.1", port=80, protocol="TCP", backends=[Backend(address="10.0.0.2", port=80)])
+        to_all = Exposure(kind="LoadBalancer", address="203.0.113.9", family="IPv4", port=80, protocol="TCP")
+        service = LoadBalancedService(
+            namespace="n",
+            name="s",
+            frontends=[front],
+            exposures=[to_all],
+            source_ranges=list(denied),
+            denies_sources=True,
+        )
+        node.model.put(subjects.FRONTEND.of("n", "s"), service)
+        node.write()
+        return ServiceEntry.unpack(node.kernel.memory["services"].entries[key])
+
+    both = ServiceEntry.RANGES | ServiceEntry.RANGES_DENY
+    assert say("198.51.100.0/24").flags & both == both
+    assert say("198.51.100.0/24", "198.51.0.0/16").flags & both == ServiceEntry.RANGES, "only who is let in by name"
+    assert not node.check("room")[0] and len(ranges.entries) == 1
+    ranges.room = 2
+    assert say("198.51.100.0/24", "198.51.0.0/16").flags & both == both
+    assert node.check("room")[0]

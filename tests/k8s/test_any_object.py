@@ -115,6 +115,28 @@ def test_source_ranges_that_cannot_be_read_let_nobody_in() -> None:
         assert isinstance(service, Service) and service.source_ranges == kept
 
 
+def test_a_word_on_source_ranges_is_read_in_any_case_and_an_unknown_one_lets_nobody_in() -> None:
+    found = yaml.safe_load(SERVICE_WEB.replace("NodePort", "LoadBalancer"))
+    found["metadata"]["namespace"] = "default"
+    found["spec"]["loadBalancerSourceRanges"] = ["10.0.0.0/8"]
+    nobody, ranges = (["255.255.255.255/32"], False), ["10.0.0.0/8"]
+    for word, kept in (
+        ("deny", (ranges, True)), ("Deny", (ranges, True)), ("DENY", (ranges, True)), ("deny ", (ranges, True)),
+        ("Allow", (ranges, False)), ("denied", nobody), ("", nobody),
+    ):  # fmt: skip
+        found["metadata"]["annotations"] = {"service.cilium.io/src-ranges-policy": word}
+        seen = read_object(BY_NAME["Service"], found)
+        assert seen is not None and seen.resource is not None
+        ((_, service),) = seen.resource.messages
+        assert isinstance(service, Service) and (service.source_ranges, service.denies_sources) == kept, word
+    found["metadata"]["annotations"]["Service.cilium.io/src-ranges-policy"] = "allow"
+    found["metadata"]["annotations"]["service.cilium.io/src-ranges-policy"] = "deny"
+    seen = read_object(BY_NAME["Service"], found)
+    assert seen is not None and seen.resource is not None
+    ((_, service),) = seen.resource.messages
+    assert isinstance(service, Service) and service.source_ranges == nobody[0], "two words that do not agree"
+
+
 def test_a_nodes_policy_governs_no_pod() -> None:
     """`nodeSelector` is not done yet; closed by mistake it would be every pod of its namespace."""
     found = yaml.safe_load(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.messages.resources import Policy, Service
+from bus.messages.resources import Peer, Policy, Service
 from services.resources.kubernetes.following import Backoff
 from services.resources.kubernetes.mirror import WATCHED, plan_mirror
 from services.resources.kubernetes.reading import is_policy, read_object
@@ -145,6 +145,93 @@ def test_a_nodes_policy_governs_no_pod() -> None:
     found["metadata"]["namespace"] = "default"
     seen = read_object(BY_NAME["CiliumNetworkPolicy"], found)
     assert seen is not None and seen.resource is None and seen.told
+
+
+EVERYONE = ("ingress", "all")
+
+
+def closed_policies(rule: str) -> list[Policy]:
+    """What is kept of a CiliumNetworkPolicy, and of a clusterwide one, with this rule."""
+    found = []
+    for text in (cilium(rule), clusterwide(rule)):
+        raw = yaml.safe_load(text)
+        kind = BY_NAME[raw["kind"]]
+        if kind.is_namespaced:
+            raw["metadata"]["namespace"] = "default"
+        seen = read_object(kind, raw)
+        assert seen is not None and seen.resource is not None and seen.told
+        ((_, policy),) = seen.resource.messages
+        assert isinstance(policy, Policy) and policy.warnings and policy.manifest["spec"] == raw["spec"]
+        assert "k8s:app" in {each.key for each in policy.subject.requirements}
+        found.append(policy)
+    return found
+
+
+def denied(policy: Policy) -> list[tuple[str, str]]:
+    """Direction, and the entity or the value of the label "role", of each peer that is denied every port."""
+    return [(rule.direction, _named(peer)) for rule in policy.denies if not rule.ports for peer in rule.peers]
+
+
+def _named(peer: Peer) -> str:
+    wanted = peer.selector.requirements if peer.selector is not None else []
+    return peer.entity or "".join(value for each in wanted if each.key == "k8s:role" for value in each.values)
+
+
+def test_an_entry_that_denies_and_cannot_be_read_denies_everyone() -> None:
+    bad = "{fromEndpoints: [{matchLabels: {role: bad}}]}"
+    for unread in ("{fromGroups: [{}]}", "{fieldOfTomorrow: 1}", "nonsense", "{fromNodes: [{}], toPorts: []}"):
+        for policy in closed_policies(f"ingress: [{{fromEntities: [all]}}], ingressDeny: [{bad}, {unread}]"):
+            assert denied(policy) == [("ingress", "bad"), EVERYONE]
+            assert len(policy.rules) == 1, "what it allows stays"
+    for policy in closed_policies(f"ingressDeny: [{bad}], egressDeny: [{{toFQDNs: [{{matchName: a.b}}]}}]"):
+        assert denied(policy) == [("ingress", "bad"), ("egress", "all")]
+
+
+def test_a_policy_that_cannot_be_read_denies_what_it_denied() -> None:
+    bad = "{fromEndpoints: [{matchLabels: {role: bad}}]}"
+    spoilt = "fieldOfTomorrow: 1"
+    for policy in closed_policies(f"ingress: [{{fromEntities: [all]}}], ingressDeny: [{bad}], {spoilt}"):
+        assert (denied(policy), policy.rules) == ([("ingress", "bad")], [])
+        assert (policy.deny_ingress_by_default, policy.deny_egress_by_default) == (True, False)
+    for policy in closed_policies(f"ingressDeny: [{bad}, {{fromGroups: [{{}}]}}], {spoilt}"):
+        assert denied(policy) == [("ingress", "bad"), EVERYONE]
+    for unread in ("{}", "0", "null", "nonsense", "{fromEntities: [all]}"):
+        for policy in closed_policies(f"ingressDeny: {unread}, {spoilt}"):
+            assert denied(policy) == [EVERYONE]
+    for policy in closed_policies(
+        f"ingressDeny: [{bad}], enableDefaultDeny: {{ingress: false, egress: false}}, {spoilt}"
+    ):
+        assert denied(policy) == [("ingress", "bad")]
+        assert not policy.deny_ingress_by_default and not policy.deny_egress_by_default
+
+
+def test_a_policy_that_is_too_large_denies_everyone_where_it_denied_somebody() -> None:
+    found = yaml.safe_load(cilium("ingress: [{fromEntities: [all]}]"))
+    found["metadata"]["namespace"] = "default"
+    cidrs = [f"10.{at >> 12}.{at >> 4 & 255}.{at % 16 * 16}/28" for at in range(50_000)]
+    found["spec"]["ingressDeny"] = [{"fromCIDR": cidrs}]
+    seen = read_object(BY_NAME["CiliumNetworkPolicy"], found)
+    assert seen is not None and seen.resource is not None
+    ((_, policy),) = seen.resource.messages
+    assert isinstance(policy, Policy)
+    assert (denied(policy), policy.rules) == ([EVERYONE], []) and "too large" in policy.warnings[0]
+
+
+def test_a_policy_that_cannot_be_read_keeps_the_default_deny_that_it_names() -> None:
+    for said, ingress, egress in (
+        ("{ingress: true}", True, True),
+        ("{ingress: true, egress: false}", True, False),
+        ("{ingress: 'yes', egress: false}", True, False),
+        ("{ingress: false}", False, True),
+        ("{}", False, True),
+        ("{Ingress: true}", True, True),
+        ("nonsense", True, True),
+    ):
+        for policy in closed_policies(
+            f"egress: [{{toEntities: [all]}}], enableDefaultDeny: {said}, fieldOfTomorrow: 1"
+        ):
+            assert (policy.deny_ingress_by_default, policy.deny_egress_by_default) == (ingress, egress), said
+            assert policy.rules == []
 
 
 def test_each_failure_is_waited_out_twice_as_long_and_never_longer_than_the_most() -> None:

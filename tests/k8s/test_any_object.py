@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.messages.resources import Peer, Policy, Service
+from bus.labels import selects
+from bus.messages.resources import L2AnnouncementPolicy, LoadBalancerPool, Peer, Policy, Service
 from services.resources.kubernetes.following import Backoff
 from services.resources.kubernetes.mirror import WATCHED, plan_mirror
 from services.resources.kubernetes.reading import is_policy, read_object
@@ -27,6 +29,13 @@ OBJECTS.append(pod("web-1"))
 for each in OBJECTS:
     if BY_NAME[each["kind"]].is_namespaced:
         each["metadata"].setdefault("namespace", "default")
+
+L2_POLICY = """
+apiVersion: cilium.io/v2alpha1
+kind: CiliumL2AnnouncementPolicy
+metadata: {name: blue}
+spec: {nodeSelector: {}, serviceSelector: {}, loadBalancerIPs: true}
+"""
 
 DENIES_ALL = """
 spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}],
@@ -145,6 +154,39 @@ def test_a_nodes_policy_governs_no_pod() -> None:
     found["metadata"]["namespace"] = "default"
     seen = read_object(BY_NAME["CiliumNetworkPolicy"], found)
     assert seen is not None and seen.resource is None and seen.told
+
+
+@pytest.mark.parametrize(
+    ("selector", "path"),
+    [
+        ("{matchExpressions: [{key: a, operator: Has}]}", "matchExpressions[0].operator"),
+        ("{matchLabel: {a: b}}", "matchLabel"),
+        ("{matchLabels: {a: b}, fieldOfTomorrow: 1}", "fieldOfTomorrow"),
+        ("{matchExpressions: [{key: a, operator: Exists, field: 1}]}", "matchExpressions[0].field"),
+        ("{matchExpressions: [{key: a/b/c, operator: DoesNotExist}]}", "matchExpressions[0].key"),
+        ("{matchExpressions: [{key: a, operator: NotIn}]}", "matchExpressions[0].values"),
+    ],
+)
+def test_a_selector_that_cannot_be_read_whole_selects_nobody(selector: str, path: str) -> None:
+    announced = yaml.safe_load(L2_POLICY)
+    pool = yaml.safe_load(POOL)
+    for found, field in ((announced, "nodeSelector"), (announced, "serviceSelector"), (pool, "serviceSelector")):
+        found = copy.deepcopy(found)
+        found["spec"][field] = yaml.safe_load(selector)
+        seen = read_object(BY_NAME[found["kind"]], found)
+        assert seen is not None and seen.resource is not None
+        ((_, said),) = seen.resource.messages
+        if isinstance(said, LoadBalancerPool):
+            kept = said.selector
+        else:
+            assert isinstance(said, L2AnnouncementPolicy)
+            kept, other = (said.nodes, said.services) if field == "nodeSelector" else (said.services, said.nodes)
+            assert other is not None and other.requirements == [], "the other one is of all"
+        assert kept is not None
+        assert not any(selects(kept, labels) for labels in ({}, {"a": "b"}, {"": ""}))
+        told = {each.path: each.text for each in seen.told}
+        assert f"spec.{field}.{path}" in told and "selects nobody" in told[f"spec.{field}"]
+        assert any("selects nobody" in each for each in said.warnings)
 
 
 EVERYONE = ("ingress", "all")

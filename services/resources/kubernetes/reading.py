@@ -4,16 +4,17 @@ Who writes a manifest is told what Plexus does not do, and nothing is taken. An 
 it is taken as far as Plexus goes, and what is not done becomes a warning at the resource.
 
 Not so policies. What of a policy cannot be kept as it is written is closed, never left out: an entry that cannot be
-read allows nothing, and its direction stays denied by default. Where more than entries cannot be read the policy allows
-nothing at all, of the pods that it selects, or, where even that cannot be read, of those of its namespace (of the
-cluster, where it is of no namespace). What was
-read of an earlier version is not kept: the same object means the same, whatever was there before.
+read allows nothing, and its direction stays denied by default; one that denies and cannot be read denies everyone, in
+its direction, on every port. Where more than entries cannot be read the policy allows nothing at all, and denies what
+it denied, of the pods that it selects, or, where even that cannot be read, of those of its namespace (of the cluster,
+where it is of no namespace). What was read of an earlier version is not kept: the same object means the same, whatever
+was there before.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,7 +37,14 @@ NOISE = ("managedFields", "ownerReferences", "finalizers", "selfLink", "deletion
 """Of metadata: of no use to a network. Who owns a pod takes it away at the API server."""
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
-_ENTRY = re.compile(r"(spec|specs\[(\d+)\])\.(ingress|egress)\[(\d+)\]")
+DIRECTIONS = ("ingress", "egress")
+DENIES_EVERYONE: Mapping[str, Mapping[str, Any]] = {
+    "ingressDeny": {"fromEntities": ["all"]},
+    "egressDeny": {"toEntities": ["all"]},
+}
+"""By the list that they are in: entries in place of those that deny and cannot be read."""
+
+_ENTRY = re.compile(r"(spec|specs\[(\d+)\])\.(ingress|egress|ingressDeny|egressDeny)\[(\d+)\]")
 _PASSED_OVER = re.compile(r"(spec|specs\[\d+\])\.log$")
 """Of a policy: refused in a manifest, and no rule is another without it."""
 
@@ -130,8 +138,8 @@ def _read_policy(kind: Kind, raw: dict[str, Any], key: Key) -> tuple[Resource | 
         return resource, resource.warnings
     if resource is not None:
         problems = (Problem("", "is too large for Plexus, and allows nothing: split it"),)
-    for closed in (_without_entries(raw, problems), _walled(kind, raw, key)):
-        found = _strict(closed)[0] if closed is not None else None
+    for closed in _closed(kind, raw, key, problems):
+        found = _strict(closed)[0]
         if found is not None:
             (subject, first), *others = found.messages
             for manifest in (raw, {field: raw[field] for field in ("apiVersion", "kind", "metadata")}):
@@ -139,8 +147,22 @@ def _read_policy(kind: Kind, raw: dict[str, Any], key: Key) -> tuple[Resource | 
                 if _can_be_said((subject, whole)):  # as its author wrote it: that is what people look at
                     first = whole
                     break
-            return warned(replace(found, messages=((subject, first), *others)), list(problems)), problems
+            resource = warned(replace(found, messages=((subject, first), *others)), list(problems))
+            if all(map(_can_be_said, resource.messages)):
+                return resource, problems
     return None, problems
+
+
+def _closed(kind: Kind, raw: dict[str, Any], key: Key, problems: tuple[Problem, ...]) -> Iterator[dict[str, Any]]:
+    """The policy closed, as little as it can be first: where there are problems, all but what it denies, all."""
+    if (entries_closed := _without_entries(raw, problems)) is not None:
+        yield entries_closed
+    if (wall := _walled(kind, raw, key, _denied_as_written)) is not None:
+        unread = _strict(wall)[1]
+        if (readable := _without_entries(wall, unread)) is not None:
+            yield readable
+    if (wall := _walled(kind, raw, key, _denied_whole)) is not None:
+        yield wall
 
 
 def _strict(raw: dict[str, Any]) -> tuple[Resource | None, tuple[Problem, ...]]:
@@ -151,7 +173,7 @@ def _strict(raw: dict[str, Any]) -> tuple[Resource | None, tuple[Problem, ...]]:
 
 
 def _without_entries(raw: dict[str, Any], problems: tuple[Problem, ...]) -> dict[str, Any] | None:
-    """The policy with `closed` entries where there are problems. None: there are problems elsewhere."""
+    """The policy with entries that are closed where there are problems. None: there are problems elsewhere."""
     closed = deepcopy(raw)
     entries = set()
     for problem in problems:
@@ -168,7 +190,7 @@ def _without_entries(raw: dict[str, Any], problems: tuple[Problem, ...]) -> dict
     for path, direction, at in sorted(entries, reverse=True):
         section = _rule_at(closed, path)[direction]
         if is_cilium:
-            section[at] = {}
+            section[at] = dict(DENIES_EVERYONE.get(direction, {}))
         else:
             del section[at]  # an empty list that policyTypes names denies
     return closed
@@ -189,8 +211,14 @@ def _directions(spec: Mapping[str, Any]) -> list[str]:
     return ["Ingress", "Egress"] if spec.get("egress") else ["Ingress"]
 
 
-def _walled(kind: Kind, raw: Mapping[str, Any], key: Key) -> dict[str, Any] | None:
-    """A policy that allows nothing of what this one selects. None: it governs no pods."""
+def _walled(
+    kind: Kind, raw: Mapping[str, Any], key: Key, denied: Callable[[str, object], list[Any]]
+) -> dict[str, Any] | None:
+    """A policy that allows nothing of what this one selects. None: it governs no pods.
+
+    Args:
+        denied: a list of entries that deny, by its field and as it was found -> what the wall has of it.
+    """
     base = {
         "apiVersion": kind.api_version,
         "kind": kind.name,
@@ -205,27 +233,56 @@ def _walled(kind: Kind, raw: Mapping[str, Any], key: Key) -> dict[str, Any] | No
     specs = raw.get("specs")
     rules = [spec] if "spec" in raw else []
     rules += specs if isinstance(specs, list) else [specs] if specs else []
-    walls = [wall for rule in rules if (wall := _cilium_wall(rule, base)) is not None]
+    walls = [wall for rule in rules if (wall := _cilium_wall(rule, base, denied)) is not None]
     return {**base, "specs": walls} if walls else None
 
 
-def _cilium_wall(rule: object, base: Mapping[str, Any]) -> dict[str, Any] | None:
+def _cilium_wall(
+    rule: object, base: Mapping[str, Any], denied: Callable[[str, object], list[Any]]
+) -> dict[str, Any] | None:
     if not isinstance(rule, dict):
         rule = {}
     if rule.get("nodeSelector") is not None and rule.get("endpointSelector") is None:
         return None
-    sections = {each for each in ("ingress", "egress") if rule.get(each) or rule.get(f"{each}Deny")}
-    deny = rule.get("enableDefaultDeny")
-    if isinstance(deny, dict):
-        sections = {each for each in sections if deny.get(each) is not False}
-        if not sections:
-            return None  # it denies nothing by default, and what it allows is gone
-    wall: dict[str, Any] = {each: [{}] for each in sorted(sections or {"ingress", "egress"})}
-    selecting = _selecting(
-        {**base, "spec": {"endpointSelector": rule.get("endpointSelector"), **wall}}, "endpointSelector"
-    )
-    found: dict[str, Any] = selecting["spec"]
-    return found
+    by_default = _denied_by_default(rule)
+    denies = {field: denied(field, rule[field]) for field in DENIES_EVERYONE if _is_there(rule, field)}
+    if not by_default and not denies:
+        return None  # what it allows is gone, and nothing else is left of it
+    wall = {
+        "endpointSelector": rule.get("endpointSelector"),
+        "enableDefaultDeny": {each: each in by_default for each in DIRECTIONS},
+        **{field: [dict(entry)] for field, entry in DENIES_EVERYONE.items() if field in denies},
+    }
+    found: dict[str, Any] = _selecting({**base, "spec": wall}, "endpointSelector")["spec"]
+    return {**found, **denies}
+
+
+def _denied_by_default(rule: Mapping[str, Any]) -> set[str]:
+    """The directions that a rule denies by default: as `enableDefaultDeny` says, where what cannot be read is true;
+    where it says nothing, those that the rule has entries of; and where nothing says anything, both."""
+    said = rule.get("enableDefaultDeny")
+    if said is None:
+        said = {}
+    if not isinstance(said, dict):
+        return set(DIRECTIONS)
+    named = {each for each in DIRECTIONS if _is_there(rule, each) or _is_there(rule, f"{each}Deny")}
+    says_nothing = all(said.get(each) is None for each in DIRECTIONS)
+    if not said.keys() <= set(DIRECTIONS) or (says_nothing and not named):
+        named = set(DIRECTIONS)
+    return {each for each in DIRECTIONS if (each in named if said.get(each) is None else said[each] is not False)}
+
+
+def _is_there(rule: Mapping[str, Any], section: str) -> bool:
+    """It is no empty list. Of null it is not known whether it was one that denies."""
+    return section in rule and rule[section] != [] and (rule[section] is not None or section in DENIES_EVERYONE)
+
+
+def _denied_as_written(field: str, entries: object) -> list[Any]:
+    return deepcopy(entries) if isinstance(entries, list) else _denied_whole(field, entries)
+
+
+def _denied_whole(field: str, _: object) -> list[Any]:
+    return [dict(DENIES_EVERYONE[field])]
 
 
 def _selecting(policy: dict[str, Any], selector: str) -> dict[str, Any]:

@@ -79,8 +79,10 @@ def _source_ranges(spec: ServiceSpec, annotations: dict[str, str], problems: Pro
         if wrong is None:
             found.add(words.plain_cidr(text.strip()))
         is_read &= wrong is None
-    denies = any(key.lower() == SOURCE_RANGES_POLICY and value == "deny" for key, value in annotations.items())
-    if not is_read and (denies or not found):
+    said = {value.strip().lower() for key, value in annotations.items() if key.lower() == SOURCE_RANGES_POLICY}
+    denies = said == {"deny"}
+    is_known = denies or said <= {"allow"}
+    if (not is_read and (denies or not found)) or (spec.load_balancer_source_ranges and not is_known):
         return {"source_ranges": [NOBODY], "denies_sources": False}
     return {"source_ranges": sorted(found), "denies_sources": denies}
 

@@ -12,7 +12,7 @@ import re2
 from bus.messages.resources import L2AnnouncementPolicy
 from bus.subjects import L2_POLICY
 from services.resources.manifests.meta import Key, Manifest, Resource
-from services.resources.manifests.selectors import Selector, read_selector, selector_of
+from services.resources.manifests.selectors import Selector, read_whole_selector
 from services.resources.manifests.strict import Problems, Schema
 
 MOST_PATTERNS = 100
@@ -33,8 +33,9 @@ class PolicyManifest(Manifest, frozen=True, kw_only=True):
 
 def read_policy(manifest: PolicyManifest, raw: dict[str, Any], key: Key, source: str, problems: Problems) -> Resource:
     spec = manifest.spec
+    found = raw.get("spec") or {}
     selectors = {
-        field: None if given is None else selector_of(read_selector(given, f"spec.{field}", problems))
+        field: read_whole_selector(found, field, given, "spec", problems)
         for field, given in (("serviceSelector", spec.service_selector), ("nodeSelector", spec.node_selector))
     }
     if len(spec.interfaces) > MOST_PATTERNS:

@@ -13,7 +13,7 @@ from bus.messages.resources import AddressRange, LoadBalancerPool
 from bus.subjects import LOAD_BALANCER_POOL
 from services.resources.manifests import words
 from services.resources.manifests.meta import Key, Manifest, Resource
-from services.resources.manifests.selectors import Selector, read_selector, selector_of
+from services.resources.manifests.selectors import Selector, read_whole_selector
 from services.resources.manifests.strict import Problems, Schema, joined, nearest
 
 MOST_BLOCKS = 1000
@@ -56,9 +56,7 @@ def read_pool(manifest: PoolManifest, raw: dict[str, Any], key: Key, source: str
     without_ends = spec.allow_first_last_ips == "No"
     found = [_range(each, without_ends, f"spec.{field}[{at}]", problems) for at, each in enumerate(blocks)]
     ranges = _apart([each for each in found if each is not None], f"spec.{field}", problems)
-    selector = None
-    if spec.service_selector is not None:
-        selector = selector_of(read_selector(spec.service_selector, "spec.serviceSelector", problems))
+    selector = read_whole_selector(raw["spec"], "serviceSelector", spec.service_selector, "spec", problems)
     pool = LoadBalancerPool(name=key.name, ranges=ranges, selector=selector, disabled=spec.disabled, manifest=raw)
     return Resource(key, source, ((LOAD_BALANCER_POOL.of(key.name), pool),), uid=manifest.metadata.uid)
 

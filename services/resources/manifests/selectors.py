@@ -9,12 +9,13 @@ Sources: Kubernetes, "Labels and Selectors"; Cilium, "Endpoint Selector" and "Te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from bus.labels import NAMESPACE, NAMESPACE_LABELS
 from bus.messages.resources import LabelSelector, Requirement
 from services.resources.manifests import words
-from services.resources.manifests.strict import Problems, Schema, joined, names, nearest
+from services.resources.manifests.strict import Problems, Schema, joined, names, nearest, unfit
 
 RESERVED_LABEL = "reserved:"
 """What keys begin with by which policies know entities; no pod has a label of one."""
@@ -92,6 +93,28 @@ def read_cilium_selector(selector: CiliumSelector, path: str, problems: Problems
         canonical = _canonical(expression.key, joined(where, "key"), problems)
         requirements += _requirement(expression, canonical, where, problems)
     return requirements
+
+
+def read_whole_selector(
+    spec: Mapping[str, Any], field: str, selector: Selector | None, path: str, problems: Problems
+) -> LabelSelector | None:
+    """A selector of that which gets something: one that cannot be read whole, or has a field that is not known, selects
+    nobody, for what was left of it would select more. None: it is not there.
+
+    Args:
+        spec: as it was found, with fields that are not known.
+        selector: the same field as far as it was read.
+    """
+    if selector is None:
+        return None
+    where, found = joined(path, field), Problems()
+    found.extend(unfit(type(selector), spec.get(field), where))
+    requirements = read_selector(selector, where, found)
+    problems.extend(dict.fromkeys(found))
+    if not found:
+        return selector_of(requirements)
+    problems.warn(where, "cannot be read whole, and selects nobody")
+    return selector_of([is_in("")])
 
 
 def names_a_namespace(requirements: Iterable[Requirement]) -> bool:

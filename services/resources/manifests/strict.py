@@ -98,6 +98,11 @@ def pruned(schema: type[Schema], manifest: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def unfit(schema: type[Schema], value: object, path: str) -> Iterator[Problem]:
+    """Every place where `value` does not fit the schema: what `pruned` takes away without a word is among them."""
+    return misfits(value, _info(schema), path)
+
+
 def misfits(value: object, wanted: inspect.Type, path: str, null_is_refused: bool = False) -> Iterator[Problem]:
     """Every place under `path` where `value` is not of the type `wanted`.
 

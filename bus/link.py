@@ -12,7 +12,7 @@ import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -324,7 +324,8 @@ async def open_link(
     finally:
         if replies is not None:
             replies.cancel()
-        await client.close()
+        with suppress(ConnectionError):  # the server was quicker
+            await client.close()
 
 
 def inbox_of(user: str) -> str:

@@ -3,7 +3,7 @@
 Who writes a manifest is told what Plexus does not do, and nothing is taken. An object in Kubernetes is there already:
 it is taken as far as Plexus goes, and what is not done becomes a warning at the resource.
 
-Not so policies. What of a policy cannot be kept as it is written is closed, never left out: an entry that cannot be
+Not so policies. What of a policy cannot be kept as it is written is closed, not left out: an entry that cannot be
 read allows nothing, and its direction stays denied by default; one that denies and cannot be read denies everyone, in
 its direction, on every port. Where more than entries cannot be read the policy allows nothing at all, and denies what
 it denied, of the pods that it selects, or, where even that cannot be read, of those of its namespace (of the cluster,
